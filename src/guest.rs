@@ -1,0 +1,340 @@
+//! A person or a script as a peer: registers, asks, answers, and comes back by itself when the hub is lost.
+
+use std::io::{IsTerminal, Read, stderr, stdin};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded, never, select, unbounded};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::datadir::DataDir;
+use crate::link::{self, FromHub, Mouth, unreachable};
+use crate::memory::{Memory, Take};
+use crate::session;
+use crate::token::Tokens;
+use crate::wire::{
+    Answer, Code, Fault, Kind, Member, Parcel, Path, PeerKind, Scope, State, ToClient, ToHub, Who,
+};
+
+/// The request by which a guest registers.
+const REGISTER: u64 = 0;
+/// How long after the loss of a hub a peer may be missing because it is not back yet.
+const RETURN: Duration = Duration::from_secs(5);
+/// How long such a peer is left alone before it is asked for again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// See the module.
+pub struct Guest {
+    tokens: Tokens,
+    memory: Memory,
+    who: Who,
+    hub: Receiver<FromHub>,
+    signals: Receiver<i32>,
+    typed: Receiver<Vec<u8>>,
+    mouth: Option<Mouth>,
+    registered: bool,
+    /// Requests that have no answer; each is sent again on a new connection.
+    open: Vec<(u64, ToHub)>,
+    next_id: u64,
+    /// Until when a peer that is not found may still come back, if the hub was lost.
+    returning: Option<Instant>,
+    /// A peer was not found, and is asked for again.
+    retry: bool,
+}
+
+/// What a guest hears.
+pub enum News {
+    /// It is registered under this name.
+    Named(String),
+    /// Its request brought this.
+    Answer(Answer),
+    /// Its request failed.
+    Refused(ToHub, Fault),
+    /// A question, an answer, a failure or a summary; to be confirmed by [`Guest::confirm`].
+    Parcel(Parcel),
+    /// How far a text got.
+    State { kind: Kind, ask_id: String, state: State, path: Option<Path>, code: Option<Code> },
+    /// The hub went away; another is being looked for.
+    Lost,
+    /// Bytes from stdin; empty at its end.
+    Typed(Vec<u8>),
+    /// A signal says to leave.
+    Signal(i32),
+    /// Nothing happened for the time given.
+    Quiet,
+}
+
+impl Guest {
+    /// Someone new at the hub of `dir`, which is started if need be. With a `name` only that one will do. `typing` also
+    /// listens to stdin.
+    ///
+    /// # Errors
+    /// What keeps this process from being a peer.
+    pub fn arrive(dir: &DataDir, name: Option<&str>, listens: bool, typing: bool) -> Result<Guest, Fault> {
+        let cannot = |e: std::io::Error| unreachable(format!("this process cannot be a peer: {e}"));
+        let mut tokens = Tokens::new().map_err(cannot)?;
+        let memory = Memory::new(&mut tokens).map_err(cannot)?;
+        // Before the first connection, which may change the working directory.
+        let cwd = std::env::current_dir().map_err(cannot)?;
+        let git = session::git(&cwd);
+        let person = stdin().is_terminal() && stderr().is_terminal();
+        let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
+        let who = Who {
+            name: name.map(str::to_owned).or(user).unwrap_or_else(|| "shell".to_owned()),
+            exact: name.is_some(),
+            kind: if person { PeerKind::Person } else { PeerKind::Script },
+            peer: memory.peer.clone(),
+            secret: memory.secret.clone(),
+            cwd: cwd.to_string_lossy().into_owned(),
+            repo: git.repo,
+            branch: git.branch,
+            pid: std::process::id(),
+            claude: None,
+            paths: vec![Path::Socket],
+            listens,
+            fresh: true,
+            hooked: false,
+        };
+        let (heard, hub) = unbounded();
+        let dir = dir.clone();
+        thread::spawn(move || link::keep(dir, heard));
+        Ok(Guest {
+            tokens,
+            memory,
+            who,
+            hub,
+            signals: signals().map_err(cannot)?,
+            typed: if typing { read_stdin() } else { never() },
+            mouth: None,
+            registered: false,
+            open: Vec::new(),
+            next_id: REGISTER,
+            returning: None,
+            retry: false,
+        })
+    }
+
+    /// Asks, now or as soon as the hub is there. The ask's id is returned at once.
+    ///
+    /// # Errors
+    /// There are no random numbers to be had.
+    pub fn ask(&mut self, to: &str, text: &str, timeout: Duration) -> Result<String, Fault> {
+        let ask_id = self.id("ask_")?;
+        self.memory.asking(&ask_id, timeout);
+        let (ask, to, text, timeout_ms) =
+            (ask_id.clone(), to.to_owned(), text.to_owned(), timeout.as_millis() as u64);
+        self.request(|id| ToHub::Ask { id, ask_id: ask, to, text, timeout_ms });
+        Ok(ask_id)
+    }
+
+    /// Asks everyone in `scope`. The broadcast's id is returned at once.
+    ///
+    /// # Errors
+    /// There are no random numbers to be had.
+    pub fn broadcast(&mut self, text: &str, scope: Scope, timeout: Duration) -> Result<String, Fault> {
+        let all = self.id("bc_")?;
+        self.memory.asking(&all, timeout);
+        let (broadcast_id, text, timeout_ms) = (all.clone(), text.to_owned(), timeout.as_millis() as u64);
+        self.request(|id| ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms });
+        Ok(all)
+    }
+
+    /// Answers.
+    pub fn reply(&mut self, ask_id: &str, text: &str) {
+        self.memory.replying(ask_id, text);
+        let (ask_id, text) = (ask_id.to_owned(), text.to_owned());
+        self.request(|id| ToHub::Reply { id, ask_id, text });
+    }
+
+    /// Asks who is there.
+    pub fn peers(&mut self) {
+        self.request(|id| ToHub::Peers { id });
+    }
+
+    /// Whether a request has no answer yet.
+    pub fn is_waiting(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    fn id(&mut self, prefix: &str) -> Result<String, Fault> {
+        self.tokens.id(prefix).map_err(|e| unreachable(format!("cannot read /dev/urandom: {e}")))
+    }
+
+    fn request(&mut self, make: impl FnOnce(u64) -> ToHub) {
+        self.next_id += 1;
+        let request = make(self.next_id);
+        if self.registered {
+            self.say(&request);
+        }
+        self.open.push((self.next_id, request));
+    }
+
+    /// What can't be said now is said again on the next connection.
+    fn say(&self, message: &ToHub) {
+        if let Some(mouth) = &self.mouth {
+            let _ = mouth.say(message); // see above
+        }
+    }
+
+    /// The parcel has been shown: its sender may know.
+    pub fn confirm(&mut self, parcel: &Parcel) {
+        self.say(&ToHub::Seen { pushes: vec![parcel.push.clone()], accepted: Vec::new() });
+        self.memory.done(parcel, true);
+        self.memory.told(parcel.kind, &parcel.ask_id, State::Seen, None);
+    }
+
+    /// Leaves for good: what is open is withdrawn. Returns when the hub has heard it.
+    pub fn leave(mut self) {
+        let Some(mouth) = self.mouth.take() else { return };
+        if mouth.say(&ToHub::Bye).is_ok() {
+            let until = Instant::now() + Duration::from_secs(1);
+            while let Ok(FromHub::Said(_)) = self.hub.recv_deadline(until) {}
+        }
+    }
+
+    /// The next thing that happens, or [`News::Quiet`] after `patience`.
+    ///
+    /// # Errors
+    /// No hub can be had, or it won't have us.
+    pub fn next(&mut self, patience: Duration) -> Result<News, Fault> {
+        let until = Instant::now() + patience;
+        loop {
+            let wake = if self.retry { until.min(Instant::now() + RETRY) } else { until };
+            select! {
+                recv(self.signals) -> signal => return Ok(News::Signal(signal.unwrap_or(SIGTERM))),
+                recv(self.hub) -> heard => {
+                    let heard = heard.unwrap_or_else(|_| FromHub::Down(unreachable("the connection's thread died")));
+                    if let Some(news) = self.hear(heard)? {
+                        return Ok(news);
+                    }
+                }
+                recv(self.typed) -> bytes => {
+                    if bytes.is_err() {
+                        self.typed = never();
+                    }
+                    return Ok(News::Typed(bytes.unwrap_or_default()));
+                }
+                default(wake.saturating_duration_since(Instant::now())) => {
+                    if std::mem::take(&mut self.retry) {
+                        self.say_open();
+                    }
+                    if Instant::now() >= until {
+                        return Ok(News::Quiet);
+                    }
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, heard: FromHub) -> Result<Option<News>, Fault> {
+        match heard {
+            FromHub::Up(mouth) => {
+                (self.mouth, self.registered) = (Some(mouth), false);
+                for held in self.memory.held() {
+                    self.say(&ToHub::Resume { held });
+                }
+                self.say(&ToHub::Register { id: REGISTER, who: Box::new(self.who.clone()) });
+                Ok(None)
+            }
+            FromHub::Down(why) => match self.mouth.take() {
+                Some(_) => Ok(Some(News::Lost)),
+                None => Err(why),
+            },
+            FromHub::Said(message) => self.said(*message),
+        }
+    }
+
+    fn said(&mut self, message: ToClient) -> Result<Option<News>, Fault> {
+        match message {
+            ToClient::Ok { id: REGISTER, answer: Answer::Registered { name }, .. } => {
+                self.returning = (!self.who.fresh).then(|| Instant::now() + RETURN);
+                (self.registered, self.who.exact, self.who.fresh) = (true, false, false);
+                self.who.name.clone_from(&name);
+                self.say_open();
+                Ok(Some(News::Named(name)))
+            }
+            ToClient::Ok { id, answer, .. } => Ok(self.close(id).map(|request| {
+                self.note(request, &answer);
+                News::Answer(answer)
+            })),
+            ToClient::Error { id: None | Some(REGISTER), fault, .. } => Err(fault),
+            ToClient::Error { id: Some(id), fault, .. } => Ok(self.refused(id, fault)),
+            ToClient::Push(parcel) if self.memory.take(&parcel) == Take::Push => {
+                Ok(Some(News::Parcel(parcel)))
+            }
+            ToClient::Push(parcel) => {
+                self.confirm(&parcel); // the hub did not hear it the first time
+                Ok(None)
+            }
+            ToClient::State { kind, ask_id, state, path, code } => {
+                self.memory.told(kind, &ask_id, state, code);
+                Ok(Some(News::State { kind, ask_id, state, path, code }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn say_open(&self) {
+        self.open.iter().for_each(|(_, request)| self.say(request));
+    }
+
+    /// Takes out the request that is answered now.
+    fn close(&mut self, id: u64) -> Option<ToHub> {
+        let at = self.open.iter().position(|(open, _)| *open == id)?;
+        Some(self.open.remove(at).1)
+    }
+
+    fn note(&mut self, request: ToHub, answer: &Answer) {
+        match (answer, request) {
+            (Answer::Asked { ask_id, to, peer, state }, ToHub::Ask { text, .. }) => {
+                let member = Member { ask_id: ask_id.clone(), to: to.clone(), peer: Some(peer.clone()) };
+                self.memory.asked(&member, &text, *state);
+            }
+            (Answer::Broadcast { broadcast_id, asks }, ToHub::Broadcast { text, .. }) => {
+                self.memory.broadcast(broadcast_id, &text, asks);
+            }
+            (Answer::Replied { ask_id, state, .. }, _) => {
+                self.memory.replied(ask_id, *state >= State::Pushed)
+            }
+            _ => {}
+        }
+    }
+
+    fn refused(&mut self, id: u64, fault: Fault) -> Option<News> {
+        if fault.code == Code::PeerNotFound && self.returning.is_some_and(|until| Instant::now() < until) {
+            self.retry = true; // it lost the same hub, and may be back at once
+            return None;
+        }
+        let request = self.close(id)?;
+        match &request {
+            ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast { broadcast_id: id, .. } => {
+                self.memory.unask(id)
+            }
+            ToHub::Reply { ask_id, .. } => self.memory.unreply(ask_id),
+            _ => {}
+        }
+        Some(News::Refused(request, fault))
+    }
+}
+
+/// What tells us to leave.
+fn signals() -> std::io::Result<Receiver<i32>> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let (heard, hear) = unbounded();
+    thread::spawn(move || signals.forever().try_for_each(|signal| heard.send(signal)));
+    Ok(hear)
+}
+
+/// Stdin as it comes; the channel ends with it.
+fn read_stdin() -> Receiver<Vec<u8>> {
+    let (typed, hear) = bounded(16);
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = stdin().lock().read(&mut buffer) {
+            if typed.send(buffer[..n].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    hear
+}

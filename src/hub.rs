@@ -1,0 +1,564 @@
+//! The hub: one process a data directory that carries what its peers say to each other. Here are its sockets, threads and
+//! signals; what is carried where is decided by the [`router`](crate::router).
+//!
+//! Data flows one way: a reader thread for each connection parses lines into the router's queue; one thread runs the
+//! router and writes what its sockets take at once. What a peer is too slow for goes into a backlog with a writer thread
+//! of its own, bounded in bytes. The router never waits for a peer: one whose backlog overflows is disconnected.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use serde_json::json;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::datadir::DataDir;
+use crate::lines::Lines;
+use crate::log::{Level, Log};
+use crate::router::{ConnId, Info, Input, Limits, Output, Router, fault};
+use crate::token::Tokens;
+use crate::wire::{Code, Event, Fault, ToClient, ToHub, VERSION, What};
+
+/// The most connections at once: a channel and a waiter for each of 1,024 peers, and hooks that come and go.
+const MAX_CONNECTIONS: usize = 3072;
+/// The most bytes that wait to be written to one connection.
+const MAX_QUEUE: usize = 4 << 20;
+/// How long a connection may take to say hello.
+const HELLO: Duration = Duration::from_secs(10);
+/// How often the hub looks whether its socket is still there.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a leaving hub waits for its queues to be read.
+const FLUSH: Duration = Duration::from_secs(1);
+/// Readers queue few messages ahead of the router, so that a flood by one peer is not far ahead of the others.
+const AHEAD: usize = 64;
+/// How many messages of one connection may be ahead: one who floods waits for its turn, and the others hardly notice.
+const TURNS: usize = 1;
+/// Of a reader's stack only what is used costs memory: a line may nest 128 levels deep before it is refused.
+const STACK: usize = 1 << 20;
+
+/// How a call to [`run`] ended.
+pub enum Ran {
+    /// The hub has done its work.
+    Done,
+    /// Another hub has the data directory.
+    Another,
+}
+
+/// What the router's thread hears.
+enum Heard {
+    Opened(ConnId, Writer),
+    Input(Input),
+    /// What a connection said, and what holds one entry for each such message that has not been routed.
+    Said(ConnId, ToHub, Receiver<()>),
+    /// The connection said what is no message, and is read no further.
+    Broken(ConnId, Fault),
+}
+
+/// The way to one connection.
+struct Writer {
+    stream: Arc<UnixStream>,
+    /// Lines that go out together when the inputs that are there have been routed.
+    fresh: Vec<u8>,
+    /// For a peer that once did not take everything at once.
+    backlog: Option<Backlog>,
+}
+
+/// What a slow peer has not taken yet; a thread writes it. When the sender is gone, that closes the connection.
+struct Backlog {
+    lines: Sender<Vec<u8>>,
+    /// Bytes that wait.
+    queued: Arc<AtomicUsize>,
+}
+
+/// Runs the hub of `dir` until it is stopped or nobody needs it; `ready` is called once it listens.
+///
+/// # Errors
+/// What keeps it from starting, with the remedy.
+pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, String> {
+    dir.prepare()?;
+    let at = dir.path().display();
+    let Some(_lock) = dir.lock().map_err(|e| format!("cannot lock {at}/hub.lock: {e}"))? else {
+        return Ok(Ran::Another);
+    };
+    let log = Arc::new(Log::open(&dir.logs(), "hub"));
+    crate::log::log_panics(&log);
+    let listener = dir.bind().map_err(|e| format!("cannot listen on {at}/hub.sock: {e}"))?;
+    let socket = Inode::of(dir);
+    let (inputs, heard) = bounded(AHEAD);
+    watch_signals(inputs.clone())?;
+    let connections = Arc::new(AtomicUsize::new(0));
+    {
+        let (inputs, log, connections) = (inputs.clone(), log.clone(), connections.clone());
+        thread::Builder::new()
+            .name("accept".into())
+            .spawn(move || accept(&listener, &inputs, &log, &connections))
+            .map_err(|e| format!("cannot start a thread: {e}"))?;
+    }
+    let mut tokens = Tokens::new().map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
+    let first = tokens.secret().map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
+    // Should the source of randomness ever fail later, an identifier that repeats confirms nothing.
+    let token = move || format!("push_{}", tokens.secret().unwrap_or_else(|_| first.clone()));
+    let info = Info {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
+        log_all: log.wants(Level::Debug),
+    };
+    log.event(Level::Info, "hub_started", &[("version", json!(info.version))]);
+    ready();
+    let mut hub = Hub {
+        router: Router::new(limits, info, Box::new(token)),
+        writers: HashMap::new(),
+        fresh: Vec::new(),
+        log: log.clone(),
+        start: Instant::now(),
+    };
+    let why = hub.serve(&heard, dir, socket);
+    // The socket goes first: whoever comes now finds no hub and starts one, and whoever was accepted and not welcomed
+    // sees the end of the connection and does the same.
+    if Inode::of(dir) == socket {
+        let _ = fs::remove_file(dir.socket_path()); // gone is gone
+    }
+    hub.flush();
+    log.event(Level::Info, "hub_left", &[("why", json!(why))]);
+    Ok(Ran::Done)
+}
+
+/// The router and the ways out of it.
+struct Hub {
+    router: Router,
+    writers: HashMap<ConnId, Writer>,
+    /// Whose writers have fresh lines.
+    fresh: Vec<ConnId>,
+    log: Arc<Log>,
+    start: Instant,
+}
+
+impl Hub {
+    /// Until the router says exit, or the socket is not ours any more.
+    fn serve(&mut self, heard: &Receiver<Heard>, dir: &DataDir, socket: Option<Inode>) -> &'static str {
+        let mut look = Instant::now() + LOOK;
+        loop {
+            let deadline = self.router.next_deadline().map(|ms| self.start + Duration::from_millis(ms));
+            let until = deadline.map_or(look, |d| d.min(look));
+            let mut next = match heard.recv_deadline(until) {
+                Ok(heard) => Some(heard),
+                Err(RecvTimeoutError::Timeout) => Some(Heard::Input(Input::Tick)),
+                Err(RecvTimeoutError::Disconnected) => return "no more input",
+            };
+            let mut left = None;
+            // What else is there already goes along: under load this saves most of the system calls.
+            for more in 1..=AHEAD {
+                let Some(one) = next else { break };
+                left = self.hear(one);
+                next = if left.is_none() && more < AHEAD { heard.try_recv().ok() } else { None };
+            }
+            self.write_fresh();
+            if let Some(why) = left {
+                return why;
+            }
+            if Instant::now() >= look {
+                look = Instant::now() + LOOK;
+                if Inode::of(dir) != socket {
+                    return "its socket was removed or replaced";
+                }
+            }
+        }
+    }
+
+    /// Why the hub leaves, if it does.
+    fn hear(&mut self, heard: Heard) -> Option<&'static str> {
+        let input = match heard {
+            Heard::Opened(conn, writer) => {
+                self.writers.insert(conn, writer);
+                Input::Opened(conn)
+            }
+            Heard::Input(input) => input,
+            Heard::Said(conn, message, turns) => {
+                let left = self.step(Input::Said(conn, message));
+                let _ = turns.try_recv(); // its reader may go on
+                return left.then_some("idle or stopped");
+            }
+            Heard::Broken(conn, fault) => {
+                self.send(conn, &error_line(fault));
+                Input::Closed(conn)
+            }
+        };
+        let why = if matches!(input, Input::Stop) { "a signal" } else { "idle or stopped" };
+        if let Input::Closed(conn) = input {
+            self.close(conn);
+        }
+        self.step(input).then_some(why)
+    }
+
+    /// Whether the router says exit.
+    fn step(&mut self, input: Input) -> bool {
+        let now = self.start.elapsed().as_millis() as u64;
+        let mut exit = false;
+        for output in self.router.step(now, input) {
+            match output {
+                Output::Send(conn, message) => self.send(conn, &message),
+                Output::Close(conn) => self.close(conn),
+                Output::Log(event) => log_event(&self.log, &event),
+                Output::Exit => exit = true,
+            }
+        }
+        exit
+    }
+
+    fn send(&mut self, conn: ConnId, message: &ToClient) {
+        let Some(writer) = self.writers.get_mut(&conn) else { return };
+        if writer.fresh.is_empty() {
+            self.fresh.push(conn);
+        }
+        let before = writer.fresh.len();
+        match serde_json::to_writer(&mut writer.fresh, message) {
+            Ok(()) => writer.fresh.push(b'\n'),
+            Err(_) => writer.fresh.truncate(before), // plain data always has a JSON form
+        }
+    }
+
+    /// Writes all that was sent since the last time.
+    fn write_fresh(&mut self) {
+        for conn in std::mem::take(&mut self.fresh) {
+            self.write(conn);
+        }
+    }
+
+    fn write(&mut self, conn: ConnId) {
+        let Some(writer) = self.writers.get_mut(&conn) else { return };
+        if let Err(e) = writer.write() {
+            if e.kind() == io::ErrorKind::OutOfMemory {
+                let queued = writer.queued();
+                self.log.event(
+                    Level::Warn,
+                    "peer_stalled",
+                    &[("conn", json!(conn)), ("queued", json!(queued))],
+                );
+            }
+            let _ = writer.stream.shutdown(Shutdown::Both); // its reader sees the end and tells the router
+            self.writers.remove(&conn);
+        }
+    }
+
+    /// Closes a connection when what was sent to it is written.
+    fn close(&mut self, conn: ConnId) {
+        self.write(conn);
+        if let Some(Writer { backlog: None, stream, .. }) = self.writers.remove(&conn) {
+            let _ = stream.shutdown(Shutdown::Both); // it may be gone already
+        }
+    }
+
+    /// Lets the backlogs become empty, but does not wait for longer than [`FLUSH`].
+    fn flush(&mut self) {
+        self.write_fresh();
+        let until = Instant::now() + FLUSH;
+        let left: Vec<Backlog> = self.writers.drain().filter_map(|(_, w)| w.backlog).collect();
+        while left.iter().any(|b| b.queued.load(Ordering::Acquire) > 0) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Writer {
+    fn new(stream: Arc<UnixStream>) -> Self {
+        Writer { stream, fresh: Vec::new(), backlog: None }
+    }
+
+    /// Bytes that wait in the backlog.
+    fn queued(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |b| b.queued.load(Ordering::Acquire))
+    }
+
+    /// Writes the fresh lines, as far as the peer takes them at once; the rest goes to the backlog.
+    ///
+    /// # Errors
+    /// The connection is lost, or (`OutOfMemory`) the backlog is full.
+    fn write(&mut self) -> io::Result<()> {
+        let mut lines = std::mem::take(&mut self.fresh);
+        let queued = self.queued();
+        if queued == 0 && !lines.is_empty() {
+            match write_now(&self.stream, &lines) {
+                Ok(n) => drop(lines.drain(..n)),
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        if queued + lines.len() > MAX_QUEUE {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let backlog = match self.backlog.take() {
+            Some(backlog) => backlog,
+            None => start_backlog(self.stream.clone())?,
+        };
+        backlog.queued.fetch_add(lines.len(), Ordering::Relaxed);
+        let sent = backlog.lines.send(lines).map_err(|_| io::ErrorKind::BrokenPipe.into());
+        self.backlog = Some(backlog);
+        sent
+    }
+}
+
+/// Writes what the socket takes without waiting. Its reader, who shares the mode, may be told `WouldBlock` meanwhile and
+/// tries again: see [`Lines`].
+fn write_now(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+    stream.set_nonblocking(true)?;
+    let written = { stream }.write(bytes);
+    stream.set_nonblocking(false)?;
+    written
+}
+
+/// Accepts connections and gives each its reader.
+fn accept(listener: &UnixListener, inputs: &Sender<Heard>, log: &Arc<Log>, connections: &Arc<AtomicUsize>) {
+    let mut next: ConnId = 0;
+    loop {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => Arc::new(stream),
+            Err(e) => {
+                // Out of file descriptors, most likely: they come back as others leave.
+                log.event(Level::Error, "accept_failed", &[("error", json!(e.to_string()))]);
+                thread::sleep(Duration::from_millis(50));
+                continue;
+            }
+        };
+        next += 1;
+        if connections.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
+            connections.fetch_sub(1, Ordering::Relaxed);
+            log.event(Level::Warn, "too_many_connections", &[]);
+            let full = format!("the hub has {MAX_CONNECTIONS} connections, which is its limit; retry later");
+            last_words(&stream, fault(Code::Overloaded, full));
+            continue;
+        }
+        let (conn, inputs, open, at) = (next, inputs.clone(), connections.clone(), log.clone());
+        let spawned = thread::Builder::new().name("reader".into()).stack_size(STACK).spawn(move || {
+            read(conn, &stream, &inputs, &at);
+            open.fetch_sub(1, Ordering::Relaxed);
+        });
+        if let Err(e) = spawned {
+            connections.fetch_sub(1, Ordering::Relaxed);
+            log.event(Level::Error, "no_thread", &[("error", json!(e.to_string()))]);
+        }
+    }
+}
+
+/// Reads one connection to its end. Whatever it says wrong costs it the connection and nobody else anything.
+fn read(conn: ConnId, stream: &Arc<UnixStream>, inputs: &Sender<Heard>, log: &Log) {
+    let mut lines = Lines::new(stream.clone());
+    if let Err(fault) = hello(&mut lines) {
+        log.event(Level::Warn, "refused", &[("conn", json!(conn)), ("code", json!(fault.code))]);
+        return last_words(stream, fault);
+    }
+    if inputs.send(Heard::Opened(conn, Writer::new(stream.clone()))).is_err() {
+        return;
+    }
+    let (turn, turns) = bounded(TURNS);
+    let last = loop {
+        let line = match lines.next(None) {
+            Ok(Some(line)) => line,
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => break broken(conn, e.to_string()),
+            Ok(None) | Err(_) => break Heard::Input(Input::Closed(conn)),
+        };
+        match serde_json::from_slice::<ToHub>(line) {
+            Ok(message) => {
+                // Waits until there is room; the other end is ours as well, so the first can't fail.
+                if turn.send(()).is_err() || inputs.send(Heard::Said(conn, message, turns.clone())).is_err() {
+                    return;
+                }
+            }
+            Err(e) => break broken(conn, format!("not a message of protocol {VERSION}: {e}")),
+        }
+    };
+    if matches!(last, Heard::Broken(..)) {
+        log.event(Level::Warn, "bad_msg", &[("conn", json!(conn))]);
+    }
+    let _ = inputs.send(last); // fails only when the hub leaves
+}
+
+fn broken(conn: ConnId, why: String) -> Heard {
+    Heard::Broken(conn, fault(Code::BadMsg, why))
+}
+
+/// The first line must be `hello` with our version.
+fn hello(lines: &mut Lines) -> Result<(), Fault> {
+    #[derive(serde::Deserialize)]
+    struct First {
+        r#type: String,
+        v: u32,
+    }
+    let bad = |why: String| Err(fault(Code::BadMsg, why));
+    let line = match lines.next(Some(Instant::now() + HELLO)) {
+        Ok(Some(line)) => line,
+        Ok(None) => return bad("the connection ended before hello".into()),
+        Err(e) => return bad(format!("no hello: {e}")),
+    };
+    match serde_json::from_slice::<First>(line) {
+        Ok(first) if first.r#type != "hello" => bad("the first line must be hello".into()),
+        Ok(First { v: VERSION, .. }) => Ok(()),
+        Ok(First { v, .. }) => Err(fault(
+            Code::ProtocolMismatch,
+            format!("the client speaks protocol {v}, this hub {VERSION}; run `relay stop`, then retry"),
+        )),
+        Err(e) => bad(format!("the first line must be hello with `v`: {e}")),
+    }
+}
+
+fn error_line(fault: Fault) -> ToClient {
+    ToClient::Error { id: None, fault, waiting: Vec::new() }
+}
+
+/// One error line, then the end, for a connection that has no writer.
+fn last_words(stream: &Arc<UnixStream>, fault: Fault) {
+    if let Ok(mut line) = serde_json::to_vec(&error_line(fault)) {
+        line.push(b'\n');
+        let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
+        let _ = (&**stream).write_all(&line); // it may be gone already
+    }
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// Starts the thread that writes to one slow peer. It ends, and closes the connection, when the sender is gone.
+fn start_backlog(stream: Arc<UnixStream>) -> io::Result<Backlog> {
+    let (lines, queue) = unbounded::<Vec<u8>>();
+    let queued = Arc::new(AtomicUsize::new(0));
+    let left = queued.clone();
+    let write = move || {
+        for lines in queue {
+            let wrote = (&*stream).write_all(&lines);
+            left.fetch_sub(lines.len(), Ordering::Release);
+            if wrote.is_err() {
+                break;
+            }
+        }
+        let _ = stream.shutdown(Shutdown::Both);
+    };
+    thread::Builder::new().name("writer".into()).stack_size(64 << 10).spawn(write)?;
+    Ok(Backlog { lines, queued })
+}
+
+/// SIGTERM and SIGINT stop the hub; SIGHUP, which a closing terminal sends, does not.
+fn watch_signals(inputs: Sender<Heard>) -> Result<(), String> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|e| format!("cannot watch signals: {e}"))?;
+    let watch = move || {
+        for signal in signals.forever().filter(|s| *s != SIGHUP) {
+            let _ = (signal, inputs.send(Heard::Input(Input::Stop))); // a hub that is leaving needs no second word
+        }
+    };
+    thread::Builder::new()
+        .name("signals".into())
+        .stack_size(64 << 10)
+        .spawn(watch)
+        .map(|_| ())
+        .map_err(|e| format!("cannot start a thread: {e}"))
+}
+
+fn log_event(log: &Log, event: &Event) {
+    let level = match event.event {
+        What::DeadPath | What::Refused => Level::Warn,
+        What::Ask | What::Reply | What::Summary | What::State => Level::Debug,
+        _ => Level::Info,
+    };
+    let Ok(serde_json::Value::Object(mut fields)) = serde_json::to_value(event) else { return };
+    fields.remove("ts_ms");
+    let name = fields.remove("event");
+    let name = name.as_ref().and_then(|n| n.as_str()).unwrap_or("event");
+    let fields: Vec<(&str, serde_json::Value)> =
+        fields.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
+    log.event(level, name, &fields);
+}
+
+/// Which file the socket's path names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Inode(u64, u64);
+
+impl Inode {
+    fn of(dir: &DataDir) -> Option<Self> {
+        fs::symlink_metadata(dir.socket_path()).ok().map(|m| Inode(m.dev(), m.ino()))
+    }
+}
+
+/// `relay hub`: runs the hub in the foreground. With `announce`, one line on stdout says when it listens.
+pub fn main(dir: &DataDir, announce: bool) -> ExitCode {
+    let say = |what: &str| {
+        if announce {
+            let _ = writeln!(std::io::stdout(), "{what}"); // whoever started us may not care any more
+        } else {
+            eprintln!("relay: {what} in {}", dir.path().display());
+        }
+    };
+    match run(dir, limits(), || say("listening")) {
+        Ok(Ran::Done) => ExitCode::SUCCESS,
+        Ok(Ran::Another) => {
+            say("another hub is running");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("relay: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `relay hub --detach`: starts a hub that belongs to nobody, and returns when it listens. It is our child and we leave
+/// at once, so that it is nobody's zombie and no one who ends a session's process tree finds it there.
+pub fn detach(dir: &DataDir) -> ExitCode {
+    let failed = |why: &str| {
+        eprintln!("relay: {why}");
+        ExitCode::FAILURE
+    };
+    let exe = match std::env::current_exe() {
+        Ok(exe) => exe,
+        Err(e) => return failed(&format!("cannot tell which binary this is: {e}")),
+    };
+    // The usual limit of 1,024 open files is too low for 1,024 peers, and only a shell can raise it without unsafe code.
+    let script = r#"ulimit -n 8192 2>/dev/null || ulimit -n "$(ulimit -Hn)" 2>/dev/null
+exec "$0" hub --announce --data-dir "$1""#;
+    let args = ["-c".as_ref(), script.as_ref(), exe.as_os_str(), dir.path().as_os_str()];
+    let mut command = crate::link::hub_command("/bin/sh", &args);
+    // Both pipes lose their reader when we leave. The hub writes to them before that or not at all.
+    let child = command.current_dir("/").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(e) => return failed(&format!("cannot start a hub: {e}")),
+    };
+    let mut said = String::new();
+    if let Some(out) = child.stdout.take() {
+        let _ = BufReader::new(out.take(100)).read_line(&mut said); // an error shows in what was not said
+    }
+    if !said.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    let mut why = String::new();
+    if let Some(err) = child.stderr.take() {
+        let _ = err.take(2000).read_to_string(&mut why); // as above
+    }
+    failed(why.trim().trim_start_matches("relay: "))
+}
+
+/// The design's limits, but for what the environment changes.
+fn limits() -> Limits {
+    let seconds = |name: &str, default: u64| {
+        let value = std::env::var(name).ok().and_then(|v| v.parse::<f64>().ok());
+        value.filter(|s| (0.0..=1e9).contains(s)).map_or(default, |s| (s * 1000.0) as u64)
+    };
+    let base = Limits::default();
+    let rate = std::env::var("RELAY_ASKS_PER_MIN").ok().and_then(|v| v.parse().ok());
+    Limits {
+        grace: seconds("RELAY_GRACE_S", base.grace),
+        idle_exit: seconds("RELAY_IDLE_EXIT_S", base.idle_exit).max(100), // whoever starts a hub must find it
+        confirm: seconds("RELAY_CONFIRM_S", base.confirm),
+        asks_per_minute: rate.unwrap_or(base.asks_per_minute),
+        ..base
+    }
+}

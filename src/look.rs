@@ -1,0 +1,98 @@
+//! `relay status` and `relay stop`.
+
+use std::fs;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::cli::Args;
+use crate::datadir::DataDir;
+use crate::link::{Link, Start, unreachable};
+use crate::shell::{Outcome, is_there, print, span};
+use crate::term::out;
+use crate::wire::{Answer, Code, Fault, Status, ToHub};
+
+/// How long a hub may take to leave.
+const LEAVING: Duration = Duration::from_secs(10);
+
+/// `relay status`.
+pub fn status(dir: &DataDir, args: &Args) -> Outcome {
+    let status = ask_status(&mut Link::open(dir, Start::No)?)?;
+    if args.has("json") {
+        let mut value = json!(status);
+        value["data_dir"] = json!(dir.path().to_string_lossy());
+        print(&value);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Status { pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections } = status;
+    out(&format!(
+        "hub {version} (protocol {protocol}), process {pid}, up for {}\n\
+         {peers} peers, {open_asks} open asks, {undelivered} texts on their way, {connections} connections\n\
+         in {}\n",
+        span(uptime_s),
+        dir.path().display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The hub about itself.
+///
+/// # Errors
+/// The hub is gone.
+pub fn ask_status(link: &mut Link) -> Result<Status, Fault> {
+    match link.call(|id| ToHub::Status { id })? {
+        Answer::Status(status) => Ok(status),
+        _ => Err(unreachable("the hub answered something else")),
+    }
+}
+
+/// `relay stop`: returns when the hub is gone.
+pub fn stop(dir: &DataDir) -> Outcome {
+    let said = match stop_hub(dir) {
+        Ok(Some(Status { pid, peers: 0, .. })) => format!("The hub (process {pid}) has left.\n"),
+        Ok(Some(Status { pid, peers, .. })) => format!(
+            "The hub (process {pid}) has left. Its peers ({peers}) start a new one at once; what was under way goes on.\n"
+        ),
+        Ok(None) => "No hub runs.\n".to_owned(),
+        Err(fault) if fault.code == Code::ProtocolMismatch => {
+            // One of any version leaves when its socket is gone.
+            fs::remove_file(dir.socket_path()).map_err(|e| unreachable(format!("cannot stop it: {e}")))?;
+            wait_until_gone(dir)?;
+            "The hub, which spoke another version, has left.\n".to_owned()
+        }
+        Err(fault) => return Err(fault),
+    };
+    out(&said);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Stops the hub and waits until it is gone; what it said of itself, if there was one.
+///
+/// # Errors
+/// It can't be spoken with, or does not leave.
+pub fn stop_hub(dir: &DataDir) -> Result<Option<Status>, Fault> {
+    let mut link = match Link::open(dir, Start::No) {
+        Err(fault) if fault.code == Code::HubUnreachable && !is_there(dir) => return Ok(None),
+        link => link?,
+    };
+    let status = ask_status(&mut link)?;
+    link.call(|id| ToHub::Stop { id })?;
+    let until = Instant::now() + LEAVING;
+    while link.hear(Some(until)).is_some() {} // it removes its socket, and then hangs up
+    wait_until_gone(dir)?;
+    Ok(Some(status))
+}
+
+/// Waits until a hub that has no socket any more is gone: nobody has the lock, or the next has a socket.
+fn wait_until_gone(dir: &DataDir) -> Result<(), Fault> {
+    let until = Instant::now() + LEAVING;
+    while fs::symlink_metadata(dir.socket_path()).is_err() && !matches!(dir.lock(), Ok(Some(_))) {
+        if Instant::now() >= until {
+            return Err(unreachable("the hub does not leave; look for `relay hub` with ps and kill it"));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}

@@ -1,0 +1,596 @@
+//! What a session's channel must not forget. In memory: its open asks, what it was handed, its answers that the asker is
+//! not known to have; that is what rebuilds a hub that died. On disk, for a channel that dies itself: who it is, the ids
+//! of its open asks and of those that it owes, and how those of its open broadcasts went; never a text.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::router::MAX_TIMEOUT;
+use crate::token::Tokens;
+use crate::wire::{self, Code, Held, Kind, Member, Outcome, Parcel, State};
+
+/// How long an ask that timed out may still be answered.
+const LATE: Duration = Duration::from_secs(3600);
+/// How many ended asks are remembered, so that no answer reaches the model twice.
+const ENDED: usize = 4096;
+/// The largest file that is read back; at half of that it is written anew.
+const MAX_FILE: u64 = 1 << 20;
+
+/// A line of the file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Session {
+        peer: String,
+        secret: String,
+    },
+    Name(String),
+    Asked {
+        ask_id: String,
+        peer: String,
+        to: String,
+        broadcast: Option<String>,
+        state: State,
+        /// When it times out, in milliseconds since 1970.
+        until_ms: u64,
+    },
+    Ended {
+        ask_id: String,
+        code: Option<Code>,
+    },
+    /// It was asked, by `peer`, whose name is `from`.
+    Given {
+        ask_id: String,
+        peer: String,
+        from: String,
+        state: State,
+        push: String,
+        path: wire::Path,
+    },
+    /// Asked or given, it need not be remembered any more.
+    Over(String),
+    Outcomes {
+        broadcast_id: String,
+        outcomes: Vec<Outcome>,
+    },
+    Summed(String),
+}
+
+/// What is to be done with a parcel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Take {
+    /// It is news: push it, then say how that went to [`Memory::done`].
+    Push,
+    /// It is being pushed: how that goes is told of this push as well.
+    UnderWay,
+    /// The session has it already.
+    Known,
+}
+
+/// An ask of this session that has not ended, or timed out lately.
+#[derive(Debug)]
+struct Asked {
+    peer: String,
+    to: String,
+    /// `None` when an earlier process of this session asked it.
+    text: Option<String>,
+    state: State,
+    at: Instant,
+    deadline: Instant,
+    broadcast: Option<String>,
+}
+
+/// A parcel that was handed to this session.
+#[derive(Debug)]
+struct Given {
+    parcel: Parcel,
+    state: State,
+    pushes: Vec<(String, wire::Path)>,
+    under_way: bool,
+    at: Instant,
+}
+
+/// The ids of the latest asks that ended.
+#[derive(Default)]
+struct Ended {
+    known: HashSet<String>,
+    order: VecDeque<String>,
+}
+
+impl Ended {
+    fn contains(&self, id: &str) -> bool {
+        self.known.contains(id)
+    }
+
+    fn insert(&mut self, id: String) {
+        if self.order.len() >= ENDED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        self.order.push_back(id.clone());
+        self.known.insert(id);
+    }
+}
+
+/// The file, and how much has been written to it.
+struct Kept {
+    path: PathBuf,
+    file: File,
+    length: usize,
+}
+
+/// See the module.
+pub struct Memory {
+    /// The session's public identity, and what proves it.
+    pub peer: String,
+    pub secret: String,
+    /// The name that it last had.
+    pub name: Option<String>,
+    /// Whether hooks were ever heard of.
+    pub hooked: bool,
+    /// Whether an earlier process of this session may have been handed what this one does not know of.
+    pub inherited: bool,
+    file: Option<Kept>,
+    /// Requests that are not answered yet, with the deadline of what they ask.
+    asking: HashMap<String, Instant>,
+    asks: HashMap<String, Asked>,
+    given: HashMap<(Kind, String), Given>,
+    /// Who was answered (identity and name) and what.
+    replied: HashMap<String, (String, String, String)>,
+    outcomes: HashMap<String, Vec<Outcome>>,
+    ended: Ended,
+}
+
+impl Memory {
+    /// A session without a past, and without a file to leave one.
+    ///
+    /// # Errors
+    /// There are no random numbers to be had.
+    pub fn new(tokens: &mut Tokens) -> io::Result<Self> {
+        let (peer, secret) = (tokens.id("p")?, tokens.secret()?);
+        Ok(Memory {
+            peer,
+            secret,
+            name: None,
+            hooked: false,
+            inherited: false,
+            file: None,
+            asking: HashMap::new(),
+            asks: HashMap::new(),
+            given: HashMap::new(),
+            replied: HashMap::new(),
+            outcomes: HashMap::new(),
+            ended: Ended::default(),
+        })
+    }
+
+    /// The session that the file at `path` is about, or a new one that will be kept there. Where another process has
+    /// the file, which is another channel of the same session, or it can't be used, the session is without one.
+    ///
+    /// # Errors
+    /// There are no random numbers to be had.
+    pub fn open(path: &Path, tokens: &mut Tokens) -> io::Result<Self> {
+        let mut memory = Memory::new(tokens)?;
+        if fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) {
+            return Ok(memory); // it might never open, or never end
+        }
+        let options = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
+        let Ok(mut file) = options else { return Ok(memory) };
+        // Whoever wrote it anew meanwhile has another file there.
+        let same = |file: &File| Some(file.metadata().ok()?.ino() == fs::metadata(path).ok()?.ino());
+        if file.try_lock().is_err() || same(&file) != Some(true) {
+            return Ok(memory);
+        }
+        let mut text = String::new();
+        if Read::take(&mut file, MAX_FILE).read_to_string(&mut text).is_err() {
+            text.clear();
+        }
+        for line in text.lines().filter_map(|l| serde_json::from_str::<Line>(l).ok()) {
+            memory.recall(line);
+        }
+        memory.file = Some(Kept { path: path.to_owned(), file, length: 0 });
+        memory.rewrite();
+        Ok(memory)
+    }
+
+    fn recall(&mut self, line: Line) {
+        match line {
+            Line::Session { peer, secret } if is_identity(&peer) && is_identity(&secret) => {
+                (self.peer, self.secret, self.inherited) = (peer, secret, true);
+            }
+            Line::Session { .. } => {} // not of ours
+            Line::Name(name) => self.name = Some(crate::name::slug(&name)),
+            Line::Ended { ask_id, code } => {
+                self.end_ask(&ask_id, code);
+            }
+            Line::Over(ask_id) => {
+                self.asks.remove(&ask_id);
+                self.given.remove(&(Kind::Ask, ask_id));
+            }
+            Line::Given { ask_id, peer, from, state, push, path } => {
+                let key = (Kind::Ask, ask_id.clone());
+                let given = Given::recalled(ask_id, peer, from, state, push, path);
+                self.given.insert(key, given);
+            }
+            Line::Outcomes { broadcast_id, outcomes } => drop(self.outcomes.insert(broadcast_id, outcomes)),
+            Line::Summed(broadcast_id) => drop(self.outcomes.remove(&broadcast_id)),
+            Line::Asked { ask_id, peer, to, broadcast, state, until_ms } => {
+                let (text, at) = (None, Instant::now());
+                let left = Duration::from_millis(until_ms.saturating_sub(unix_ms()).min(MAX_TIMEOUT));
+                self.asks.insert(ask_id, Asked { peer, to, text, state, at, deadline: at + left, broadcast });
+            }
+        }
+    }
+
+    /// Writes the file anew with what still matters: beside the old one, which it then replaces, so that there is a whole
+    /// one whenever the process is killed.
+    fn rewrite(&mut self) {
+        let Some(Kept { path, .. }) = &self.file else { return };
+        let mut lines = vec![Line::Session { peer: self.peer.clone(), secret: self.secret.clone() }];
+        lines.extend(self.name.clone().map(Line::Name));
+        for (id, outcomes) in &self.outcomes {
+            lines.push(Line::Outcomes { broadcast_id: id.clone(), outcomes: outcomes.clone() });
+        }
+        lines.extend(self.asks.iter().map(|(id, ask)| ask.line(id)));
+        lines.extend(self.given.values().filter_map(Given::line));
+        for id in &self.ended.order {
+            let code = self.asks.get(id).map(|_| Code::Timeout); // what else has ended is not among them
+            lines.push(Line::Ended { ask_id: id.clone(), code });
+        }
+        let text: Vec<u8> = lines.iter().filter_map(line_of).flatten().collect();
+        let (path, new) = (path.clone(), path.with_extension("new"));
+        let written = || {
+            let _ = fs::remove_file(&new); // what a process left that was killed here
+            let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new)?;
+            file.lock()?;
+            file.write_all(&text)?;
+            fs::rename(&new, &path)?;
+            Ok::<File, io::Error>(file)
+        };
+        if let Ok(file) = written() {
+            self.file = Some(Kept { path, file, length: text.len() });
+        }
+    }
+
+    /// One write a line: a process that is killed leaves whole lines. What can't be written (a full disk) is only missed
+    /// by a channel that dies as well.
+    fn write(&mut self, line: &Line) {
+        if let Some(kept) = &mut self.file
+            && let Some(text) = line_of(line)
+        {
+            let _ = kept.file.write_all(&text); // see above
+            kept.length += text.len();
+            if kept.length as u64 > MAX_FILE / 2 {
+                self.rewrite();
+            }
+        }
+    }
+
+    /// Removes the file: the session has said goodbye for good.
+    pub fn forget(&mut self) {
+        if let Some(kept) = self.file.take() {
+            let _ = fs::remove_file(kept.path); // else it is swept up later
+        }
+    }
+
+    pub fn named(&mut self, name: &str) {
+        if self.name.as_deref() != Some(name) {
+            self.name = Some(name.to_owned());
+            self.write(&Line::Name(name.to_owned()));
+        }
+    }
+
+    /// The request for an ask or a broadcast goes out; until it is answered nobody knows what became of it.
+    pub fn asking(&mut self, id: &str, timeout: Duration) {
+        self.asking.insert(id.to_owned(), Instant::now() + timeout);
+    }
+
+    /// The hub took the question. It may have ended already.
+    pub fn asked(&mut self, member: &Member, text: &str, state: State) {
+        if let Some(deadline) = self.asking.remove(&member.ask_id) {
+            self.note(member, text, state, None, deadline);
+        }
+    }
+
+    /// The hub took a broadcast.
+    pub fn broadcast(&mut self, id: &str, text: &str, members: &[Member]) {
+        let Some(deadline) = self.asking.remove(id) else { return };
+        if !members.is_empty() {
+            self.outcomes.insert(id.to_owned(), Vec::new());
+            self.write(&Line::Outcomes { broadcast_id: id.to_owned(), outcomes: Vec::new() });
+        }
+        for member in members {
+            self.note(member, text, State::Queued, Some(id), deadline);
+        }
+    }
+
+    fn note(&mut self, member: &Member, text: &str, state: State, all: Option<&str>, deadline: Instant) {
+        let id = &member.ask_id;
+        if state >= State::Replied || self.ended.contains(id) {
+            return;
+        }
+        let ask = Asked {
+            peer: member.peer.clone().unwrap_or_default(),
+            to: member.to.clone(),
+            text: Some(text.to_owned()),
+            state,
+            at: Instant::now(),
+            deadline,
+            broadcast: all.map(str::to_owned),
+        };
+        let line = ask.line(id);
+        self.asks.insert(id.clone(), ask);
+        self.write(&line);
+    }
+
+    /// The request failed: there is no such ask.
+    pub fn unask(&mut self, id: &str) {
+        self.asking.remove(id);
+    }
+
+    /// The ask has ended. One that timed out is remembered, as it may be answered late.
+    fn end_ask(&mut self, ask_id: &str, code: Option<Code>) {
+        if self.ended.contains(ask_id) {
+            return;
+        }
+        if let Some(mut ask) = self.asks.remove(ask_id) {
+            if let Some(all) = ask.broadcast.as_ref().and_then(|b| self.outcomes.get_mut(b))
+                && !all.iter().any(|o| o.ask_id == ask_id)
+            {
+                all.push(Outcome { ask_id: ask_id.to_owned(), to: ask.to.clone(), code });
+            }
+            if code == Some(Code::Timeout) {
+                (ask.state, ask.deadline) = (State::Ended, Instant::now() + LATE);
+                self.asks.insert(ask_id.to_owned(), ask);
+            }
+        }
+        self.ended.insert(ask_id.to_owned());
+        self.write(&Line::Ended { ask_id: ask_id.to_owned(), code });
+    }
+
+    /// A parcel has come that is to be pushed, unless the session has it.
+    pub fn take(&mut self, parcel: &Parcel) -> Take {
+        let key = (parcel.kind, parcel.ask_id.clone());
+        let push = (parcel.push.clone(), parcel.path);
+        self.hooked |= parcel.receipt;
+        if let Some(given) = self.given.get_mut(&key) {
+            given.pushes.push(push); // the same once more by another path, or from another hub
+            return match given.state < State::Seen {
+                true if std::mem::replace(&mut given.under_way, true) => Take::UnderWay,
+                true => Take::Push,
+                false => Take::Known,
+            };
+        }
+        let news = match parcel.kind {
+            Kind::Ask => true,
+            Kind::Reply if parcel.late => self.asks.contains_key(&parcel.ask_id),
+            Kind::Reply | Kind::Failed => !self.ended.contains(&parcel.ask_id),
+            Kind::Summary => self.outcomes.contains_key(&parcel.ask_id),
+        };
+        if !news {
+            return Take::Known;
+        }
+        let (parcel, state, pushes, at) = (parcel.clone(), State::Queued, vec![push], Instant::now());
+        self.given.insert(key, Given { parcel, state, pushes, under_way: true, at });
+        Take::Push
+    }
+
+    /// The parcel was pushed, or with `handed` false could not be. Only now it counts as known: a process that dies before
+    /// has it pushed by the next one. Gives the pushes that this is the end of.
+    pub fn done(&mut self, parcel: &Parcel, handed: bool) -> Vec<String> {
+        let (kind, id) = (parcel.kind, &parcel.ask_id);
+        let Some(given) = self.given.get_mut(&(kind, id.clone())) else { return vec![parcel.push.clone()] };
+        given.under_way = false;
+        let since = given.pushes.iter().position(|(push, _)| *push == parcel.push).unwrap_or(0);
+        let pushes = given.pushes[since..].iter().map(|(push, _)| push.clone()).collect();
+        if !handed {
+            return pushes;
+        }
+        given.state = given.state.max(State::Pushed);
+        let line = given.line();
+        if kind != Kind::Ask && !parcel.receipt {
+            self.given.remove(&(kind, id.clone()));
+        }
+        match kind {
+            Kind::Ask => line.map_or((), |line| self.write(&line)),
+            Kind::Reply if parcel.late => {
+                self.asks.remove(id);
+                self.write(&Line::Over(id.clone()));
+            }
+            Kind::Reply | Kind::Failed => self.end_ask(id, parcel.code),
+            Kind::Summary => {
+                self.outcomes.remove(id);
+                self.write(&Line::Summed(id.clone()));
+            }
+        }
+        pushes
+    }
+
+    /// An answer goes out.
+    pub fn replying(&mut self, ask_id: &str, text: &str) {
+        let asker = self.given.get(&(Kind::Ask, ask_id.to_owned()));
+        if let Some(given) = asker {
+            let (peer, name) = (given.parcel.peer.clone().unwrap_or_default(), given.parcel.from.clone());
+            self.replied.insert(ask_id.to_owned(), (peer, name, text.to_owned()));
+        }
+    }
+
+    /// The hub took the answer; with `handed` the asker has it, and nobody needs us to remember it. Until then the next
+    /// process of this session would still owe it, for the text would be lost.
+    pub fn replied(&mut self, ask_id: &str, handed: bool) {
+        if handed {
+            self.replied.remove(ask_id);
+            self.forget_given(Kind::Ask, ask_id);
+        } else if let Some(given) = self.given.get_mut(&(Kind::Ask, ask_id.to_owned())) {
+            given.state = State::Replied;
+        }
+    }
+
+    fn forget_given(&mut self, kind: Kind, id: &str) {
+        if self.given.remove(&(kind, id.to_owned())).is_some() && kind == Kind::Ask {
+            self.write(&Line::Over(id.to_owned()));
+        }
+    }
+
+    /// The tool call that answered failed.
+    pub fn unreply(&mut self, ask_id: &str) {
+        self.replied.remove(ask_id);
+    }
+
+    /// The hub says how far something got.
+    pub fn told(&mut self, kind: Kind, ask_id: &str, state: State, code: Option<Code>) {
+        match (kind, state) {
+            (Kind::Ask, State::Replied | State::Ended) if self.asks.contains_key(ask_id) => {
+                self.end_ask(ask_id, code);
+            }
+            (Kind::Ask, _) if self.asks.contains_key(ask_id) => {
+                if let Some(ask) = self.asks.get_mut(ask_id).filter(|a| a.state != State::Ended) {
+                    let first = ask.state == State::Queued && state > State::Queued;
+                    ask.state = state;
+                    if let Some(line) = first.then(|| ask.line(ask_id)) {
+                        self.write(&line);
+                    }
+                }
+            }
+            (Kind::Reply, State::Pushed | State::Seen | State::Ended)
+                if self.replied.contains_key(ask_id) =>
+            {
+                self.replied(ask_id, true);
+            }
+            (Kind::Ask, State::Ended) if code != Some(Code::Timeout) => self.forget_given(kind, ask_id),
+            (Kind::Ask, State::Seen | State::Ended) => {
+                if let Some(given) = self.given.get_mut(&(kind, ask_id.to_owned())) {
+                    given.state = given.state.max(state);
+                    given.at = Instant::now();
+                    if let Some(line) = given.line() {
+                        self.write(&line);
+                    }
+                }
+            }
+            (_, State::Seen | State::Ended) => self.forget_given(kind, ask_id),
+            _ => {}
+        }
+    }
+
+    /// Everything, for a hub that may have forgotten it.
+    pub fn held(&mut self) -> Vec<Held> {
+        let now = Instant::now();
+        self.asks.retain(|_, a| a.state != State::Ended || a.deadline > now);
+        self.given.retain(|_, g| g.state != State::Ended || g.at + LATE > now);
+        let ms = |d: Duration| d.as_millis() as u64;
+        let outcomes = self
+            .outcomes
+            .iter()
+            .map(|(id, outcomes)| Held::Outcomes { broadcast_id: id.clone(), outcomes: outcomes.clone() });
+        let asked = self.asks.iter().map(|(id, ask)| Held::Asked {
+            ask_id: id.clone(),
+            peer: ask.peer.clone(),
+            to: ask.to.clone(),
+            text: ask.text.clone().filter(|_| ask.state < State::Seen),
+            state: ask.state,
+            age_ms: ms(now - ask.at),
+            left_ms: if ask.state == State::Ended {
+                0
+            } else {
+                ms(ask.deadline.saturating_duration_since(now))
+            },
+            broadcast: ask.broadcast.clone(),
+        });
+        let owed = |g: &&Given| g.state > State::Queued && g.state != State::Replied;
+        let given = self.given.values().filter(owed).map(|given| Held::Given {
+            parcel: given.parcel.clone(),
+            peer: given.parcel.peer.clone(),
+            state: given.state,
+            pushes: given.pushes.clone(),
+            age_ms: ms(now - given.at),
+        });
+        let replied = self.replied.iter().map(|(id, (peer, to, text))| Held::Replied {
+            ask_id: id.clone(),
+            peer: peer.clone(),
+            to: to.clone(),
+            text: text.clone(),
+        });
+        let asking = self.asking.iter().map(|(id, deadline)| Held::Asking {
+            id: id.clone(),
+            left_ms: ms(deadline.saturating_duration_since(now)),
+        });
+        outcomes.chain(asking).chain(asked).chain(given).chain(replied).collect()
+    }
+}
+
+impl Asked {
+    fn line(&self, ask_id: &str) -> Line {
+        let (peer, to, broadcast) = (self.peer.clone(), self.to.clone(), self.broadcast.clone());
+        let left = self.deadline.saturating_duration_since(Instant::now()).as_millis() as u64;
+        // Of one that has timed out another line tells.
+        let state = if self.state == State::Ended { State::Seen } else { self.state };
+        Line::Asked { ask_id: ask_id.to_owned(), peer, to, broadcast, state, until_ms: unix_ms() + left }
+    }
+}
+
+impl Given {
+    /// What an earlier process of this session was asked.
+    fn recalled(
+        ask_id: String,
+        peer: String,
+        from: String,
+        state: State,
+        push: String,
+        path: wire::Path,
+    ) -> Self {
+        let pushes = vec![(push.clone(), path)];
+        let (kind, peer, text) = (Kind::Ask, Some(peer), String::new());
+        let (cwd, code, broadcast, late, receipt) = Default::default();
+        let parcel =
+            Parcel { push, path, kind, ask_id, from, peer, cwd, text, code, broadcast, late, receipt };
+        Given { parcel, state, pushes, under_way: false, at: Instant::now() }
+    }
+
+    fn line(&self) -> Option<Line> {
+        let (push, path) = self.pushes.last().filter(|_| self.parcel.kind == Kind::Ask)?.clone();
+        let (ask_id, peer) = (self.parcel.ask_id.clone(), self.parcel.peer.clone()?);
+        (self.state > State::Queued).then(|| Line::Given {
+            ask_id,
+            peer,
+            from: self.parcel.from.clone(),
+            state: self.state.min(State::Seen),
+            push,
+            path,
+        })
+    }
+}
+
+fn line_of(line: &Line) -> Option<Vec<u8>> {
+    let mut text = serde_json::to_vec(line).ok()?;
+    text.push(b'\n');
+    Some(text)
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// Whether the hub would take this for an identity or a secret.
+fn is_identity(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+/// Removes the files of sessions whose process is gone. `alive` says whether the process of that name lives.
+pub fn sweep(dir: &Path, alive: impl Fn(&str) -> bool) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    let gone = |path: &PathBuf| {
+        let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default();
+        let is_file = fs::symlink_metadata(path).is_ok_and(|m| m.is_file()); // what is none might never open
+        is_file && !alive(name) && File::open(path).is_ok_and(|f| f.try_lock().is_ok())
+    };
+    for path in entries.flatten().map(|e| e.path()).filter(gone) {
+        let _ = fs::remove_file(path); // another channel sweeps too
+    }
+}

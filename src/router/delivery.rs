@@ -1,0 +1,562 @@
+//! A text on its way into a session: which path it takes, whether it arrived, and what is tried next.
+
+use super::{ConnId, DeliveryNo, Ms, PeerNo, Router, Timer, fault};
+use crate::wire::{Activity, Answer, Code, Kind, Parcel, Path, PeerKind, State, ToClient, What};
+
+/// The most bytes of text that one answer carries for the path `tool`.
+const MAX_WAITING: usize = 128 << 10;
+/// The most identifiers of one kind that one message confirms; a hook reports fewer at a time.
+const MAX_SEEN: usize = 512;
+
+/// How far a text got, by which path, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub state: State,
+    pub path: Option<Path>,
+    pub since: Ms,
+}
+
+impl Progress {
+    pub fn queued(since: Ms) -> Self {
+        Progress { state: State::Queued, path: None, since }
+    }
+}
+
+/// See the module.
+pub(super) struct Delivery {
+    pub to: PeerNo,
+    pub parcel: Parcel,
+    /// Who is told how it goes: the asker of a question, whoever gave an answer.
+    pub origin: Option<PeerNo>,
+    pub progress: Progress,
+    pub tries: Vec<Try>,
+    /// It was seen by this path, and only the channel has yet to be told.
+    seen: Option<Path>,
+    /// The request that began this and is answered when the text is handed over, or at the time given.
+    starter: Option<(ConnId, u64, Ms)>,
+}
+
+/// One push by one path.
+pub(super) struct Try {
+    pub push: String,
+    pub path: Path,
+    /// Who was told to do it, or else to remember it.
+    pub conn: ConnId,
+    pub sent: Ms,
+    pub stage: Stage,
+    pub doubt: Doubt,
+}
+
+/// What makes it uncertain whether a push was done, so that its path is not to blame if it was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    None,
+    /// The process that was told has died.
+    Died,
+    /// It was told by an earlier hub, and a receipt may have been lost with that: one more hook has to come and find none.
+    OldHub,
+}
+
+/// No connection.
+const NOBODY: ConnId = 0;
+
+/// How a push went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The pushing process has been told.
+    Sent,
+    /// A waiter has done it, and the session's channel is being told.
+    Woken,
+    /// It has done it.
+    Handed(Ms),
+    /// The client has it in its queue: it is only a matter of time.
+    Accepted,
+    /// It could not, or the client swallowed it.
+    Failed,
+}
+
+impl Delivery {
+    /// The push that may still arrive.
+    fn current(&self) -> Option<&Try> {
+        self.tries.last().filter(|t| t.stage != Stage::Failed)
+    }
+}
+
+impl Router {
+    pub(super) fn deliver(
+        &mut self,
+        to: PeerNo,
+        parcel: Parcel,
+        origin: Option<PeerNo>,
+        starter: Option<(ConnId, u64)>,
+    ) -> DeliveryNo {
+        let no = self.no();
+        let until = self.now + self.limits.handover;
+        let starter = starter.map(|(conn, id)| (conn, id, until));
+        if starter.is_some() {
+            self.arm(until, Timer::Handover(no));
+        }
+        let progress = Progress::queued(self.now);
+        let delivery = Delivery { to, parcel, origin, progress, tries: Vec::new(), seen: None, starter };
+        self.text += delivery.parcel.text.len();
+        self.deliveries.insert(no, delivery);
+        self.peer_mut(to).inbox.insert(no);
+        no
+    }
+
+    /// Sends a text that is not on any path by the best one that is left; where none is left, it stays queued.
+    pub(super) fn dispatch(&mut self, no: DeliveryNo) {
+        let Some(delivery) = self.deliveries.get(&no) else { return };
+        if delivery.current().is_some() {
+            return;
+        }
+        match self.route(delivery) {
+            Some((path, conn)) => {
+                let parcel = self.start_try(no, path, conn);
+                self.send(conn, ToClient::Push(parcel));
+            }
+            None if delivery.progress.state != State::Queued => {
+                self.progress(no, State::Queued, None);
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn dispatch_all(&mut self, peer: PeerNo) {
+        for no in self.peer(peer).inbox.clone() {
+            self.dispatch(no);
+        }
+    }
+
+    /// The first path of the target that is open, has not failed, and was not tried for this text.
+    fn route(&self, delivery: &Delivery) -> Option<(Path, ConnId)> {
+        let peer = self.peer(delivery.to);
+        let blocked =
+            |t: &Try, p: &Path| t.path == *p && !(t.doubt != Doubt::None && t.stage == Stage::Failed);
+        let fresh = |p: &Path| !peer.dead.contains(p) && !delivery.tries.iter().any(|t| blocked(t, p));
+        peer.who.paths.iter().copied().filter(fresh).find_map(|path| {
+            let conn = match path {
+                // Not while the channel is away, which has to remember what the session was given.
+                Path::Hook => peer.conn.and(self.waiter_of(delivery.to)),
+                _ => peer.conn,
+            };
+            conn.map(|c| (path, c))
+        })
+    }
+
+    /// The path that the next push to this peer takes.
+    pub(super) fn best_path(&self, peer: PeerNo) -> Option<Path> {
+        let peer = self.peer(peer);
+        peer.who.paths.iter().copied().find(|p| !peer.dead.contains(p))
+    }
+
+    /// Notes a new push; the parcel tells what is to be done.
+    fn start_try(&mut self, no: DeliveryNo, path: Path, conn: ConnId) -> Parcel {
+        let push = (self.token)();
+        let receipt = self.deliveries.get(&no).is_some_and(|d| self.is_hooked(d.to));
+        let delivery = self.deliveries.get_mut(&no).expect("invariant: callers have just looked it up");
+        delivery.tries.push(Try {
+            push: push.clone(),
+            path,
+            conn,
+            sent: self.now,
+            stage: Stage::Sent,
+            doubt: Doubt::None,
+        });
+        delivery.parcel.push = push.clone();
+        delivery.parcel.path = path;
+        delivery.parcel.receipt = receipt;
+        let parcel = delivery.parcel.clone();
+        self.pushes.insert(push, no);
+        parcel
+    }
+
+    /// What has no path left goes out with the answer to this request.
+    pub(super) fn take_waiting(&mut self, conn: ConnId) -> Vec<Parcel> {
+        let Ok(me) = self.me(conn) else { return Vec::new() };
+        if self.peer(me).inbox.is_empty() || self.peer(me).who.kind != PeerKind::Session {
+            return Vec::new();
+        }
+        let mut waiting = Vec::new();
+        let mut size = 0;
+        for no in self.peer(me).inbox.clone() {
+            let Some(delivery) = self.deliveries.get(&no) else { continue };
+            if delivery.current().is_some() || self.route(delivery).is_some() {
+                continue;
+            }
+            size += delivery.parcel.text.len();
+            if size > MAX_WAITING {
+                break;
+            }
+            waiting.push(self.start_try(no, Path::Tool, conn));
+        }
+        waiting
+    }
+
+    /// The process that was told to push says how it went.
+    pub(super) fn pushed(&mut self, conn: ConnId, push: &str, error: Option<String>) {
+        let Some(&no) = self.pushes.get(push) else { return };
+        let now = self.now;
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        let to = delivery.to;
+        let Some(tried) = delivery.tries.iter_mut().find(|t| t.push == push && t.conn == conn) else {
+            return; // not the process that was told
+        };
+        if !matches!(tried.stage, Stage::Sent | Stage::Woken) {
+            return;
+        }
+        let path = tried.path;
+        if error.is_some() {
+            tried.stage = Stage::Failed;
+            if path == Path::Tool {
+                // It was no tool call after all: the next one may be.
+                delivery.tries.retain(|t| t.push != push);
+                self.pushes.remove(push);
+            }
+            self.path_died(to, path);
+            return self.dispatch(no);
+        }
+        if self.conns.get(&conn).is_some_and(|c| c.waiter.is_some()) {
+            self.woke(to);
+            return self.leave_a_copy(no, push);
+        }
+        tried.stage = Stage::Handed(now);
+        let (seen, receipt) = (delivery.seen, delivery.parcel.receipt);
+        self.progress(no, State::Pushed, Some(path));
+        if let Some(path) = seen {
+            return self.confirm(no, path);
+        }
+        if !receipt {
+            // Even if a hook has been heard since: the pushing process was told not to remember it.
+            return self.settle_at_pushed(no);
+        }
+        self.arm(now + self.limits.confirm, Timer::Confirm(no));
+    }
+
+    /// No receipt will come: this is as far as anyone can know.
+    pub(super) fn settle_at_pushed(&mut self, no: DeliveryNo) {
+        self.forget_question(no);
+        self.remove_delivery(no);
+    }
+
+    fn is_with_waiter(&self, no: DeliveryNo, push: &str) -> bool {
+        let tried = self.deliveries.get(&no).and_then(|d| d.tries.iter().find(|t| t.push == push));
+        tried.and_then(|t| self.conns.get(&t.conn)).is_some_and(|c| c.waiter.is_some())
+    }
+
+    /// A waiter has handed a text over and is used up. The session's channel is told, as it is the channel that remembers
+    /// what the session was given; only when it says so does the text count as pushed. Were the hub to die before that,
+    /// the text would be pushed again rather than be lost.
+    pub(super) fn leave_a_copy(&mut self, no: DeliveryNo, push: &str) {
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        let conn = self.peers.get(&delivery.to).and_then(|p| p.conn);
+        let Some(tried) = delivery.tries.iter_mut().find(|t| t.push == push) else { return };
+        (tried.conn, tried.stage) = (conn.unwrap_or(NOBODY), Stage::Woken);
+        let copy = Parcel { push: push.to_owned(), path: Path::Hook, ..delivery.parcel.clone() };
+        if let Some(conn) = conn {
+            self.send(conn, ToClient::Push(copy));
+        }
+    }
+
+    /// The client confirmed pushes: they are in the conversation, or accepted into its queue.
+    pub(super) fn seen(&mut self, conn: ConnId, pushes: &[String], accepted: &[String]) {
+        for push in pushes.iter().chain(accepted) {
+            // A receipt that overtakes the waiter's own word is as good.
+            if let Some((no, Path::Hook)) = self.confirmable(conn, push)
+                && self.is_with_waiter(no, push)
+            {
+                self.leave_a_copy(no, push);
+            }
+        }
+        for push in pushes.iter().take(MAX_SEEN) {
+            if let Some((no, path)) = self.confirmable(conn, push) {
+                self.confirm(no, path);
+            }
+        }
+        for push in accepted.iter().take(MAX_SEEN) {
+            if let Some((no, path)) = self.confirmable(conn, push)
+                && let Some(delivery) = self.deliveries.get_mut(&no)
+                && let Some(tried) = delivery.tries.iter_mut().find(|t| t.push == *push)
+                && tried.stage != Stage::Woken
+            {
+                tried.stage = Stage::Accepted;
+                if delivery.progress.state == State::Queued {
+                    self.progress(no, State::Pushed, Some(path));
+                }
+                if self.me(conn).is_ok() {
+                    // The channel itself handed it over before, by another push, and no receipt will name this one.
+                    self.settle_at_pushed(no);
+                }
+            }
+        }
+    }
+
+    /// The delivery of a push that this connection may speak for: its own, or any of which a hook knows the identifier.
+    fn confirmable(&self, conn: ConnId, push: &str) -> Option<(DeliveryNo, Path)> {
+        let no = *self.pushes.get(push)?;
+        let delivery = self.deliveries.get(&no)?;
+        let speaker = self.conns.get(&conn)?.peer;
+        let tried = delivery.tries.iter().find(|t| t.push == push)?;
+        speaker.is_none_or(|p| p == delivery.to).then_some((no, tried.path))
+    }
+
+    /// Whom a push was meant for.
+    pub(super) fn recipient_of(&self, push: &str) -> Option<PeerNo> {
+        self.pushes.get(push).and_then(|no| self.deliveries.get(no)).map(|d| d.to)
+    }
+
+    /// The recipient itself has shown what came by this push.
+    pub(super) fn confirm_push(&mut self, push: &str) {
+        let Some(no) = self.pushes.get(push).copied() else { return };
+        let tried = self.deliveries.get(&no).and_then(|d| d.tries.iter().find(|t| t.push == push));
+        if let Some(path) = tried.map(|t| t.path) {
+            self.confirm(no, path);
+        }
+    }
+
+    fn confirm(&mut self, no: DeliveryNo, path: Path) {
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        let (to, kind) = (delivery.to, delivery.parcel.kind);
+        if kind != Kind::Ask && delivery.tries.iter().any(|t| t.stage == Stage::Woken) {
+            delivery.seen = Some(path); // else a hub that dies now leaves nobody who knows that the ask has ended
+            return;
+        }
+        let id = delivery.parcel.ask_id.clone();
+        let peer = self.peer_mut(to);
+        peer.dead.retain(|p| *p != path);
+        if !peer.proven.contains(&path) {
+            peer.proven.push(path);
+        }
+        self.progress(no, State::Seen, Some(path));
+        if self.peer(to).who.kind == PeerKind::Session {
+            self.tell(to, kind, &id, State::Seen, Some(path), None);
+        }
+        self.forget_question(no);
+        self.remove_delivery(no);
+        self.dismiss_idle_waiter(to);
+    }
+
+    /// The time to confirm is over. Only an idle session has to: one that is in a turn takes the text up at its end. And
+    /// only where a receipt would have come: a hook fires for what an idle session is given, and where the session was in
+    /// a turn, or an older hub was told, one more hook has to come that searches the transcript and finds nothing.
+    pub(super) fn unconfirmed(&mut self, no: DeliveryNo) {
+        let Some(delivery) = self.deliveries.get(&no) else { return };
+        let to = delivery.to;
+        let Some(Try { path, stage: Stage::Handed(at), sent, doubt, .. }) = delivery.tries.last() else {
+            return; // nothing is known to go wrong, or the client has it already
+        };
+        let (path, at, sent, doubt) = (*path, *at, *sent, *doubt);
+        let swallows = matches!(path, Path::Channel | Path::Inbox);
+        let died_with_call = path == Path::Tool && doubt == Doubt::Died;
+        if !swallows && !died_with_call {
+            return;
+        }
+        let (Activity::Idle, idle_since) = self.activity_of(to) else { return };
+        let mut since = at.max(idle_since);
+        match self.last_hook(to).filter(|hook| *hook > sent) {
+            Some(hook) => since = since.max(hook),
+            None if swallows && doubt != Doubt::OldHub && idle_since < sent => {}
+            None => return, // the next hook will ask again
+        }
+        let due = since + self.limits.confirm;
+        if self.now < due {
+            return self.arm(due, Timer::Confirm(no));
+        }
+        if let Some(tried) = self.deliveries.get_mut(&no).and_then(|d| d.tries.last_mut()) {
+            tried.stage = Stage::Failed;
+        }
+        if doubt == Doubt::None {
+            self.path_died(to, path);
+        }
+        self.dispatch(no);
+    }
+
+    fn path_died(&mut self, to: PeerNo, path: Path) {
+        let peer = self.peer_mut(to);
+        if matches!(path, Path::Channel | Path::Inbox) && !peer.dead.contains(&path) {
+            peer.dead.push(path);
+            let name = peer.who.name.clone();
+            self.happened(What::DeadPath, |e| {
+                e.from = name;
+                e.path = Some(path);
+            });
+        }
+    }
+
+    /// A waiter is gone: what it did not hand over goes by another way.
+    pub(super) fn recall_from_waiter(&mut self, peer: PeerNo, conn: ConnId) {
+        for no in self.peer(peer).inbox.clone() {
+            self.untry(no, |t| t.conn == conn && t.path == Path::Hook);
+            self.dispatch(no);
+        }
+    }
+
+    /// Forgets the pushes that were sent and not done for which `which` holds, so that their paths may be tried again.
+    pub(super) fn untry(&mut self, no: DeliveryNo, which: impl Fn(&Try) -> bool) {
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        let pushes = &mut self.pushes;
+        delivery.tries.retain(|t| {
+            let forget = t.stage == Stage::Sent && which(t);
+            if forget {
+                pushes.remove(&t.push);
+            }
+            !forget
+        });
+    }
+
+    /// Moves a text to another state and tells whom it concerns.
+    pub(super) fn progress(&mut self, no: DeliveryNo, state: State, path: Option<Path>) {
+        let progress = Progress { state, path, since: self.now };
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        delivery.progress = progress;
+        let (to, mut origin, kind) = (delivery.to, delivery.origin, delivery.parcel.kind);
+        let id = super::Id::from(delivery.parcel.ask_id.as_str());
+        let from = delivery.parcel.from.clone();
+        // A request whose connection is gone has been sent again on another, and was answered with how far it was.
+        let starting = delivery.starter.is_some_and(|(conn, ..)| self.conns.contains_key(&conn));
+        if kind == Kind::Ask
+            && let Some(ask) = self.asks.get_mut(&id)
+        {
+            ask.progress = progress;
+            origin = origin.filter(|_| ask.claimed); // it hears when it claims it
+        }
+        if starting && state != State::Queued {
+            self.answer_starter(no);
+        } else if let Some(origin) = origin {
+            self.tell(origin, kind, &id, state, path, None);
+        }
+        if kind == Kind::Reply
+            && state >= State::Pushed
+            && let Some(delivery) = self.deliveries.get_mut(&no)
+        {
+            delivery.origin = None; // the answer is in good hands, and its author need not remember it
+        }
+        let to = self.peer(to).who.name.clone();
+        self.happened(What::State, |e| {
+            e.from = from;
+            e.to = Some(to);
+            e.ask_id = Some(id.to_string());
+            e.kind = Some(kind);
+            e.state = Some(state);
+            e.path = path;
+        });
+    }
+
+    /// Answers the request that began this delivery with the state it has by now.
+    pub(super) fn answer_starter(&mut self, no: DeliveryNo) {
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        let Some((conn, id, until)) = delivery.starter.take() else { return };
+        let (state, to, kind) = (delivery.progress.state, delivery.to, delivery.parcel.kind);
+        let ask_id = delivery.parcel.ask_id.clone();
+        self.disarm(until, Timer::Handover(no));
+        let who = &self.peer(to).who;
+        let (name, peer) = (who.name.clone(), who.peer.clone());
+        let answer = match kind {
+            Kind::Ask => Answer::Asked { ask_id, to: name, peer, state },
+            _ => Answer::Replied { ask_id, to: name, state },
+        };
+        if self.conns.contains_key(&conn) {
+            self.answer(conn, id, Ok(answer));
+        }
+    }
+
+    /// The target of a text that is no question is gone.
+    pub(super) fn undeliverable(&mut self, no: DeliveryNo) {
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        let (origin, kind, late) = (delivery.origin, delivery.parcel.kind, delivery.parcel.late);
+        let id = delivery.parcel.ask_id.clone();
+        // What a waiter was told it prints, whatever becomes of the peer.
+        let printed = delivery.tries.iter().any(|t| t.path == Path::Hook && t.stage != Stage::Failed);
+        let sure = |t: &Try| t.doubt != Doubt::Died && matches!(t.stage, Stage::Handed(_) | Stage::Accepted);
+        let handed = delivery.tries.iter().any(sure);
+        for yard in [&mut self.answered, &mut self.unanswered].into_iter().filter(|_| kind != Kind::Ask) {
+            if let Some(stone) = yard.get_mut(&id) {
+                stone.printed |= printed;
+                if kind == Kind::Reply {
+                    stone.wasted = !printed && !handed;
+                }
+                if !late {
+                    stone.told = printed || handed; // of a late answer's ask the end was told before
+                }
+            }
+        }
+        if let Some((conn, request, until)) = delivery.starter.take() {
+            self.disarm(until, Timer::Handover(no));
+            let gone = fault(Code::PeerGone, "the asker left before it had the answer; nobody waits for it");
+            if self.conns.contains_key(&conn) {
+                self.answer(conn, request, Err(gone));
+            }
+        }
+        if let Some(origin) = origin {
+            self.tell(origin, kind, &id, State::Ended, None, Some(Code::PeerGone));
+        }
+        self.remove_delivery(no);
+    }
+
+    /// The question needs no more care; how far it got stays with the ask.
+    pub(super) fn forget_question(&mut self, no: DeliveryNo) {
+        if let Some(delivery) = self.deliveries.get(&no).filter(|d| d.parcel.kind == Kind::Ask)
+            && let Some(ask) = self.asks.get_mut(delivery.parcel.ask_id.as_str())
+        {
+            ask.delivery = None;
+        }
+    }
+
+    /// The text on its way to `peer` that is about this ask.
+    pub(super) fn under_way(&self, peer: PeerNo, kind: Kind, id: &str) -> Option<DeliveryNo> {
+        let of = |no: &&DeliveryNo| {
+            self.deliveries.get(*no).is_some_and(|d| d.parcel.kind == kind && d.parcel.ask_id == id)
+        };
+        self.peer(peer).inbox.iter().find(of).copied()
+    }
+
+    /// Whether there is such a text that is not handed over.
+    pub(super) fn waits_in_inbox(&self, peer: PeerNo, kind: Kind, id: &str) -> bool {
+        let found = self.under_way(peer, kind, id).and_then(|no| self.deliveries.get(&no));
+        found.is_some_and(|d| d.progress.state == State::Queued)
+    }
+
+    /// `me` gave this answer before, and it is on its way to `to` or there: how far it is, as far as `me` must know.
+    /// While it is not handed over `me` will be told when it is.
+    pub(super) fn answer_under_way(&mut self, me: PeerNo, to: Option<PeerNo>, id: &str) -> State {
+        if self.answered.get(id).is_some_and(|s| s.wasted) {
+            return State::Ended;
+        }
+        let found = to.and_then(|to| self.under_way(to, Kind::Reply, id));
+        match found.and_then(|no| self.deliveries.get_mut(&no)) {
+            Some(delivery) if delivery.progress.state == State::Queued => {
+                delivery.origin = Some(me);
+                State::Queued
+            }
+            _ => State::Pushed,
+        }
+    }
+
+    pub(super) fn remove_delivery(&mut self, no: DeliveryNo) {
+        self.answer_starter(no);
+        let Some(delivery) = self.deliveries.remove(&no) else { return };
+        self.text -= delivery.parcel.text.len();
+        for tried in &delivery.tries {
+            self.pushes.remove(&tried.push);
+        }
+        if let Some(peer) = self.peers.get_mut(&delivery.to) {
+            peer.inbox.remove(&no);
+        }
+    }
+
+    /// Tells a peer how far a text got, if it is there to hear it.
+    pub(super) fn tell(
+        &mut self,
+        peer: PeerNo,
+        kind: Kind,
+        id: &str,
+        state: State,
+        path: Option<Path>,
+        code: Option<Code>,
+    ) {
+        if let Some(conn) = self.peers.get(&peer).and_then(|p| p.conn) {
+            let ask_id = id.to_owned();
+            self.send(conn, ToClient::State { kind, ask_id, state, path, code });
+        }
+    }
+}

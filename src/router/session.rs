@@ -1,0 +1,265 @@
+//! What hooks tell of a Claude Code process: whether it is in a turn, which pushes it took up, and its waiter. The
+//! process ties its hooks to its channel; the two arrive here on connections of their own and in any order.
+
+use super::delivery::Stage;
+use super::{ConnId, Ms, PeerNo, Reply, Router, Timer, fault};
+use crate::wire::{Activity, Answer, Code, HookEvent, Path, ToClient};
+
+/// The most processes that hooks spoke of and that have no peer.
+const MAX_UNTIED: usize = 1024;
+/// The longest key of a process, in bytes.
+const MAX_KEY: usize = 128;
+
+/// See the module.
+pub(super) struct Session {
+    activity: Activity,
+    /// Since when it is idle, if it is.
+    idle_since: Ms,
+    /// Whether a hook was ever heard: only then can a push be confirmed.
+    hooked: bool,
+    /// When the last hook came, which may have searched the transcript.
+    last_hook: Option<Ms>,
+    /// It has said that it ends.
+    ended: bool,
+    waiter: Option<ConnId>,
+    peers: Vec<PeerNo>,
+}
+
+impl Session {
+    fn new() -> Self {
+        Session {
+            activity: Activity::Unknown,
+            idle_since: 0,
+            hooked: false,
+            last_hook: None,
+            ended: false,
+            waiter: None,
+            peers: Vec::new(),
+        }
+    }
+}
+
+impl Session {
+    /// Whether anybody holds on to it.
+    #[cfg(test)]
+    pub fn is_tied(&self) -> bool {
+        !self.peers.is_empty() || self.waiter.is_some()
+    }
+}
+
+impl Router {
+    pub(super) fn hook(&mut self, claude: String, event: HookEvent) -> Reply {
+        let now = self.now;
+        let session = self.session(&claude)?;
+        session.hooked = true;
+        session.last_hook = Some(now);
+        session.ended = event == HookEvent::End;
+        let activity = match (event, session.activity) {
+            (HookEvent::Start | HookEvent::Stop, _) => Activity::Idle,
+            (HookEvent::Prompt | HookEvent::Tool, _) => Activity::Busy,
+            (HookEvent::Permission, _) => Activity::Waiting,
+            (HookEvent::End, now) => now,
+        };
+        self.set_activity(&claude, activity);
+        let peers = self.peers_of(&claude);
+        if event == HookEvent::End {
+            for no in peers {
+                if self.peers.get(&no).is_some_and(|p| p.conn.is_none()) {
+                    self.gone(no);
+                }
+            }
+            self.forget_session(&claude);
+            return Ok(Some(Answer::Hooked { unconfirmed: 0 }));
+        }
+        let mut unconfirmed = 0;
+        for no in peers {
+            self.dispatch_all(no);
+            for delivery in self.peer(no).inbox.clone() {
+                if self.deliveries.get(&delivery).is_some_and(|d| !d.tries.is_empty()) {
+                    unconfirmed += 1;
+                    self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
+                }
+            }
+        }
+        Ok(Some(Answer::Hooked { unconfirmed }))
+    }
+
+    /// A waiter offers itself. One a session: it replaces the one before.
+    pub(super) fn wait(&mut self, conn: ConnId, id: u64, claude: String) -> Reply {
+        if self.conns.get(&conn).is_none_or(|c| c.peer.is_some() || c.waiter.is_some()) {
+            return Err(fault(Code::BadMsg, "this connection is a peer or a waiter already"));
+        }
+        let session = self.session(&claude)?;
+        session.hooked = true;
+        let old = session.waiter.replace(conn);
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.waiter = Some(claude.clone());
+        }
+        self.answer(conn, id, Ok(Answer::Done));
+        if let Some(old) = old.filter(|old| !self.is_handing_over(*old, &claude)) {
+            self.dismiss(old);
+        }
+        let peers = self.peers_of(&claude);
+        for no in &peers {
+            self.dispatch_all(*no);
+        }
+        if !peers.is_empty() && !peers.iter().any(|no| self.needs_waiter(*no)) {
+            self.dismiss(conn);
+        }
+        Ok(None)
+    }
+
+    fn dismiss(&mut self, waiter: ConnId) {
+        self.send(waiter, ToClient::Dismissed);
+        self.close(waiter);
+    }
+
+    /// Whether a waiter has been told of a text and has not said that it was handed over. It must not be cut off: it may
+    /// be about to print it, and another way would bring it twice.
+    fn is_handing_over(&self, waiter: ConnId, claude: &str) -> bool {
+        let inboxes =
+            self.sessions.get(claude).into_iter().flat_map(|s| &s.peers).map(|no| &self.peer(*no).inbox);
+        let deliveries = inboxes.flatten().filter_map(|no| self.deliveries.get(no));
+        deliveries.flat_map(|d| &d.tries).any(|t| t.conn == waiter && t.stage == Stage::Sent)
+    }
+
+    /// A waiter woke the session: it is in a turn, and no hook says so.
+    pub(super) fn woke(&mut self, no: PeerNo) {
+        if let Some(claude) = self.peer(no).who.claude.clone() {
+            self.set_activity(&claude, Activity::Busy);
+        }
+    }
+
+    pub(super) fn waiter_left(&mut self, conn: ConnId, claude: &str) {
+        let Some(session) = self.sessions.get_mut(claude) else { return };
+        if session.waiter == Some(conn) {
+            session.waiter = None;
+        }
+        for no in self.peers_of(claude) {
+            self.recall_from_waiter(no, conn);
+        }
+    }
+
+    /// Whether the hook path may be the next to be used: it is the first, or none before it was ever confirmed.
+    fn needs_waiter(&self, no: PeerNo) -> bool {
+        let peer = self.peer(no);
+        let best = self.best_path(no);
+        let waits_for_it = peer.inbox.iter().filter_map(|d| self.deliveries.get(d));
+        let mut waits_for_it = waits_for_it.flat_map(|d| &d.tries);
+        peer.who.paths.contains(&Path::Hook)
+            && (best.is_none_or(|p| p == Path::Hook || !peer.proven.contains(&p))
+                || waits_for_it.any(|t| t.path == Path::Hook && t.stage == Stage::Sent))
+    }
+
+    /// Once the path that is used is known to work, nobody needs to wait.
+    pub(super) fn dismiss_idle_waiter(&mut self, no: PeerNo) {
+        let Some(conn) = self.waiter_of(no) else { return };
+        let Some(claude) = self.peer(no).who.claude.clone() else { return };
+        if !self.peers_of(&claude).iter().any(|no| self.needs_waiter(*no)) {
+            self.dismiss(conn);
+        }
+    }
+
+    pub(super) fn waiter_of(&self, no: PeerNo) -> Option<ConnId> {
+        self.session_of(no).and_then(|s| s.waiter)
+    }
+
+    pub(super) fn is_hooked(&self, no: PeerNo) -> bool {
+        // A peer that is its own reader confirms by itself.
+        self.session_of(no).is_some_and(|s| s.hooked) || self.peer(no).who.paths == [Path::Socket]
+    }
+
+    pub(super) fn activity_of(&self, no: PeerNo) -> (Activity, Ms) {
+        self.session_of(no).map_or((Activity::Unknown, 0), |s| (s.activity, s.idle_since))
+    }
+
+    pub(super) fn last_hook(&self, no: PeerNo) -> Option<Ms> {
+        self.session_of(no).and_then(|s| s.last_hook)
+    }
+
+    pub(super) fn session_ended(&self, no: PeerNo) -> bool {
+        self.session_of(no).is_some_and(|s| s.ended)
+    }
+
+    /// Whether hooks would have told if the session had ended.
+    pub(super) fn lives_on(&self, no: PeerNo) -> bool {
+        self.session_of(no).is_some_and(|s| s.hooked && !s.ended)
+    }
+
+    /// What the session's own file says, which knows of interrupted turns but not of dialogs.
+    pub(super) fn observed(&mut self, no: PeerNo, activity: Activity) {
+        let Some(claude) = self.peer(no).who.claude.clone() else { return };
+        let dialog = self.activity_of(no).0 == Activity::Waiting;
+        if !(dialog && activity == Activity::Busy) {
+            self.set_activity(&claude, activity);
+        }
+    }
+
+    fn set_activity(&mut self, claude: &str, activity: Activity) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(claude) else { return };
+        let turned_idle = activity == Activity::Idle && session.activity != Activity::Idle;
+        session.activity = activity;
+        if turned_idle {
+            session.idle_since = now;
+            for no in self.peers_of(claude) {
+                for delivery in self.peer(no).inbox.clone() {
+                    self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
+                }
+            }
+        }
+    }
+
+    /// Ties a peer to its process.
+    pub(super) fn tie(&mut self, no: PeerNo) {
+        let who = &self.peer(no).who;
+        let (Some(claude), hooked) = (who.claude.clone(), who.hooked) else { return };
+        if let Ok(session) = self.session(&claude) {
+            session.peers.push(no);
+            session.hooked |= hooked;
+        }
+    }
+
+    pub(super) fn untie(&mut self, no: PeerNo) {
+        let Some(claude) = self.peer(no).who.claude.clone() else { return };
+        if let Some(session) = self.sessions.get_mut(&claude) {
+            session.peers.retain(|p| *p != no);
+        }
+    }
+
+    /// The last peer of a process is gone for good, and so is what was known of the process.
+    pub(super) fn forget_session(&mut self, claude: &str) {
+        let untied = self.sessions.get(claude).is_some_and(|s| s.peers.is_empty());
+        if untied && let Some(waiter) = self.sessions.remove(claude).and_then(|s| s.waiter) {
+            self.dismiss(waiter);
+        }
+    }
+
+    fn session_of(&self, no: PeerNo) -> Option<&Session> {
+        self.peers.get(&no)?.who.claude.as_ref().and_then(|c| self.sessions.get(c))
+    }
+
+    fn peers_of(&self, claude: &str) -> Vec<PeerNo> {
+        self.sessions.get(claude).map(|s| s.peers.clone()).unwrap_or_default()
+    }
+
+    /// The entry for a process, new if need be.
+    fn session(&mut self, claude: &str) -> Result<&mut Session, super::Fault> {
+        if claude.is_empty() || claude.len() > MAX_KEY {
+            return Err(fault(Code::BadMsg, "`claude` is empty or too long"));
+        }
+        if !self.sessions.contains_key(claude) {
+            let untied = |s: &&Session| s.peers.is_empty();
+            if self.sessions.values().filter(untied).count() >= MAX_UNTIED {
+                self.sessions.retain(|_, s| !s.peers.is_empty() || s.waiter.is_some());
+            }
+            if self.sessions.len() >= MAX_UNTIED + self.limits.peers {
+                return Err(fault(
+                    Code::Overloaded,
+                    "the hub knows too many sessions; retry when some have ended",
+                ));
+            }
+        }
+        Ok(self.sessions.entry(claude.to_owned()).or_insert_with(Session::new))
+    }
+}

@@ -1,0 +1,344 @@
+//! What surrounds our process in a Claude Code session: the Claude Code process, its launch flags, the file it keeps about
+//! itself, and the repository it works in. None of it is ours and hardly any of it is documented: everything is read
+//! bounded and leniently, and what is missing or odd is simply not known.
+
+use crate::datadir;
+use crate::wire::Activity;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The most that is read of any file here, in bytes.
+const MOST: u64 = 64 << 10;
+/// The most that is taken over of a name or a branch, in characters.
+const LONGEST: usize = 250;
+
+/// What ties the hooks of a session to its channel: the process that started both, or `RELAY_SESSION` where the caller is
+/// not Claude Code and starts several.
+pub fn key() -> String {
+    let named = std::env::var("RELAY_SESSION").unwrap_or_default();
+    let named: String = named.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
+    match named.is_empty() {
+        true => process_key(std::os::unix::process::parent_id()),
+        false => format!("named-{named}"),
+    }
+}
+
+/// Whether the process that `key` names may be alive: `false` only if it is known to be gone.
+pub fn is_alive(key: &str) -> bool {
+    let mut parts = key.rsplitn(3, '-');
+    let (start, pid) = (parts.next(), parts.next().and_then(|p| p.parse().ok()));
+    match (start, pid, parts.next()) {
+        (Some(start), Some(pid), Some(namespace)) if start.parse::<u64>().is_ok() => {
+            let now = process_key(pid);
+            // In another namespace the same number means another process, of which nothing is known.
+            now == key || !process_key(std::process::id()).starts_with(&format!("{namespace}-"))
+        }
+        _ => true,
+    }
+}
+
+/// Names the process `pid` so that neither a later process with its number nor one in another container is taken for it,
+/// on Linux; elsewhere it is just the number. Made of `0-9` and `-` only: it may name a file.
+pub fn process_key(pid: u32) -> String {
+    if cfg!(target_os = "linux") {
+        let stat = read(format!("/proc/{pid}/stat"));
+        let start = stat.as_deref().and_then(start_time).unwrap_or(0);
+        let namespace = fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino());
+        format!("{namespace}-{pid}-{start}")
+    } else {
+        pid.to_string()
+    }
+}
+
+/// Field 22 of `/proc/<pid>/stat`, in clock ticks since boot. Field 2 is the command's name, and may hold anything.
+fn start_time(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+/// Whether the process `pid` was launched with a channel flag that names us. What cannot be found out is no.
+pub fn channel_flag(pid: u32) -> bool {
+    names_us(arguments(pid).iter().map(String::as_str))
+}
+
+/// Whether the process `pid` is a `claude -p` that reads prompts as they come.
+pub fn streams_input(pid: u32) -> bool {
+    let args = arguments(pid);
+    let follows = args.windows(2).any(|w| w[0] == "--input-format" && w[1] == "stream-json");
+    follows || args.iter().any(|a| a == "--input-format=stream-json")
+}
+
+/// The command line of a process, as far as it can be found out.
+fn arguments(pid: u32) -> Vec<String> {
+    if cfg!(target_os = "linux") {
+        let line = read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split('\0').map(str::to_owned).collect()
+    } else {
+        // Words, not arguments: an argument with a space in it is taken for two.
+        let ps = Command::new("ps").args(["-ww", "-o", "args=", "-p", &pid.to_string()]).output();
+        let line = ps.map(|ps| String::from_utf8_lossy(&ps.stdout).into_owned()).unwrap_or_default();
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+}
+
+fn names_us<'a>(args: impl Iterator<Item = &'a str>) -> bool {
+    const FLAGS: [&str; 2] = ["--dangerously-load-development-channels", "--channels"];
+    let mut in_flag = false;
+    for arg in args.take_while(|arg| *arg != "--") {
+        let (flag, values) = match arg.split_once('=') {
+            Some(parts) if arg.starts_with('-') => parts,
+            None if arg.starts_with('-') => (arg, ""),
+            _ => ("", arg),
+        };
+        let named = if flag.is_empty() { in_flag } else { FLAGS.contains(&flag) };
+        let ours = |value: &str| value.starts_with("plugin:relay@") || value == "server:relay";
+        if named && values.split([',', ' ']).any(ours) {
+            return true;
+        }
+        // Any number of arguments may follow, but not after a `=`.
+        in_flag = named && (flag.is_empty() || flag == arg);
+    }
+    false
+}
+
+/// What Claude Code writes about a running session, `${CLAUDE_CONFIG_DIR:-~/.claude}/sessions/<pid>.json`.
+#[derive(Debug, Clone)]
+pub struct SessionFile {
+    path: Option<PathBuf>,
+    /// Modification time (seconds, nanoseconds), length and inode when it was last read.
+    stamp: Option<(i64, i64, u64, u64)>,
+    /// The session's name, if the user gave it.
+    pub name: Option<String>,
+    /// `Idle`, `Busy`, or `Waiting` at a permission dialog. Unlike the hooks it knows of interrupted turns.
+    pub status: Option<Activity>,
+    /// When it was last set, in milliseconds since 1970: a turn may begin and be interrupted between two looks.
+    pub status_at: Option<u64>,
+    /// The session's inbox socket.
+    pub inbox: Option<PathBuf>,
+}
+
+impl SessionFile {
+    /// The file of the Claude Code process `pid`. Reads nothing yet.
+    pub fn new(pid: u32) -> Self {
+        Self::at(datadir::config_dir().map(|dir| dir.join(format!("sessions/{pid}.json"))))
+    }
+
+    fn at(path: Option<PathBuf>) -> Self {
+        SessionFile { path, stamp: None, name: None, status: None, status_at: None, inbox: None }
+    }
+
+    /// Looks whether the file has been written, reads it if so, and says whether a field changed. One `stat` where
+    /// nothing happened. A file that is missing, half-written, odd or over 64 KiB leaves the fields as they are.
+    pub fn changed(&mut self) -> bool {
+        let Some(path) = &self.path else { return false };
+        let Ok(meta) = fs::metadata(path) else {
+            return false;
+        };
+        let stamp = Some((meta.mtime(), meta.mtime_nsec(), meta.len(), meta.ino()));
+        if stamp == self.stamp || meta.len() > MOST {
+            return false;
+        }
+        let Some(Value::Object(file)) = read(path).and_then(|text| serde_json::from_str(&text).ok()) else {
+            return false;
+        };
+        self.stamp = stamp;
+
+        let text = |key| file.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let name = text("name").filter(|_| text("nameSource") != Some("derived"));
+        let name = name.map(|name| name.chars().take(LONGEST).collect());
+        let status = match text("status") {
+            Some("idle") => Some(Activity::Idle),
+            Some("busy") => Some(Activity::Busy),
+            Some("waiting") if text("waitingFor") == Some("permission prompt") => Some(Activity::Waiting),
+            _ => None,
+        };
+        let status_at = file.get("statusUpdatedAt").and_then(Value::as_u64);
+        let inbox = text("messagingSocketPath").map(PathBuf::from).filter(|path| path.is_absolute());
+        let before = (&self.name, self.status, self.status_at, &self.inbox);
+        let changed = (&name, status, status_at, &inbox) != before;
+        (self.name, self.status, self.status_at, self.inbox) = (name, status, status_at, inbox);
+        changed
+    }
+}
+
+/// Where a directory stands in git.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Git {
+    /// The absolute path of the common git directory: the same for all worktrees of a repository.
+    pub repo: Option<String>,
+    /// The branch, or the first 12 digits of the commit where none is checked out.
+    pub branch: Option<String>,
+}
+
+/// Looks for a repository around `cwd`, without running git.
+pub fn git(cwd: &Path) -> Git {
+    let cwd = fs::canonicalize(cwd).unwrap_or_else(|_| cwd.to_owned());
+    cwd.ancestors().find_map(|dir| git_at(&dir.join(".git"))).unwrap_or_default()
+}
+
+fn git_at(dot_git: &Path) -> Option<Git> {
+    let dir = if dot_git.is_dir() {
+        dot_git.to_owned()
+    } else {
+        // A worktree or a submodule.
+        dot_git.parent()?.join(read(dot_git)?.strip_prefix("gitdir:")?.trim())
+    };
+    let head = read(dir.join("HEAD"))?;
+    let common = read(dir.join("commondir")).map_or(dir.clone(), |common| dir.join(common.trim()));
+    let common = fs::canonicalize(common).ok()?;
+    Some(Git { repo: Some(common.to_string_lossy().into_owned()), branch: branch(head.trim()) })
+}
+
+fn branch(head: &str) -> Option<String> {
+    match head.strip_prefix("ref:") {
+        // A repository with another way to store refs writes `.invalid` here.
+        Some(reference) => {
+            let branch = reference.trim().strip_prefix("refs/heads/").filter(|b| *b != ".invalid");
+            branch.map(|b| b.chars().take(LONGEST).collect())
+        }
+        None => head.get(..12).filter(|hash| hash.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned),
+    }
+}
+
+/// The beginning of a regular file as text. What is no regular file might never end, or never begin.
+fn read(path: impl AsRef<Path>) -> Option<String> {
+    fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir(test: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("relay-session-{}-{test}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).expect("a directory");
+        fs::canonicalize(dir).expect("its path")
+    }
+
+    fn write(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().expect("a parent")).expect("the parent");
+        fs::write(path, text).expect("a file");
+    }
+
+    #[test]
+    fn keys() {
+        let key = process_key(std::process::id());
+        assert_eq!(key, process_key(std::process::id()));
+        assert!(key.bytes().all(|b| b.is_ascii_digit() || b == b'-'), "{key}");
+        assert!(key.split('-').any(|part| part == std::process::id().to_string()));
+        assert_ne!(key, process_key(u32::MAX));
+    }
+
+    #[test]
+    fn start_times() {
+        let fields: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
+        for name in ["claude", "a) S 1 2 (b", ")", "x\ny"] {
+            assert_eq!(start_time(&format!("77 ({name}) S {}", fields.join(" "))), Some(22));
+        }
+        assert_eq!(start_time("77 (claude) S 1 2"), None);
+        assert_eq!(start_time(""), None);
+    }
+
+    #[test]
+    fn channel_flags() {
+        for (yes, line) in [
+            (true, "claude --dangerously-load-development-channels plugin:relay@claude-relay"),
+            (true, "claude --channels plugin:other@x plugin:relay@y --model z"),
+            (true, "claude --channels=plugin:other@x,plugin:relay@y"),
+            (true, "node cli.js -p --channels server:relay"),
+            (true, "claude --channels --channels server:a,server:relay"),
+            (false, "claude"),
+            (false, ""),
+            (false, "claude --channels plugin:other@x --model plugin:relay@y"),
+            (false, "claude --channels=plugin:other@x plugin:relay@y"),
+            (false, "claude --channels server:relay2 plugin:relays@x"),
+            (true, "claude --x=y --channels=a -p --channels b server:relay"),
+            (false, "claude --channels a=b -p server:relay"),
+            (false, "claude --channelss server:relay"),
+            (false, "claude -- --channels server:relay"),
+            (false, "claude plugin:relay@claude-relay"),
+        ] {
+            assert_eq!(names_us(line.split(' ')), yes, "{line}");
+        }
+        assert!(names_us(["claude", "--channels", "server:a server:relay", ""].into_iter()));
+        assert!(!names_us(["claude", "say --channels server:relay"].into_iter()));
+        assert!(!channel_flag(std::process::id()));
+    }
+
+    #[test]
+    fn session_files() {
+        let dir = dir("file");
+        let path = dir.join("1.json");
+        let mut file = SessionFile::at(Some(path.clone()));
+        assert!(!file.changed());
+        write(
+            &path,
+            r#"{"name":"me","nameSource":"user","status":"busy","messagingSocketPath":"/tmp/x.sock","new":[1]}"#,
+        );
+        assert!(file.changed());
+        assert_eq!(file.name.as_deref(), Some("me"));
+        assert_eq!(file.status, Some(Activity::Busy));
+        assert_eq!(file.inbox.as_deref(), Some(Path::new("/tmp/x.sock")));
+        assert!(!file.changed());
+        write(&path, r#"{"name":"me","#);
+        assert!(!file.changed());
+        write(&path, &format!(r#"{{"name":"{}"}}"#, "x".repeat(MOST as usize)));
+        assert!(!file.changed());
+        write(&path, "[1]");
+        assert!(!file.changed());
+        assert_eq!(file.name.as_deref(), Some("me"));
+        write(&path, r#"{"name":"made up","nameSource":"derived","status":7,"messagingSocketPath":"rel"}"#);
+        assert!(file.changed());
+        assert_eq!((file.name.clone(), file.status, file.inbox.clone()), (None, None, None));
+        write(&path, r#"{"name":"old client","status":"idle"}"#);
+        assert!(file.changed());
+        assert_eq!(file.name.as_deref(), Some("old client"));
+        fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn repositories() {
+        let dir = dir("git");
+        let (main, tree) = (dir.join("main"), dir.join("tree"));
+        write(&main.join(".git/HEAD"), "ref: refs/heads/feature/x\n");
+        write(&main.join(".git/worktrees/tree/HEAD"), "0123456789abcdef0123456789abcdef01234567\n");
+        write(&main.join(".git/worktrees/tree/commondir"), "../..\n");
+        write(&tree.join(".git"), "gitdir: ../main/.git/worktrees/tree\n");
+        fs::create_dir_all(main.join("src/deep")).expect("directories");
+        let repo = Some(main.join(".git").to_str().expect("text").to_owned());
+
+        let expected = Git { repo: repo.clone(), branch: Some("feature/x".to_owned()) };
+        assert_eq!(git(&main), expected);
+        assert_eq!(git(&main.join("src/deep")), expected);
+        assert_eq!(git(&tree), Git { repo, branch: Some("0123456789ab".to_owned()) });
+
+        // What is no repository is passed over.
+        write(&main.join("src/.git"), "garbage");
+        fs::create_dir(main.join("src/deep/.git")).expect("an empty .git");
+        assert_eq!(git(&main.join("src/deep")), expected);
+        fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn branches() {
+        for (head, expected) in [
+            ("ref: refs/heads/main", Some("main")),
+            ("ref: refs/heads/.invalid", None),
+            ("ref: refs/remotes/x", None),
+            ("0123456789abcdef", Some("0123456789ab")),
+            ("not a commit at all", None),
+            ("ééééééé", None),
+            ("", None),
+        ] {
+            assert_eq!(branch(head).as_deref(), expected, "{head}");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Strings that nobody can guess.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read};
+
+/// The operating system's random numbers, opened once.
+#[derive(Debug)]
+pub struct Tokens(File);
+
+impl Tokens {
+    /// Opens `/dev/urandom`; fails where there is none or no file can be opened.
+    pub fn new() -> io::Result<Self> {
+        File::open("/dev/urandom").map(Tokens)
+    }
+
+    /// 24 hex digits (96 bits): what proves who one is, or marks a push.
+    pub fn secret(&mut self) -> io::Result<String> {
+        self.hex::<12>(String::new())
+    }
+
+    /// `prefix` and 16 hex digits (64 bits): what is never given twice.
+    pub fn id(&mut self, prefix: &str) -> io::Result<String> {
+        self.hex::<8>(prefix.to_owned())
+    }
+
+    fn hex<const N: usize>(&mut self, mut text: String) -> io::Result<String> {
+        let mut bytes = [0; N];
+        self.0.read_exact(&mut bytes)?;
+        for byte in bytes {
+            write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+        }
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_have_their_shape_and_differ() {
+        let mut tokens = Tokens::new().expect("a random source");
+        let secret = tokens.secret().expect("a secret");
+        assert_eq!(secret.len(), 24);
+        assert!(secret.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
+        assert_ne!(secret, tokens.secret().expect("another"));
+        let id = tokens.id("ask_").expect("an id");
+        assert!(id.starts_with("ask_") && id.len() == 20);
+    }
+}

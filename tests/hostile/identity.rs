@@ -1,0 +1,300 @@
+//! Who is who: nobody speaks for another, whatever he knows of him.
+
+use serde_json::{Value, json};
+
+use crate::all_is_well;
+use crate::driver::{DataDir, Raw, arguments, until};
+
+/// Registers with these changes to what `Raw::who` says.
+fn register(raw: &mut Raw, name: &str, changes: Value) -> Result<Value, (String, String)> {
+    let mut who = Raw::who(name);
+    for (key, value) in changes.as_object().expect("an object") {
+        who[key] = value.clone();
+    }
+    raw.call(json!({"type": "register", "who": who}))
+}
+
+#[test]
+fn an_ask_can_only_be_answered_by_whom_it_was_made_to() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let (mut ann, mut ben, mut eve) = (dir.peer("ann"), dir.peer("ben"), dir.peer("eve"));
+    let id = ann.begin(Raw::ask_as("ask_secret01", "ben", "the port?"));
+    ben.take_push();
+    ann.end(id).expect("asked");
+    let mut stranger = dir.raw();
+    assert_eq!(
+        stranger.refusal(json!({"type": "reply", "ask_id": "ask_secret01", "text": "666"})),
+        "not_registered"
+    );
+    // The same words as for an ask that never was: not even that it exists is told.
+    let forged =
+        eve.call(json!({"type": "reply", "ask_id": "ask_secret01", "text": "666"})).expect_err("not hers");
+    let none =
+        eve.call(json!({"type": "reply", "ask_id": "ask_nothing1", "text": "666"})).expect_err("no ask");
+    assert_eq!(forged.0, "unknown_ask");
+    assert_eq!(forged, none);
+    // Nor the asker itself.
+    assert_eq!(ann.refusal(json!({"type": "reply", "ask_id": "ask_secret01", "text": "666"})), "unknown_ask");
+    let id = ben.begin(json!({"type": "reply", "ask_id": "ask_secret01", "text": "4711"}));
+    let reply = ann.take_push();
+    assert_eq!((&reply["from"], &reply["text"]), (&json!("ben"), &json!("4711")));
+    ben.end(id).expect("replied");
+    assert_eq!(
+        eve.refusal(json!({"type": "reply", "ask_id": "ask_secret01", "text": "4711"})),
+        "unknown_ask"
+    );
+    assert_eq!(
+        ben.refusal(json!({"type": "reply", "ask_id": "ask_secret01", "text": "no, 4712"})),
+        "unknown_ask",
+        "an ask has one answer"
+    );
+}
+
+#[test]
+fn the_id_of_anothers_ask_is_good_for_nothing() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let (mut ann, mut ben, mut eve) = (dir.peer("ann"), dir.peer("ben"), dir.peer("eve"));
+    let id = ann.begin(Raw::ask_as("ask_secret01", "ben", "the port?"));
+    ben.take_push();
+    ann.end(id).expect("asked");
+    assert_eq!(eve.refusal(Raw::ask_as("ask_secret01", "ben", "mine")), "bad_msg");
+    let all = |id: &str| json!({"type": "broadcast", "broadcast_id": id, "text": "x", "scope": "machine", "timeout_ms": 60_000});
+    let sent = ann.call(all("all_secret01")).expect("sent");
+    assert_eq!(sent["broadcast"]["asks"].as_array().map(Vec::len), Some(2));
+    assert_eq!(eve.refusal(all("all_secret01")), "bad_msg");
+    // By what a session says that it still holds: the ask stays ann's, and ben's to answer.
+    let mut again = dir.raw();
+    for held in [
+        json!({"what": "asked", "ask_id": "ask_secret01", "peer": "p-ben", "to": "ben", "text": "mine", "state": "seen",
+            "age_ms": 0, "left_ms": 60_000}),
+        json!({"what": "asked", "ask_id": "ask_secret01", "peer": "p-ben", "to": "ben", "state": "ended",
+            "age_ms": 0, "left_ms": 0}),
+        json!({"what": "asking", "id": "ask_secret01", "left_ms": 60_000}),
+        json!({"what": "replied", "ask_id": "ask_secret01", "peer": "p-ann", "to": "ann", "text": "666"}),
+        json!({"what": "outcomes", "broadcast_id": "all_secret01",
+            "outcomes": [{"ask_id": "all_secret01-p-ben", "to": "ben"}]}),
+    ] {
+        again.say(&json!({"type": "resume", "held": held}));
+    }
+    register(&mut again, "eve2", json!({})).expect("registered");
+    let roster = again.call(json!({"type": "peers"})).expect("a roster");
+    assert_eq!(roster["peers"]["asks"], json!([]), "nothing of ann's");
+    let id = ben.begin(json!({"type": "reply", "ask_id": "ask_secret01", "text": "4711"}));
+    let reply = ann.hear_type("push");
+    assert_eq!((&reply["from"], &reply["text"]), (&json!("ben"), &json!("4711")));
+    ann.say(&json!({"type": "pushed", "push": reply["push"]}));
+    ben.end(id).expect("replied");
+}
+
+/// An ask that has timed out can still be answered, to its asker and nobody else.
+#[test]
+fn a_late_answer_goes_to_its_asker() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let (mut ann, mut ben) = (dir.peer("ann"), dir.peer("ben"));
+    let mut ask = Raw::ask_as("ask_secret01", "ben", "the port?");
+    ask["timeout_ms"] = json!(50);
+    let id = ann.begin(ask);
+    ben.take_push();
+    ann.end(id).expect("asked");
+    assert_eq!(ann.take_push()["code"], "timeout");
+    let mut eve = dir.raw();
+    for state in ["ended", "pushed"] {
+        eve.say(
+            &json!({"type": "resume", "held": {"what": "asked", "ask_id": "ask_secret01", "peer": "p-ben",
+            "to": "ben", "text": "mine", "state": state, "age_ms": 0, "left_ms": 60_000}}),
+        );
+    }
+    register(&mut eve, "eve", json!({})).expect("registered");
+    let id = ben.begin(json!({"type": "reply", "ask_id": "ask_secret01", "text": "4711"}));
+    let late = ann.take_push();
+    assert_eq!((&late["text"], &late["late"]), (&json!("4711"), &json!(true)));
+    ben.end(id).expect("replied");
+}
+
+#[test]
+fn nobody_confirms_for_another() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let (mut ann, mut eve) = (dir.peer("ann"), dir.peer("eve"));
+    // A session with hooks: its pushes await a receipt.
+    let mut ben = dir.raw();
+    register(
+        &mut ben,
+        "ben",
+        json!({"kind": "session", "claude": "1-2-3", "paths": ["inbox"], "hooked": true}),
+    )
+    .expect("registered");
+    let id = ann.begin(Raw::ask_as("ask_secret01", "ben", "the port?"));
+    let push = ben.hear_type("push");
+    // Eve even knows the identifier: as a peer she speaks for herself alone.
+    eve.say(&json!({"type": "seen", "pushes": [push["push"]], "accepted": [push["push"]]}));
+    eve.say(&json!({"type": "pushed", "push": push["push"]}));
+    eve.say(&json!({"type": "pushed", "push": push["push"], "error": "broken"}));
+    ann.say(&json!({"type": "seen", "pushes": [push["push"]]}));
+    // A stranger, as hooks are, must know it.
+    let mut stranger = dir.raw();
+    stranger.say(&json!({"type": "pushed", "push": push["push"]}));
+    let guesses: Vec<String> = (0..1000).map(|n| format!("push_{n:024x}")).collect();
+    stranger.say(&json!({"type": "seen", "pushes": guesses}));
+    eve.call(json!({"type": "status"})).expect("heard");
+    stranger.call(json!({"type": "status"})).expect("heard");
+    let asked = ann.end(id).expect("asked");
+    assert_eq!(asked["asked"]["state"], "queued");
+    let state = |ann: &mut Raw| {
+        ann.call(json!({"type": "peers"})).expect("a roster")["peers"]["asks"][0]["state"].clone()
+    };
+    assert_eq!(state(&mut ann), "queued");
+    ben.say(&json!({"type": "pushed", "push": push["push"]}));
+    until("pushed", || (state(&mut ann) == "pushed").then_some(()));
+    stranger.say(&json!({"type": "seen", "pushes": [push["push"]]}));
+    until("seen", || (state(&mut ann) == "seen").then_some(()));
+}
+
+#[test]
+fn a_living_session_cannot_be_taken_over() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let (mut ann, mut ben) = (dir.peer("ann"), dir.peer("ben"));
+    for wrong in [
+        json!({"secret": "a guess"}),
+        json!({"secret": "secret of ben "}),
+        json!({"secret": "SECRET OF BEN"}),
+    ] {
+        let mut eve = dir.raw();
+        eve.say(
+            &json!({"type": "resume", "held": {"what": "replied", "ask_id": "ask_00000001", "peer": "p-ann",
+            "to": "ann", "text": "x"}}),
+        );
+        let (code, message) = register(&mut eve, "ben", wrong).expect_err("not ben");
+        assert_eq!(code, "name_taken");
+        assert!(!message.contains("secret of"), "{message}");
+        // And what she holds back is not ben's either.
+        let mut who = Raw::who("eve");
+        who["peer"] = json!("p-eve");
+        assert_eq!(
+            eve.call(json!({"type": "register", "who": who})).expect("herself")["registered"]["name"],
+            "eve"
+        );
+    }
+    // Ben is still there and still ben.
+    let id = ann.begin(Raw::ask_as("ask_00000002", "ben", "you?"));
+    assert_eq!(ben.take_push()["text"], "you?");
+    ann.end(id).expect("asked");
+    // Nor while he may come back.
+    ben.hang_up();
+    let mut eve = dir.raw();
+    assert_eq!(register(&mut eve, "ben", json!({"secret": "a guess"})).expect_err("not ben").0, "name_taken");
+    // With the secret it is ben again, and the half-open connection of before is cut.
+    let mut first = dir.raw();
+    register(&mut first, "ben", json!({"fresh": false})).expect("ben");
+    let mut second = dir.raw();
+    register(&mut second, "ben", json!({"fresh": false})).expect("ben");
+    first.hear_end();
+    assert!(dir.hubs().len() == 1);
+}
+
+#[test]
+fn a_name_in_use_cannot_be_had() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let (mut ann, mut ben) = (dir.peer("ann"), dir.peer("ben"));
+    for disguise in ["ben", "BEN", " ben ", "-ben-", "b\u{200b}en", "\u{1b}[31mben"] {
+        let mut eve = dir.raw();
+        let result = register(&mut eve, disguise, json!({"peer": crate::unique("p"), "exact": true}));
+        match result {
+            Err((code, _)) => assert_eq!(code, "name_taken", "{disguise:?}"),
+            Ok(answer) => assert_ne!(answer["registered"]["name"], "ben", "{disguise:?}"),
+        }
+        assert_ne!(
+            ann.call(json!({"type": "rename", "name": disguise, "exact": false}))
+                .map(|a| a["renamed"]["name"].clone()),
+            Ok(json!("ben"))
+        );
+    }
+    let mut eve = dir.raw();
+    assert_eq!(
+        register(&mut eve, "ben", json!({"peer": "p-eve"})).expect("a suffix")["registered"]["name"],
+        "ben-2"
+    );
+    assert_eq!(eve.refusal(json!({"type": "rename", "name": "Ben", "exact": true})), "name_taken");
+    // An old name goes on resolving for those who knew it, but a new owner is not passed over.
+    let id = ann.begin(Raw::ask_as("ask_00000001", "ben", "you?"));
+    assert_eq!(ben.take_push()["text"], "you?");
+    ann.end(id).expect("asked");
+}
+
+#[test]
+fn from_is_what_the_hub_knows_and_not_what_is_said() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let mut ben = dir.peer("ben");
+    let mut eve = dir.peer("eve");
+    let mut ask = Raw::ask_as("ask_00000001", "ben", "x");
+    for (key, value) in
+        [("from", "ann"), ("peer", "p-ann"), ("cwd", "/home/ann"), ("kind", "failed"), ("push", "push_x")]
+    {
+        ask[key] = json!(value);
+    }
+    let id = eve.begin(ask);
+    let push = ben.take_push();
+    eve.end(id).expect("asked");
+    assert_eq!((&push["from"], &push["peer"], &push["cwd"]), (&json!("eve"), &json!("p-eve"), &json!("/")));
+    assert_eq!((&push["kind"], &push["path"]), (&json!("ask"), &json!("socket")));
+}
+
+/// A model has the five tools and nothing else: it can't name a push, another's secret, or an ask that is not its own.
+#[test]
+fn by_the_tools_nobody_speaks_for_another() {
+    let dir = DataDir::new();
+    let [ann, ben, eve] = dir.channels(["ann", "ben", "eve"]);
+    let ask = ann.ask("ben", "the port?");
+    assert_eq!(ben.take("ask", &ask).from, "ann");
+    assert_eq!(eve.reply(&ask, "666").code(), "unknown_ask");
+    assert_eq!(ann.reply(&ask, "666").code(), "unknown_ask");
+    for (tool, extra) in [
+        ("relay_reply", json!({"ask_id": ask, "answer": "666", "from": "ben"})),
+        ("relay_ask", json!({"to": "ben", "question": "x", "from": "ann"})),
+        ("relay_ask", json!({"to": "ben", "question": "x", "ask_id": ask})),
+        ("relay_peers", json!({"secret": true})),
+    ] {
+        assert_eq!(eve.call(tool, extra).code(), "bad_args");
+    }
+    for method in ["resume", "seen", "register", "relay_stop", "notifications/claude/channel"] {
+        let answer = eve.request("tools/call", &arguments(method, json!({})));
+        assert!(answer["error"].is_object(), "{answer}");
+    }
+    assert_eq!(eve.call("relay_rename", json!({"name": "Ben"})).code(), "name_taken");
+    assert_eq!(ben.reply(&ask, "4711").ok()["to"], "ann");
+    assert!(ann.take("reply", &ask).content.contains("4711"));
+    assert!(ann.pushes().is_empty() && eve.pushes().is_empty());
+}
+
+/// What anybody with the socket can do, and `SECURITY.md` says so: hooks are known by the process that they name only.
+/// Nobody learns more by it than who watches the traffic does, and what was taken is not called seen.
+#[test]
+fn whoever_has_the_socket_can_pose_as_a_hook() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let mut ann = dir.peer("ann");
+    let mut ben = dir.raw();
+    register(
+        &mut ben,
+        "ben",
+        json!({"kind": "session", "claude": "1-2-3", "paths": ["hook"], "hooked": true}),
+    )
+    .expect("registered");
+    let mut thief = dir.raw();
+    thief.call(json!({"type": "wait", "claude": "1-2-3"})).expect("taken for ben's waiter");
+    let id = ann.begin(Raw::ask_as("ask_00000001", "ben", "hm?"));
+    let stolen = thief.hear_type("push");
+    thief.say(&json!({"type": "pushed", "push": stolen["push"]}));
+    let asked = ann.end(id).expect("asked");
+    assert_ne!(asked["asked"]["state"], "seen");
+    // One connection is one waiter, and no peer is one.
+    assert_eq!(thief.refusal(json!({"type": "wait", "claude": "4-5-6"})), "bad_msg");
+    assert_eq!(ann.refusal(json!({"type": "wait", "claude": "1-2-3"})), "bad_msg");
+    all_is_well(&dir);
+}

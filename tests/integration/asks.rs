@@ -1,0 +1,191 @@
+//! Asks, replies and broadcasts between channels, and every way in which an ask can end.
+
+use serde_json::json;
+
+use crate::driver::{Channel, DataDir};
+
+#[test]
+fn an_ask_is_answered() {
+    let dir = DataDir::new();
+    let [a, b] = dir.channels(["a", "b"]);
+    let asked = a.call("relay_ask", json!({"to": "B", "question": "what is 6 * 7?"})).ok();
+    assert_eq!((&asked["to"], &asked["state"]), (&json!("b"), &json!("pushed")));
+    let ask_id = asked["ask_id"].as_str().expect("an id");
+    let ask = b.take("ask", ask_id);
+    assert_eq!(
+        (ask.from.as_str(), ask.meta("cwd")),
+        ("a", a.peers()["self"]["cwd"].as_str().expect("a cwd"))
+    );
+    assert!(ask.content.starts_with("> what is 6 * 7?\n"), "{}", ask.content);
+    assert!(ask.content.contains("relay_reply") && ask.content.contains(ask_id), "{}", ask.content);
+    let replied = b.reply(ask_id, "42").ok();
+    assert_eq!((&replied["ask_id"], &replied["to"]), (&json!(ask_id), &json!("a")));
+    let reply = a.take("reply", ask_id);
+    assert_eq!((reply.from.as_str(), reply.content.as_str(), reply.meta("late")), ("b", "> 42", ""));
+    assert_eq!((a.peers()["asks"].clone(), b.peers()["owed"].clone()), (json!([]), json!([])));
+    assert!(a.pushes().is_empty() && b.pushes().is_empty(), "nothing comes twice");
+}
+
+#[test]
+fn both_may_ask_each_other_at_once() {
+    let dir = DataDir::new();
+    let [a, b] = dir.channels(["a", "b"]);
+    let (one, two) = (a.ask("b", "ping"), b.ask("a", "pong"));
+    b.take("ask", &one);
+    a.take("ask", &two);
+    a.reply(&two, "to two").ok();
+    b.reply(&one, "to one").ok();
+    assert_eq!(a.take("reply", &one).content, "> to one");
+    assert_eq!(b.take("reply", &two).content, "> to two");
+}
+
+#[test]
+fn a_text_of_64_kib_arrives_whole() {
+    let dir = DataDir::new();
+    let [a, b] = dir.channels(["a", "b"]);
+    let text = "ü\u{1F600}\"\\/x".repeat(6000);
+    let text = &text[..text.floor_char_boundary(64 << 10)];
+    let ask_id = a.ask("b", text);
+    assert!(b.take("ask", &ask_id).content.starts_with(&format!("> {text}\n")));
+    b.reply(&ask_id, text).ok();
+    assert_eq!(a.take("reply", &ask_id).content, format!("> {text}"));
+}
+
+#[test]
+fn an_ask_takes_one_answer() {
+    let dir = DataDir::new();
+    let [a, b] = dir.channels(["a", "b"]);
+    let ask_id = a.ask("b", "?");
+    b.take("ask", &ask_id);
+    b.reply(&ask_id, "first").ok();
+    assert_eq!(b.reply(&ask_id, "second").code(), "unknown_ask");
+    a.take("reply", &ask_id);
+    a.peers();
+    assert!(a.pushes().is_empty());
+}
+
+#[test]
+fn only_who_was_asked_may_answer() {
+    let dir = DataDir::new();
+    let [a, b, thief] = dir.channels(["a", "b", "thief"]);
+    let ask_id = a.ask("b", "?");
+    b.take("ask", &ask_id);
+    assert_eq!(thief.reply(&ask_id, "mine").code(), "unknown_ask");
+    assert_eq!(a.reply(&ask_id, "my own").code(), "unknown_ask");
+    b.reply(&ask_id, "theirs").ok();
+    assert_eq!(a.take("reply", &ask_id).content, "> theirs");
+}
+
+#[test]
+fn an_ask_that_nobody_answers_times_out() {
+    let dir = DataDir::new();
+    let [a, b] = dir.channels(["a", "b"]);
+    let asked = a.call("relay_ask", json!({"to": "b", "question": "?", "timeout_s": 1})).ok();
+    let ask_id = asked["ask_id"].as_str().expect("an id");
+    b.take("ask", ask_id);
+    let failed = a.take("failed", ask_id);
+    assert_eq!((failed.meta("code"), failed.from.as_str()), ("timeout", "b"));
+    assert!(failed.content.starts_with("timeout: "), "{}", failed.content);
+    // What comes after all still holds work, and says that it is late.
+    b.reply(ask_id, "sorry, was away").ok();
+    let late = a.take("reply", ask_id);
+    assert_eq!((late.meta("late"), late.from.as_str()), ("true", "b"));
+    assert!(late.content.starts_with("> sorry, was away"), "{}", late.content);
+    assert_eq!(b.reply(ask_id, "and another thing").code(), "unknown_ask");
+}
+
+#[test]
+fn a_peer_that_says_goodbye_is_gone_at_once() {
+    // The grace is longer than this test may take.
+    let dir = DataDir::with(&[("RELAY_GRACE_S", "1000")]);
+    let [a, mut b] = dir.channels(["a", "b"]);
+    let ask_id = a.ask("b", "?");
+    b.take("ask", &ask_id);
+    b.close();
+    let failed = a.take("failed", &ask_id);
+    assert_eq!(failed.meta("code"), "peer_gone");
+    assert_eq!(a.call("relay_ask", json!({"to": "b", "question": "?"})).code(), "peer_not_found");
+}
+
+#[test]
+fn a_peer_that_dies_is_gone_after_the_grace() {
+    let dir = DataDir::with(&[("RELAY_GRACE_S", "0.3")]);
+    let [a, mut b] = dir.channels(["a", "b"]);
+    let ask_id = a.ask("b", "?");
+    b.kill();
+    assert_eq!(a.take("failed", &ask_id).meta("code"), "peer_gone");
+}
+
+#[test]
+fn an_answer_to_a_peer_that_left_is_peer_gone() {
+    let dir = DataDir::new();
+    let [mut a, b] = dir.channels(["a", "b"]);
+    let ask_id = a.ask("b", "?");
+    b.take("ask", &ask_id);
+    a.close();
+    assert_eq!(b.reply(&ask_id, "too late").code(), "peer_gone");
+    assert_eq!(b.peers()["owed"], json!([]));
+}
+
+#[test]
+fn oneself_is_not_asked() {
+    let dir = DataDir::new();
+    let a = dir.channel("a");
+    assert_eq!(a.call("relay_ask", json!({"to": "a", "question": "?"})).code(), "bad_args");
+}
+
+fn broadcast(from: &Channel, arguments: serde_json::Value) -> (String, Vec<(String, String)>) {
+    let data = from.call("relay_broadcast", arguments).ok();
+    let text = |v: &serde_json::Value| v.as_str().expect("text").to_owned();
+    let asks = data["asks"].as_array().expect("asks").iter();
+    (text(&data["broadcast_id"]), asks.map(|a| (text(&a["to"]), text(&a["ask_id"]))).collect())
+}
+
+#[test]
+fn a_broadcast_brings_answers_and_one_summary() {
+    let dir = DataDir::new();
+    let [a, b, c] = dir.channels(["a", "b", "c"]);
+    let (id, asks) = broadcast(&a, json!({"question": "all well?"}));
+    let names: Vec<&str> = asks.iter().map(|(to, _)| to.as_str()).collect();
+    assert_eq!(names, ["b", "c"]);
+    for (channel, (_, ask_id)) in [&b, &c].into_iter().zip(&asks) {
+        assert_eq!(channel.take("ask", ask_id).meta("broadcast"), "true");
+        channel.reply(ask_id, "yes").ok();
+        assert_eq!(a.take("reply", ask_id).meta("broadcast"), "true");
+    }
+    let summary = a.take("summary", &id);
+    assert!(summary.content.contains("2 of 2 answered (b, c)"), "{}", summary.content);
+    a.peers();
+    assert!(a.pushes().is_empty(), "one summary");
+}
+
+#[test]
+fn a_broadcasts_summary_names_who_did_not_answer_and_why() {
+    let dir = DataDir::new();
+    let [a, b, mut c, d] = dir.channels(["a", "b", "c", "d"]);
+    let (id, asks) = broadcast(&a, json!({"question": "all well?", "timeout_s": 1}));
+    for (channel, (_, ask_id)) in [&b, &c, &d].into_iter().zip(&asks) {
+        channel.take("ask", ask_id);
+    }
+    b.reply(&asks[0].1, "yes").ok();
+    c.close();
+    let summary = a.take("summary", &id);
+    for part in ["1 of 3 answered (b)", "c (peer_gone)", "d (timeout)"] {
+        assert!(summary.content.contains(part), "{}", summary.content);
+    }
+    a.take("reply", &asks[0].1);
+    assert!(a.pushes().is_empty(), "the summary stands for the failures: {:?}", a.pushes());
+    // Late is late here, too.
+    d.reply(&asks[2].1, "oh").ok();
+    assert_eq!(a.take("reply", &asks[2].1).meta("late"), "true");
+}
+
+#[test]
+fn a_broadcast_to_nobody_is_an_answer() {
+    let dir = DataDir::new();
+    let a = dir.channel("a");
+    let (_, asks) = broadcast(&a, json!({"question": "hello?"}));
+    assert!(asks.is_empty());
+    a.peers();
+    assert!(a.pushes().is_empty());
+}

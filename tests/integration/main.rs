@@ -1,0 +1,15 @@
+//! The built binary, driven from outside: real processes, real sockets, raw bad bytes.
+
+#[path = "../driver/mod.rs"]
+mod driver;
+
+mod asks;
+mod codes;
+mod files;
+mod hub_life;
+mod names;
+mod paths;
+mod protocol;
+mod resume;
+mod trouble;
+mod wire;

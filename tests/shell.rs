@@ -1,0 +1,542 @@
+//! `relay peers`, `ask`, `broadcast`, `join`, `tail`, `status`, `stop`: the built binary, with and without a terminal.
+
+mod shell_kit;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use serde_json::{Value, json};
+use shell_kit::{Home, RELAY, keys, kill};
+
+/// What the terminal shows once it has done all the erasing.
+fn shown(raw: &str) -> String {
+    let mut lines = vec![String::new()];
+    let mut rest = raw.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '\n' => lines.push(String::new()),
+            '\u{1b}' if rest.next_if_eq(&'[').is_some() => {
+                let mut sequence = String::new();
+                for c in rest.by_ref() {
+                    sequence.push(c);
+                    if ('@'..='~').contains(&c) {
+                        break;
+                    }
+                }
+                if sequence == "K" {
+                    lines.last_mut().expect("a line").clear(); // we only ever erase from the line's start
+                }
+            }
+            '\r' => {}
+            c => lines.last_mut().expect("a line").push(c),
+        }
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn an_empty_machine() {
+    let home = Home::new();
+    let peers = home.run(&["peers"]);
+    assert_eq!((peers.code, peers.out.as_str()), (Some(0), "Nobody else is here.\n"));
+    assert_eq!(home.json(&["peers", "--json"]), json!({"peers": [], "asks": [], "owed": []}));
+    let status = home.run(&["status", "--json"]);
+    assert_eq!(status.code, Some(11));
+    assert_eq!(status.json()["error"]["code"], "hub_unreachable");
+    assert_eq!(home.run(&["tail"]).code, Some(11));
+    assert_eq!(home.run(&["stop"]).code, Some(0));
+    assert!(!shell_kit::exists(home.data()), "nothing was started");
+}
+
+#[test]
+fn usage() {
+    let home = Home::new();
+    for (args, said) in [
+        (&["frobnicate"][..], "there is no command 'frobnicate'"),
+        (&["aks", "bob"], "did you mean 'relay ask'?"),
+        (&["ask", "--jsn", "bob"], "did you mean '--json'?"),
+        (&["ask", "bob", "--zzzzzz"], "write `--` before a text"),
+        (&["ask", "bob", "x", "--timeout"], "--timeout"),
+        (&["peers", "bob"], "'bob' is one argument too many"),
+        (&["peers", "-x"], "there is no option '-x'"),
+        (&["peers", "--json=1"], "--json"),
+        (&[], "a command is missing"),
+        (&["ask"], "whom to ask?"),
+        (&["ask", "bob"], "the text is empty"),
+        (&["ask", "bob", "  "], "the text is empty"),
+        (&["ask", "bob", "x", "--timeout", "5x"], "'5x' is no time"),
+        (&["ask", "bob", "x", "--timeout", "0"], "'0' is no time"),
+        (&["ask", "bob", "x", "--timeout", "25h"], "'25h' is no time"),
+        (&["broadcast", "x", "--scope", "moon"], "there is no scope 'moon'"),
+        (&["completions", "tcsh"], "bash, zsh or fish"),
+        (&["setup", "--allow", "--no-allow"], "at once"),
+    ] {
+        let ran = home.run(args);
+        assert_eq!(ran.code, Some(2), "{args:?} {ran:?}");
+        assert!(ran.err.contains(said) && ran.out.is_empty(), "{args:?} {ran:?}");
+    }
+    let json = home.run(&["ask", "bob", "", "--json"]);
+    assert_eq!((json.code, &json.json()["error"]["code"]), (Some(2), &json!("bad_args")));
+    assert_eq!(home.feed(&["ask", "bob", "-"], &[b'x'; 70_000]).code, Some(2), "over 64 KiB");
+    assert_eq!(home.feed(&["ask", "bob"], b"\xff\xfe").code, Some(2), "not UTF-8");
+    assert_eq!(home.run(&["hook", "--frobnicate"]).code, Some(0), "a hook must not block its session");
+    assert!(!shell_kit::exists(home.data()), "nothing was started");
+}
+
+#[test]
+fn help() {
+    let home = Home::new();
+    let overview = home.run(&["--help"]);
+    assert_eq!(overview.code, Some(0));
+    for line in overview.out.lines().take_while(|l| !l.starts_with("Options")).filter(|l| l.starts_with("  "))
+    {
+        let command = line.split_whitespace().next().expect("a name");
+        let help = home.run(&[command, "--help"]);
+        assert_eq!(help.code, Some(0), "{command}");
+        assert!(
+            help.out.starts_with(&format!("{command}: ")) && help.out.contains("Usage: relay"),
+            "{}",
+            help.out
+        );
+        assert!(help.out.lines().all(|l| l.chars().count() <= 130), "{}", help.out);
+    }
+    assert!(home.run(&["--version"]).out.starts_with("relay 0."));
+}
+
+#[test]
+fn an_answer() {
+    let home = Home::new();
+    let mut bob = home.join("bob");
+    let by_argument = home.start(&["ask", "bob", "how", "are", "you?"]);
+    bob.out.until("#1 tester asks: how are you?\n");
+    bob.line("fine,\\");
+    bob.line("thanks");
+    bob.err.until("tester has your answer.");
+    assert_eq!(by_argument.out.text(), "fine,\nthanks\n");
+    assert_eq!(by_argument.err.text(), "", "no status line without a terminal");
+
+    let mut by_pipe = home.start(&["ask", "Bob", "--json", "--as", "ci"]);
+    by_pipe.write("one\n  two\u{1b}[31m\n\n");
+    by_pipe.stdin = None;
+    bob.out.until("#2 ci asks: one\n    two\u{1b}[31m\n");
+    bob.line("#2 \u{1b}[1mraw \"quoted\"");
+    assert_eq!(by_pipe.code(), Some(0));
+    let answer: Value = serde_json::from_str(&by_pipe.out.text()).expect("JSON");
+    assert_eq!(keys(&answer), ["answer", "ask_id", "from", "to"]);
+    assert!(answer["ask_id"].as_str().is_some_and(|id| id.starts_with("ask_")));
+    assert_eq!(
+        (&answer["answer"], &answer["from"], &answer["to"]),
+        (&json!("\u{1b}[1mraw \"quoted\""), &json!("bob"), &json!("bob"))
+    );
+}
+
+#[test]
+fn how_an_ask_fails() {
+    let home = Home::new();
+    let mut bob = home.join("bob");
+    let nobody = home.run(&["ask", "bbo", "x"]);
+    assert_eq!(nobody.code, Some(3));
+    assert!(
+        nobody.err.starts_with("relay: peer_not_found: ") && nobody.err.contains("bob"),
+        "{}",
+        nobody.err
+    );
+    let late = home.run(&["ask", "bob", "quick", "--timeout", "1"]);
+    assert_eq!((late.code, late.out.as_str()), (Some(5), ""));
+    assert!(late.err.starts_with("relay: timeout: \"bob\""), "{}", late.err);
+    let json = home.run(&["ask", "bob", "quick", "--timeout", "1s", "--json"]);
+    assert_eq!(json.code, Some(5));
+    let json = json.json();
+    assert_eq!((keys(&json), keys(&json["error"])), (vec!["ask_id", "error"], vec!["code", "message"]));
+    assert_eq!(json["error"]["code"], "timeout");
+    assert_eq!(home.run(&["ask", "bob", "x", "--as", "bob"]).code, Some(6));
+    let mut second = home.start(&["join", "bob"]);
+    assert_eq!(second.code(), Some(6));
+    let mut asked = home.start(&["ask", "bob", "still there?"]);
+    bob.out.until("still there?");
+    bob.line("/quit");
+    assert_eq!((asked.code(), bob.code()), (Some(4), Some(0)));
+    assert_eq!(home.run(&["ask", "x", "y", "--data-dir", "/dev/null/no"]).code, Some(11));
+}
+
+/// A hub that refuses every request of its one client with this error. It listens until it is joined and dropped.
+fn refusing_hub(home: &Home, greeting: Value, refusal: Value) -> thread::JoinHandle<UnixListener> {
+    std::fs::create_dir_all(home.data()).expect("the data directory");
+    let _ = std::fs::remove_file(home.data().join("hub.sock"));
+    let listener = UnixListener::bind(home.data().join("hub.sock")).expect("bound");
+    thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a client");
+        let mut lines = BufReader::new(stream.try_clone().expect("cloned")).lines();
+        let say = |value: Value| writeln!(&stream, "{value}").is_ok();
+        lines.next();
+        say(greeting);
+        while let Some(Ok(line)) = lines.next() {
+            let message: Value = serde_json::from_str(&line).expect("JSON");
+            let answer = match message["type"].as_str() {
+                Some("register") => {
+                    json!({"type": "ok", "id": message["id"], "answer": {"registered": {"name": "me"}}})
+                }
+                Some("ask") => {
+                    let mut answer = refusal.clone();
+                    answer["id"] = message["id"].clone();
+                    answer
+                }
+                Some("bye") => return listener,
+                _ => continue,
+            };
+            if !say(answer) {
+                return listener;
+            }
+        }
+        listener
+    })
+}
+
+#[test]
+fn an_exit_code_for_each_error_code() {
+    let home = Home::new();
+    let welcome = json!({"type": "welcome", "v": 1, "pid": 1, "version": "0"});
+    for (code, exit) in [
+        ("bad_args", 2),
+        ("peer_not_found", 3),
+        ("peer_gone", 4),
+        ("timeout", 5),
+        ("name_taken", 6),
+        ("not_registered", 7),
+        ("already_registered", 8),
+        ("unknown_ask", 9),
+        ("bad_msg", 10),
+        ("hub_unreachable", 11),
+        ("overloaded", 13),
+    ] {
+        let hub = refusing_hub(
+            &home,
+            welcome.clone(),
+            json!({"type": "error", "code": code, "message": "so it is"}),
+        );
+        let ran = home.run(&["ask", "bob", "x"]);
+        assert_eq!((ran.code, ran.err), (Some(exit), format!("relay: {code}: so it is\n")));
+        hub.join().expect("the hub ends");
+    }
+    let other = json!({"type": "error", "code": "protocol_mismatch", "message": "too new"});
+    let hub = refusing_hub(&home, other.clone(), Value::Null);
+    assert_eq!(home.run(&["peers"]).code, Some(12));
+    hub.join().expect("the hub ends");
+    // The remedy works with a hub that we can't speak with: it leaves when its socket is gone.
+    let hub = refusing_hub(&home, other, Value::Null);
+    let stopped = home.run(&["stop"]);
+    assert_eq!(
+        (stopped.code, shell_kit::exists(home.data().join("hub.sock"))),
+        (Some(0), false),
+        "{stopped:?}"
+    );
+    hub.join().expect("the hub ends");
+}
+
+#[test]
+fn who_is_there() {
+    let home = Home::new();
+    let _bob = home.join("bob");
+    let _asking = home.start(&["ask", "bob", "x", "--as", "script"]);
+    _bob.out.until("asks: x");
+    let roster = home.json(&["peers", "--json"]);
+    let peers = roster["peers"].as_array().expect("peers");
+    assert_eq!(peers.len(), 2);
+    assert_eq!(
+        keys(&peers[0]),
+        ["activity", "confirmed", "connected_s", "cwd", "kind", "name", "pid", "push"]
+    );
+    assert_eq!((&peers[0]["name"], &peers[1]["name"]), (&json!("bob"), &json!("script")));
+    assert!(peers.iter().all(|p| p["kind"] == "script" && p["push"] == "socket"));
+    let table = home.run(&["peers"]).out;
+    let header = table.lines().next().expect("a header");
+    assert_eq!(
+        header.split_whitespace().collect::<Vec<_>>(),
+        ["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"]
+    );
+    assert!(table.lines().nth(1).is_some_and(|l| l.starts_with("bob ")), "{table}");
+    let status = home.json(&["status", "--json"]);
+    assert_eq!(
+        keys(&status),
+        [
+            "connections",
+            "data_dir",
+            "open_asks",
+            "peers",
+            "pid",
+            "protocol",
+            "undelivered",
+            "uptime_s",
+            "version"
+        ]
+    );
+    assert_eq!((&status["peers"], &status["open_asks"]), (&json!(2), &json!(1)));
+    assert!(home.run(&["status"]).out.contains("2 peers, 1 open asks"));
+    let all = home.json(&["broadcast", "to whom?", "--timeout", "1", "--json"]);
+    let failed = all["failed"].as_array().expect("failed");
+    assert!(failed.len() == 1 && failed[0]["to"] == "bob", "who only asks is not asked: {all}");
+}
+
+#[test]
+fn a_broadcast() {
+    let home = Home::new();
+    let alone = home.run(&["broadcast", "anyone?", "--json"]);
+    assert_eq!(alone.code, Some(3));
+    assert_eq!(keys(&alone.json()), ["answers", "broadcast_id", "failed"]);
+    let (mut bob, mut carol) = (home.join("bob"), home.join("carol"));
+    let mut all = home.start(&["broadcast", "what now?"]);
+    bob.out.until("what now?");
+    bob.line("lunch");
+    all.out.until("bob: lunch\n");
+    carol.out.until("what now?");
+    carol.line("/quit");
+    assert_eq!(all.code(), Some(0));
+    assert_eq!(all.out.text(), "bob: lunch\n");
+    assert_eq!(all.err.text(), "relay: peer_gone: no answer from carol\n");
+
+    let mut all = home.start(&["broadcast", "-", "--json", "--scope", "directory", "--timeout", "2s"]);
+    all.write("and\nnow?");
+    all.stdin = None;
+    bob.out.until("and\n  now?");
+    assert_eq!(all.code(), Some(5));
+    let value: Value = serde_json::from_str(&all.out.text()).expect("JSON");
+    assert_eq!(value["answers"], json!([]));
+    assert_eq!(keys(&value["failed"][0]), ["ask_id", "code", "to"]);
+    assert_eq!((&value["failed"][0]["to"], &value["failed"][0]["code"]), (&json!("bob"), &json!("timeout")));
+
+    let mut all = home.start(&["broadcast", "--json", "last"]);
+    bob.out.until("last");
+    bob.line("#3 ok");
+    assert_eq!(all.code(), Some(0));
+    let value: Value = serde_json::from_str(&all.out.text()).expect("JSON");
+    assert_eq!(keys(&value["answers"][0]), ["answer", "ask_id", "from"]);
+    assert_eq!(value["answers"][0]["answer"], "ok");
+    assert_eq!(home.run(&["broadcast", "x", "--scope", "repo"]).code, Some(2), "in no repository");
+}
+
+#[test]
+fn the_hub_is_killed() {
+    let home = Home::new();
+    let (mut bob, mut carol) = (home.join("bob"), home.join("carol"));
+    let mut ask = home.start(&["ask", "bob", "slow?"]);
+    bob.out.until("#1 tester asks: slow?");
+    let mut all = home.start(&["broadcast", "--as", "all", "everyone?"]);
+    bob.out.until("#2 all asks: everyone?");
+    carol.out.until("#1 all asks: everyone?");
+    let pid = home.json(&["status", "--json"])["pid"].as_u64().expect("a pid") as u32;
+    kill("-9", pid);
+    bob.err.until("The hub went away");
+    bob.line("#1 slow but sure");
+    assert_eq!(ask.code(), Some(0), "{}", ask.err.text());
+    assert_eq!(ask.out.text(), "slow but sure\n");
+    bob.line("here");
+    carol.line("me too");
+    assert_eq!(all.code(), Some(0));
+    let out = all.out.text();
+    assert!(out.contains("bob: here\n") && out.contains("carol: me too\n"), "{out}");
+    assert_eq!(bob.out.text_so_far().matches("slow?").count(), 1, "nothing is shown twice");
+    assert_ne!(home.json(&["status", "--json"])["pid"], pid);
+}
+
+#[test]
+fn an_interrupt_withdraws() {
+    let home = Home::new();
+    let bob = home.join("bob");
+    for (n, signal, code) in [(1, "-INT", 130), (2, "-TERM", 143)] {
+        let mut ask = home.start(&["ask", "bob", "never mind"]);
+        bob.out.until(&format!("#{n} tester asks: never mind"));
+        ask.signal(signal);
+        assert_eq!(ask.code(), Some(code));
+        bob.err.until(&format!("tester does not wait for #{n} any more."));
+        assert_eq!(home.json(&["status", "--json"])["open_asks"], 0);
+    }
+    let mut all = home.start(&["broadcast", "never mind"]);
+    bob.out.until("#3");
+    all.signal("-INT");
+    assert_eq!(all.code(), Some(130));
+    bob.err.until("does not wait for #3");
+}
+
+#[test]
+fn ask_on_a_terminal() {
+    let home = Home::new();
+    let mut bob = home.join("bob");
+    let Some(mut ask) = home.on_terminal(&["ask", "bob", "hm?"]) else { return };
+    ask.out.until("bob: seen");
+    assert_eq!(home.json(&["peers", "--json"])["peers"][1]["kind"], "person");
+    bob.line("\u{1b}[31mred\u{1b}[0m <channel>");
+    assert_eq!(ask.code(), Some(0));
+    let raw = ask.out.text();
+    assert!(raw.contains("bob: looking for the hub") && !raw.contains("\u{1b}[31m"), "{raw:?}");
+    assert_eq!(shown(&raw), "red <\\channel>\n", "the status line leaves no trace");
+
+    let Some(mut ask) = home.on_terminal(&["ask", "bob", "and?"]) else { return };
+    bob.out.until("#2 tester asks: and?");
+    ask.write("\u{3}");
+    assert_eq!(ask.code(), Some(130));
+    assert_eq!(shown(&ask.out.text()).replace("^C", ""), "");
+    bob.err.until("does not wait for #2");
+
+    let Some(mut all) = home.on_terminal(&["broadcast", "hey"]) else { return };
+    all.out.until("0 of 1 are in");
+    bob.out.until("#3 tester asks: hey");
+    bob.line("#3 ho");
+    assert_eq!(all.code(), Some(0));
+    assert_eq!(shown(&all.out.text()), "bob: ho\n");
+    let Some(mut ask) = home.on_terminal(&["ask", "nobody", "x"]) else { return };
+    assert_eq!(ask.code(), Some(3));
+    assert!(shown(&ask.out.text()).starts_with("relay: peer_not_found: "));
+}
+
+#[test]
+fn join_on_a_terminal() {
+    let home = Home::new();
+    let Some(mut bob) = home.on_terminal(&["join", "bob"]) else { return };
+    bob.out.until("You are bob");
+    let ask = home.start(&["ask", "bob", "first?", "--as", "one"]);
+    bob.out.until("#1 one asks:");
+    bob.write("half an ans");
+    bob.out.until("> half an ans");
+    let second = home.start(&["ask", "bob", "se\u{1b}[2Jcond?", "--as", "two"]);
+    let so_far = bob.out.until_match("the line again below", |text| {
+        text.rfind("#2 two asks:").is_some_and(|at| text[at..].contains("> half an ans"))
+    });
+    assert!(shown(&so_far).contains("second?\n> half an ans"), "{}", shown(&so_far));
+    // A typo is mended, a word erased, an arrow key means nothing.
+    bob.write("x\u{7f}wer zzz\u{17}\u{1b}[A\n");
+    assert_eq!(ask.out.text(), "half an answer\n");
+    // What is pasted is one answer, however many lines it has.
+    bob.write("\u{1b}[200~one\ntwo\u{1b}[201~\n");
+    assert_eq!(second.out.text(), "one\ntwo\n");
+    bob.write("/peers\n/frob\n#9 x\n#1\nx\n");
+    for note in
+        ["Nobody else is here.", "There is no /frob", "No question", "What is the answer?", "Nobody waits"]
+    {
+        bob.out.until(note);
+    }
+    bob.write("\u{4}");
+    assert_eq!(bob.code(), Some(0));
+    let Some(mut bob) = home.on_terminal(&["join", "bob"]) else { return };
+    bob.out.until("You are bob");
+    bob.write("typed\u{3}");
+    assert_eq!(bob.code(), Some(130));
+}
+
+#[test]
+fn join_asks() {
+    let home = Home::new();
+    let mut bob = home.join("bob");
+    let mut carol = home.join("carol");
+    carol.line("@bob is it done?");
+    bob.out.until("#1 carol asks: is it done?");
+    carol.err.until("bob: seen");
+    bob.line("@carol is what done?");
+    carol.out.until("#1 bob asks: is what done?");
+    bob.line("it is");
+    carol.out.until("bob answers: it is\n");
+    carol.line("@nobody x");
+    carol.err.until("nobody is called \"nobody\"");
+    carol.line("/peers");
+    carol.out.until("NAME");
+    carol.line("#1 the work");
+    bob.out.until("carol answers: the work\n");
+    // A script asks on stdin and gets the answer although stdin has ended.
+    let mut script = home.start(&["join", "ci"]);
+    script.line("@bob is main green?");
+    script.stdin = None;
+    bob.out.until("#2 ci asks: is main green?");
+    bob.line("very");
+    assert_eq!(script.code(), Some(0));
+    assert_eq!(script.out.text(), "bob answers: very\n");
+    bob.signal("-INT");
+    assert_eq!(bob.code(), Some(130));
+}
+
+#[test]
+fn an_answer_after_the_time() {
+    let home = Home::new();
+    let (mut bob, mut carol) = (home.join("bob"), home.join("carol"));
+    assert_eq!(home.run(&["ask", "bob", "quick", "--timeout", "1"]).code, Some(5));
+    bob.err.until("The time for #1 is up");
+    carol.line("@bob and me?");
+    bob.out.until("#2 carol asks: and me?");
+    bob.line("yes"); // goes to the one that still waits
+    carol.out.until("bob answers: yes\n");
+    bob.line("#1 too late");
+    bob.err.until("nobody waits for this answer");
+}
+
+#[test]
+fn the_traffic() {
+    let home = Home::new();
+    let mut bob = home.join("bob");
+    let mut tail = home.start(&["tail"]);
+    let json = home.start(&["tail", "--json"]);
+    tail.err.until("watching");
+    json.err.until("watching");
+    let ask = home.start(&["ask", "bob", "one\u{1b}[31m\ntwo"]);
+    bob.out.until("asks: one");
+    bob.line("done");
+    assert_eq!(ask.out.text(), "done\n");
+    let text = tail.out.until("tester  left\n");
+    for line in
+        ["tester  joined", "tester → bob  ask  one…", "tester → bob  ask seen", "bob → tester  reply  done"]
+    {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(text.lines().all(|l| l.as_bytes()[2] == b':' && l.as_bytes()[5] == b':'), "{text}");
+    let events = json.out.until("\"left\"");
+    let events: Vec<Value> = events.lines().map_while(|l| serde_json::from_str(l).ok()).collect();
+    let asked = events.iter().find(|e| e["event"] == "ask").expect("the ask");
+    assert_eq!(keys(asked), ["ask_id", "event", "from", "text", "to", "ts_ms"]);
+    assert_eq!(asked["text"], "one\u{1b}[31m\ntwo");
+    // The hub goes and another comes: the tail goes on.
+    home.run(&["stop"]);
+    tail.err.until("the hub has left");
+    bob.err.until("The hub went away");
+    tail.err.until_match("watching again", |text| text.matches("watching").count() == 2);
+    tail.signal("-INT");
+    assert_eq!(tail.wait().code(), None, "by the signal itself");
+}
+
+#[test]
+fn stop_keeps_what_is_under_way() {
+    let home = Home::new();
+    let mut bob = home.join("bob");
+    let mut ask = home.start(&["ask", "bob", "long?"]);
+    bob.out.until("long?");
+    let stopped = home.run(&["stop"]);
+    assert_eq!(stopped.code, Some(0));
+    assert!(stopped.out.contains("has left") && stopped.out.contains("peers (2)"), "{}", stopped.out);
+    bob.line("short");
+    assert_eq!(ask.code(), Some(0));
+    assert_eq!(ask.out.text(), "short\n");
+}
+
+#[test]
+fn nobody_reads() {
+    let home = Home::new();
+    let _bob = home.join("bob");
+    for args in [&["--help"][..], &["peers"], &["peers", "--json"], &["status"], &["completions", "bash"]] {
+        let mut child =
+            home.relay(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        drop(child.stdout.take());
+        let mut said = String::new();
+        child.stderr.take().expect("stderr").read_to_string(&mut said).expect("text");
+        child.wait().expect("its end");
+        assert_eq!(said, "", "{args:?}");
+    }
+    let mut tail =
+        home.relay(&["tail"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+    drop(tail.stdout.take());
+    while tail.try_wait().expect("its status").is_none() {
+        home.run(&["ask", "nobody", "x"]); // joins and leaves: something to write
+    }
+    assert_eq!(tail.wait().expect("its end").code(), Some(0));
+    // Full disks and closed stderr are no reason to panic either.
+    let sh = format!("{RELAY} peers >/dev/full; {RELAY} frob 2>&-; test $? = 2");
+    let ran = Command::new("sh").args(["-c", &sh]).env("RELAY_DATA_DIR", home.data()).output().expect("sh");
+    assert!(ran.status.success() && ran.stderr.is_empty(), "{ran:?}");
+}

@@ -1,0 +1,514 @@
+//! The relay among real sessions: a home with the plugin in it, sessions that do as they are told, and what the hub says.
+//!
+//! The scripted model of every session here does two things. It follows the orders in its user's prompts ([`Actor::call`],
+//! [`Actor::hold`]), and it answers what peers ask it as [`Stage::answers`] says. It takes for a question only what stands
+//! under a header of ours at the start of a line, so a test whose question is answered has seen the header where it belongs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::home::Home;
+use super::journal::deadline;
+use super::launch::{Launch, RELAY_TOOLS};
+use super::leftovers::{self, Process};
+use super::model::{Gate, Model, Request, Step, ToolResult, Turn};
+use super::session::Session;
+use super::terminal::Terminal;
+use super::watch::Watch;
+
+/// The MCP server of the installed plugin, as the client calls it.
+pub const SERVER: &str = "plugin:relay:relay";
+
+/// How the client names the plugin's tools.
+const PLUGIN: &str = "mcp__plugin_relay_relay__";
+
+/// What a session's model does when it is asked: `None` says nothing.
+type Manners = Arc<dyn Fn(&Ask) -> Option<String> + Send + Sync>;
+
+/// A question of a peer as the model met it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    pub ask_id: String,
+    pub from: String,
+    /// The whole line that our header is.
+    pub header: String,
+}
+
+/// What the scripts look at and the test may change meanwhile.
+#[derive(Default)]
+struct Plot {
+    manners: Mutex<BTreeMap<String, Manners>>,
+    gates: Mutex<BTreeMap<String, Gate>>,
+}
+
+/// See the module.
+pub struct Stage {
+    pub claude: std::path::PathBuf,
+    pub home: Home,
+    pub model: Model,
+    plot: Arc<Plot>,
+    tools: &'static str,
+    environment: BTreeMap<String, String>,
+}
+
+impl Stage {
+    /// With the plugin installed, as its user would install it.
+    #[track_caller]
+    pub fn new(claude: &Path) -> Stage {
+        let stage = Stage::without_plugin(claude, PLUGIN);
+        stage.home.install_plugin(claude, Path::new(env!("CARGO_MANIFEST_DIR")));
+        stage
+    }
+
+    /// With the relay as a bare MCP server, `claude mcp add relay -- relay channel`: it has no hooks.
+    #[track_caller]
+    pub fn bare(claude: &Path) -> Stage {
+        let stage = Stage::without_plugin(claude, "mcp__relay__");
+        let add = ["mcp", "add", "--scope", "user", "relay", "--", env!("CARGO_BIN_EXE_relay"), "channel"];
+        super::home::run(stage.home.command(claude).args(add));
+        stage
+    }
+
+    fn without_plugin(claude: &Path, tools: &'static str) -> Stage {
+        Stage {
+            claude: claude.to_owned(),
+            home: Home::new(),
+            model: Model::start(),
+            plot: Arc::default(),
+            tools,
+            // A hub leaves soon after its last session, so that a test sees that nothing is left.
+            environment: [("RELAY_BIN", env!("CARGO_BIN_EXE_relay")), ("RELAY_IDLE_EXIT_S", "0.5")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+        }
+    }
+
+    /// Sets an environment variable for every session that is launched from now on.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// A session about to be launched, with its script: see the module.
+    pub fn launch(&self, name: &str) -> Launch<'_> {
+        let plot = Arc::clone(&self.plot);
+        let tools = self.tools;
+        self.model.script(name, move |turn| plot.next(turn, tools));
+        let launch = Launch::new(&self.claude, &self.home, &self.model, name);
+        let launch = launch
+            .allow(&format!("{},Bash", if self.tools == PLUGIN { RELAY_TOOLS } else { "mcp__relay__*" }));
+        self.environment.iter().fold(launch, |launch, (name, value)| launch.env(name, value))
+    }
+
+    /// A session in a pipe that has its relay.
+    #[track_caller]
+    pub fn piped(&self, name: &str) -> Actor<'_, Session> {
+        self.act(self.launch(name).piped(), name)
+    }
+
+    /// The session of that name, as an actor, when it has its relay.
+    #[track_caller]
+    pub fn act(&self, mut session: Session, name: &str) -> Actor<'_, Session> {
+        session.wait_for_server(if self.tools == PLUGIN { SERVER } else { "relay" });
+        Actor { name: name.to_owned(), stage: self, session, orders: 0 }
+    }
+
+    /// The session of that name, as an actor, when it takes prompts.
+    #[track_caller]
+    pub fn act_in_terminal(&self, terminal: Terminal, name: &str) -> Actor<'_, Terminal> {
+        terminal.wait_until_ready();
+        Actor { name: name.to_owned(), stage: self, session: terminal, orders: 0 }
+    }
+
+    /// From now on the session answers every question so. Before that it says nothing to them.
+    pub fn answers(&self, name: &str, answer: &str) {
+        let answer = answer.to_owned();
+        self.manners(name, move |_| Some(answer.clone()));
+    }
+
+    /// From now on the session does so when it is asked.
+    pub fn manners(&self, name: &str, manners: impl Fn(&Ask) -> Option<String> + Send + Sync + 'static) {
+        lock(&self.plot.manners).insert(name.to_owned(), Arc::new(manners));
+    }
+
+    /// Blocks until the session's model has met a question with this text in it.
+    #[track_caller]
+    pub fn wait_for_ask(&self, name: &str, text: &str) -> Ask {
+        let request = self
+            .model
+            .wait_for(name, &format!("the question {text:?}"), |r| r.hears(text) && !asks_in(r).is_empty());
+        asks_in(&request).pop().expect("just seen")
+    }
+
+    /// A connection to the hub that is told everything that happens from now on. Blocks until there is a hub.
+    #[track_caller]
+    pub fn watch(&self) -> Watch {
+        Watch::start(&self.home.plugin_data())
+    }
+
+    /// Blocks until the hub has nothing on its way: what is not in a conversation by now won't come.
+    #[track_caller]
+    pub fn wait_until_delivered(&self) {
+        let end = Instant::now() + deadline();
+        loop {
+            let status = Watch::status(&self.home.plugin_data());
+            if status["undelivered"] == 0 {
+                return;
+            }
+            assert!(Instant::now() < end, "still on its way after {} s: {status}", deadline().as_secs());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Kills the hub with SIGKILL, as a crash would, and blocks until there is another.
+    #[track_caller]
+    pub fn kill_hub(&self) {
+        let data = self.home.plugin_data();
+        let pid = Watch::status(&data)["pid"].as_u64().expect("the hub's process");
+        leftovers::signal(u32::try_from(pid).expect("a process"), "KILL");
+        wait_until("another hub is there", || Watch::status(&data)["pid"] != pid);
+    }
+
+    /// The waiters that run now.
+    pub fn waiters(&self) -> Vec<Process> {
+        leftovers::processes_with(self.home.marker()).into_iter().filter(is_waiter).collect()
+    }
+
+    /// Blocks until so many waiters run.
+    #[track_caller]
+    pub fn wait_for_waiters(&self, count: usize) {
+        let end = Instant::now() + deadline();
+        loop {
+            let waiters = self.waiters();
+            if waiters.len() == count {
+                return;
+            }
+            assert!(
+                Instant::now() < end,
+                "not {count} waiters within {} s: {waiters:#?}",
+                deadline().as_secs()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Blocks until all that ran here has ended, the hub included: sessions should have been ended before.
+    #[track_caller]
+    pub fn finish(self) {
+        leftovers::wait_until_none(self.home.marker());
+    }
+}
+
+/// True of `relay hook --wait`, also before its launcher has become it.
+pub fn is_waiter(process: &Process) -> bool {
+    process.arguments.iter().any(|argument| argument == "--wait")
+}
+
+impl Plot {
+    fn next(&self, turn: &Turn, tools: &str) -> Step {
+        let text = turn.fresh_text();
+        let mut calls = Vec::new();
+        let mut gate = None;
+        for line in text.lines() {
+            if let Some((tool, input)) = order(line, "CALL-") {
+                let input = serde_json::from_str(input).unwrap_or_else(|e| panic!("{line}: {e}"));
+                let tool =
+                    if tool.starts_with("relay_") { format!("{tools}{tool}") } else { tool.to_owned() };
+                calls.push((tool, input));
+            }
+            if let Some((key, _)) = order(line, "HOLD-") {
+                gate = lock(&self.gates).get(key).cloned();
+            }
+        }
+        let manners = lock(&self.manners).get(&turn.session).cloned();
+        for ask in asks_in(turn) {
+            if let Some(answer) = manners.as_ref().and_then(|manners| manners(&ask)) {
+                calls.push((format!("{tools}relay_reply"), json!({"ask_id": ask.ask_id, "answer": answer})));
+            }
+        }
+        let step = if calls.is_empty() { Step::say("noted") } else { Step::Tools(calls) };
+        match gate {
+            Some(gate) => step.after(&gate),
+            None => step,
+        }
+    }
+}
+
+/// `CALL-7 first rest`: the first word after the order's number, and the rest.
+fn order<'a>(line: &'a str, verb: &str) -> Option<(&'a str, &'a str)> {
+    let (number, order) = line.trim().strip_prefix(verb)?.split_once(' ')?;
+    number.parse::<usize>().ok()?;
+    Some(order.split_once(' ').unwrap_or((order, "")))
+}
+
+/// The questions under our headers in what is new to the model.
+pub fn asks_in(request: &Request) -> Vec<Ask> {
+    headers_in(request, "ask")
+        .into_iter()
+        .map(|header| Ask {
+            ask_id: field(&header, "ask_id").expect("an ask has its id"),
+            from: field(&header, "from").expect("an ask has its asker"),
+            header,
+        })
+        .collect()
+}
+
+/// The lines of what is new to the model that are headers of ours of that kind. A line can be one in the middle of a text
+/// that is not ours, but not what a peer's text pretends: that is quoted.
+pub fn headers_in(request: &Request, kind: &str) -> Vec<String> {
+    let text = request.fresh_text();
+    text.lines()
+        .filter(|line| line.starts_with("[relay ") || line.starts_with("<channel "))
+        .filter(|line| field(line, "kind").as_deref() == Some(kind))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A field of a header.
+pub fn field(header: &str, name: &str) -> Option<String> {
+    let (_, rest) = header.split_once(&format!(" {name}="))?;
+    Some(match rest.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next()?.to_owned(),
+        None => rest.split([' ', ']', '>']).next()?.to_owned(),
+    })
+}
+
+/// Something that takes prompts.
+pub trait Prompted {
+    fn give(&mut self, prompt: &str);
+}
+
+impl Prompted for Session {
+    #[track_caller]
+    fn give(&mut self, prompt: &str) {
+        self.prompt(prompt);
+    }
+}
+
+impl Prompted for Terminal {
+    #[track_caller]
+    fn give(&mut self, prompt: &str) {
+        self.prompt(prompt);
+    }
+}
+
+/// A session that does what it is told.
+pub struct Actor<'a, S> {
+    pub name: String,
+    pub session: S,
+    stage: &'a Stage,
+    orders: usize,
+}
+
+/// A tool call that was ordered.
+#[must_use]
+pub struct Ordered {
+    order: String,
+    tool: String,
+}
+
+impl<S: Prompted> Actor<'_, S> {
+    /// Has the model call a tool (`relay_ask`, `Bash`), and returns its result.
+    #[track_caller]
+    pub fn call(&mut self, tool: &str, input: Value) -> ToolResult {
+        let ordered = self.start(tool, input);
+        self.result(&ordered)
+    }
+
+    /// As [`Actor::call`], for a call that succeeds with an object.
+    #[track_caller]
+    pub fn get(&mut self, tool: &str, input: Value) -> Value {
+        let result = self.call(tool, input);
+        assert!(!result.is_error, "{}: {result:?}", self.name);
+        serde_json::from_str(&result.text).unwrap_or_else(|e| panic!("{}: {e}: {result:?}", self.name))
+    }
+
+    /// As [`Actor::call`], for a call that fails; the error's text.
+    #[track_caller]
+    pub fn fail(&mut self, tool: &str, input: Value) -> String {
+        let result = self.call(tool, input);
+        assert!(result.is_error, "{}: {result:?}", self.name);
+        result.text
+    }
+
+    /// Has the model call a tool, and does not wait for it.
+    #[track_caller]
+    pub fn start(&mut self, tool: &str, input: Value) -> Ordered {
+        let order = self.order("CALL");
+        self.session.give(&format!("{order} {tool} {input}"));
+        Ordered { order: format!("{order} "), tool: tool.to_owned() }
+    }
+
+    /// Blocks until the model has the result of what was started.
+    #[track_caller]
+    pub fn result(&self, ordered: &Ordered) -> ToolResult {
+        let Ordered { order, tool } = ordered;
+        let of_it = |result: &ToolResult| result.name.ends_with(tool.as_str());
+        let request =
+            self.stage.model.wait_for(&self.name, &format!("the result of {order}{tool}"), |request| {
+                !request.hears(order)
+                    && request.received(order).matches > 0
+                    && request.tool_results().iter().any(of_it)
+            });
+        request.tool_results().into_iter().find(of_it).expect("just seen")
+    }
+
+    /// Asks a peer, and returns the ask's id.
+    #[track_caller]
+    pub fn ask(&mut self, to: &str, question: &str) -> String {
+        let asked = self.get("relay_ask", json!({"to": to, "question": question}));
+        assert_eq!(asked["to"], to);
+        asked["ask_id"].as_str().expect("an id").to_owned()
+    }
+
+    /// What `relay_peers` says.
+    #[track_caller]
+    pub fn peers(&mut self) -> Value {
+        self.get("relay_peers", json!({}))
+    }
+
+    /// Blocks until this session's hub knows the peer.
+    #[track_caller]
+    pub fn meet(&mut self, peer: &str) {
+        self.wait_for_peers(peer, |peers| peer_line(peers, peer) != Value::Null);
+    }
+
+    /// Has `relay_peers` called until it says what is wanted.
+    #[track_caller]
+    pub fn wait_for_peers(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let end = Instant::now() + deadline();
+        loop {
+            let peers = self.peers();
+            if wanted(&peers) {
+                return peers;
+            }
+            assert!(
+                Instant::now() < end,
+                "{}: no {what} within {} s: {peers:#}",
+                self.name,
+                deadline().as_secs()
+            );
+        }
+    }
+
+    /// What `relay_peers` says of an open ask of this session.
+    #[track_caller]
+    pub fn wait_for_state(&mut self, ask_id: &str, state: &str) -> Value {
+        let peers = self
+            .wait_for_peers(&format!("state {state:?}"), |peers| ask_line(peers, ask_id)["state"] == state);
+        ask_line(&peers, ask_id)
+    }
+
+    /// Begins a turn that lasts until the gate is opened, and returns when it has begun.
+    #[track_caller]
+    pub fn hold(&mut self) -> Gate {
+        let (gate, order) = (Gate::new(), self.order("HOLD"));
+        let key = format!("{}-{order}", self.name);
+        lock(&self.stage.plot.gates).insert(key.clone(), gate.clone());
+        self.session.give(&format!("{order} {key} please"));
+        gate.wait_until_reached();
+        gate
+    }
+
+    /// Begins a tool call that lasts until [`LongCall::end`], and returns when it runs.
+    #[track_caller]
+    pub fn long_call(&mut self) -> LongCall {
+        let number = self.orders;
+        let file = |what: &str| self.stage.home.path().join(format!("tmp/{}-{number}-{what}", self.name));
+        let (runs, ends) = (file("runs"), file("ends"));
+        let command =
+            format!("touch {}; while [ ! -e {} ]; do sleep 0.05; done", runs.display(), ends.display());
+        let ordered = self.start("Bash", json!({"command": command, "description": "Wait"}));
+        wait_until("the tool call runs", || runs.exists());
+        LongCall { ordered, ends }
+    }
+
+    /// Lets the session take one more turn when nothing is on its way any more: whatever came, and whatever came twice, is
+    /// in the request that this returns.
+    #[track_caller]
+    pub fn settle(&mut self) -> Request {
+        self.stage.wait_until_delivered();
+        let order = self.order("SETTLE");
+        self.session.give(&format!("{order} and no more"));
+        let order = format!("{order} ");
+        self.stage.model.wait_for(&self.name, &order, |request| request.hears(&order))
+    }
+
+    /// When nothing is on its way any more, the session has met each of these exactly once.
+    #[track_caller]
+    pub fn got_each_once(&mut self, needles: &[&str]) {
+        let all = self.settle();
+        for needle in needles {
+            assert_eq!(all.received(needle).matches, 1, "{} got {needle:?} that often", self.name);
+        }
+    }
+
+    fn order(&mut self, verb: &str) -> String {
+        self.orders += 1;
+        format!("{verb}-{}", self.orders)
+    }
+}
+
+impl Actor<'_, Session> {
+    /// Ends the session as its user would.
+    #[track_caller]
+    pub fn end(self) {
+        self.session.end();
+    }
+}
+
+impl Actor<'_, Terminal> {
+    /// Ends the session as its user would.
+    #[track_caller]
+    pub fn end(self) {
+        self.session.prompt("/exit");
+        self.session.wait_for_exit();
+    }
+}
+
+/// A tool call that runs.
+pub struct LongCall {
+    ordered: Ordered,
+    ends: std::path::PathBuf,
+}
+
+impl LongCall {
+    /// Ends the tool call, and returns when the model has its result.
+    #[track_caller]
+    pub fn end<S: Prompted>(self, actor: &Actor<'_, S>) {
+        std::fs::write(&self.ends, "").expect("the end of a tool call");
+        actor.result(&self.ordered);
+    }
+}
+
+/// The line of an open ask in what `relay_peers` says; null if it is not there.
+pub fn ask_line(peers: &Value, ask_id: &str) -> Value {
+    line(&peers["asks"], "ask_id", ask_id)
+}
+
+/// The line of a peer in what `relay_peers` says; null if it is not there.
+pub fn peer_line(peers: &Value, name: &str) -> Value {
+    line(&peers["peers"], "name", name)
+}
+
+fn line(lines: &Value, key: &str, value: &str) -> Value {
+    let lines = lines.as_array().map_or(&[][..], Vec::as_slice);
+    lines.iter().find(|line| line[key] == value).cloned().unwrap_or(Value::Null)
+}
+
+/// Blocks until it is so; for what has no event.
+#[track_caller]
+pub fn wait_until(what: &str, so: impl Fn() -> bool) {
+    let end = Instant::now() + deadline();
+    while !so() {
+        assert!(Instant::now() < end, "not within {} s: {what}", deadline().as_secs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
