@@ -91,7 +91,7 @@ impl Surroundings {
         let here =
             || std::env::current_dir().map_or_else(|_| "/".into(), |d| d.to_string_lossy().into_owned());
         let cwd = var("CLAUDE_PROJECT_DIR").unwrap_or_else(here);
-        let only = var("RELAY_PUSH").and_then(|p| serde_json::from_value(Value::String(p)).ok());
+        let only = var("RELAY_PUSH").and_then(|p| Path::named(&p));
         let mut file = SessionFile::new(pid);
         file.changed();
         let mut all = Surroundings {
@@ -383,7 +383,7 @@ impl Channel {
                 Ok(())
             }
             FromHub::Down(fault) => {
-                self.log.event(Level::Info, "hub_lost", &[("code", json!(fault.code))]);
+                self.log.event(Level::Info, "hub_lost", &[("code", json!(fault.code.name()))]);
                 (self.mouth, self.registered) = (None, false);
                 let until = Instant::now() + AWAY;
                 self.pending.values_mut().for_each(|p| (p.sent, p.until) = (false, p.until.min(until)));
@@ -396,12 +396,12 @@ impl Channel {
                     Ok(())
                 }
                 ToClient::Ok { id, answer, waiting } => self.answered(id, Ok(answer), waiting),
-                ToClient::Error { id: Some(id), fault, waiting } if id != 0 => {
-                    self.answered(id, Err(fault), waiting)
+                ToClient::Error { id: Some(id), code, message, waiting } if id != 0 => {
+                    self.answered(id, Err(Fault { code, message }), waiting)
                 }
-                ToClient::Error { fault, .. } => {
-                    self.log.event(Level::Warn, "refused", &[("code", json!(fault.code))]);
-                    self.away = fault;
+                ToClient::Error { code, message, .. } => {
+                    self.log.event(Level::Warn, "refused", &[("code", json!(code.name()))]);
+                    self.away = Fault { code, message };
                     Ok(())
                 }
                 ToClient::Push(parcel) => {
@@ -451,7 +451,10 @@ impl Channel {
         self.log.event(
             Level::Info,
             "registered",
-            &[("name", json!(name)), ("paths", json!(self.session.paths))],
+            &[
+                ("name", json!(name)),
+                ("paths", json!(self.session.paths.iter().map(|p| p.name()).collect::<Vec<_>>())),
+            ],
         );
         if let Some(activity) = self.session.file.status {
             self.say(&ToHub::Activity { activity: Some(activity), branch: None, paths: None });
@@ -599,7 +602,7 @@ impl Channel {
 
     fn pushed(&mut self, parcel: &Parcel, error: Option<String>) {
         if let Some(error) = &error {
-            let fields = [("path", json!(parcel.path)), ("error", json!(error))];
+            let fields = [("path", json!(parcel.path.name())), ("error", json!(error))];
             self.log.event(Level::Warn, "push_failed", &fields);
         }
         for push in self.memory.done(parcel, error.is_none()) {

@@ -5,15 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::Args;
 use crate::datadir::DataDir;
+use crate::json::{self, name, put, record, take};
 use crate::link::{Link, Start};
 use crate::look::ask_status;
 use crate::setup::{FLAG, PLUGIN, allowed, claude, launched, listed};
-use crate::shell::{Outcome, is_there, print, span, word};
+use crate::shell::{Outcome, is_there, print, span};
 use crate::term::{out, paint};
 use crate::wire::{Answer, Code, PeerKind, ToHub};
 
@@ -23,14 +23,14 @@ const INBOX: [u32; 3] = [2, 1, 224];
 const BIG_LOG: u64 = 45_000_000;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// How one thing is.
-#[derive(Serialize)]
-struct Finding {
-    check: &'static str,
-    ok: bool,
-    detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<String>,
+record! {
+    /// How one thing is.
+    struct Finding {
+        check: String,
+        ok: bool,
+        detail: String,
+        remedy: Option<String> = None,
+    }
 }
 
 /// The findings so far.
@@ -39,11 +39,16 @@ struct Findings(Vec<Finding>);
 
 impl Findings {
     fn good(&mut self, check: &'static str, detail: impl Into<String>) {
-        self.0.push(Finding { check, ok: true, detail: detail.into(), remedy: None });
+        self.0.push(Finding { check: check.to_owned(), ok: true, detail: detail.into(), remedy: None });
     }
 
     fn wrong(&mut self, check: &'static str, detail: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Finding { check, ok: false, detail: detail.into(), remedy: Some(remedy.into()) });
+        self.0.push(Finding {
+            check: check.to_owned(),
+            ok: false,
+            detail: detail.into(),
+            remedy: Some(remedy.into()),
+        });
     }
 }
 
@@ -61,6 +66,7 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
     let Findings(findings) = found;
     let healthy = findings.iter().all(|f| f.ok);
     if args.has("json") {
+        let findings: Vec<_> = findings.iter().map(json::fields).collect();
         print(&json!({"findings": findings}));
     } else {
         for Finding { check, ok, detail, remedy } in &findings {
@@ -188,11 +194,11 @@ fn hub(found: &mut Findings, dir: &DataDir) {
         let name = &peer.name;
         match (peer.push, peer.confirmed) {
             (Some(path), true) => {
-                found.good("session", format!("{name}: reached by {}, confirmed", word(path)))
+                found.good("session", format!("{name}: reached by {}, confirmed", path.name()))
             }
             (Some(path), false) => found.good(
                 "session",
-                format!("{name}: would be reached by {}; nothing was pushed and confirmed yet", word(path)),
+                format!("{name}: would be reached by {}; nothing was pushed and confirmed yet", path.name()),
             ),
             (None, _) => found.wrong(
                 "session",

@@ -5,8 +5,6 @@
 //! quoted, and [`label`] makes a short string fit to stand inside our own words. All of them are linear in the text.
 
 use crate::wire::{Kind, Parcel};
-use serde::Serialize;
-use serde_json::json;
 
 /// The longest [`label`], in characters.
 const LONGEST: usize = 200;
@@ -77,11 +75,11 @@ pub fn fields(p: &Parcel) -> Vec<(&'static str, String)> {
         _ => "ask_id",
     };
     [
-        ("kind", Some(variant(p.kind))),
+        ("kind", Some(p.kind.name().to_owned())),
         (id, Some(label(&p.ask_id))),
         ("from", (!p.from.is_empty()).then(|| label(&p.from))),
         ("cwd", p.cwd.as_deref().map(label)),
-        ("code", p.code.map(variant)),
+        ("code", p.code.map(|c| c.name().to_owned())),
         ("broadcast", yes(p.broadcast.is_some())),
         ("late", yes(p.late)),
         ("push", Some(label(&p.push))),
@@ -120,11 +118,6 @@ pub fn text(p: &Parcel) -> String {
         text += &format!(" {key}={quote}{value}{quote}");
     }
     text + "]\n" + &body(p)
-}
-
-/// What serde calls a variant.
-fn variant(of: impl Serialize) -> String {
-    json!(of).as_str().unwrap_or_default().to_owned()
 }
 
 /// Whether what follows a `<` makes it the start of one of [`TAGS`].

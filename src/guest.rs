@@ -257,8 +257,10 @@ impl Guest {
                 self.note(request, &answer);
                 News::Answer(answer)
             })),
-            ToClient::Error { id: None | Some(REGISTER), fault, .. } => Err(fault),
-            ToClient::Error { id: Some(id), fault, .. } => Ok(self.refused(id, fault)),
+            ToClient::Error { id: None | Some(REGISTER), code, message, .. } => Err(Fault { code, message }),
+            ToClient::Error { id: Some(id), code, message, .. } => {
+                Ok(self.refused(id, Fault { code, message }))
+            }
             ToClient::Push(parcel) if self.memory.take(&parcel) == Take::Push => {
                 Ok(Some(News::Parcel(parcel)))
             }

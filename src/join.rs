@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cli::Args;
 use crate::datadir::DataDir;
 use crate::guest::{Guest, News};
-use crate::shell::{Outcome, interrupted, table, word};
+use crate::shell::{Outcome, interrupted, table};
 use crate::term::{Typing, paint, said};
 use crate::wire::{Answer, Code, Fault, Kind, Parcel, State, ToHub};
 
@@ -89,7 +89,7 @@ impl Joined {
             News::Lost => "The hub went away; looking for another.".to_owned(),
             News::Answer(Answer::Peers(roster)) => return self.typing.print(&table(&roster)),
             News::Answer(Answer::Asked { ask_id, to, state, .. }) => {
-                let note = format!("{to}: {}", word(state));
+                let note = format!("{to}: {}", state.name());
                 if self.asked.contains_key(&ask_id) {
                     self.asked.insert(ask_id, to);
                 }
@@ -111,7 +111,7 @@ impl Joined {
                 message.replace("relay_peers", "/peers")
             }
             News::State { kind: Kind::Ask, ask_id, state, code, .. } => match self.asked.get(&ask_id) {
-                Some(to) => format!("{to}: {}", word(state)),
+                Some(to) => format!("{to}: {}", state.name()),
                 None if state == State::Ended => return self.ended(&ask_id, code),
                 None => return true,
             },

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::cli::Args;
 use crate::datadir::DataDir;
+use crate::json;
 use crate::link::{Link, Start, unreachable};
 use crate::shell::{Outcome, is_there, print, span};
 use crate::term::out;
@@ -21,9 +22,9 @@ const LEAVING: Duration = Duration::from_secs(10);
 pub fn status(dir: &DataDir, args: &Args) -> Outcome {
     let status = ask_status(&mut Link::open(dir, Start::No)?)?;
     if args.has("json") {
-        let mut value = json!(status);
-        value["data_dir"] = json!(dir.path().to_string_lossy());
-        print(&value);
+        let mut value = json::fields(&status);
+        value.insert("data_dir".to_owned(), json!(dir.path().to_string_lossy()));
+        print(&value.into());
         return Ok(ExitCode::SUCCESS);
     }
     let Status { pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections } = status;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::cli::{self, Args};
 use crate::datadir::DataDir;
 use crate::guest::{Guest, News};
+use crate::json;
 use crate::link::{Link, Start};
 use crate::router::{MAX_TIMEOUT, fault};
 use crate::term::{self, StatusLine, err, out, said};
@@ -28,7 +29,7 @@ pub fn report(args: &Args, fault: &Fault, ask_id: Option<&str>) -> ExitCode {
     // The hub's words are for a session, which has tools.
     let message = fault.message.replace("relay_peers", "`relay peers`").replace("this session", "this peer");
     if args.has("json") {
-        let mut value = json!({"error": {"code": fault.code, "message": message}});
+        let mut value = json!({"error": {"code": fault.code.name(), "message": message}});
         if let Some(id) = ask_id {
             value["ask_id"] = id.into();
         }
@@ -51,10 +52,10 @@ pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
     let roster = match Link::open(dir, Start::No).and_then(|mut link| link.call(|id| ToHub::Peers { id })) {
         Ok(Answer::Peers(roster)) => roster,
         Err(fault) if fault.code != Code::HubUnreachable || is_there(dir) => return Err(fault),
-        _ => Roster::default(),
+        _ => Roster { me: None, peers: Vec::new(), asks: Vec::new(), owed: Vec::new() },
     };
     match args.has("json") {
-        true => print(&json!(roster)),
+        true => print(&json::fields(&roster).into()),
         false => out(&table(&roster)),
     };
     Ok(ExitCode::SUCCESS)
@@ -72,13 +73,13 @@ pub fn table(roster: &Roster) -> String {
     }
     let mut rows = vec![["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"].map(str::to_owned)];
     for peer in &roster.peers {
-        let push = peer.push.map_or("none".to_owned(), word);
+        let push = peer.push.map_or("none", |p| p.name()).to_owned();
         let doubt = if peer.kind == PeerKind::Session && !peer.confirmed { "!" } else { "" };
         let branch = peer.branch.as_ref().map(|b| format!(" ({b})")).unwrap_or_default();
         rows.push([
             peer.name.clone(),
-            word(peer.kind),
-            word(peer.activity).replace("unknown", "-"),
+            peer.kind.name().to_owned(),
+            peer.activity.name().replace("unknown", "-"),
             format!("{push}{doubt}"),
             span(peer.connected_s),
             format!("{}{branch}", peer.cwd),
@@ -91,11 +92,6 @@ pub fn table(roster: &Roster) -> String {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
     rows.iter().map(line).collect()
-}
-
-/// What the wire calls something.
-pub fn word(of: impl serde::Serialize) -> String {
-    json!(of).as_str().unwrap_or_default().to_owned()
 }
 
 /// A time span as people read it.
@@ -164,8 +160,8 @@ fn await_answer(guest: &mut Guest, args: &Args, to: &str, timeout: Duration) -> 
 
 /// How far a question got, for the status line.
 fn reached(state: State, path: Option<Path>) -> String {
-    let by = path.filter(|p| *p != Path::Socket).map(|p| format!(" by {}", word(p))).unwrap_or_default();
-    format!("{}{by}", word(state))
+    let by = path.filter(|p| *p != Path::Socket).map(|p| format!(" by {}", p.name())).unwrap_or_default();
+    format!("{}{by}", state.name())
 }
 
 /// The exit code of a process that left because of a signal.
@@ -210,7 +206,7 @@ pub fn broadcast(dir: &DataDir, args: &Args) -> Outcome {
         // What came is told however it ended: its senders know that it was received.
         let mut value = json!({"broadcast_id": id, "answers": answers, "failed": failed});
         if let Err(fault) = &outcome {
-            value["error"] = json!(fault);
+            value["error"] = json::fields(fault).into();
         }
         print(&value);
     } else if let Err(fault) = &outcome {
@@ -246,7 +242,7 @@ fn gather(
                 if !args.has("json") {
                     err(&format!("relay: {}: no answer from {to}\n", code.name()));
                 }
-                tally.failed.push(json!({"ask_id": ask_id, "to": to, "code": code}));
+                tally.failed.push(json!({"ask_id": ask_id, "to": to, "code": code.name()}));
             }
             News::Parcel(parcel) => {
                 line.clear();

@@ -4,13 +4,12 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
-
 use crate::cli::Args;
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
+use crate::json;
 use crate::link::{Link, Start};
-use crate::shell::{Outcome, print, word};
+use crate::shell::{Outcome, print};
 use crate::term::{err, out, paint};
 use crate::wire::{Event, Kind, ToClient, ToHub, What};
 
@@ -28,7 +27,8 @@ pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
         }
         while let Some(message) = link.hear(None) {
             let ToClient::Event(event) = message else { continue };
-            let alive = if args.has("json") { print(&json!(event)) } else { out(&line(&event)) };
+            let alive =
+                if args.has("json") { print(&json::fields(&event).into()) } else { out(&line(&event)) };
             if !alive {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -53,8 +53,8 @@ fn line(event: &Event) -> String {
     if event.text.as_ref().is_some_and(|t| t.trim().len() > text.len()) {
         text.push('…');
     }
-    let path = event.path.map(word).unwrap_or_default();
-    let code = event.code.map(word).unwrap_or_default();
+    let path = event.path.map_or("", |p| p.name());
+    let code = event.code.map_or("", |c| c.name());
     let what = match event.event {
         What::Joined => format!("{from}  joined"),
         What::Left => format!("{from}  left"),
@@ -64,9 +64,9 @@ fn line(event: &Event) -> String {
         What::Summary => format!("{route}  summary  {text}"),
         What::Failed => paint("31", &format!("{route}  failed  {code}")),
         What::State => {
-            let (kind, state) = (event.kind.unwrap_or(Kind::Ask), event.state.map(word).unwrap_or_default());
-            let by = if path.is_empty() { path } else { format!(" by {path}") };
-            paint("2", &format!("{route}  {} {state}{by}", word(kind)))
+            let (kind, state) = (event.kind.unwrap_or(Kind::Ask), event.state.map_or("", |s| s.name()));
+            let by = if path.is_empty() { String::new() } else { format!(" by {path}") };
+            paint("2", &format!("{route}  {} {state}{by}", kind.name()))
         }
         What::DeadPath => paint("31", &format!("{from}  {path} does not confirm and is not used again")),
         What::Refused => paint("31", &format!("{from}  refused  {code}")),

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::json;
 use crate::router::{MAX_TIMEOUT, fault};
 use crate::wire::{Activity, Answer, Code, Fault, MAX_TEXT, PeerKind, PeerLine, Roster, Scope, State};
 
@@ -164,8 +165,10 @@ impl Args {
     fn scope(&mut self) -> Result<Scope, Fault> {
         match self.0.remove("scope") {
             None | Some(Value::Null) => Ok(Scope::Machine),
-            Some(value) => serde_json::from_value(value)
-                .or_else(|_| bad("`scope` is none of \"machine\", \"repo\", \"directory\"".into())),
+            Some(value) => value
+                .as_str()
+                .and_then(Scope::named)
+                .map_or_else(|| bad("`scope` is none of \"machine\", \"repo\", \"directory\"".into()), Ok),
         }
     }
 }
@@ -184,7 +187,7 @@ fn kind(value: &Value) -> &'static str {
 /// What the model reads, and the same for programs. `None` for an answer that no tool gives.
 pub fn render(answer: &Answer) -> Option<(String, Value)> {
     Some(match answer {
-        Answer::Peers(roster) => (describe(roster), json!(roster)),
+        Answer::Peers(roster) => (describe(roster), json::fields(roster).into()),
         Answer::Asked { ask_id, to, state, .. } => {
             let far = match state {
                 State::Queued => "The relay has it; it is handed over as soon as that session can take it.",
@@ -196,9 +199,9 @@ pub fn render(answer: &Answer) -> Option<(String, Value)> {
             let text = format!(
                 "Asked \"{to}\" (ask_id {ask_id}, state {}). {far} The answer, or the reason why there is none, arrives by \
                  itself as a message with this ask_id; go on without waiting or polling.",
-                name_of(*state)
+                state.name()
             );
-            (text, json!({"ask_id": ask_id, "to": to, "state": state}))
+            (text, json!({"ask_id": ask_id, "to": to, "state": state.name()}))
         }
         Answer::Broadcast { broadcast_id, asks } => {
             let asks: Vec<Value> = asks.iter().map(|m| json!({"ask_id": m.ask_id, "to": m.to})).collect();
@@ -223,7 +226,7 @@ pub fn render(answer: &Answer) -> Option<(String, Value)> {
                 ),
                 _ => format!("Your answer (ask_id {ask_id}) was handed to \"{to}\"."),
             };
-            (text, json!({"ask_id": ask_id, "to": to, "state": state}))
+            (text, json!({"ask_id": ask_id, "to": to, "state": state.name()}))
         }
         Answer::Renamed { name } => {
             (format!("This session is now called \"{name}\"."), json!({"name": name}))
@@ -238,17 +241,7 @@ pub fn render_fault(fault: &Fault) -> (String, Value) {
         true => fault.message.clone(),
         false => format!("{}: {}", fault.code.name(), fault.message),
     };
-    (text, json!({"error": {"code": fault.code, "message": fault.message}}))
-}
-
-fn name_of(state: State) -> &'static str {
-    match state {
-        State::Queued => "queued",
-        State::Pushed => "pushed",
-        State::Seen => "seen",
-        State::Replied => "replied",
-        State::Ended => "ended",
-    }
+    (text, json!({"error": {"code": fault.code.name(), "message": fault.message}}))
 }
 
 /// The roster as text.
