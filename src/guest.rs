@@ -97,7 +97,7 @@ impl Guest {
         };
         let (heard, hub) = unbounded();
         let dir = dir.clone();
-        thread::spawn(move || link::keep(dir, heard));
+        thread::spawn(move || link::keep(dir, |message| heard.send(message).is_ok()));
         Ok(Guest {
             tokens,
             memory,

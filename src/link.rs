@@ -10,8 +10,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-
 use crate::datadir::DataDir;
 use crate::json;
 use crate::lines::Lines;
@@ -207,18 +205,19 @@ pub enum FromHub {
     Down(Fault),
 }
 
-/// Keeps a connection to the hub for as long as `heard` has a receiver: looks for the hub, starts one, comes back.
-pub fn keep(dir: DataDir, heard: Sender<FromHub>) {
+/// Keeps a connection to the hub for as long as `heard` says that it is listened to: looks for the hub, starts one, comes
+/// back.
+pub fn keep(dir: DataDir, heard: impl Fn(FromHub) -> bool) {
     let mut failures = 0;
     loop {
         let why = match Link::open(&dir, Start::Yes) {
             Ok(mut link) => {
                 failures = 0;
-                if heard.send(FromHub::Up(link.mouth.clone())).is_err() {
+                if !heard(FromHub::Up(link.mouth.clone())) {
                     return;
                 }
                 while let Some(message) = link.hear(None) {
-                    if heard.send(FromHub::Said(Box::new(message))).is_err() {
+                    if !heard(FromHub::Said(Box::new(message))) {
                         return;
                     }
                 }
@@ -230,7 +229,7 @@ pub fn keep(dir: DataDir, heard: Sender<FromHub>) {
                 fault
             }
         };
-        if heard.send(FromHub::Down(why)).is_err() {
+        if !heard(FromHub::Down(why)) {
             return;
         }
         thread::sleep(backoff(failures));
