@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         }
         Wanted::Run(args) => {
             let dir = DataDir::locate(args.data_dir.as_deref()).map_err(|why| Usage(None, why))?;
-            Ok(run(&dir, &args).unwrap_or_else(|fault| shell::report(&args, &fault, None)))
+            Ok(run(&dir, &args).unwrap_or_else(|fault| shell::report(&args, &fault, serde_json::Value::Null)))
         }
     });
     run.unwrap_or_else(|Usage(command, why)| {
