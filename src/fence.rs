@@ -24,27 +24,17 @@ const TAGS: &str = "agent- antml bash- channel channel- command- cross-session c
 /// takes for structure, `<\channel`, and in what looks like an identifier of our pushes, `push\_`: only the client's own
 /// receipts may hold those. Cleaning twice changes nothing more. At most twice as long as `text`.
 pub fn clean(text: &str) -> String {
-    let text = break_pushes(&strip(text));
-    let mut clean = String::with_capacity(text.len());
-    let mut rest = text.as_str();
-    while let Some(at) = rest.find('<') {
-        let (upto, after) = rest.split_at(at + 1);
-        clean.push_str(upto);
-        if is_structure(after) {
-            clean.push('\\');
-        }
-        rest = after;
-    }
-    clean.push_str(rest);
-    clean
+    let is_id =
+        |after: &str| after.bytes().take(24).filter(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).count() == 24;
+    broken(&broken(&strip(text), "push_", "push\\_", is_id), "<", "<\\", is_structure)
 }
 
-fn break_pushes(text: &str) -> String {
-    let mut parts = text.split("push_");
+/// `text` with `instead` for each `mark` before a part that `counts`, up to the next mark.
+fn broken(text: &str, mark: &str, instead: &str, counts: impl Fn(&str) -> bool) -> String {
+    let mut parts = text.split(mark);
     let mut broken = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let is_id = part.bytes().take(24).filter(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).count() == 24;
-        broken += if is_id { "push\\_" } else { "push_" };
+        broken += if counts(part) { instead } else { mark };
         broken += part;
     }
     broken

@@ -119,11 +119,9 @@ impl Guest {
     /// # Errors
     /// There are no random numbers to be had.
     pub fn ask(&mut self, to: &str, text: &str, timeout: Duration) -> Result<String, Fault> {
-        let ask_id = self.id("ask_")?;
-        self.memory.asking(&ask_id, timeout);
-        let (ask, to, text, timeout_ms) =
-            (ask_id.clone(), to.to_owned(), text.to_owned(), timeout.as_millis() as u64);
-        self.request(|id| ToHub::Ask { id, ask_id: ask, to, text, timeout_ms });
+        let (ask_id, timeout_ms) = (self.id("ask_", timeout)?, timeout.as_millis() as u64);
+        let (id, to, text) = (ask_id.clone(), to.to_owned(), text.to_owned());
+        self.request(|n| ToHub::Ask { id: n, ask_id: id, to, text, timeout_ms });
         Ok(ask_id)
     }
 
@@ -132,11 +130,17 @@ impl Guest {
     /// # Errors
     /// There are no random numbers to be had.
     pub fn broadcast(&mut self, text: &str, scope: Scope, timeout: Duration) -> Result<String, Fault> {
-        let all = self.id("bc_")?;
-        self.memory.asking(&all, timeout);
-        let (broadcast_id, text, timeout_ms) = (all.clone(), text.to_owned(), timeout.as_millis() as u64);
+        let (all, timeout_ms) = (self.id("bc_", timeout)?, timeout.as_millis() as u64);
+        let (broadcast_id, text) = (all.clone(), text.to_owned());
         self.request(|id| ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms });
         Ok(all)
+    }
+
+    /// An id for what is asked now.
+    fn id(&mut self, prefix: &str, timeout: Duration) -> Result<String, Fault> {
+        let id = self.tokens.id(prefix).map_err(|e| unreachable(format!("cannot read /dev/urandom: {e}")))?;
+        self.memory.asking(&id, timeout);
+        Ok(id)
     }
 
     /// Answers.
@@ -154,10 +158,6 @@ impl Guest {
     /// Whether a request has no answer yet.
     pub fn is_waiting(&self) -> bool {
         !self.open.is_empty()
-    }
-
-    fn id(&mut self, prefix: &str) -> Result<String, Fault> {
-        self.tokens.id(prefix).map_err(|e| unreachable(format!("cannot read /dev/urandom: {e}")))
     }
 
     fn request(&mut self, make: impl FnOnce(u64) -> ToHub) {
@@ -296,7 +296,7 @@ impl Guest {
                 self.memory.broadcast(broadcast_id, &text, asks);
             }
             (Answer::Replied { ask_id, state, .. }, _) => {
-                self.memory.replied(ask_id, *state >= State::Pushed)
+                self.memory.replied(ask_id, *state >= State::Pushed);
             }
             _ => {}
         }
