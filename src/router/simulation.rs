@@ -43,6 +43,12 @@ fn crash() {
     simulate("everything", 300_000, Plan { crash: true, kill: true, odd: true, late: true });
 }
 
+/// Worlds that broke a promise once, and are too rare to be met by the others.
+#[test]
+fn once_broken() {
+    run(6359, Plan { crash: true, ..Plan::default() }, false); // an asker away for longer than the grace, then the hub
+}
+
 fn simulate(name: &str, steps: u64, plan: Plan) {
     if std::env::var("RELAY_SIM_NAME").is_ok_and(|only| !only.is_empty() && only != name) {
         return;
