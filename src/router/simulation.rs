@@ -46,7 +46,9 @@ fn crash() {
 /// Worlds that broke a promise once, and are too rare to be met by the others.
 #[test]
 fn once_broken() {
-    run(6359, Plan { crash: true, ..Plan::default() }, false); // an asker away for longer than the grace, then the hub
+    let crash = Plan { crash: true, ..Plan::default() };
+    run(6359, crash, false); // an answer found its asker gone, and then the hub died
+    run(6603, Plan { odd: true, ..crash }, false); // a name moved on between two hubs, and both who had it were asked
 }
 
 fn simulate(name: &str, steps: u64, plan: Plan) {
