@@ -359,7 +359,8 @@ impl Channel {
             late.into_iter().partition(|id| self.pending.get(id).is_some_and(|p| p.fallback.is_none()));
         for id in known {
             let fallback = self.pending.get_mut(&id).and_then(|p| p.fallback.take());
-            fallback.map_or(Ok(()), |answer| self.answered(id, Ok(answer), Vec::new()))?;
+            // Once only: hubs may die faster than their peers come back, and an answer must not wait for that to end.
+            fallback.map_or(Ok(()), |answer| self.finish(id, Ok(answer), Vec::new()))?;
         }
         if late.is_empty() {
             return Ok(());
@@ -486,6 +487,10 @@ impl Channel {
             self.remember(&request, &reply);
             return Ok(());
         }
+        self.finish(id, reply, waiting)
+    }
+
+    fn finish(&mut self, id: u64, reply: Result<Answer, Fault>, waiting: Vec<Parcel>) -> io::Result<()> {
         let pending = self.pending.remove(&id);
         if let Some(pending) = &pending {
             self.remember(&pending.request, &reply);

@@ -1,11 +1,12 @@
 //! The hub: one process a data directory that carries what its peers say to each other. Here are its sockets, threads and
 //! signals; what is carried where is decided by the [`router`](crate::router).
 //!
-//! Data flows one way: a reader thread for each connection parses lines into the router's queue; one thread runs the
-//! router and writes what its sockets take at once. What a peer is too slow for goes into a backlog with a writer thread
-//! of its own, bounded in bytes. The router never waits for a peer: one whose backlog overflows is disconnected.
+//! Data flows one way: a reader thread for each connection parses the lines that are there and puts them into the router's
+//! queue, all together; one thread runs the router, a message of each connection in turn, and writes what its sockets take
+//! at once. What a peer is too slow for goes into a backlog with a writer thread of its own, bounded in bytes. The router
+//! never waits for a peer: one whose backlog overflows is disconnected.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Sender, unbounded};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -25,6 +26,7 @@ use crate::datadir::DataDir;
 use crate::json;
 use crate::lines::Lines;
 use crate::log::{Level, Log};
+use crate::queue::{Queue, Turn};
 use crate::router::{ConnId, Info, Input, Limits, Output, Router, fault};
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, ToClient, ToHub, VERSION, What};
@@ -34,15 +36,14 @@ const MAX_CONNECTIONS: usize = 3072;
 /// The most bytes that wait to be written to one connection.
 const MAX_QUEUE: usize = 4 << 20;
 /// How long a connection may take to say hello.
-const HELLO: Duration = Duration::from_secs(10);
+pub const HELLO: Duration = Duration::from_secs(10);
 /// How often the hub looks whether its socket is still there.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a leaving hub waits for its queues to be read.
 const FLUSH: Duration = Duration::from_secs(1);
-/// Readers queue few messages ahead of the router, so that a flood by one peer is not far ahead of the others.
-const AHEAD: usize = 64;
-/// How many messages of one connection may be ahead: one who floods waits for its turn, and the others hardly notice.
-const TURNS: usize = 1;
+/// How long what was sent may wait for more to the same peers while there is work: under load this saves most of the
+/// system calls.
+const FRESH: Duration = Duration::from_micros(50);
 /// Of a reader's stack only what is used costs memory: a line may nest 128 levels deep before it is refused.
 const STACK: usize = 1 << 20;
 
@@ -58,8 +59,8 @@ pub enum Ran {
 enum Heard {
     Opened(ConnId, Writer),
     Input(Input),
-    /// What a connection said, and what holds one entry for each such message that has not been routed.
-    Said(ConnId, ToHub, Receiver<()>),
+    /// What a connection said, and its turn, which is over when all of it has been routed.
+    Said(ConnId, std::vec::IntoIter<ToHub>, Arc<Turn>),
     /// The connection said what is no message, and is read no further.
     Broken(ConnId, Fault),
 }
@@ -94,14 +95,14 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     crate::log::log_panics(&log);
     let listener = dir.bind().map_err(|e| format!("cannot listen on {at}/hub.sock: {e}"))?;
     let socket = Inode::of(dir);
-    let (inputs, heard) = bounded(AHEAD);
-    watch_signals(inputs.clone())?;
+    let queue = Arc::new(Queue::new());
+    watch_signals(queue.clone())?;
     let connections = Arc::new(AtomicUsize::new(0));
     {
-        let (inputs, log, connections) = (inputs.clone(), log.clone(), connections.clone());
+        let (queue, log, connections) = (queue.clone(), log.clone(), connections.clone());
         thread::Builder::new()
             .name("accept".into())
-            .spawn(move || accept(&listener, &inputs, &log, &connections))
+            .spawn(move || accept(&listener, &queue, &log, &connections))
             .map_err(|e| format!("cannot start a thread: {e}"))?;
     }
     let mut tokens = Tokens::new().map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
@@ -123,7 +124,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
         log: log.clone(),
         start: Instant::now(),
     };
-    let why = hub.serve(&heard, dir, socket);
+    let why = hub.serve(&queue, dir, socket);
     // The socket goes first: whoever comes now finds no hub and starts one, and whoever was accepted and not welcomed
     // sees the end of the connection and does the same.
     if Inode::of(dir) == socket {
@@ -146,24 +147,30 @@ struct Hub {
 
 impl Hub {
     /// Until the router says exit, or the socket is not ours any more.
-    fn serve(&mut self, heard: &Receiver<Heard>, dir: &DataDir, socket: Option<Inode>) -> &'static str {
-        let mut look = Instant::now() + LOOK;
+    fn serve(&mut self, queue: &Queue<Heard>, dir: &DataDir, socket: Option<Inode>) -> &'static str {
+        let (mut look, mut wrote) = (Instant::now() + LOOK, Instant::now());
+        let mut turns = VecDeque::new();
         loop {
             let deadline = self.router.next_deadline().map(|ms| self.start + Duration::from_millis(ms));
             let until = deadline.map_or(look, |d| d.min(look));
-            let mut next = match heard.recv_deadline(until) {
-                Ok(heard) => Some(heard),
-                Err(RecvTimeoutError::Timeout) => Some(Heard::Input(Input::Tick)),
-                Err(RecvTimeoutError::Disconnected) => return "no more input",
-            };
-            let mut left = None;
-            // What else is there already goes along: under load this saves most of the system calls.
-            for more in 1..=AHEAD {
-                let Some(one) = next else { break };
-                left = self.hear(one);
-                next = if left.is_none() && more < AHEAD { heard.try_recv().ok() } else { None };
+            let wait = turns.is_empty().then_some(until);
+            queue.take(&mut turns, wait);
+            let mut left =
+                if turns.is_empty() { self.hear(Heard::Input(Input::Tick), &mut turns) } else { None };
+            for _ in 0..turns.len() {
+                if left.is_some() {
+                    break;
+                }
+                let Some(heard) = turns.pop_front() else { break };
+                left = self.hear(heard, &mut turns);
+                if wrote.elapsed() >= FRESH {
+                    self.write_fresh();
+                    wrote = Instant::now();
+                }
             }
-            self.write_fresh();
+            if turns.is_empty() || left.is_some() {
+                self.write_fresh();
+            }
             if let Some(why) = left {
                 return why;
             }
@@ -176,17 +183,21 @@ impl Hub {
         }
     }
 
-    /// Why the hub leaves, if it does.
-    fn hear(&mut self, heard: Heard) -> Option<&'static str> {
+    /// Why the hub leaves, if it does. Of what one connection said one message is routed; the rest waits for the next of
+    /// its `turns`.
+    fn hear(&mut self, heard: Heard, turns: &mut VecDeque<Heard>) -> Option<&'static str> {
         let input = match heard {
             Heard::Opened(conn, writer) => {
                 self.writers.insert(conn, writer);
                 Input::Opened(conn)
             }
             Heard::Input(input) => input,
-            Heard::Said(conn, message, turns) => {
-                let left = self.step(Input::Said(conn, message));
-                let _ = turns.try_recv(); // its reader may go on
+            Heard::Said(conn, mut said, turn) => {
+                let left = said.next().is_some_and(|message| self.step(Input::Said(conn, message)));
+                match said.len() {
+                    0 => turn.over(),
+                    _ => turns.push_back(Heard::Said(conn, said, turn)),
+                }
                 return left.then_some("idle or stopped");
             }
             Heard::Broken(conn, fault) => {
@@ -318,7 +329,12 @@ fn write_now(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Accepts connections and gives each its reader.
-fn accept(listener: &UnixListener, inputs: &Sender<Heard>, log: &Arc<Log>, connections: &Arc<AtomicUsize>) {
+fn accept(
+    listener: &UnixListener,
+    queue: &Arc<Queue<Heard>>,
+    log: &Arc<Log>,
+    connections: &Arc<AtomicUsize>,
+) {
     let mut next: ConnId = 0;
     loop {
         let stream = match listener.accept() {
@@ -338,9 +354,9 @@ fn accept(listener: &UnixListener, inputs: &Sender<Heard>, log: &Arc<Log>, conne
             last_words(&stream, fault(Code::Overloaded, full));
             continue;
         }
-        let (conn, inputs, open, at) = (next, inputs.clone(), connections.clone(), log.clone());
+        let (conn, queue, open, at) = (next, queue.clone(), connections.clone(), log.clone());
         let spawned = thread::Builder::new().name("reader".into()).stack_size(STACK).spawn(move || {
-            read(conn, &stream, &inputs, &at);
+            read(conn, &stream, &queue, &at);
             open.fetch_sub(1, Ordering::Relaxed);
         });
         if let Err(e) = spawned {
@@ -351,36 +367,52 @@ fn accept(listener: &UnixListener, inputs: &Sender<Heard>, log: &Arc<Log>, conne
 }
 
 /// Reads one connection to its end. Whatever it says wrong costs it the connection and nobody else anything.
-fn read(conn: ConnId, stream: &Arc<UnixStream>, inputs: &Sender<Heard>, log: &Log) {
+fn read(conn: ConnId, stream: &Arc<UnixStream>, queue: &Queue<Heard>, log: &Log) {
     let mut lines = Lines::new(stream.clone());
     if let Err(fault) = hello(&mut lines) {
         log.event(Level::Warn, "refused", &[("conn", json!(conn)), ("code", json!(fault.code.name()))]);
         return last_words(stream, fault);
     }
-    if inputs.send(Heard::Opened(conn, Writer::new(stream.clone()))).is_err() {
-        return;
+    queue.put(Heard::Opened(conn, Writer::new(stream.clone())));
+    let turn = Turn::new();
+    loop {
+        let (said, last) = batch(conn, &mut lines);
+        turn.take();
+        if said.is_empty() {
+            turn.over();
+        } else {
+            queue.put(Heard::Said(conn, said.into_iter(), turn.clone()));
+        }
+        let Some(last) = last else { continue };
+        if matches!(last, Heard::Broken(..)) {
+            log.event(Level::Warn, "bad_msg", &[("conn", json!(conn))]);
+        }
+        turn.take(); // it comes after what was said
+        return queue.put(last);
     }
-    let (turn, turns) = bounded(TURNS);
-    let last = loop {
+}
+
+/// What a connection says next, with all that it has said already, and its end if it has come.
+fn batch(conn: ConnId, lines: &mut Lines) -> (Vec<ToHub>, Option<Heard>) {
+    let mut said = Vec::new();
+    loop {
         let line = match lines.next(None) {
             Ok(Some(line)) => line,
-            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => break broken(conn, e.to_string()),
-            Ok(None) | Err(_) => break Heard::Input(Input::Closed(conn)),
-        };
-        match json::read::<ToHub>(line) {
-            Ok(message) => {
-                // Waits until there is room; the other end is ours as well, so the first can't fail.
-                if turn.send(()).is_err() || inputs.send(Heard::Said(conn, message, turns.clone())).is_err() {
-                    return;
-                }
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                return (said, Some(broken(conn, e.to_string())));
             }
-            Err(e) => break broken(conn, format!("not a message of protocol {VERSION}: {e}")),
+            Ok(None) | Err(_) => return (said, Some(Heard::Input(Input::Closed(conn)))),
+        };
+        match json::read(line) {
+            Ok(message) => said.push(message),
+            Err(e) => {
+                return (said, Some(broken(conn, format!("not a message of protocol {VERSION}: {e}"))));
+            }
         }
-    };
-    if matches!(last, Heard::Broken(..)) {
-        log.event(Level::Warn, "bad_msg", &[("conn", json!(conn))]);
+        if !lines.has_next() {
+            return (said, None);
+        }
     }
-    let _ = inputs.send(last); // fails only when the hub leaves
 }
 
 fn broken(conn: ConnId, why: String) -> Heard {
@@ -440,13 +472,11 @@ fn start_backlog(stream: Arc<UnixStream>) -> io::Result<Backlog> {
 }
 
 /// SIGTERM and SIGINT stop the hub; SIGHUP, which a closing terminal sends, does not.
-fn watch_signals(inputs: Sender<Heard>) -> Result<(), String> {
+fn watch_signals(queue: Arc<Queue<Heard>>) -> Result<(), String> {
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| format!("cannot watch signals: {e}"))?;
     let watch = move || {
-        for signal in signals.forever().filter(|s| *s != SIGHUP) {
-            let _ = (signal, inputs.send(Heard::Input(Input::Stop))); // a hub that is leaving needs no second word
-        }
+        signals.forever().filter(|s| *s != SIGHUP).for_each(|_| queue.put(Heard::Input(Input::Stop)));
     };
     thread::Builder::new()
         .name("signals".into())

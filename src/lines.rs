@@ -52,6 +52,11 @@ impl Lines {
         }
     }
 
+    /// Whether the next line is there already.
+    pub fn has_next(&self) -> bool {
+        self.buffer[self.searched..].contains(&b'\n')
+    }
+
     fn compact(&mut self) {
         self.buffer.drain(..self.start);
         self.start = 0;

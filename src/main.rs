@@ -24,6 +24,7 @@ mod memory;
 mod name;
 #[cfg(test)]
 mod props;
+mod queue;
 mod router;
 mod session;
 mod setup;

@@ -2,16 +2,16 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 
-/// The operating system's random numbers, opened once.
+/// The operating system's random numbers, opened once and read some at a time.
 #[derive(Debug)]
-pub struct Tokens(File);
+pub struct Tokens(BufReader<File>);
 
 impl Tokens {
     /// Opens `/dev/urandom`; fails where there is none or no file can be opened.
     pub fn new() -> io::Result<Self> {
-        File::open("/dev/urandom").map(Tokens)
+        File::open("/dev/urandom").map(|file| Tokens(BufReader::with_capacity(240, file)))
     }
 
     /// 24 hex digits (96 bits): what proves who one is, or marks a push.

@@ -1,6 +1,7 @@
 //! Chaos on real processes: twenty channels that speak MCP ask, broadcast and answer while the hub is killed every few
 //! hundred milliseconds and channels are killed and started again. Then every ask that was taken must have ended exactly
-//! once at its asker, every answer that was taken must have arrived exactly once, and nothing may be left.
+//! once at its asker, every ask whose model answers at once must have been answered, every answer that was taken must have
+//! arrived exactly once, and nothing may be left.
 //!
 //! Every other session runs hooks as the plugin does, so that the hub gets receipts; the others are bare.
 //!
@@ -21,8 +22,16 @@ use driver::{Channel, DataDir, Push, Raw, Result, signal, until};
 use serde_json::{Value, json};
 
 const SESSIONS: usize = 20;
-/// How long an ask waits for its answer, in seconds.
-const TIMEOUTS: [u64; 3] = [3, 10, 20];
+/// What a question says of its answer: most are to be answered, and must be; some come late, and some never.
+const MANNERS: [&str; 20] = {
+    let mut all = ["now"; 20];
+    (all[16], all[17], all[18], all[19]) = ("later", "later", "later", "never");
+    all
+};
+/// How long an ask waits for its answer, in seconds: for one that comes as long as for anything else here.
+fn timeout(manner: &str) -> u64 {
+    if manner == "now" { driver::LONG.as_secs() } else { 3 }
+}
 /// Asks and broadcasts that one session has open at most.
 const OPEN: usize = 24;
 
@@ -59,6 +68,8 @@ struct Taken {
     asks: HashMap<String, usize>,
     /// The broadcasts: who asked, and the asks of each.
     broadcasts: HashMap<String, (usize, Vec<String>)>,
+    /// The asks and broadcasts that are answered as soon as they are heard.
+    prompt: HashSet<String>,
     /// The answers that were handed to their asker, by ask.
     handed: HashMap<String, String>,
     /// Those that the relay only had, and would hand over.
@@ -265,17 +276,23 @@ impl World {
 
     fn ask(&self, who: usize, dice: &mut Dice) {
         let to = (who + 1 + dice.roll(SESSIONS - 1)) % SESSIONS;
-        let (timeout, length) = (TIMEOUTS[dice.roll(TIMEOUTS.len())], 1 + dice.roll(2000));
-        let question = json!({"to": format!("c{to}"), "question": "?".repeat(length), "timeout_s": timeout});
+        let (manner, length) = (MANNERS[dice.roll(MANNERS.len())], 1 + dice.roll(2000));
+        let text = format!("{manner}{}", "?".repeat(length));
+        let question = json!({"to": format!("c{to}"), "question": text, "timeout_s": timeout(manner)});
         if let Some(result) = self.call(who, "relay_ask", &question).filter(|r| !r.is_error) {
             let ask_id = result.data["ask_id"].as_str().expect("an id").to_owned();
             self.sessions[who].model().wait_for(&ask_id);
-            lock(&self.taken).asks.insert(ask_id, who);
+            let mut taken = lock(&self.taken);
+            taken.asks.insert(ask_id.clone(), who);
+            if manner == "now" {
+                taken.prompt.insert(ask_id);
+            }
         }
     }
 
     fn broadcast(&self, who: usize, dice: &mut Dice) {
-        let question = json!({"question": "all?", "timeout_s": TIMEOUTS[dice.roll(TIMEOUTS.len())]});
+        let manner = MANNERS[dice.roll(MANNERS.len())];
+        let question = json!({"question": format!("{manner}, all?"), "timeout_s": timeout(manner)});
         let Some(result) = self.call(who, "relay_broadcast", &question).filter(|r| !r.is_error) else {
             return;
         };
@@ -284,11 +301,15 @@ impl World {
         let asks: Vec<String> = asks.map(|a| a["ask_id"].as_str().expect("an id").to_owned()).collect();
         if !asks.is_empty() {
             self.sessions[who].model().wait_for(&id);
-            lock(&self.taken).broadcasts.insert(id, (who, asks));
+            let mut taken = lock(&self.taken);
+            taken.broadcasts.insert(id.clone(), (who, asks));
+            if manner == "now" {
+                taken.prompt.insert(id);
+            }
         }
     }
 
-    /// A model that answers: mostly at once, at times later, at times never.
+    /// A model that answers as the question says: at once, later, or never.
     fn answer_on(&self, who: usize) {
         let mut dice = Dice::new(1000 + who as u64);
         let (mut due, mut heard): (Vec<(Instant, String)>, usize) = (Vec::new(), 0);
@@ -306,12 +327,12 @@ impl World {
                 let met: Vec<String> = new.iter().map(|p| p.meta("push").to_owned()).collect();
                 self.sessions[who].hook(&self.dir, "prompt", &met);
             }
-            let asked = new.into_iter().filter(|p| p.kind == "ask").map(|p| p.id);
-            for ask_id in asked.filter(|id| known.insert(id.clone())) {
-                match dice.roll(100) {
-                    0..85 => due.push((Instant::now(), ask_id)),
-                    85..97 => due.push((Instant::now() + dice.ms(5, 5000), ask_id)),
-                    _ => {}
+            let asked = new.into_iter().filter(|p| p.kind == "ask");
+            for Push { id, content, .. } in asked.filter(|p| known.insert(p.id.clone())) {
+                if content.starts_with("> now") {
+                    due.push((Instant::now(), id));
+                } else if content.starts_with("> later") {
+                    due.push((Instant::now() + dice.ms(5, 5000), id));
                 }
             }
             let now = Instant::now();
@@ -432,10 +453,11 @@ impl Verdict {
         }
         let at = |who: usize, id: &str| by_id[who].get(id).map_or(&[][..], |pushes| pushes);
         for (id, who) in &taken.asks {
-            verdict.one_end(id, at(*who, id));
+            verdict.one_end(id, at(*who, id), taken.prompt.contains(id));
         }
         for (id, (who, asks)) in &taken.broadcasts {
-            verdict.one_summary(id, at(*who, id), &asks.iter().map(|ask| at(*who, ask)).collect::<Vec<_>>());
+            let asks: Vec<&[&Push]> = asks.iter().map(|ask| at(*who, ask)).collect();
+            verdict.one_summary(id, at(*who, id), &asks, taken.prompt.contains(id));
         }
         let members = taken.broadcasts.values().flat_map(|(who, asks)| asks.iter().map(|ask| (ask, *who)));
         let askers: HashMap<&String, usize> =
@@ -492,13 +514,16 @@ impl Verdict {
         once
     }
 
-    fn one_end(&mut self, id: &str, pushes: &[&Push]) {
+    fn one_end(&mut self, id: &str, pushes: &[&Push], prompt: bool) {
         let (late, ends): (Vec<&&Push>, Vec<&&Push>) = pushes.iter().partition(|p| p.meta("late") == "true");
         self.late += late.len() as u64;
         match ends[..] {
             [end] => {
                 let how = if end.kind == "reply" { "reply" } else { end.meta("code") };
                 *self.ends.entry(how.to_owned()).or_default() += 1;
+                if prompt && how == "timeout" {
+                    self.wrong.push(format!("{id} was to be answered at once and timed out: {pushes:?}"));
+                }
                 if !late.is_empty() && how != "timeout" {
                     self.wrong.push(format!("{id} ended in {how} and was answered late: {pushes:?}"));
                 }
@@ -507,15 +532,18 @@ impl Verdict {
         }
     }
 
-    fn one_summary(&mut self, id: &str, summaries: &[&Push], asks: &[&[&Push]]) {
+    fn one_summary(&mut self, id: &str, summaries: &[&Push], asks: &[&[&Push]], prompt: bool) {
         let [summary] = summaries[..] else {
             return self
                 .wrong
                 .push(format!("broadcast {id} has {} summaries: {summaries:?}", summaries.len()));
         };
-        let prompt =
+        if prompt && summary.content.contains("(timeout)") {
+            self.wrong.push(format!("broadcast {id} was to be answered at once: {}", summary.content));
+        }
+        let in_time =
             |pushes: &&&[&Push]| pushes.iter().any(|p| p.kind == "reply" && p.meta("late") != "true");
-        let answered = asks.iter().filter(prompt).count();
+        let answered = asks.iter().filter(in_time).count();
         let expected = format!("{answered} of {} answered", asks.len());
         if !summary.content.contains(&expected) {
             self.wrong.push(format!(
@@ -539,7 +567,8 @@ fn report(world: &World, verdict: &Verdict, ran: Duration) -> String {
     };
     line("hubs killed", format!("{} ({hubs} started)", kills.0));
     line("channels killed", kills.1.to_string());
-    line("asks taken", taken.asks.len().to_string());
+    let prompt = taken.asks.keys().filter(|id| taken.prompt.contains(*id)).count();
+    line("asks taken", format!("{} ({prompt} to be answered at once)", taken.asks.len()));
     line("  ended in", format!("{:?}", verdict.ends));
     let members: usize = taken.broadcasts.values().map(|(_, asks)| asks.len()).sum();
     line("broadcasts taken", format!("{} with {members} asks", taken.broadcasts.len()));

@@ -471,6 +471,7 @@ impl Router {
             let to = self.by_identity.get(asker).copied();
             return match self.answer_under_way(me, to, id) {
                 State::Queued => {} // it will hear
+                State::Ended => self.tell(me, Kind::Reply, id, State::Ended, None, Some(Code::PeerGone)),
                 state => self.tell(me, Kind::Reply, id, state, None, None),
             };
         }

@@ -223,6 +223,11 @@ impl Channel {
         })
     }
 
+    /// Whether the answer to that is there.
+    pub fn has_answer(&self, id: u64) -> bool {
+        self.heard.change(|h| h.answers.contains_key(&id.to_string()))
+    }
+
     /// A request that is answered.
     pub fn request(&self, method: &str, params: &Value) -> Value {
         let id = self.begin(method, params);

@@ -279,6 +279,30 @@ fn an_asker_and_the_hub_may_die_together() {
 }
 
 #[test]
+fn hubs_that_keep_dying_hold_no_answer_up() {
+    let dir = DataDir::with(&[("RELAY_GRACE_S", "1000")]);
+    let [mut a, b] = dir.channels(["a", "b"]);
+    let ask_id = a.ask("b", "?");
+    b.take("ask", &ask_id);
+    a.kill(); // and does not come back: no hub can hand the answer over
+    let back = || dir.logged("registered").iter().filter(|line| line["name"] == "b").count();
+    dir.kill_hub();
+    let answer = b.begin_call("relay_reply", &json!({"ask_id": ask_id, "answer": "!"}));
+    let mut lives = back();
+    until("the end of the call", || {
+        // A hub lives until b is back, and no longer.
+        if back() > lives {
+            lives = back();
+            dir.kill_hub();
+        }
+        b.has_answer(answer).then_some(())
+    });
+    b.end_call(answer).expect("an answer").ok();
+    a.start_again();
+    a.take("reply", &ask_id);
+}
+
+#[test]
 fn an_asked_one_and_the_hub_may_die_together() {
     let dir = no_rate_limit();
     let [a, mut b] = dir.channels(["a", "b"]);

@@ -684,8 +684,9 @@ impl World {
         let truth = self.truths.get_mut(id).unwrap_or_else(|| panic!("an ask of nobody: {id}"));
         if parcel.kind == Kind::Ask {
             assert!(parcel.text.contains(parcel.broadcast.as_ref().unwrap_or(id)), "another ask's text");
-            // A request that died with a hub is sent again, and another may have the name by then.
-            let again = self.counts.crashes > 0 && !truth.counts;
+            // A request that died with a hub is sent again, and another may have the name by then; at a third hub either of
+            // the two may be the first to tell of it.
+            let again = self.counts.crashes > 0 && (!truth.counts || truth.moved);
             assert!(again || truth.target.is_none_or(|t| t == i), "an ask for another");
             truth.moved |= truth.target.is_some_and(|t| t != i);
             truth.target = Some(i);
