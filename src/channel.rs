@@ -22,7 +22,7 @@ use crate::router::fault;
 use crate::session::{self, SessionFile};
 use crate::token::Tokens;
 use crate::tools::{self, Call};
-use crate::wire::{Answer, Code, Fault, Kind, Member, Parcel, Path, PeerKind, State, ToClient, ToHub, Who};
+use crate::wire::{Answer, Code, Fault, Kind, Parcel, Path, PeerKind, State, ToClient, ToHub, Who};
 use crate::{fence, inbox};
 
 /// How long a tool call waits for a hub that is away.
@@ -484,7 +484,7 @@ impl Channel {
                 pending.until = self.complete + RETURN;
             }
             let request = pending.request.clone();
-            self.remember(&request, &reply);
+            self.memory.answered(&request, &reply);
             return Ok(());
         }
         self.finish(id, reply, waiting)
@@ -493,7 +493,7 @@ impl Channel {
     fn finish(&mut self, id: u64, reply: Result<Answer, Fault>, waiting: Vec<Parcel>) -> io::Result<()> {
         let pending = self.pending.remove(&id);
         if let Some(pending) = &pending {
-            self.remember(&pending.request, &reply);
+            self.memory.answered(&pending.request, &reply);
         }
         let Some(call) = pending.and_then(|p| p.call) else {
             for parcel in waiting {
@@ -545,27 +545,6 @@ impl Channel {
             _ => Err(fault(code.unwrap_or(Code::PeerGone), "nobody waits for this answer any more")),
         };
         self.answered(id, reply, Vec::new())
-    }
-
-    fn remember(&mut self, request: &ToHub, reply: &Result<Answer, Fault>) {
-        match (request, reply) {
-            (ToHub::Ask { text, .. }, Ok(Answer::Asked { ask_id, to, peer, state })) => {
-                let member = Member { ask_id: ask_id.clone(), to: to.clone(), peer: Some(peer.clone()) };
-                self.memory.asked(&member, text, *state);
-            }
-            (ToHub::Broadcast { text, .. }, Ok(Answer::Broadcast { broadcast_id, asks })) => {
-                self.memory.broadcast(broadcast_id, text, asks);
-            }
-            (ToHub::Reply { ask_id, .. }, Ok(Answer::Replied { state, .. })) => {
-                self.memory.replied(ask_id, *state >= State::Pushed);
-            }
-            (ToHub::Rename { .. }, Ok(Answer::Renamed { name })) => self.memory.named(name),
-            (ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast { broadcast_id: id, .. }, Err(_)) => {
-                self.memory.unask(id);
-            }
-            (ToHub::Reply { ask_id, .. }, Err(_)) => self.memory.unreply(ask_id),
-            _ => {}
-        }
     }
 
     /// The end of an ask is here before the answer to its request, which a hub that died owes us. Sent again, the request

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::json::{self, put, tagged, take};
 use crate::router::MAX_TIMEOUT;
 use crate::token::Tokens;
-use crate::wire::{self, Code, Held, Kind, Member, Outcome, Parcel, State};
+use crate::wire::{self, Answer, Code, Fault, Held, Kind, Member, Outcome, Parcel, State, ToHub};
 
 /// How long an ask that timed out may still be answered.
 const LATE: Duration = Duration::from_secs(3600);
@@ -282,14 +282,14 @@ impl Memory {
     }
 
     /// The hub took the question. It may have ended already.
-    pub fn asked(&mut self, member: &Member, text: &str, state: State) {
+    fn asked(&mut self, member: &Member, text: &str, state: State) {
         if let Some(deadline) = self.asking.remove(&member.ask_id) {
             self.note(member, text, state, None, deadline);
         }
     }
 
     /// The hub took a broadcast.
-    pub fn broadcast(&mut self, id: &str, text: &str, members: &[Member]) {
+    fn broadcast(&mut self, id: &str, text: &str, members: &[Member]) {
         let Some(deadline) = self.asking.remove(id) else { return };
         if !members.is_empty() {
             self.outcomes.insert(id.to_owned(), Vec::new());
@@ -320,7 +320,7 @@ impl Memory {
     }
 
     /// The request failed: there is no such ask.
-    pub fn unask(&mut self, id: &str) {
+    fn unask(&mut self, id: &str) {
         self.asking.remove(id);
     }
 
@@ -413,7 +413,7 @@ impl Memory {
 
     /// The hub took the answer; with `handed` the asker has it, and nobody needs us to remember it. Until then the next
     /// process of this session would still owe it, for the text would be lost.
-    pub fn replied(&mut self, ask_id: &str, handed: bool) {
+    fn replied(&mut self, ask_id: &str, handed: bool) {
         if handed {
             self.replied.remove(ask_id);
             self.forget_given(Kind::Ask, ask_id);
@@ -429,8 +429,30 @@ impl Memory {
     }
 
     /// The tool call that answered failed.
-    pub fn unreply(&mut self, ask_id: &str) {
+    fn unreply(&mut self, ask_id: &str) {
         self.replied.remove(ask_id);
+    }
+
+    /// A request has its answer.
+    pub fn answered(&mut self, request: &ToHub, reply: &Result<Answer, Fault>) {
+        match (request, reply) {
+            (ToHub::Ask { text, .. }, Ok(Answer::Asked { ask_id, to, peer, state })) => {
+                let member = Member { ask_id: ask_id.clone(), to: to.clone(), peer: Some(peer.clone()) };
+                self.asked(&member, text, *state);
+            }
+            (ToHub::Broadcast { text, .. }, Ok(Answer::Broadcast { broadcast_id, asks })) => {
+                self.broadcast(broadcast_id, text, asks);
+            }
+            (ToHub::Reply { ask_id, .. }, Ok(Answer::Replied { state, .. })) => {
+                self.replied(ask_id, *state >= State::Pushed);
+            }
+            (ToHub::Rename { .. }, Ok(Answer::Renamed { name })) => self.named(name),
+            (ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast { broadcast_id: id, .. }, Err(_)) => {
+                self.unask(id);
+            }
+            (ToHub::Reply { ask_id, .. }, Err(_)) => self.unreply(ask_id),
+            _ => {}
+        }
     }
 
     /// The hub says how far something got.
