@@ -97,7 +97,7 @@ pub enum ToHub {
         event: HookEvent,
     },
     /// This connection is the waiter of the Claude Code process `claude`: parcels for the `hook` path may be sent to it.
-    /// Answered by [`Answer::Done`]; the hub closes the connection when the waiter is not needed (any more).
+    /// Answered by [`Answer::Done`]; the hub closes the connection when another takes its place, or the session has ended.
     Wait { id: u64, claude: String },
     /// Send an [`Event`] for everything that happens from now on. Answered by [`Answer::Done`].
     Watch { id: u64 },
@@ -139,7 +139,7 @@ pub enum ToClient {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         waiting: Vec<Parcel>,
     },
-    /// The waiter is not needed (any more); the connection is closed.
+    /// Another waiter has come, or the session has ended; the connection is closed.
     Dismissed,
     /// Hand this to the session, by the path it names, then say `pushed`.
     Push(Parcel),

@@ -333,7 +333,6 @@ impl Router {
         }
         self.forget_question(no);
         self.remove_delivery(no);
-        self.dismiss_idle_waiter(to);
     }
 
     /// The time to confirm is over. Only an idle session has to: one that is in a turn takes the text up at its end. And

@@ -99,12 +99,8 @@ impl Router {
         if let Some(old) = old.filter(|old| !self.is_handing_over(*old, &claude)) {
             self.dismiss(old);
         }
-        let peers = self.peers_of(&claude);
-        for no in &peers {
-            self.dispatch_all(*no);
-        }
-        if !peers.is_empty() && !peers.iter().any(|no| self.needs_waiter(*no)) {
-            self.dismiss(conn);
+        for no in self.peers_of(&claude) {
+            self.dispatch_all(no);
         }
         Ok(None)
     }
@@ -137,26 +133,6 @@ impl Router {
         }
         for no in self.peers_of(claude) {
             self.recall_from_waiter(no, conn);
-        }
-    }
-
-    /// Whether the hook path may be the next to be used: it is the first, or none before it was ever confirmed.
-    fn needs_waiter(&self, no: PeerNo) -> bool {
-        let peer = self.peer(no);
-        let best = self.best_path(no);
-        let waits_for_it = peer.inbox.iter().filter_map(|d| self.deliveries.get(d));
-        let mut waits_for_it = waits_for_it.flat_map(|d| &d.tries);
-        peer.who.paths.contains(&Path::Hook)
-            && (best.is_none_or(|p| p == Path::Hook || !peer.proven.contains(&p))
-                || waits_for_it.any(|t| t.path == Path::Hook && t.stage == Stage::Sent))
-    }
-
-    /// Once the path that is used is known to work, nobody needs to wait.
-    pub(super) fn dismiss_idle_waiter(&mut self, no: PeerNo) {
-        let Some(conn) = self.waiter_of(no) else { return };
-        let Some(claude) = self.peer(no).who.claude.clone() else { return };
-        if !self.peers_of(&claude).iter().any(|no| self.needs_waiter(*no)) {
-            self.dismiss(conn);
         }
     }
 

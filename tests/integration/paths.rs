@@ -1,5 +1,7 @@
 //! The push paths: which is taken, what goes through it, and what does not.
 
+use std::io::Write;
+
 use serde_json::{Value, json};
 
 use crate::driver::{Channel, DataDir, Inbox};
@@ -203,6 +205,55 @@ fn what_an_idle_session_does_not_confirm_goes_by_the_next_path() {
     });
     assert!(text.contains(&ask_id), "{text}");
     assert_eq!(dir.logged("dead_path").len(), 1);
+}
+
+/// Claude Code 2.1.197 fires no hook for what it takes up in the middle of a turn, and writes its transcript late: the hook
+/// at the turn's end may come too early to find the line there.
+#[test]
+fn what_the_transcript_tells_after_the_last_hook_is_heard() {
+    let dir = DataDir::with(&[("RELAY_CONFIRM_S", "60")]);
+    let inbox = Inbox::new(&dir, "b");
+    let (a, b) = (dir.channel("a"), with_inbox(&dir, "b", "auto", &inbox));
+    let transcript = dir.root().join("transcript.jsonl");
+    std::fs::write(&transcript, "").expect("a transcript");
+    let stop = json!({"hook_event_name": "Stop", "transcript_path": transcript});
+    dir.hook("b", &stop);
+    let _waiter = dir.waiter("b", &stop);
+    // By a path that is not known to work, and by one that is.
+    for question in ["first?", "second?"] {
+        let ask_id = a.ask("b", question);
+        let text = inbox.take(question)[1]["message"]["content"].clone();
+        dir.hook("b", &stop);
+        let line = json!({"type": "user", "message": {"role": "user", "content": text}}).to_string();
+        let (half, rest) = line.split_at(line.len() / 2);
+        let mut file = std::fs::OpenOptions::new().append(true).open(&transcript).expect("the transcript");
+        for part in [half, rest, "\n"] {
+            file.write_all(part.as_bytes()).expect("written");
+            assert_eq!(a.peers()["asks"][0]["ask_id"], json!(ask_id));
+        }
+        crate::driver::until("seen", || (a.peers()["asks"][0]["state"] == "seen").then_some(()));
+        b.reply(&ask_id, "yes").ok();
+        a.take("reply", &ask_id);
+    }
+}
+
+/// As Claude Code does with what is more than about thirty messages a minute.
+#[test]
+fn what_a_proven_inbox_swallows_wakes_the_session() {
+    let dir = DataDir::with(&[("RELAY_CONFIRM_S", "0.2")]);
+    let inbox = Inbox::new(&dir, "b");
+    let (a, _b) = (dir.channel("a"), with_inbox(&dir, "b", "auto", &inbox));
+    let stop = json!({"hook_event_name": "Stop"});
+    dir.hook("b", &stop);
+    let waiter = dir.waiter("b", &stop);
+    a.ask("b", "taken?");
+    let text = inbox.take("taken?")[1]["message"]["content"].clone();
+    dir.hook("b", &json!({"hook_event_name": "UserPromptSubmit", "prompt": text}));
+    dir.hook("b", &stop);
+    crate::driver::until("a proven path", || (a.peers()["peers"][0]["confirmed"] == true).then_some(()));
+    a.ask("b", "swallowed?");
+    let woke = waiter.woke();
+    assert!(woke.contains("\n> swallowed?\n") && !woke.contains("taken?"), "{woke}");
 }
 
 #[test]
