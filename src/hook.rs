@@ -2,7 +2,6 @@
 //! or in the transcript; it looks for nothing else, stores nothing, prints nothing and never holds the user up. Started
 //! with `--wait` it is the waiter: the push path that reaches a session which has no other.
 
-use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
@@ -35,7 +34,7 @@ const QUIET: Duration = Duration::from_millis(1000);
 const LOOK: Duration = Duration::from_secs(1);
 /// The same where the session, at its end, waits for it.
 const GLANCE: Duration = Duration::from_millis(100);
-/// How long it waits where it would hold the session up: longer than a busy client takes to listen again.
+/// How long it stays where it can't see that: longer than a client takes to write its transcript.
 const BRIEF: Duration = Duration::from_millis(600);
 /// How an identifier of a push begins, and how many hex digits follow.
 const MARK: &str = "push_";
@@ -250,12 +249,11 @@ struct Stay {
     hearing: Option<Hearing>,
 }
 
-/// What is known of whether a `claude -p` still listens for prompts.
-#[derive(Default)]
+/// Whether a `claude -p` still listens for prompts.
 struct Hearing {
-    /// Where it shows.
-    ears: RefCell<Option<Ears>>,
-    deaf_since: Cell<Option<Instant>>,
+    /// Where it shows, if anywhere.
+    ears: Option<Ears>,
+    since: Instant,
 }
 
 impl Stay {
@@ -272,28 +270,16 @@ impl Stay {
         if event == "SessionStart" || !session::streams_input(parent) {
             return None;
         }
-        Some(Stay { parent, hearing: Some(Hearing::default()) })
+        Some(Stay { parent, hearing: Some(Hearing { ears: Ears::of(parent), since: Instant::now() }) })
     }
 
     fn is_over(&self) -> bool {
+        let deaf = |hearing: &Hearing| match &hearing.ears {
+            Some(ears) => !ears.listen() && Ears::of(self.parent).is_none(),
+            None => hearing.since.elapsed() >= BRIEF,
+        };
         // 2.1.197 leaves a waiter behind when it exits; an orphan has another parent.
-        std::os::unix::process::parent_id() != self.parent || !self.is_heard()
-    }
-
-    /// Whether the process may still get prompts. One that is busy may stop listening for a moment.
-    fn is_heard(&self) -> bool {
-        let Some(Hearing { ears, deaf_since }) = &self.hearing else { return true };
-        let mut ears = ears.borrow_mut();
-        if !ears.as_ref().is_some_and(Ears::listen) {
-            *ears = Ears::of(self.parent);
-        }
-        if ears.is_some() {
-            deaf_since.set(None);
-            return true;
-        }
-        let since = deaf_since.get().unwrap_or_else(Instant::now);
-        deaf_since.set(Some(since));
-        since.elapsed() < BRIEF
+        std::os::unix::process::parent_id() != self.parent || self.hearing.as_ref().is_some_and(deaf)
     }
 
     /// Until when to wait before `is_over` is asked again.
