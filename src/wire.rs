@@ -84,6 +84,9 @@ pub enum ToHub {
     Activity {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         activity: Option<Activity>,
+        /// How long ago `activity` began: what hooks told since then is newer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        age_ms: Option<u64>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         branch: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]

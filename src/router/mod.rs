@@ -297,7 +297,8 @@ impl Router {
             ToHub::Resume { held } => return self.hold(conn, held),
             ToHub::Pushed { push, error } => return self.pushed(conn, &push, error),
             ToHub::Seen { pushes, accepted } => return self.seen(conn, &pushes, &accepted),
-            ToHub::Activity { activity, branch, paths } => {
+            ToHub::Activity { activity, age_ms, branch, paths } => {
+                let activity = activity.map(|a| (a, age_ms.unwrap_or(0)));
                 return self.activity(conn, activity, branch, paths);
             }
             ToHub::Bye => return self.bye(conn),

@@ -287,7 +287,7 @@ impl Router {
     pub(super) fn activity(
         &mut self,
         conn: ConnId,
-        activity: Option<Activity>,
+        activity: Option<(Activity, Ms)>,
         branch: Option<String>,
         paths: Option<Vec<Path>>,
     ) {
@@ -302,8 +302,8 @@ impl Router {
         if let Some(paths) = paths {
             peer.who.paths = paths.into_iter().take(8).collect();
         }
-        if let Some(activity) = activity {
-            self.observed(no, activity);
+        if let Some((activity, age)) = activity {
+            self.observed(no, activity, age);
         }
         if rerouted {
             self.dispatch_all(no);

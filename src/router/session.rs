@@ -17,6 +17,8 @@ pub(super) struct Session {
     idle_since: Ms,
     /// Whether a hook was ever heard: only then can a push be confirmed.
     hooked: bool,
+    /// When a turn last began or ended, as far as we had a hand in it: Claude Code waits for the hooks that tell of that.
+    turned: Ms,
     /// When the last hook came, which may have searched the transcript.
     last_hook: Option<Ms>,
     /// It has said that it ends.
@@ -30,6 +32,7 @@ impl Session {
         Session {
             activity: Activity::Unknown,
             idle_since: 0,
+            turned: 0,
             hooked: false,
             last_hook: None,
             ended: false,
@@ -54,6 +57,9 @@ impl Router {
         session.hooked = true;
         session.last_hook = Some(now);
         session.ended = event == HookEvent::End;
+        if matches!(event, HookEvent::Start | HookEvent::Prompt | HookEvent::Stop) {
+            session.turned = now;
+        }
         let activity = match (event, session.activity) {
             (HookEvent::Start | HookEvent::Stop, _) => Activity::Idle,
             (HookEvent::Prompt | HookEvent::Tool, _) => Activity::Busy,
@@ -122,6 +128,9 @@ impl Router {
     /// A waiter woke the session: it is in a turn, and no hook says so.
     pub(super) fn woke(&mut self, no: PeerNo) {
         if let Some(claude) = self.peer(no).who.claude.clone() {
+            if let Some(session) = self.sessions.get_mut(&claude) {
+                session.turned = self.now;
+            }
             self.set_activity(&claude, Activity::Busy);
         }
     }
@@ -162,9 +171,13 @@ impl Router {
         self.session_of(no).is_some_and(|s| s.hooked && !s.ended)
     }
 
-    /// What the session's own file says, which knows of interrupted turns but not of dialogs.
-    pub(super) fn observed(&mut self, no: PeerNo, activity: Activity) {
+    /// What the session's own file has said for that long. It knows of interrupted turns but not of dialogs, and is read a
+    /// while after it was written: hooks may have told more since.
+    pub(super) fn observed(&mut self, no: PeerNo, activity: Activity, age: Ms) {
         let Some(claude) = self.peer(no).who.claude.clone() else { return };
+        if self.session_of(no).is_some_and(|s| s.turned > self.now.saturating_sub(age)) {
+            return;
+        }
         let dialog = self.activity_of(no).0 == Activity::Waiting;
         if !(dialog && activity == Activity::Busy) {
             self.set_activity(&claude, activity);

@@ -93,6 +93,52 @@ fn the_inbox_may_be_named_by_the_session_file() {
     inbox.take("found you?");
 }
 
+/// Until the client has registered the channel, which it does after it has asked for the tools, it drops what comes there.
+#[test]
+fn nothing_goes_by_channel_before_the_client_listens() {
+    let dir = DataDir::new();
+    let inbox = Inbox::new(&dir, "b");
+    let a = dir.channel("a");
+    let b = dir
+        .launch("b")
+        .shell(r#"exec /bin/sh -c '"$0" channel; exit' "$0" --channels server:relay"#)
+        .env("RELAY_PUSH", "auto")
+        .env("CLAUDE_CODE_MESSAGING_SOCKET", inbox.path())
+        .start();
+    b.initialize();
+    b.peers();
+    assert_eq!(push_of(&a, "b"), "inbox");
+    a.ask("b", "early?");
+    inbox.take("early?");
+    b.request("tools/list", &json!({}));
+    crate::driver::until("the channel", || (push_of(&a, "b") == "channel").then_some(()));
+    let ask_id = a.ask("b", "by channel?");
+    b.take("ask", &ask_id);
+}
+
+/// The channel reads it up to a second after it was written, and the session may have begun a turn since.
+#[test]
+fn what_hooks_tell_is_newer_than_an_older_session_file() {
+    let dir = DataDir::new();
+    let sessions = dir.root().join("config/sessions");
+    std::fs::create_dir_all(&sessions).expect("a directory");
+    let a = dir.channel("a");
+    let b = dir.launch("b").env("CLAUDE_CONFIG_DIR", dir.root().join("config")).start();
+    b.initialize();
+    b.peers();
+    let before = std::time::SystemTime::now();
+    dir.hook("b", &json!({"hook_event_name": "UserPromptSubmit", "prompt": "x"}));
+    for (name, set, activity) in [("stale", before, "busy"), ("fresh", std::time::SystemTime::now(), "idle")]
+    {
+        let at = set.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis() as u64;
+        let file = json!({"name": name, "status": "idle", "statusUpdatedAt": at});
+        std::fs::write(sessions.join(format!("{}.json", std::process::id())), file.to_string())
+            .expect("a file");
+        crate::driver::until("that it was read", || (a.peer_names() == [name]).then_some(()));
+        assert_eq!(a.peers()["peers"][0]["activity"], activity, "{name}");
+    }
+}
+
 #[test]
 fn a_dead_inbox_is_passed_over() {
     let dir = DataDir::new();
