@@ -10,6 +10,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The most that is read of any file here, in bytes.
 const MOST: u64 = 64 << 10;
@@ -129,6 +130,12 @@ impl SessionFile {
 
     fn at(path: Option<PathBuf>) -> Self {
         SessionFile { path, stamp: None, name: None, status: None, status_at: None, inbox: None }
+    }
+
+    /// How long ago the status was set, in milliseconds.
+    pub fn status_age(&self) -> Option<u64> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_millis();
+        Some(u64::try_from(now).ok()?.saturating_sub(self.status_at?))
     }
 
     /// Looks whether the file has been written, reads it if so, and says whether a field changed. One `stat` where
