@@ -40,9 +40,11 @@ pub const HELLO: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a leaving hub waits for its queues to be read.
 const FLUSH: Duration = Duration::from_secs(1);
-/// How long what was sent may wait for more to the same peers while there is work: under load this saves most of the
-/// system calls.
+/// How long what was sent may wait for more to the same peers while a connection has more to say: under load this saves
+/// most of the system calls.
 const FRESH: Duration = Duration::from_micros(50);
+/// Who says more than so much at once is read no further until it is routed, and the others hardly notice a flood.
+const MUCH: usize = 4;
 /// Of a reader's stack only what is used costs memory: a line may nest 128 levels deep before it is refused.
 const STACK: usize = 1 << 20;
 
@@ -151,30 +153,22 @@ impl Hub {
         let mut turns = VecDeque::new();
         loop {
             let deadline = self.router.next_deadline().map(|ms| self.start + Duration::from_millis(ms));
-            let until = deadline.map_or(look, |d| d.min(look));
-            let wait = turns.is_empty().then_some(until);
+            let wait = turns.is_empty().then(|| deadline.map_or(look, |d| d.min(look)));
             queue.take(&mut turns, wait);
-            let mut left =
-                if turns.is_empty() { self.hear(Heard::Input(Input::Tick), &mut turns) } else { None };
-            for _ in 0..turns.len() {
-                if left.is_some() {
-                    break;
-                }
-                let Some(heard) = turns.pop_front() else { break };
-                left = self.hear(heard, &mut turns);
-                if wrote.elapsed() >= FRESH {
-                    self.write_fresh();
-                    wrote = Instant::now();
-                }
-            }
-            if turns.is_empty() || left.is_some() {
+            let heard = turns.pop_front().unwrap_or(Heard::Input(Input::Tick));
+            let others = turns.len();
+            let left = self.hear(heard, &mut turns);
+            let now = Instant::now();
+            // What a connection has said together is answered together, unless that takes long.
+            if turns.len() == others || left.is_some() || now >= wrote + FRESH {
                 self.write_fresh();
+                wrote = now;
             }
             if let Some(why) = left {
                 return why;
             }
-            if Instant::now() >= look {
-                look = Instant::now() + LOOK;
+            if now >= look {
+                look = now + LOOK;
                 if Inode::of(dir) != socket {
                     return "its socket was removed or replaced";
                 }
@@ -380,12 +374,18 @@ fn read(conn: ConnId, stream: &Arc<UnixStream>, queue: &Queue<Heard>, log: &Log)
     loop {
         let (said, last) = batch(conn, &mut lines);
         turn.take();
-        if said.is_empty() {
-            turn.over();
-        } else {
-            queue.put(Heard::Said(conn, said.into_iter(), turn.clone()));
+        let much = said.len() > MUCH;
+        match said.is_empty() {
+            true => turn.over(),
+            false => queue.put(Heard::Said(conn, said.into_iter(), turn.clone())),
         }
-        let Some(last) = last else { continue };
+        let Some(last) = last else {
+            if much {
+                turn.take();
+                turn.over();
+            }
+            continue;
+        };
         if matches!(last, Heard::Broken(..)) {
             log.event(Level::Warn, "bad_msg", &[("conn", json!(conn))]);
         }
