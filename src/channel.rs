@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -22,7 +22,7 @@ use crate::router::fault;
 use crate::session::{self, SessionFile};
 use crate::token::Tokens;
 use crate::tools::{self, Call};
-use crate::wire::{Answer, Code, Fault, Kind, Member, Parcel, Path, PeerKind, State, ToClient, ToHub, Who};
+use crate::wire::{Answer, Code, Fault, Kind, Parcel, Path, PeerKind, State, ToClient, ToHub, Who};
 use crate::{fence, inbox};
 
 /// How long a tool call waits for a hub that is away.
@@ -35,6 +35,17 @@ const RETURN: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the session may take to take a message from its inbox.
 const INBOX: Duration = Duration::from_secs(3);
+
+/// What a channel hears, from all sides.
+enum Heard {
+    Client(Incoming),
+    /// The end of stdin.
+    ClientGone,
+    Hub(FromHub),
+    /// The session's inbox has taken the parcel, or why not.
+    Inbox(Parcel, Option<String>),
+    Signal,
+}
 
 /// A request to the hub that is not answered yet.
 struct Pending {
@@ -91,7 +102,7 @@ impl Surroundings {
         let here =
             || std::env::current_dir().map_or_else(|_| "/".into(), |d| d.to_string_lossy().into_owned());
         let cwd = var("CLAUDE_PROJECT_DIR").unwrap_or_else(here);
-        let only = var("RELAY_PUSH").and_then(|p| serde_json::from_value(Value::String(p)).ok());
+        let only = var("RELAY_PUSH").and_then(|p| Path::named(&p));
         let mut file = SessionFile::new(pid);
         file.changed();
         let mut all = Surroundings {
@@ -139,19 +150,17 @@ impl Surroundings {
 
 /// `relay channel`: serves the session on stdin and stdout until stdin closes or a signal comes.
 pub fn run(dir: DataDir) -> ExitCode {
-    let (lines, from_client) = bounded(64);
-    thread::spawn(move || read_stdin(&lines));
+    let (heard, all) = bounded(256);
+    let client = heard.clone();
+    thread::spawn(move || read_stdin(&client));
     let log = Arc::new(Log::open(&dir.logs(), "channel"));
     crate::log::log_panics(&log);
     let prepared = dir.prepare();
-    let (heard, from_hub) = bounded(256);
-    {
-        let dir = dir.clone();
-        thread::spawn(move || link::keep(dir, heard));
-    }
-    let (signals, signalled) = bounded(1);
+    let (at, hub) = (dir.clone(), heard.clone());
+    thread::spawn(move || link::keep(at, |message| hub.send(Heard::Hub(message)).is_ok()));
+    let signals = heard.clone();
     let watching = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map(|mut all| {
-        thread::spawn(move || all.forever().next().map(|signal| signals.send(signal)));
+        thread::spawn(move || all.forever().next().map(|_| signals.send(Heard::Signal).is_ok()));
     });
     let session = Surroundings::new();
     let kept_at = dir.sessions().join(&session.key);
@@ -167,7 +176,6 @@ pub fn run(dir: DataDir) -> ExitCode {
         }
     };
     let (inbox, to_inbox) = unbounded();
-    let (pushed, from_inbox) = unbounded();
     let mut channel = Channel {
         log,
         tokens,
@@ -182,51 +190,45 @@ pub fn run(dir: DataDir) -> ExitCode {
         pending: HashMap::new(),
         inbox,
     };
-    channel.start_inbox(to_inbox, pushed);
+    channel.start_inbox(to_inbox, heard);
     if watching.is_err() {
         channel.log.event(Level::Warn, "no_signals", &[]);
     }
     memory::sweep(&dir.sessions(), session::is_alive);
-    channel.serve(&from_client, &from_hub, &from_inbox, &signalled);
+    channel.serve(&all);
     ExitCode::SUCCESS
 }
 
-/// Hands the client's messages on; ends, and with it the channel, at the end of stdin.
-fn read_stdin(lines: &Sender<Incoming>) {
+/// Hands the client's messages on, and the end of stdin, which is the channel's.
+fn read_stdin(heard: &Sender<Heard>) {
     let mut input = BufReader::new(io::stdin());
     while let Ok(Some(incoming)) = mcp::read(&mut input) {
-        if lines.send(incoming).is_err() {
+        if heard.send(Heard::Client(incoming)).is_err() {
             return;
         }
     }
+    let _ = heard.send(Heard::ClientGone); // fails only when the channel leaves
 }
 
 impl Channel {
-    fn serve(
-        &mut self,
-        client: &Receiver<Incoming>,
-        hub: &Receiver<FromHub>,
-        inbox: &Receiver<(Parcel, Option<String>)>,
-        signalled: &Receiver<i32>,
-    ) {
-        let mut hub = hub.clone();
+    fn serve(&mut self, heard: &Receiver<Heard>) {
         let mut look = Instant::now() + LOOK;
         loop {
             let rest = self.send_pending();
             let until =
                 self.pending.values().map(|p| p.until).chain(rest).min().map_or(look, |t| t.min(look));
-            let served = select! {
-                recv(client) -> incoming => match incoming {
-                    Ok(incoming) => self.hear_client(incoming),
-                    Err(_) => return self.leave("stdin closed"),
-                },
-                recv(hub) -> message => match message {
-                    Ok(message) => self.hear_hub(message),
-                    Err(_) => { hub = never(); Ok(()) }
-                },
-                recv(inbox) -> done => { if let Ok((parcel, error)) = done { self.pushed(&parcel, error); } Ok(()) }
-                recv(signalled) -> _ => return self.leave("a signal"),
-                default(until.saturating_duration_since(Instant::now())) => Ok(()),
+            let served = match heard.recv_deadline(until) {
+                Ok(Heard::Client(incoming)) => self.hear_client(incoming),
+                Ok(Heard::Hub(message)) => self.hear_hub(message),
+                Ok(Heard::Inbox(parcel, error)) => {
+                    self.pushed(&parcel, error);
+                    Ok(())
+                }
+                Ok(Heard::Signal) => return self.leave("a signal"),
+                Ok(Heard::ClientGone) | Err(RecvTimeoutError::Disconnected) => {
+                    return self.leave("stdin closed");
+                }
+                Err(RecvTimeoutError::Timeout) => Ok(()),
             };
             if served.is_err() {
                 return self.leave("stdout closed");
@@ -261,7 +263,7 @@ impl Channel {
             Incoming::Request { id, method, params } => match method.as_str() {
                 "initialize" => print(&mcp::result(&id, mcp::initialize(&params))),
                 "ping" => print(&mcp::result(&id, json!({}))),
-                "tools/list" => print(&mcp::result(&id, tools::list())),
+                "tools/list" => print(&mcp::result_text(&id, &tools::list())),
                 "tools/call" => self.call(id, params),
                 _ => print(&mcp::error(&id, -32601, "this server has no such method")),
             },
@@ -384,7 +386,7 @@ impl Channel {
                 Ok(())
             }
             FromHub::Down(fault) => {
-                self.log.event(Level::Info, "hub_lost", &[("code", json!(fault.code))]);
+                self.log.event(Level::Info, "hub_lost", &[("code", json!(fault.code.name()))]);
                 (self.mouth, self.registered) = (None, false);
                 let until = Instant::now() + AWAY;
                 self.pending.values_mut().for_each(|p| (p.sent, p.until) = (false, p.until.min(until)));
@@ -397,12 +399,12 @@ impl Channel {
                     Ok(())
                 }
                 ToClient::Ok { id, answer, waiting } => self.answered(id, Ok(answer), waiting),
-                ToClient::Error { id: Some(id), fault, waiting } if id != 0 => {
-                    self.answered(id, Err(fault), waiting)
+                ToClient::Error { id: Some(id), code, message, waiting } if id != 0 => {
+                    self.answered(id, Err(Fault { code, message }), waiting)
                 }
-                ToClient::Error { fault, .. } => {
-                    self.log.event(Level::Warn, "refused", &[("code", json!(fault.code))]);
-                    self.away = fault;
+                ToClient::Error { code, message, .. } => {
+                    self.log.event(Level::Warn, "refused", &[("code", json!(code.name()))]);
+                    self.away = Fault { code, message };
                     Ok(())
                 }
                 ToClient::Push(parcel) => {
@@ -452,7 +454,10 @@ impl Channel {
         self.log.event(
             Level::Info,
             "registered",
-            &[("name", json!(name)), ("paths", json!(self.session.paths))],
+            &[
+                ("name", json!(name)),
+                ("paths", json!(self.session.paths.iter().map(|p| p.name()).collect::<Vec<_>>())),
+            ],
         );
         if let Some(activity) = self.session.file.status {
             self.say(&ToHub::Activity { activity: Some(activity), branch: None, paths: None });
@@ -479,7 +484,7 @@ impl Channel {
                 pending.until = self.complete + RETURN;
             }
             let request = pending.request.clone();
-            self.remember(&request, &reply);
+            self.memory.answered(&request, &reply);
             return Ok(());
         }
         self.finish(id, reply, waiting)
@@ -488,7 +493,7 @@ impl Channel {
     fn finish(&mut self, id: u64, reply: Result<Answer, Fault>, waiting: Vec<Parcel>) -> io::Result<()> {
         let pending = self.pending.remove(&id);
         if let Some(pending) = &pending {
-            self.remember(&pending.request, &reply);
+            self.memory.answered(&pending.request, &reply);
         }
         let Some(call) = pending.and_then(|p| p.call) else {
             for parcel in waiting {
@@ -542,27 +547,6 @@ impl Channel {
         self.answered(id, reply, Vec::new())
     }
 
-    fn remember(&mut self, request: &ToHub, reply: &Result<Answer, Fault>) {
-        match (request, reply) {
-            (ToHub::Ask { text, .. }, Ok(Answer::Asked { ask_id, to, peer, state })) => {
-                let member = Member { ask_id: ask_id.clone(), to: to.clone(), peer: Some(peer.clone()) };
-                self.memory.asked(&member, text, *state);
-            }
-            (ToHub::Broadcast { text, .. }, Ok(Answer::Broadcast { broadcast_id, asks })) => {
-                self.memory.broadcast(broadcast_id, text, asks);
-            }
-            (ToHub::Reply { ask_id, .. }, Ok(Answer::Replied { state, .. })) => {
-                self.memory.replied(ask_id, *state >= State::Pushed);
-            }
-            (ToHub::Rename { .. }, Ok(Answer::Renamed { name })) => self.memory.named(name),
-            (ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast { broadcast_id: id, .. }, Err(_)) => {
-                self.memory.unask(id);
-            }
-            (ToHub::Reply { ask_id, .. }, Err(_)) => self.memory.unreply(ask_id),
-            _ => {}
-        }
-    }
-
     /// The end of an ask is here before the answer to its request, which a hub that died owes us. Sent again, the request
     /// would begin it anew at a hub that knows nothing of it.
     fn settle(&mut self, parcel: &Parcel) -> io::Result<()> {
@@ -604,7 +588,7 @@ impl Channel {
 
     fn pushed(&mut self, parcel: &Parcel, error: Option<String>) {
         if let Some(error) = &error {
-            let fields = [("path", json!(parcel.path)), ("error", json!(error))];
+            let fields = [("path", json!(parcel.path.name())), ("error", json!(error))];
             self.log.event(Level::Warn, "push_failed", &fields);
         }
         for push in self.memory.done(parcel, error.is_none()) {
@@ -613,7 +597,7 @@ impl Channel {
     }
 
     /// A thread that waits for the session's inbox, so that the channel does not.
-    fn start_inbox(&self, parcels: Receiver<Parcel>, pushed: Sender<(Parcel, Option<String>)>) {
+    fn start_inbox(&self, parcels: Receiver<Parcel>, heard: Sender<Heard>) {
         let socket = self.session.inbox();
         let file = self.session.file.clone();
         thread::spawn(move || {
@@ -628,7 +612,7 @@ impl Channel {
                     }
                     None => Some(io::Error::other("the session has no inbox socket")),
                 };
-                if pushed.send((parcel, error.map(|e| e.to_string()))).is_err() {
+                if heard.send(Heard::Inbox(parcel, error.map(|e| e.to_string()))).is_err() {
                     return;
                 }
             }

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use lexopt::prelude::*;
 
+use crate::fence::clean;
 use crate::name;
+use crate::term::{err, out};
 use crate::wire::Code;
 
 /// `# TITLE` begins a part. `## COMMAND WORDS` begins a command: a line on what it is for, a line for each option, an empty
@@ -27,51 +29,45 @@ pub struct Command {
 pub struct Opt {
     /// Without the `--`.
     pub name: &'static str,
-    /// What its value is called; `None` for a flag. With `|` in it, these are all values.
-    pub value: Option<&'static str>,
+    /// What its value is called; empty for a flag. With `|` in it, these are all values.
+    pub value: &'static str,
     pub about: &'static str,
 }
 
 /// All commands, in the order of the table.
 pub fn commands() -> Vec<Command> {
     let parts = TABLE.split("\n# ").flat_map(|part| part.split("\n## ").skip(1));
-    parts
-        .map(|text| {
-            let (head, more) = text.split_once("\n\n").unwrap_or((text, ""));
-            let mut lines = head.lines();
-            let title = lines.next().unwrap_or_default();
-            let (name, words) = title.split_once(' ').unwrap_or((title, ""));
-            let about = lines.next().unwrap_or_default();
-            Command { name, words, about, options: lines.filter_map(option).collect(), more: more.trim_end() }
-        })
-        .collect()
+    parts.map(command).collect()
 }
 
-fn option(line: &'static str) -> Option<Opt> {
-    let (left, about) = line.strip_prefix("--")?.split_once("  ")?;
-    let (name, value) = left.split_once(' ').map_or((left, None), |(name, value)| (name, Some(value)));
-    Some(Opt { name, value, about: about.trim_start() })
+fn command(text: &'static str) -> Command {
+    let (head, more) = text.split_once("\n\n").unwrap_or((text, ""));
+    let mut lines = head.lines();
+    let (name, words) = pair(lines.next().unwrap_or_default());
+    let about = lines.next().unwrap_or_default();
+    let options = lines.map(|line| {
+        let (left, about) = line.split_once("  ").unwrap_or((line, ""));
+        let (name, value) = pair(left.trim_start_matches('-'));
+        Opt { name, value, about: about.trim_start() }
+    });
+    Command { name, words, about, options: options.collect(), more: more.trim_end() }
+}
+
+/// The first word, and the rest.
+pub fn pair(text: &str) -> (&str, &str) {
+    text.split_once(' ').unwrap_or((text, ""))
 }
 
 /// The exit code for an error code.
 pub fn exit(code: Code) -> ExitCode {
-    let name = format!(" {}: ", code.name());
-    let row = TABLE.lines().find(|row| row.contains(&name));
-    let number = row.and_then(|row| row.split_whitespace().next()?.parse::<u8>().ok());
-    number.map_or(ExitCode::FAILURE, ExitCode::from)
-}
-
-/// A command line that can't be followed, and for which command.
-pub struct Usage(pub Option<&'static str>, pub String);
-
-/// What a command line asks for.
-pub enum Wanted {
-    /// To be told this.
-    Text(String),
-    Run(Args),
+    let name = format!("{}: ", code.name());
+    let mut rows = TABLE.lines().map(|row| pair(row.trim_start()));
+    let row = rows.find(|(_, when)| when.trim_start().starts_with(&name));
+    row.and_then(|(number, _)| number.parse::<u8>().ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// A command line that can be followed.
+#[derive(Default)]
 pub struct Args {
     pub command: &'static str,
     pub data_dir: Option<OsString>,
@@ -93,65 +89,79 @@ impl Args {
 /// Follows a command line by the table.
 ///
 /// # Errors
-/// What is wrong with it, with a hint.
-pub fn parse(mut line: lexopt::Parser) -> Result<Wanted, Usage> {
-    let mut command: Option<Command> = None;
-    let (mut data_dir, mut words, mut options) = (None, Vec::new(), Vec::new());
-    let version = env!("CARGO_PKG_VERSION");
+/// What to exit with, when all that it asks for has been told: help, or what is wrong with it.
+pub fn parse(mut line: lexopt::Parser) -> Result<Args, ExitCode> {
+    let (mut command, mut args) = (None::<Command>, Args::default());
     loop {
-        let at = command.as_ref().map(|c| c.name);
-        let wrong = |e: lexopt::Error| Usage(at, e.to_string());
+        let wrong = |why: lexopt::Error| usage(command.as_ref(), &why.to_string());
+        let version = env!("CARGO_PKG_VERSION");
         match line.next().map_err(wrong)? {
             None => break,
-            Some(Short('h') | Long("help")) => {
-                return Ok(Wanted::Text(command.as_ref().map_or_else(overview, help)));
-            }
-            Some(Short('V') | Long("version")) => return Ok(Wanted::Text(format!("relay {version}\n"))),
+            Some(Short('h') | Long("help")) => return told(&command.as_ref().map_or_else(overview, help)),
+            Some(Short('V') | Long("version")) => return told(&format!("relay {version}\n")),
             // For the doctor: which binary a launcher comes to.
             Some(Long("which")) => {
                 let path = std::env::current_exe().unwrap_or_default();
-                return Ok(Wanted::Text(format!("{version} {}\n", path.display())));
+                return told(&format!("{version} {}\n", path.display()));
             }
-            Some(Long("data-dir")) => data_dir = Some(line.value().map_err(wrong)?),
+            Some(Long("data-dir")) => args.data_dir = Some(line.value().map_err(wrong)?),
             Some(Long(long)) => {
                 let known = command.as_ref().and_then(|c| c.options.iter().find(|o| o.name == long));
-                let Some(option) = known else { return Err(unknown_option(command.as_ref(), long)) };
-                let value = option.value.map(|_| line.value().and_then(|v| v.string()).map_err(wrong));
-                options.push((option.name, value.transpose()?.unwrap_or_default()));
+                let Some(Opt { name, value, .. }) = known else {
+                    return Err(unknown_option(command.as_ref(), &format!("--{long}")));
+                };
+                let value = match *value {
+                    "" => String::new(),
+                    _ => line.value().and_then(|v| v.string()).map_err(wrong)?,
+                };
+                args.options.push((name, value));
             }
-            Some(Short(c)) => return Err(Usage(at, format!("there is no option '-{c}'"))),
+            Some(Short(c)) => return Err(unknown_option(command.as_ref(), &format!("-{c}"))),
             Some(Value(word)) => {
                 let word = word.string().map_err(wrong)?;
                 match &command {
                     None => command = Some(find(&word)?),
-                    Some(c) if c.words.contains("TEXT") || !c.words.is_empty() && words.is_empty() => {
-                        words.push(word)
+                    Some(c) if c.words.contains("TEXT") || !c.words.is_empty() && args.words.is_empty() => {
+                        args.words.push(word);
                     }
-                    Some(_) => return Err(Usage(at, format!("'{word}' is one argument too many"))),
+                    Some(c) => return Err(usage(Some(c), &format!("'{word}' is one argument too many"))),
                 }
             }
         }
     }
-    let command = command.ok_or_else(|| Usage(None, "a command is missing".into()))?.name;
-    Ok(Wanted::Run(Args { command, data_dir, words, options }))
+    args.command = command.ok_or_else(|| usage(None, "a command is missing"))?.name;
+    Ok(args)
 }
 
-fn find(name: &str) -> Result<Command, Usage> {
+fn told<T>(text: &str) -> Result<T, ExitCode> {
+    out(text);
+    Err(ExitCode::SUCCESS)
+}
+
+/// Tells what is wrong with a command line.
+pub fn usage(command: Option<&Command>, why: &str) -> ExitCode {
+    let at = command.map(|c| format!(" {}", c.name)).unwrap_or_default();
+    err(&format!("relay{at}: {}\nTry 'relay{at} --help'.\n", clean(why))); // it repeats what was typed
+    // To Claude Code, a hook that exits 2 forbids what the user is about to do.
+    if at == " hook" { ExitCode::SUCCESS } else { exit(Code::BadArgs) }
+}
+
+fn find(name: &str) -> Result<Command, ExitCode> {
     let mut commands = commands();
     if let Some(at) = commands.iter().position(|c| c.name == name) {
         return Ok(commands.swap_remove(at));
     }
     let hint = did_you_mean(name, "relay ", commands.iter().map(|c| c.name));
-    Err(Usage(None, format!("there is no command '{name}'{hint}")))
+    Err(usage(None, &format!("there is no command '{name}'{hint}")))
 }
 
-fn unknown_option(command: Option<&Command>, long: &str) -> Usage {
+fn unknown_option(command: Option<&Command>, option: &str) -> ExitCode {
     let known = command.into_iter().flat_map(|c| &c.options).map(|o| o.name);
-    let mut hint = did_you_mean(long, "--", known.chain(["help", "version", "data-dir"]));
+    let mut hint = did_you_mean(option, "--", known.chain(["help", "version", "data-dir"]));
     if hint.is_empty() && command.is_some_and(|c| c.words.contains("TEXT")) {
         hint = "; write `--` before a text that begins with a dash".to_owned();
     }
-    Usage(command.map(|c| c.name), format!("there is no option '--{long}'{hint}"))
+    usage(command, &format!("there is no option '{option}'{hint}"))
 }
 
 fn did_you_mean(wanted: &str, prefix: &str, names: impl Iterator<Item = &'static str>) -> String {
@@ -168,8 +178,7 @@ fn overview() -> String {
     while let Some(line) = lines.next() {
         if let Some(command) = line.strip_prefix("## ") {
             inside = true;
-            let name = command.split(' ').next().unwrap_or_default();
-            text += &format!("  {name:19} {}\n", lines.next().unwrap_or_default());
+            text += &format!("  {:19} {}\n", pair(command).0, lines.next().unwrap_or_default());
         } else if let Some(title) = line.strip_prefix("# ") {
             inside = false;
             text += &format!("\n{title}:\n");
@@ -181,20 +190,13 @@ fn overview() -> String {
 }
 
 /// `relay COMMAND --help`.
-fn help(command: &Command) -> String {
-    let (mut usage, mut options) = (format!("relay {}", command.name), String::new());
-    for Opt { name, value, about } in &command.options {
-        let option = format!("--{name} {}", value.unwrap_or_default());
+fn help(Command { name, words, about, options, more }: &Command) -> String {
+    let (mut usage, mut list) = (format!("relay {name}"), String::new());
+    for Opt { name, value, about } in options {
+        let option = format!("--{name} {value}");
         usage += &format!(" [{}]", option.trim_end());
-        options += &format!("  {option:19} {about}\n");
+        list += &format!("  {option:19} {about}\n");
     }
-    let usage = format!("{usage} {}", command.words);
-    let options = if options.is_empty() { options } else { format!("\nOptions:\n{options}") };
-    format!(
-        "{}: {}\n\nUsage: {}\n{options}\n{}\n",
-        command.name,
-        command.about,
-        usage.trim_end(),
-        command.more
-    )
+    let title = if list.is_empty() { "" } else { "\nOptions:\n" };
+    format!("{name}: {about}\n\nUsage: {}\n{title}{list}\n{more}\n", format!("{usage} {words}").trim_end())
 }

@@ -6,8 +6,8 @@ use crate::cli::{Args, Command, Opt, commands};
 use crate::shell::{Outcome, bad};
 use crate::term::out;
 
-/// Prints the names of all peers, without starting a hub.
-const PEERS: &str = "relay peers 2>/dev/null | sed -n '2,$s/ .*//p'";
+/// Prints the names of all peers, without starting a hub; in any shell.
+const PEERS: &str = "$(relay peers 2>/dev/null | tail -n +2 | cut -d\" \" -f1)";
 
 /// `relay completions`.
 pub fn completions(args: &Args) -> Outcome {
@@ -21,14 +21,18 @@ pub fn completions(args: &Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The values of an option, or the words of a command, where the table lists them all.
-fn choices(of: &str) -> Option<String> {
-    (of.contains('|') && !of.contains(' ')).then(|| of.replace('|', " "))
+/// The values of an option, or the words of a command, where they are known.
+fn choices(of: &str) -> String {
+    match of.split(' ').next() {
+        Some("PEER") => PEERS.to_owned(),
+        Some(words) if words.contains('|') => words.replace('|', " "),
+        _ => String::new(),
+    }
 }
 
 /// `about`, fit to stand between the quotes and brackets of any shell.
 fn plain(about: &str) -> String {
-    about.replace('\'', "’").replace(['[', ']', ':'], " ")
+    about.replace('\'', "’").replace(['[', ']', ':', '`'], " ")
 }
 
 fn each<T>(of: &[T], with: impl Fn(&T) -> String) -> String {
@@ -36,17 +40,16 @@ fn each<T>(of: &[T], with: impl Fn(&T) -> String) -> String {
 }
 
 fn bash(commands: &[Command]) -> String {
+    let names = each(commands, |c| format!("{} ", c.name));
     let cases = each(commands, |c| {
         let options = each(&c.options, |o| format!("--{} ", o.name));
-        let peers = if c.words.starts_with("PEER") { format!("$({PEERS})") } else { String::new() };
-        let words = choices(c.words).unwrap_or(peers);
-        format!("        {}) words=\"{options}--data-dir --help {words}\" ;;\n", c.name)
+        format!("        {}) words='{options}--data-dir --help '\"{}\" ;;\n", c.name, choices(c.words))
     });
-    let value = |o: &Opt| {
-        o.value.and_then(choices).map(|values| format!("        --{}) words=\"{values}\" ;;\n", o.name))
+    let value = |o: &Opt| match choices(o.value).as_str() {
+        "" => String::new(),
+        values => format!("        --{}) words=\"{values}\" ;;\n", o.name),
     };
-    let values = each(commands, |c| each(&c.options, |o| value(o).unwrap_or_default()));
-    let names = each(commands, |c| format!("{} ", c.name));
+    let values = each(commands, |c| each(&c.options, value));
     format!(
         r#"# bash completion for relay
 _relay() {{
@@ -64,23 +67,16 @@ complete -o default -F _relay relay
 
 fn zsh(commands: &[Command]) -> String {
     let names = each(commands, |c| format!("        '{}:{}'\n", c.name, plain(c.about)));
-    let option = |o: &Opt| {
-        let value =
-            o.value.map(|v| choices(v).map_or(format!(":{v}: "), |values| format!(":{}:({values})", o.name)));
-        format!(" '--{}[{}]{}'", o.name, plain(o.about), value.unwrap_or_default())
+    let value = |o: &Opt| match o.value {
+        "" => String::new(),
+        value => format!(":{value}:({})", choices(value)),
     };
     let cases = each(commands, |c| {
-        let peers = if c.words.starts_with("PEER") { " ':peer:_relay_peers' '*:text: '" } else { "" };
-        let words = choices(c.words).map_or(peers.to_owned(), |words| format!(" ':word:({words})'"));
-        let options = each(&c.options, option);
-        format!(
-            "        {}) _arguments{options}{words} '--data-dir[the data directory]:DIR:_files -/' ;;\n",
-            c.name
-        )
+        let options = each(&c.options, |o| format!(" '--{}[{}]{}'", o.name, plain(o.about), value(o)));
+        format!("        {}) _arguments{options} \":word:({})\" ;;\n", c.name, choices(c.words))
     });
     format!(
         r#"#compdef relay
-_relay_peers() {{ compadd -- $({PEERS}) }}
 _relay() {{
     local -a commands=(
 {names}    )
@@ -96,17 +92,19 @@ if [ "$funcstack[1]" = _relay ]; then _relay "$@"; else compdef _relay relay; fi
 
 fn fish(commands: &[Command]) -> String {
     let lines = each(commands, |c| {
-        let seen = format!("complete -c relay -n '__fish_seen_subcommand_from {}'", c.name);
+        let (name, about, words) = (c.name, plain(c.about), choices(c.words));
+        let seen = format!("complete -c relay -n '__fish_seen_subcommand_from {name}'");
         let options = each(&c.options, |o| {
-            let value =
-                o.value.map(|v| choices(v).map_or(" -r".to_owned(), |values| format!(" -x -a '{values}'")));
-            format!("{seen} -l {} -d '{}'{}\n", o.name, plain(o.about), value.unwrap_or_default())
+            let value = match (o.value, choices(o.value).as_str()) {
+                ("", _) => String::new(),
+                (_, "") => " -r".to_owned(),
+                (_, values) => format!(" -x -a '{values}'"),
+            };
+            format!("{seen} -l {} -d '{}'{value}\n", o.name, plain(o.about))
         });
-        let peers = c.words.starts_with("PEER").then(|| format!("({})", PEERS.replace('\'', "\\'")));
-        let words = choices(c.words).or(peers).map(|words| format!("{seen} -a '{words}'\n"));
-        let name =
-            format!("complete -c relay -n __fish_use_subcommand -a {} -d '{}'\n", c.name, plain(c.about));
-        name + &options + &words.unwrap_or_default()
+        format!(
+            "complete -c relay -n __fish_use_subcommand -a {name} -d '{about}'\n{options}{seen} -a '{words}'\n"
+        )
     });
     format!("# fish completion for relay\ncomplete -c relay -f\n{lines}")
 }

@@ -5,17 +5,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::Args;
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
-use crate::look::ask_status;
-use crate::setup::{FLAG, PLUGIN, allowed, claude, launched, listed};
-use crate::shell::{Outcome, is_there, print, span, word};
+use crate::look::{ask_status, no_hub};
+use crate::setup::{self, FLAG, PLUGIN, allowed, claude, launched};
+use crate::shell::{Outcome, print, span};
 use crate::term::{out, paint};
-use crate::wire::{Answer, Code, PeerKind, ToHub};
+use crate::wire::{Answer, PeerKind, ToHub};
 
 /// The first Claude Code in which a session takes messages at its inbox.
 const INBOX: [u32; 3] = [2, 1, 224];
@@ -23,197 +22,138 @@ const INBOX: [u32; 3] = [2, 1, 224];
 const BIG_LOG: u64 = 45_000_000;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// How one thing is.
-#[derive(Serialize)]
-struct Finding {
-    check: &'static str,
-    ok: bool,
-    detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<String>,
+/// The findings so far, each told as it is made, unless they are wanted as JSON.
+struct Findings {
+    json: bool,
+    healthy: bool,
+    all: Vec<Value>,
 }
 
-/// The findings so far.
-#[derive(Default)]
-struct Findings(Vec<Finding>);
-
 impl Findings {
-    fn good(&mut self, check: &'static str, detail: impl Into<String>) {
-        self.0.push(Finding { check, ok: true, detail: detail.into(), remedy: None });
-    }
-
-    fn wrong(&mut self, check: &'static str, detail: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Finding { check, ok: false, detail: detail.into(), remedy: Some(remedy.into()) });
+    /// How a thing is, or what is wrong with it; then the remedy is told too.
+    fn add(&mut self, check: &str, how: Result<String, String>, remedy: &str) {
+        let ok = how.is_ok();
+        let detail = how.unwrap_or_else(|wrong| wrong);
+        let mark = if ok { paint("32", "ok   ") } else { paint("31", "WRONG") };
+        let mut finding = json!({"check": check, "ok": ok, "detail": detail});
+        let mut text = format!("{mark} {check:11} {detail}\n");
+        if !ok {
+            finding["remedy"] = remedy.into();
+            text += &format!("{:18}→ {remedy}\n", "");
+        }
+        if !self.json {
+            out(&text);
+        }
+        self.healthy &= ok;
+        self.all.push(finding);
     }
 }
 
 /// `relay doctor`.
 pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
-    let mut found = Findings::default();
-    let exe = std::env::current_exe().map(|p| p.display().to_string()).unwrap_or_default();
-    found.good("relay", format!("{VERSION}, {exe}"));
-    if client(&mut found) {
-        plugin(&mut found);
-    }
+    let mut found = Findings { json: args.has("json"), healthy: true, all: Vec::new() };
+    let exe = std::env::current_exe().unwrap_or_default();
+    found.add("relay", Ok(format!("{VERSION}, {}", exe.display())), "");
+    client(&mut found);
     directory(&mut found, dir);
     hub(&mut found, dir);
-    logs(&mut found, dir);
-    let Findings(findings) = found;
-    let healthy = findings.iter().all(|f| f.ok);
-    if args.has("json") {
-        print(&json!({"findings": findings}));
-    } else {
-        for Finding { check, ok, detail, remedy } in &findings {
-            let mark = if *ok { paint("32", "ok   ") } else { paint("31", "WRONG") };
-            let remedy = remedy.as_ref().map(|r| format!("{:18}→ {r}\n", "")).unwrap_or_default();
-            out(&format!("{mark} {check:11} {detail}\n{remedy}"));
-        }
+    let files = fs::read_dir(dir.logs()).into_iter().flatten().flatten();
+    let sizes: Vec<u64> = files.filter_map(|file| Some(file.metadata().ok()?.len())).collect();
+    let size = sizes.iter().sum::<u64>();
+    let logs = format!("{} files, {} KiB in {}", sizes.len(), size.div_ceil(1024), dir.logs().display());
+    let logs = if size > BIG_LOG { Err(logs) } else { Ok(logs) };
+    found.add("logs", logs, "RELAY_LOG=warn writes less; the files may be removed at any time");
+    if found.json {
+        print(&json!({"findings": found.all}));
     }
-    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if found.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Claude Code itself; whether it is there.
-fn client(found: &mut Findings) -> bool {
-    let said = match claude(&["--version"]) {
-        Ok(said) => said,
-        Err(why) => {
-            found.wrong("claude", why, "install Claude Code, or put `claude` on PATH");
-            return false;
-        }
-    };
-    let number = said.split_whitespace().next().unwrap_or_default();
-    let parts: Vec<u32> = number.split('.').map_while(|n| n.parse().ok()).collect();
-    if parts.as_slice() >= &INBOX[..] {
-        found.good(
-            "claude",
-            format!("{said}: every session takes messages, with and without the channel flag"),
-        );
-    } else {
-        found.good(
-            "claude",
-            format!("{said}: before 2.1.224 sessions have no inbox; messages come by a waiting hook, or by the channel: claude {FLAG}"),
-        );
+/// Claude Code itself, and the plugin in it.
+fn client(found: &mut Findings) {
+    let said = claude(&["--version"]);
+    let here = said.is_ok();
+    let said = said.map(|said| {
+        let number = said.split_whitespace().next().unwrap_or_default();
+        let parts: Vec<u32> = number.split('.').map_while(|n| n.parse().ok()).collect();
+        let ways = match parts.as_slice() >= INBOX.as_slice() {
+            true => "every session takes messages, with and without the channel flag",
+            false => "before 2.1.224 sessions have no inbox; messages come by a waiting hook, or by the channel flag",
+        };
+        format!("{said}: {ways}")
+    });
+    found.add("claude", said, "install Claude Code, or put `claude` on PATH");
+    if !here {
+        return;
     }
-    true
-}
-
-/// The plugin, and the binary that it starts.
-fn plugin(found: &mut Findings) {
-    let plugin = match listed(&["plugin", "list", "--json"], "id", PLUGIN) {
-        Ok(Some(plugin)) => plugin,
-        Ok(None) => return found.wrong("plugin", format!("{PLUGIN} is not installed"), "relay setup"),
-        Err(why) => return found.wrong("plugin", why, "update Claude Code, then `relay setup`"),
+    let plugin = setup::plugin().and_then(|plugin| plugin.ok_or(format!("{PLUGIN} is not installed")));
+    let plugin = match plugin {
+        Ok(plugin) => plugin,
+        Err(why) => return found.add("plugin", Err(why), "relay setup; it needs a current Claude Code"),
     };
     let version = plugin["version"].as_str().unwrap_or_default();
-    match plugin["enabled"] == true {
-        true => found.good("plugin", format!("{PLUGIN} {version}, enabled")),
-        false => found.wrong("plugin", format!("{PLUGIN} {version} is disabled"), "relay setup"),
-    }
-    match launched(&plugin) {
-        Ok(said) if said.starts_with(VERSION) => found.good("launcher", format!("starts relay {said}")),
-        Ok(said) => found.wrong(
-            "launcher",
-            format!("the plugin starts relay {said}, and this is {VERSION}"),
-            "update that one, or set RELAY_BIN to the one you want, then restart the sessions",
-        ),
-        Err(why) => found.wrong(
-            "launcher",
-            format!("the plugin can't start relay: {why}"),
-            "put relay on PATH or set RELAY_BIN to it, then restart the sessions",
-        ),
-    }
-    match allowed() {
-        Some(true) => found.good("permission", "sessions use the relay's tools without a dialog"),
-        _ => found.good(
-            "permission",
-            "sessions ask their user before they use the relay's tools, also to answer (`relay setup --allow` changes that)",
-        ),
-    }
+    let enabled = match plugin["enabled"] == true {
+        true => Ok(format!("{PLUGIN} {version}, enabled")),
+        false => Err(format!("{PLUGIN} {version} is disabled")),
+    };
+    found.add("plugin", enabled, "relay setup");
+    let launched = match launched(&plugin) {
+        Ok(said) if said.starts_with(VERSION) => Ok(format!("starts relay {said}")),
+        Ok(said) => Err(format!("the plugin starts relay {said}, and this is {VERSION}")),
+        Err(why) => Err(format!("the plugin can't start relay: {why}")),
+    };
+    let remedy = "put this relay on PATH or set RELAY_BIN to it, then restart the sessions";
+    found.add("launcher", launched, remedy);
+    let permission = match allowed() {
+        true => "sessions use the relay's tools without a dialog",
+        false => "sessions ask before they use the relay's tools, also to answer (see `relay setup --allow`)",
+    };
+    found.add("permission", Ok(permission.to_owned()), "");
 }
 
 fn directory(found: &mut Findings, dir: &DataDir) {
-    let at = dir.path().display();
-    let mode = |path: &Path| fs::symlink_metadata(path).map(|m| m.permissions().mode() & 0o777);
-    match mode(dir.path()) {
-        Err(_) => {
-            return found.good("directory", format!("{at} is not there yet; the first session makes it"));
-        }
-        Ok(mode) if mode & 0o077 != 0 => {
-            return found.wrong(
-                "directory",
-                format!("others can look into {at} (mode {mode:o})"),
-                format!("chmod 700 {at}"),
-            );
-        }
-        Ok(_) => {}
-    }
-    match dir.prepare() {
-        Ok(()) => found.good("directory", format!("{at}, private")),
-        Err(why) => found.wrong("directory", why, "mend that, or choose another with RELAY_DATA_DIR"),
-    }
-    if let Ok(mode) = mode(&dir.socket_path())
-        && mode & 0o077 != 0
-    {
-        let socket = dir.socket_path();
-        found.wrong(
-            "socket",
-            format!("others can use it (mode {mode:o})"),
-            format!("chmod 600 {}", socket.display()),
-        );
+    let mode = |path: &Path| fs::symlink_metadata(path).map_or(0, |m| m.permissions().mode() & 0o777);
+    let (at, socket) = (dir.path().display(), dir.socket_path());
+    let how = match mode(dir.path()) {
+        0 => Ok(format!("{at} is not there yet; the first session makes it")),
+        mode if mode & 0o077 != 0 => Err(format!("others can look into {at} (mode {mode:o})")),
+        _ => dir.prepare().map(|()| format!("{at}, private")),
+    };
+    found.add("directory", how, &format!("chmod 700 {at}, or choose another with RELAY_DATA_DIR"));
+    let mode = mode(&socket);
+    if mode & 0o077 != 0 {
+        let how = Err(format!("others can use it (mode {mode:o})"));
+        found.add("socket", how, &format!("chmod 600 {}", socket.display()));
     }
 }
 
 /// The hub, and through it the sessions.
 fn hub(found: &mut Findings, dir: &DataDir) {
-    let stop = "relay stop; the sessions start a new one at once";
-    let mut link = match Link::open(dir, Start::No) {
-        Ok(link) => link,
-        Err(fault) if fault.code == Code::HubUnreachable && !is_there(dir) => {
-            return found.good("hub", "none runs; the first session starts it");
+    let mut link = Link::open(dir, Start::No);
+    let how = match link.as_mut().map_err(|fault| fault.clone()).and_then(ask_status) {
+        Ok(s) if s.version != VERSION => Err(format!("relay {} runs it, and this is {VERSION}", s.version)),
+        Ok(s) => {
+            let up = span(s.uptime_s);
+            Ok(format!("{}, process {}, up for {up}, {} peers", s.version, s.pid, s.peers))
         }
-        Err(fault) => return found.wrong("hub", fault.message, stop),
+        Err(fault) if no_hub(dir, &fault) => Ok("none runs; the first session starts it".to_owned()),
+        Err(fault) => Err(fault.message),
     };
-    match ask_status(&mut link) {
-        Ok(s) if s.version != VERSION => {
-            found.wrong("hub", format!("relay {} runs it, and this is {VERSION}", s.version), stop);
-        }
-        Ok(s) => found.good(
-            "hub",
-            format!("{}, process {}, up for {}, {} peers", s.version, s.pid, span(s.uptime_s), s.peers),
-        ),
-        Err(fault) => return found.wrong("hub", fault.message, stop),
-    }
-    let Ok(Answer::Peers(roster)) = link.call(|id| ToHub::Peers { id }) else { return };
+    found.add("hub", how, "relay stop; the sessions start a new one at once");
+    let Ok(Ok(Answer::Peers(roster))) = link.map(|mut link| link.call(|id| ToHub::Peers { id })) else {
+        return;
+    };
     for peer in roster.peers.iter().filter(|p| p.kind == PeerKind::Session) {
         let name = &peer.name;
-        match (peer.push, peer.confirmed) {
-            (Some(path), true) => {
-                found.good("session", format!("{name}: reached by {}, confirmed", word(path)))
+        let how = match (peer.push.map(|p| p.name()), peer.confirmed) {
+            (Some(path), true) => Ok(format!("{name}: reached by {path}, confirmed")),
+            (Some(path), false) => {
+                Ok(format!("{name}: would be reached by {path}; no push was confirmed yet"))
             }
-            (Some(path), false) => found.good(
-                "session",
-                format!("{name}: would be reached by {}; nothing was pushed and confirmed yet", word(path)),
-            ),
-            (None, _) => found.wrong(
-                "session",
-                format!(
-                    "{name}: every way into it failed; it gets its messages at its next use of a relay tool"
-                ),
-                format!("restart it, best as claude {FLAG}"),
-            ),
-        }
-    }
-}
-
-fn logs(found: &mut Findings, dir: &DataDir) {
-    let files = fs::read_dir(dir.logs()).into_iter().flatten().flatten();
-    let (count, size) =
-        files.filter_map(|f| f.metadata().ok()).fold((0, 0), |(n, sum), m| (n + 1, sum + m.len()));
-    let detail = format!("{count} files, {} KiB in {}", size.div_ceil(1024), dir.logs().display());
-    match size > BIG_LOG {
-        true => {
-            found.wrong("logs", detail, "RELAY_LOG=warn writes less; the files may be removed at any time")
-        }
-        false => found.good("logs", detail),
+            (None, _) => {
+                Err(format!("{name}: every way in failed; its next use of a relay tool brings its messages"))
+            }
+        };
+        found.add("session", how, &format!("restart it, best as claude {FLAG}"));
     }
 }

@@ -5,8 +5,6 @@
 //! quoted, and [`label`] makes a short string fit to stand inside our own words. All of them are linear in the text.
 
 use crate::wire::{Kind, Parcel};
-use serde::Serialize;
-use serde_json::json;
 
 /// The longest [`label`], in characters.
 const LONGEST: usize = 200;
@@ -26,27 +24,17 @@ const TAGS: &str = "agent- antml bash- channel channel- command- cross-session c
 /// takes for structure, `<\channel`, and in what looks like an identifier of our pushes, `push\_`: only the client's own
 /// receipts may hold those. Cleaning twice changes nothing more. At most twice as long as `text`.
 pub fn clean(text: &str) -> String {
-    let text = break_pushes(&strip(text));
-    let mut clean = String::with_capacity(text.len());
-    let mut rest = text.as_str();
-    while let Some(at) = rest.find('<') {
-        let (upto, after) = rest.split_at(at + 1);
-        clean.push_str(upto);
-        if is_structure(after) {
-            clean.push('\\');
-        }
-        rest = after;
-    }
-    clean.push_str(rest);
-    clean
+    let is_id =
+        |after: &str| after.bytes().take(24).filter(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).count() == 24;
+    broken(&broken(&strip(text), "push_", "push\\_", is_id), "<", "<\\", is_structure)
 }
 
-fn break_pushes(text: &str) -> String {
-    let mut parts = text.split("push_");
+/// `text` with `instead` for each `mark` before a part that `counts`, up to the next mark.
+fn broken(text: &str, mark: &str, instead: &str, counts: impl Fn(&str) -> bool) -> String {
+    let mut parts = text.split(mark);
     let mut broken = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let is_id = part.bytes().take(24).filter(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).count() == 24;
-        broken += if is_id { "push\\_" } else { "push_" };
+        broken += if counts(part) { instead } else { mark };
         broken += part;
     }
     broken
@@ -77,11 +65,11 @@ pub fn fields(p: &Parcel) -> Vec<(&'static str, String)> {
         _ => "ask_id",
     };
     [
-        ("kind", Some(variant(p.kind))),
+        ("kind", Some(p.kind.name().to_owned())),
         (id, Some(label(&p.ask_id))),
         ("from", (!p.from.is_empty()).then(|| label(&p.from))),
         ("cwd", p.cwd.as_deref().map(label)),
-        ("code", p.code.map(variant)),
+        ("code", p.code.map(|c| c.name().to_owned())),
         ("broadcast", yes(p.broadcast.is_some())),
         ("late", yes(p.late)),
         ("push", Some(label(&p.push))),
@@ -120,11 +108,6 @@ pub fn text(p: &Parcel) -> String {
         text += &format!(" {key}={quote}{value}{quote}");
     }
     text + "]\n" + &body(p)
-}
-
-/// What serde calls a variant.
-fn variant(of: impl Serialize) -> String {
-    json!(of).as_str().unwrap_or_default().to_owned()
 }
 
 /// Whether what follows a `<` makes it the start of one of [`TAGS`].

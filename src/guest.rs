@@ -4,17 +4,16 @@ use std::io::{IsTerminal, Read, stderr, stdin};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded, never, select, unbounded};
+use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::datadir::DataDir;
 use crate::link::{self, FromHub, Mouth, unreachable};
 use crate::memory::{Memory, Take};
 use crate::session;
 use crate::token::Tokens;
-use crate::wire::{
-    Answer, Code, Fault, Kind, Member, Parcel, Path, PeerKind, Scope, State, ToClient, ToHub, Who,
-};
+use crate::wire::{Answer, Code, Fault, Kind, Parcel, Path, PeerKind, Scope, State, ToClient, ToHub, Who};
 
 /// The request by which a guest registers.
 const REGISTER: u64 = 0;
@@ -28,9 +27,7 @@ pub struct Guest {
     tokens: Tokens,
     memory: Memory,
     who: Who,
-    hub: Receiver<FromHub>,
-    signals: Receiver<i32>,
-    typed: Receiver<Vec<u8>>,
+    heard: Receiver<Heard>,
     mouth: Option<Mouth>,
     registered: bool,
     /// Requests that have no answer; each is sent again on a new connection.
@@ -64,6 +61,12 @@ pub enum News {
     Quiet,
 }
 
+/// What its threads hear.
+enum Heard {
+    Hub(FromHub),
+    News(News),
+}
+
 impl Guest {
     /// Someone new at the hub of `dir`, which is started if need be. With a `name` only that one will do. `typing` also
     /// listens to stdin.
@@ -95,16 +98,29 @@ impl Guest {
             fresh: true,
             hooked: false,
         };
-        let (heard, hub) = unbounded();
-        let dir = dir.clone();
-        thread::spawn(move || link::keep(dir, heard));
+        let (news, heard) = bounded(64);
+        let (dir, hub) = (dir.clone(), news.clone());
+        thread::spawn(move || link::keep(dir, |message| hub.send(Heard::Hub(message)).is_ok()));
+        if typing {
+            let typed = news.clone();
+            thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                loop {
+                    let n = stdin().lock().read(&mut buffer).unwrap_or(0);
+                    let typed = typed.send(Heard::News(News::Typed(buffer[..n].to_vec())));
+                    if n == 0 || typed.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(cannot)?;
+        thread::spawn(move || signals.forever().all(|s| news.send(Heard::News(News::Signal(s))).is_ok()));
         Ok(Guest {
             tokens,
             memory,
             who,
-            hub,
-            signals: signals().map_err(cannot)?,
-            typed: if typing { read_stdin() } else { never() },
+            heard,
             mouth: None,
             registered: false,
             open: Vec::new(),
@@ -119,11 +135,9 @@ impl Guest {
     /// # Errors
     /// There are no random numbers to be had.
     pub fn ask(&mut self, to: &str, text: &str, timeout: Duration) -> Result<String, Fault> {
-        let ask_id = self.id("ask_")?;
-        self.memory.asking(&ask_id, timeout);
-        let (ask, to, text, timeout_ms) =
-            (ask_id.clone(), to.to_owned(), text.to_owned(), timeout.as_millis() as u64);
-        self.request(|id| ToHub::Ask { id, ask_id: ask, to, text, timeout_ms });
+        let (ask_id, timeout_ms) = (self.id("ask_", timeout)?, timeout.as_millis() as u64);
+        let (id, to, text) = (ask_id.clone(), to.to_owned(), text.to_owned());
+        self.request(|n| ToHub::Ask { id: n, ask_id: id, to, text, timeout_ms });
         Ok(ask_id)
     }
 
@@ -132,11 +146,17 @@ impl Guest {
     /// # Errors
     /// There are no random numbers to be had.
     pub fn broadcast(&mut self, text: &str, scope: Scope, timeout: Duration) -> Result<String, Fault> {
-        let all = self.id("bc_")?;
-        self.memory.asking(&all, timeout);
-        let (broadcast_id, text, timeout_ms) = (all.clone(), text.to_owned(), timeout.as_millis() as u64);
+        let (all, timeout_ms) = (self.id("bc_", timeout)?, timeout.as_millis() as u64);
+        let (broadcast_id, text) = (all.clone(), text.to_owned());
         self.request(|id| ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms });
         Ok(all)
+    }
+
+    /// An id for what is asked now.
+    fn id(&mut self, prefix: &str, timeout: Duration) -> Result<String, Fault> {
+        let id = self.tokens.id(prefix).map_err(|e| unreachable(format!("cannot read /dev/urandom: {e}")))?;
+        self.memory.asking(&id, timeout);
+        Ok(id)
     }
 
     /// Answers.
@@ -154,10 +174,6 @@ impl Guest {
     /// Whether a request has no answer yet.
     pub fn is_waiting(&self) -> bool {
         !self.open.is_empty()
-    }
-
-    fn id(&mut self, prefix: &str) -> Result<String, Fault> {
-        self.tokens.id(prefix).map_err(|e| unreachable(format!("cannot read /dev/urandom: {e}")))
     }
 
     fn request(&mut self, make: impl FnOnce(u64) -> ToHub) {
@@ -185,10 +201,9 @@ impl Guest {
 
     /// Leaves for good: what is open is withdrawn. Returns when the hub has heard it.
     pub fn leave(mut self) {
-        let Some(mouth) = self.mouth.take() else { return };
-        if mouth.say(&ToHub::Bye).is_ok() {
-            let until = Instant::now() + Duration::from_secs(1);
-            while let Ok(FromHub::Said(_)) = self.hub.recv_deadline(until) {}
+        let until = Instant::now() + Duration::from_secs(1);
+        if self.mouth.take().is_some_and(|mouth| mouth.say(&ToHub::Bye).is_ok()) {
+            while !matches!(self.heard.recv_deadline(until), Ok(Heard::Hub(FromHub::Down(_))) | Err(_)) {}
         }
     }
 
@@ -200,141 +215,80 @@ impl Guest {
         let until = Instant::now() + patience;
         loop {
             let wake = if self.retry { until.min(Instant::now() + RETRY) } else { until };
-            select! {
-                recv(self.signals) -> signal => return Ok(News::Signal(signal.unwrap_or(SIGTERM))),
-                recv(self.hub) -> heard => {
-                    let heard = heard.unwrap_or_else(|_| FromHub::Down(unreachable("the connection's thread died")));
-                    if let Some(news) = self.hear(heard)? {
-                        return Ok(news);
+            let news = match self.heard.recv_deadline(wake) {
+                Ok(Heard::News(news)) => Some(news),
+                Ok(Heard::Hub(FromHub::Said(message))) => self.said(*message)?,
+                Ok(Heard::Hub(FromHub::Up(mouth))) => {
+                    (self.mouth, self.registered) = (Some(mouth), false);
+                    for held in self.memory.held() {
+                        self.say(&ToHub::Resume { held });
                     }
+                    self.say(&ToHub::Register { id: REGISTER, who: Box::new(self.who.clone()) });
+                    None
                 }
-                recv(self.typed) -> bytes => {
-                    if bytes.is_err() {
-                        self.typed = never();
-                    }
-                    return Ok(News::Typed(bytes.unwrap_or_default()));
+                Ok(Heard::Hub(FromHub::Down(why))) => {
+                    self.mouth.take().ok_or(why)?;
+                    Some(News::Lost)
                 }
-                default(wake.saturating_duration_since(Instant::now())) => {
+                Err(_) => {
                     if std::mem::take(&mut self.retry) {
                         self.say_open();
                     }
-                    if Instant::now() >= until {
-                        return Ok(News::Quiet);
-                    }
+                    (Instant::now() >= until).then_some(News::Quiet)
                 }
+            };
+            if let Some(news) = news {
+                return Ok(news);
             }
-        }
-    }
-
-    fn hear(&mut self, heard: FromHub) -> Result<Option<News>, Fault> {
-        match heard {
-            FromHub::Up(mouth) => {
-                (self.mouth, self.registered) = (Some(mouth), false);
-                for held in self.memory.held() {
-                    self.say(&ToHub::Resume { held });
-                }
-                self.say(&ToHub::Register { id: REGISTER, who: Box::new(self.who.clone()) });
-                Ok(None)
-            }
-            FromHub::Down(why) => match self.mouth.take() {
-                Some(_) => Ok(Some(News::Lost)),
-                None => Err(why),
-            },
-            FromHub::Said(message) => self.said(*message),
         }
     }
 
     fn said(&mut self, message: ToClient) -> Result<Option<News>, Fault> {
-        match message {
+        Ok(match message {
             ToClient::Ok { id: REGISTER, answer: Answer::Registered { name }, .. } => {
                 self.returning = (!self.who.fresh).then(|| Instant::now() + RETURN);
                 (self.registered, self.who.exact, self.who.fresh) = (true, false, false);
                 self.who.name.clone_from(&name);
                 self.say_open();
-                Ok(Some(News::Named(name)))
+                Some(News::Named(name))
             }
-            ToClient::Ok { id, answer, .. } => Ok(self.close(id).map(|request| {
-                self.note(request, &answer);
-                News::Answer(answer)
-            })),
-            ToClient::Error { id: None | Some(REGISTER), fault, .. } => Err(fault),
-            ToClient::Error { id: Some(id), fault, .. } => Ok(self.refused(id, fault)),
-            ToClient::Push(parcel) if self.memory.take(&parcel) == Take::Push => {
-                Ok(Some(News::Parcel(parcel)))
+            ToClient::Ok { id, answer, .. } => self.answered(id, Ok(answer)),
+            ToClient::Error { id: None | Some(REGISTER), code, message, .. } => {
+                return Err(Fault { code, message });
             }
+            ToClient::Error { id: Some(id), code, message, .. } => {
+                self.answered(id, Err(Fault { code, message }))
+            }
+            ToClient::Push(parcel) if self.memory.take(&parcel) == Take::Push => Some(News::Parcel(parcel)),
             ToClient::Push(parcel) => {
                 self.confirm(&parcel); // the hub did not hear it the first time
-                Ok(None)
+                None
             }
             ToClient::State { kind, ask_id, state, path, code } => {
                 self.memory.told(kind, &ask_id, state, code);
-                Ok(Some(News::State { kind, ask_id, state, path, code }))
+                Some(News::State { kind, ask_id, state, path, code })
             }
-            _ => Ok(None),
-        }
+            _ => None,
+        })
     }
 
     fn say_open(&self) {
         self.open.iter().for_each(|(_, request)| self.say(request));
     }
 
-    /// Takes out the request that is answered now.
-    fn close(&mut self, id: u64) -> Option<ToHub> {
-        let at = self.open.iter().position(|(open, _)| *open == id)?;
-        Some(self.open.remove(at).1)
-    }
-
-    fn note(&mut self, request: ToHub, answer: &Answer) {
-        match (answer, request) {
-            (Answer::Asked { ask_id, to, peer, state }, ToHub::Ask { text, .. }) => {
-                let member = Member { ask_id: ask_id.clone(), to: to.clone(), peer: Some(peer.clone()) };
-                self.memory.asked(&member, &text, *state);
-            }
-            (Answer::Broadcast { broadcast_id, asks }, ToHub::Broadcast { text, .. }) => {
-                self.memory.broadcast(broadcast_id, &text, asks);
-            }
-            (Answer::Replied { ask_id, state, .. }, _) => {
-                self.memory.replied(ask_id, *state >= State::Pushed)
-            }
-            _ => {}
-        }
-    }
-
-    fn refused(&mut self, id: u64, fault: Fault) -> Option<News> {
-        if fault.code == Code::PeerNotFound && self.returning.is_some_and(|until| Instant::now() < until) {
+    /// A request has its answer.
+    fn answered(&mut self, id: u64, reply: Result<Answer, Fault>) -> Option<News> {
+        let absent = matches!(&reply, Err(fault) if fault.code == Code::PeerNotFound);
+        if absent && self.returning.is_some_and(|until| Instant::now() < until) {
             self.retry = true; // it lost the same hub, and may be back at once
             return None;
         }
-        let request = self.close(id)?;
-        match &request {
-            ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast { broadcast_id: id, .. } => {
-                self.memory.unask(id)
-            }
-            ToHub::Reply { ask_id, .. } => self.memory.unreply(ask_id),
-            _ => {}
-        }
-        Some(News::Refused(request, fault))
+        let at = self.open.iter().position(|(open, _)| *open == id)?;
+        let (_, request) = self.open.remove(at);
+        self.memory.answered(&request, &reply);
+        Some(match reply {
+            Ok(answer) => News::Answer(answer),
+            Err(fault) => News::Refused(request, fault),
+        })
     }
-}
-
-/// What tells us to leave.
-fn signals() -> std::io::Result<Receiver<i32>> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    let (heard, hear) = unbounded();
-    thread::spawn(move || signals.forever().try_for_each(|signal| heard.send(signal)));
-    Ok(hear)
-}
-
-/// Stdin as it comes; the channel ends with it.
-fn read_stdin() -> Receiver<Vec<u8>> {
-    let (typed, hear) = bounded(16);
-    thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(n @ 1..) = stdin().lock().read(&mut buffer) {
-            if typed.send(buffer[..n].to_vec()).is_err() {
-                return;
-            }
-        }
-    });
-    hear
 }

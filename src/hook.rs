@@ -10,9 +10,10 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::datadir::DataDir;
+use crate::json::{self, name, put, record, take};
 use crate::link::{Link, Mouth, Start};
 use crate::wire::{Answer, HookEvent, Parcel, ToClient, ToHub};
 use crate::{fence, session};
@@ -41,14 +42,15 @@ const BRIEF: Duration = Duration::from_millis(600);
 const MARK: &str = "push_";
 const DIGITS: usize = 24;
 
-/// What a hook is told, as far as we look.
-#[derive(Deserialize)]
-pub(crate) struct Input {
-    hook_event_name: String,
-    transcript_path: Option<String>,
-    /// Why a session starts or ends.
-    source: Option<String>,
-    reason: Option<String>,
+record! {
+    /// What a hook is told, as far as we look.
+    pub(crate) struct Input {
+        pub(crate) hook_event_name: String,
+        transcript_path: Option<String> = None,
+        /// Why a session starts or ends.
+        source: Option<String> = None,
+        reason: Option<String> = None,
+    }
 }
 
 /// `relay hook`, and with `waits` `relay hook --wait`.
@@ -58,7 +60,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     }
     let mut text = Vec::new();
     if io::stdin().take(MAX_INPUT).read_to_end(&mut text).is_ok()
-        && let Ok(input) = serde_json::from_slice::<Input>(&text)
+        && let Ok(input) = json::read::<Input>(&text)
         && let Some(event) = event(&input)
     {
         let met = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
@@ -157,22 +159,9 @@ pub(crate) enum Role {
 
 /// Measured with Claude Code 2.1.197 and 2.1.330; a line of another form proves nothing.
 pub(crate) fn role(line: &[u8]) -> Option<Role> {
-    #[derive(Deserialize)]
-    struct Line {
-        r#type: String,
-        operation: Option<String>,
-        attachment: Option<Attachment>,
-    }
-    #[derive(Deserialize)]
-    struct Attachment {
-        r#type: String,
-    }
-    let line: Line = serde_json::from_slice(line).ok()?; // the last line may be half written: next time
-    match (line.r#type.as_str(), line.operation.as_deref(), line.attachment) {
-        ("user", ..) => Some(Role::Conversation),
-        ("attachment", _, Some(attachment)) if attachment.r#type == "queued_command" => {
-            Some(Role::Conversation)
-        }
+    let line = Value::Object(json::object(line).ok()?); // the last line may be half written: next time
+    match (line["type"].as_str()?, line["operation"].as_str(), line["attachment"]["type"].as_str()) {
+        ("user", ..) | ("attachment", _, Some("queued_command")) => Some(Role::Conversation),
         ("queue-operation", Some("enqueue"), _) => Some(Role::Queue),
         _ => None,
     }
@@ -202,7 +191,7 @@ pub(crate) fn pushes_in(text: &[u8]) -> Vec<String> {
 fn wait(dir: &DataDir) -> ExitCode {
     let mut text = Vec::new();
     let read = io::stdin().take(MAX_INPUT).read_to_end(&mut text).is_ok();
-    let event = serde_json::from_slice::<Input>(&text).ok().filter(|_| read).map(|i| i.hook_event_name);
+    let event = json::read::<Input>(&text).ok().filter(|_| read).map(|i| i.hook_event_name);
     drop(text);
     let Some(stay) = Stay::of(&event.unwrap_or_default()) else { return ExitCode::SUCCESS };
     while !stay.is_over() {
@@ -369,7 +358,7 @@ mod tests {
 
     #[test]
     fn events_are_what_they_mean() {
-        let of = |text: &str| event(&serde_json::from_str(text).expect("an input"));
+        let of = |text: &str| event(&json::read(text.as_bytes()).expect("an input"));
         assert_eq!(of(r#"{"hook_event_name":"SessionStart","source":"startup"}"#), Some(HookEvent::Start));
         assert_eq!(of(r#"{"hook_event_name":"SessionStart","source":"compact"}"#), Some(HookEvent::Tool));
         assert_eq!(of(r#"{"hook_event_name":"SessionEnd","reason":"clear"}"#), None);

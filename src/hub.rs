@@ -23,6 +23,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::DataDir;
+use crate::json;
 use crate::lines::Lines;
 use crate::log::{Level, Log};
 use crate::queue::{Queue, Turn};
@@ -225,11 +226,8 @@ impl Hub {
         if writer.fresh.is_empty() {
             self.fresh.push(conn);
         }
-        let before = writer.fresh.len();
-        match serde_json::to_writer(&mut writer.fresh, message) {
-            Ok(()) => writer.fresh.push(b'\n'),
-            Err(_) => writer.fresh.truncate(before), // plain data always has a JSON form
-        }
+        json::write(&mut writer.fresh, message);
+        writer.fresh.push(b'\n');
     }
 
     /// Writes all that was sent since the last time.
@@ -366,7 +364,7 @@ fn accept(
 fn read(conn: ConnId, stream: &Arc<UnixStream>, queue: &Queue<Heard>, log: &Log) {
     let mut lines = Lines::new(stream.clone());
     if let Err(fault) = hello(&mut lines) {
-        log.event(Level::Warn, "refused", &[("conn", json!(conn)), ("code", json!(fault.code))]);
+        log.event(Level::Warn, "refused", &[("conn", json!(conn)), ("code", json!(fault.code.name()))]);
         return last_words(stream, fault);
     }
     queue.put(Heard::Opened(conn, Writer::new(stream.clone())));
@@ -405,7 +403,7 @@ fn batch(conn: ConnId, lines: &mut Lines) -> (Vec<ToHub>, Option<Heard>) {
             }
             Ok(None) | Err(_) => return (said, Some(Heard::Input(Input::Closed(conn)))),
         };
-        match serde_json::from_slice(line) {
+        match json::read(line) {
             Ok(message) => said.push(message),
             Err(e) => {
                 return (said, Some(broken(conn, format!("not a message of protocol {VERSION}: {e}"))));
@@ -423,39 +421,34 @@ fn broken(conn: ConnId, why: String) -> Heard {
 
 /// The first line must be `hello` with our version.
 fn hello(lines: &mut Lines) -> Result<(), Fault> {
-    #[derive(serde::Deserialize)]
-    struct First {
-        r#type: String,
-        v: u32,
-    }
     let bad = |why: String| Err(fault(Code::BadMsg, why));
     let line = match lines.next(Some(Instant::now() + HELLO)) {
         Ok(Some(line)) => line,
         Ok(None) => return bad("the connection ended before hello".into()),
         Err(e) => return bad(format!("no hello: {e}")),
     };
-    match serde_json::from_slice::<First>(line) {
-        Ok(first) if first.r#type != "hello" => bad("the first line must be hello".into()),
-        Ok(First { v: VERSION, .. }) => Ok(()),
-        Ok(First { v, .. }) => Err(fault(
+    match json::read::<ToHub>(line) {
+        Ok(ToHub::Hello { v: VERSION }) => Ok(()),
+        Ok(ToHub::Hello { v }) => Err(fault(
             Code::ProtocolMismatch,
             format!("the client speaks protocol {v}, this hub {VERSION}; run `relay stop`, then retry"),
         )),
+        Ok(_) => bad("the first line must be hello".into()),
         Err(e) => bad(format!("the first line must be hello with `v`: {e}")),
     }
 }
 
 fn error_line(fault: Fault) -> ToClient {
-    ToClient::Error { id: None, fault, waiting: Vec::new() }
+    ToClient::Error { id: None, code: fault.code, message: fault.message, waiting: Vec::new() }
 }
 
 /// One error line, then the end, for a connection that has no writer.
 fn last_words(stream: &Arc<UnixStream>, fault: Fault) {
-    if let Ok(mut line) = serde_json::to_vec(&error_line(fault)) {
-        line.push(b'\n');
-        let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
-        let _ = (&**stream).write_all(&line); // it may be gone already
-    }
+    let mut line = Vec::new();
+    json::write(&mut line, &error_line(fault));
+    line.push(b'\n');
+    let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
+    let _ = (&**stream).write_all(&line); // it may be gone already
     let _ = stream.shutdown(Shutdown::Both);
 }
 
@@ -499,13 +492,12 @@ fn log_event(log: &Log, event: &Event) {
         What::Ask | What::Reply | What::Summary | What::State => Level::Debug,
         _ => Level::Info,
     };
-    let Ok(serde_json::Value::Object(mut fields)) = serde_json::to_value(event) else { return };
+    let mut fields = json::fields(event);
     fields.remove("ts_ms");
-    let name = fields.remove("event");
-    let name = name.as_ref().and_then(|n| n.as_str()).unwrap_or("event");
+    fields.remove("event");
     let fields: Vec<(&str, serde_json::Value)> =
         fields.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
-    log.event(level, name, &fields);
+    log.event(level, event.event.name(), &fields);
 }
 
 /// Which file the socket's path names.

@@ -1,15 +1,14 @@
 //! `relay join`: a person as a peer. What is asked appears as it comes, and answers are typed.
 
-use std::collections::HashMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cli::Args;
 use crate::datadir::DataDir;
 use crate::guest::{Guest, News};
-use crate::shell::{Outcome, interrupted, table, word};
-use crate::term::{Typing, paint, said};
-use crate::wire::{Answer, Code, Fault, Kind, Parcel, State, ToHub};
+use crate::shell::{Outcome, interrupted, table};
+use crate::term::{Typing, said};
+use crate::wire::{Answer, Code, Kind, Parcel, State, ToHub};
 
 /// How long an ask that is typed waits for its answer.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -24,6 +23,7 @@ TEXT          answers the oldest question; a line that ends in \\ goes on in the
 
 /// A question to us.
 struct Question {
+    /// Empty once it is over.
     ask_id: String,
     from: String,
     /// Whether a plain line may answer it. One that is being answered, or whose time is up, takes only its number.
@@ -34,10 +34,10 @@ struct Question {
 struct Joined {
     guest: Guest,
     typing: Typing,
-    /// By number, from 1; `None` once answered.
-    questions: Vec<Option<Question>>,
-    /// Whom we asked, by `ask_id`.
-    asked: HashMap<String, String>,
+    /// By number, from 1.
+    questions: Vec<Question>,
+    /// The asks of ours that are open, and whom we asked.
+    asked: Vec<(String, String)>,
     /// The lines so far of what goes on in the next.
     begun: String,
 }
@@ -45,12 +45,11 @@ struct Joined {
 /// `relay join`.
 pub fn join(dir: &DataDir, args: &Args) -> Outcome {
     let guest = Guest::arrive(dir, args.words.first().map(String::as_str), true, true)?;
-    let (typing, begun) = (Typing::new(), String::new());
-    let mut me = Joined { guest, typing, questions: Vec::new(), asked: HashMap::new(), begun };
+    let (questions, asked, begun) = Default::default();
+    let mut me = Joined { guest, typing: Typing::new(), questions, asked, begun };
     let outcome = me.run();
-    let Joined { guest, typing, .. } = me;
-    drop(typing); // the terminal is as it was before anything else is said
-    guest.leave();
+    drop(me.typing); // the terminal is as it was before anything else is said
+    me.guest.leave();
     outcome
 }
 
@@ -58,123 +57,111 @@ impl Joined {
     fn run(&mut self) -> Outcome {
         let mut leaving = false;
         while !(leaving && self.asked.is_empty() && !self.guest.is_waiting()) {
-            let alive = match self.guest.next(PATIENCE)? {
+            match self.guest.next(PATIENCE)? {
                 News::Signal(signal) => return Ok(interrupted(signal)),
-                News::Typed(bytes) if bytes.is_empty() => {
-                    leaving = true; // a script still waits for the answers to what it asked
-                    true
-                }
+                // A script still waits for the answers to what it asked.
+                News::Typed(bytes) if bytes.is_empty() => leaving = true,
                 News::Typed(bytes) => {
                     for line in self.typing.feed(&bytes) {
                         if line.is_none_or(|line| !self.typed(&line)) {
                             return Ok(ExitCode::SUCCESS);
                         }
                     }
-                    true
                 }
-                News::Parcel(parcel) => self.parcel(&parcel),
-                other => self.heard(other),
-            };
-            if !alive {
-                return Ok(ExitCode::FAILURE);
+                News::Parcel(parcel) if !self.parcel(&parcel) => return Ok(ExitCode::FAILURE), // nobody reads us
+                News::Parcel(_) => {}
+                other => {
+                    if let Some(note) = self.heard(other) {
+                        self.typing.note(&note);
+                    }
+                }
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Something that is no parcel and was not typed; `false` when nobody reads our output.
-    fn heard(&mut self, news: News) -> bool {
-        let note = match news {
+    /// What there is to say of something that is no parcel and was not typed.
+    fn heard(&mut self, news: News) -> Option<String> {
+        Some(match news {
             News::Named(name) => format!("You are {name}. /help tells what to type."),
             News::Lost => "The hub went away; looking for another.".to_owned(),
-            News::Answer(Answer::Peers(roster)) => return self.typing.print(&table(&roster)),
+            News::Answer(Answer::Peers(roster)) => {
+                self.typing.print(&table(&roster));
+                return None;
+            }
             News::Answer(Answer::Asked { ask_id, to, state, .. }) => {
-                let note = format!("{to}: {}", word(state));
-                if self.asked.contains_key(&ask_id) {
-                    self.asked.insert(ask_id, to);
-                }
+                let note = format!("{to}: {}", state.name());
+                self.asked
+                    .iter_mut()
+                    .filter(|(id, _)| *id == ask_id)
+                    .for_each(|(_, name)| name.clone_from(&to));
                 note
             }
             News::Answer(Answer::Replied { ask_id, to, state }) => {
-                self.settle(&ask_id, false);
-                let early = "gets your answer as soon as it can take it";
-                format!("{to} {}.", if state == State::Queued { early } else { "has your answer" })
-            }
-            News::Refused(request, Fault { code, message }) => {
-                match request {
-                    ToHub::Ask { ask_id, .. } => drop(self.asked.remove(&ask_id)),
-                    ToHub::Reply { ask_id, .. } => {
-                        self.settle(&ask_id, !matches!(code, Code::PeerGone | Code::UnknownAsk));
-                    }
-                    _ => {}
+                if let Some((_, question)) = self.question(&ask_id) {
+                    question.ask_id.clear();
                 }
-                message.replace("relay_peers", "/peers")
+                match state {
+                    State::Queued => format!("{to} gets your answer as soon as it can take it."),
+                    _ => format!("{to} has your answer."),
+                }
             }
-            News::State { kind: Kind::Ask, ask_id, state, code, .. } => match self.asked.get(&ask_id) {
-                Some(to) => format!("{to}: {}", word(state)),
-                None if state == State::Ended => return self.ended(&ask_id, code),
-                None => return true,
-            },
-            _ => return true,
-        };
-        self.typing.note(&note);
-        true
-    }
-
-    /// An answer of ours was taken or refused; where it may be tried `again`, the question waits once more.
-    fn settle(&mut self, ask_id: &str, again: bool) {
-        let question = self.questions.iter_mut().find(|q| q.as_ref().is_some_and(|q| q.ask_id == ask_id));
-        match question {
-            Some(Some(question)) if again => question.waits = true,
-            Some(question) => *question = None,
-            None => {}
-        }
-    }
-
-    /// A question to us has ended, and not by our answer.
-    fn ended(&mut self, ask_id: &str, code: Option<Code>) -> bool {
-        let number = self.questions.iter().position(|q| q.as_ref().is_some_and(|q| q.ask_id == ask_id));
-        let Some((at, question)) = number.and_then(|at| Some((at, self.questions[at].as_mut()?))) else {
-            return true;
-        };
-        question.waits = false;
-        let (number, from) = (at + 1, &question.from);
-        let note = match code {
-            Some(Code::Timeout) => {
-                format!("The time for #{number} is up; #{number} TEXT still reaches {from}.")
+            News::Refused(request, fault) => {
+                if let ToHub::Ask { ask_id, .. } = &request {
+                    self.asked.retain(|(id, _)| id != ask_id);
+                }
+                if let ToHub::Reply { ask_id, .. } = &request
+                    && let Some((_, question)) = self.question(ask_id)
+                {
+                    question.waits = !matches!(fault.code, Code::PeerGone | Code::UnknownAsk);
+                    if !question.waits {
+                        question.ask_id.clear();
+                    }
+                }
+                fault.message.replace("relay_peers", "/peers")
             }
-            _ => format!("{from} does not wait for #{number} any more."),
-        };
-        if code != Some(Code::Timeout) {
-            self.questions[at] = None;
-        }
-        self.typing.note(&note);
-        true
+            News::State { kind: Kind::Ask, ask_id, state, code, .. } => {
+                if let Some((_, to)) = self.asked.iter().find(|(id, _)| *id == ask_id) {
+                    return Some(format!("{to}: {}", state.name()));
+                }
+                // A question to us has ended, and not by our answer.
+                let (n, question) = self.question(&ask_id).filter(|_| state == State::Ended)?;
+                question.waits = false;
+                let from = &question.from;
+                if code == Some(Code::Timeout) {
+                    return Some(format!("The time for #{n} is up; #{n} TEXT still reaches {from}."));
+                }
+                question.ask_id.clear();
+                format!("{from} does not wait for #{n} any more.")
+            }
+            _ => return None,
+        })
     }
 
+    /// An open question, with its number.
+    fn question(&mut self, ask_id: &str) -> Option<(usize, &mut Question)> {
+        let at = self.questions.iter().position(|q| q.ask_id == ask_id)?;
+        Some((at + 1, &mut self.questions[at]))
+    }
+
+    /// Shows a parcel; `false` when nobody reads our output.
     fn parcel(&mut self, parcel: &Parcel) -> bool {
-        let from = &parcel.from;
+        let Parcel { ask_id, from, text, .. } = parcel;
         let who = match parcel.kind {
             Kind::Ask => {
-                self.questions.push(Some(Question {
-                    ask_id: parcel.ask_id.clone(),
-                    from: from.clone(),
-                    waits: true,
-                }));
+                self.questions.push(Question { ask_id: ask_id.clone(), from: from.clone(), waits: true });
                 format!("#{} {from} asks:", self.questions.len())
             }
             Kind::Reply if parcel.late => format!("{from} answers (late):"),
             Kind::Reply => format!("{from} answers:"),
             Kind::Failed | Kind::Summary => format!("{from}:"),
         };
-        if parcel.kind != Kind::Ask && !parcel.late {
-            self.asked.remove(&parcel.ask_id);
-        }
-        let alive = self.typing.print(&said(&who, &parcel.text));
-        if alive {
+        self.asked.retain(|(id, _)| parcel.late || id != ask_id);
+        let read = self.typing.print(&said(&who, text));
+        if read {
             self.guest.confirm(parcel);
         }
-        alive
+        read
     }
 
     /// A line was typed; `false` if it says to leave.
@@ -183,45 +170,37 @@ impl Joined {
             self.begun += &format!("{part}\n");
             return true;
         }
-        let line = std::mem::take(&mut self.begun) + line.trim_end_matches('\r');
-        let (first, rest) = line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
-        match first {
-            "" => {}
-            "/quit" => return false,
-            "/peers" => self.guest.peers(),
-            "/help" => self.typing.note(HELP),
-            _ if first.starts_with('/') => {
-                self.typing.note(&format!("There is no {first}; /help tells what there is."))
-            }
-            _ if first.starts_with('@') => self.ask(&first[1..], rest),
-            _ if first.starts_with('#') => self.answer(&first[1..], rest),
-            _ => match self.questions.iter().position(|q| q.as_ref().is_some_and(|q| q.waits)) {
-                Some(at) => self.answer(&(at + 1).to_string(), line.trim()),
+        let line = std::mem::take(&mut self.begun) + line;
+        let line = line.trim();
+        let (first, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        match (first, first.chars().next()) {
+            ("", _) => {}
+            ("/quit", _) => return false,
+            ("/peers", _) => self.guest.peers(),
+            ("/help", _) => self.typing.note(HELP),
+            (_, Some('/')) => self.typing.note(&format!("There is no {first}; /help tells what there is.")),
+            (_, Some('@')) => match self.guest.ask(&first[1..], rest, TIMEOUT) {
+                Ok(id) => self.asked.push((id, first[1..].to_owned())),
+                Err(fault) => self.typing.note(&fault.message),
+            },
+            (_, Some('#')) => self.answer(first[1..].parse().unwrap_or(0), rest),
+            _ => match self.questions.iter().position(|q| q.waits) {
+                Some(at) => self.answer(at + 1, line),
                 None => self.typing.note("Nobody waits for an answer; @NAME TEXT asks, /help tells more."),
             },
         }
         true
     }
 
-    fn ask(&mut self, to: &str, text: &str) {
-        match self.guest.ask(to, text, TIMEOUT) {
-            Ok(id) => drop(self.asked.insert(id, to.to_owned())),
-            Err(fault) => self.typing.note(&fault.message),
-        }
-    }
-
-    fn answer(&mut self, number: &str, text: &str) {
-        let at = number.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
-        let question = at.and_then(|at| self.questions.get_mut(at));
-        match question {
+    fn answer(&mut self, number: usize, text: &str) {
+        let question = number.checked_sub(1).and_then(|at| self.questions.get_mut(at));
+        match question.filter(|q| !q.ask_id.is_empty()) {
             _ if text.is_empty() => self.typing.note("What is the answer? #2 TEXT answers question 2."),
-            Some(Some(question)) => {
+            Some(question) => {
                 question.waits = false;
                 self.guest.reply(&question.ask_id, text);
             }
-            _ => self
-                .typing
-                .note(&format!("No question {} waits for an answer.", paint("1", &format!("#{number}")))),
+            None => self.typing.note(&format!("No question #{number} waits for an answer.")),
         }
     }
 }

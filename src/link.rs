@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-
 use crate::datadir::DataDir;
+use crate::json;
 use crate::lines::Lines;
 use crate::router::fault;
 use crate::wire::{Answer, Code, Fault, ToClient, ToHub, VERSION};
@@ -50,7 +49,7 @@ impl Mouth {
     pub fn say_all<'a>(&self, messages: impl IntoIterator<Item = &'a ToHub>) -> io::Result<()> {
         let mut lines = Vec::new();
         for message in messages {
-            serde_json::to_writer(&mut lines, message)?;
+            json::write(&mut lines, message);
             lines.push(b'\n');
         }
         (&*self.0).write_all(&lines)
@@ -131,12 +130,12 @@ impl Link {
         let mut link = Link::over(stream).map_err(|_| None)?;
         link.mouth.say(&Link::hello()).map_err(|_| None)?;
         let line = link.lines.next(Some(Instant::now() + ANSWER)).ok().flatten().ok_or(None)?;
-        match serde_json::from_slice(line) {
+        match json::read(line) {
             Ok(ToClient::Welcome { v: VERSION, pid, version }) => {
                 (link.pid, link.version) = (pid, version);
                 Ok(link)
             }
-            Ok(ToClient::Error { fault, .. }) => Err(Some(fault)),
+            Ok(ToClient::Error { code, message, .. }) => Err(Some(Fault { code, message })),
             _ => Err(Some(fault(
                 Code::ProtocolMismatch,
                 format!(
@@ -163,7 +162,7 @@ impl Link {
             return Ok(Some(message));
         }
         match self.lines.next(Some(until)) {
-            Ok(Some(line)) => serde_json::from_slice(line).map(Some).map_err(io::Error::from),
+            Ok(Some(line)) => json::read(line).map(Some).map_err(io::Error::other),
             Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(e) if e.kind() == io::ErrorKind::TimedOut => Ok(None),
             Err(e) => Err(e),
@@ -172,7 +171,7 @@ impl Link {
 
     fn read(&mut self, until: Option<Instant>) -> Option<ToClient> {
         let line = self.lines.next(until).ok()??;
-        serde_json::from_slice(line).ok()
+        json::read(line).ok()
     }
 
     /// Sends a request and waits for its answer.
@@ -188,7 +187,9 @@ impl Link {
         loop {
             match self.read(until).ok_or_else(lost)? {
                 ToClient::Ok { id: to, answer, .. } if to == id => return Ok(answer),
-                ToClient::Error { id: to, fault, .. } if to.is_none_or(|to| to == id) => return Err(fault),
+                ToClient::Error { id: to, code, message, .. } if to.is_none_or(|to| to == id) => {
+                    return Err(Fault { code, message });
+                }
                 other => self.early.push_back(other),
             }
         }
@@ -204,18 +205,19 @@ pub enum FromHub {
     Down(Fault),
 }
 
-/// Keeps a connection to the hub for as long as `heard` has a receiver: looks for the hub, starts one, comes back.
-pub fn keep(dir: DataDir, heard: Sender<FromHub>) {
+/// Keeps a connection to the hub for as long as `heard` says that it is listened to: looks for the hub, starts one, comes
+/// back.
+pub fn keep(dir: DataDir, heard: impl Fn(FromHub) -> bool) {
     let mut failures = 0;
     loop {
         let why = match Link::open(&dir, Start::Yes) {
             Ok(mut link) => {
                 failures = 0;
-                if heard.send(FromHub::Up(link.mouth.clone())).is_err() {
+                if !heard(FromHub::Up(link.mouth.clone())) {
                     return;
                 }
                 while let Some(message) = link.hear(None) {
-                    if heard.send(FromHub::Said(Box::new(message))).is_err() {
+                    if !heard(FromHub::Said(Box::new(message))) {
                         return;
                     }
                 }
@@ -227,7 +229,7 @@ pub fn keep(dir: DataDir, heard: Sender<FromHub>) {
                 fault
             }
         };
-        if heard.send(FromHub::Down(why)).is_err() {
+        if !heard(FromHub::Down(why)) {
             return;
         }
         thread::sleep(backoff(failures));

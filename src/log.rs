@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A file from which on nothing is written for the rest of its day, in bytes.
@@ -34,8 +34,6 @@ pub struct Log {
     proc: &'static str,
     /// The least level that is written, by its place in [`LEVELS`].
     least: usize,
-    /// The open file and its day, in days since 1970.
-    file: Mutex<Option<(u64, File)>>,
 }
 
 impl Log {
@@ -43,20 +41,15 @@ impl Log {
     /// `RELAY_LOG` says from which level on: `debug`, `info` (also when unset or unknown), `warn`, `error`, or `off`.
     pub fn open(dir: &Path, proc: &'static str) -> Log {
         let wanted = std::env::var("RELAY_LOG").unwrap_or_default();
-        let least = LEVELS.iter().position(|level| *level == wanted);
-        Log {
-            dir: dir.to_owned(),
-            proc,
-            least: least.unwrap_or(Level::Info as usize),
-            file: Mutex::new(None),
-        }
+        let least = LEVELS.iter().position(|level| *level == wanted).unwrap_or(Level::Info as usize);
+        Log { dir: dir.to_owned(), proc, least }
     }
 
     /// Writes one line: `ts` (RFC 3339, UTC, milliseconds), `level`, `proc`, `pid`, `event`, then `fields` in their order,
     /// which must not be named like one of those and never hold a message's text. Never fails and never panics.
     pub fn event(&self, level: Level, event: &str, fields: &[(&str, Value)]) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        self.event_at(now, level, event, fields);
+        let _ = self.event_at(now, level, event, fields); // see the module
     }
 
     /// Whether events of this level are written.
@@ -64,42 +57,13 @@ impl Log {
         level as usize >= self.least
     }
 
-    fn event_at(&self, now_ms: u64, level: Level, event: &str, fields: &[(&str, Value)]) {
+    fn event_at(&self, now_ms: u64, level: Level, event: &str, fields: &[(&str, Value)]) -> io::Result<()> {
         if !self.wants(level) {
-            return;
+            return Ok(());
         }
-        let line = self.line(now_ms, level, event, fields);
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.append(&mut file, now_ms, line).is_err() {
-            *file = None;
-        }
-    }
-
-    fn line(&self, now_ms: u64, level: Level, event: &str, fields: &[(&str, Value)]) -> String {
-        let mut line = format!(
-            r#"{{"ts":"{}","level":"{}","proc":"{}","pid":{},"event":{}"#,
-            timestamp(now_ms),
-            LEVELS[level as usize],
-            self.proc,
-            std::process::id(),
-            json!(event)
-        );
-        for (key, value) in fields {
-            line += &format!(",{}:{value}", json!(key));
-        }
-        line + "}\n"
-    }
-
-    fn append(&self, open: &mut Option<(u64, File)>, now_ms: u64, mut line: String) -> io::Result<()> {
-        let today = now_ms / DAY_MS;
-        // A file that was removed from under us is opened anew.
-        let good = |day, file: &File| day == today && file.metadata().is_ok_and(|m| m.nlink() > 0);
-        let file = match open.take() {
-            Some((day, file)) if good(day, &file) => file,
-            _ => self.open_day(today)?,
-        };
-        let (_, file) = open.insert((today, file));
-        // Asked of the file each time: other processes write to it too.
+        let mut line = self.line(now_ms, level, event, fields);
+        // Opened each time: it may have been removed, and is another one tomorrow.
+        let mut file = self.file(now_ms / DAY_MS)?;
         let length = file.metadata()?.len();
         if length >= FULL {
             return Ok(());
@@ -111,7 +75,21 @@ impl Log {
         file.write_all(line.as_bytes())
     }
 
-    fn open_day(&self, today: u64) -> io::Result<File> {
+    fn line(&self, now_ms: u64, level: Level, event: &str, fields: &[(&str, Value)]) -> String {
+        let (ts, level, proc, pid) =
+            (timestamp(now_ms), LEVELS[level as usize], self.proc, std::process::id());
+        let mut line = format!(
+            r#"{{"ts":"{ts}","level":"{level}","proc":"{proc}","pid":{pid},"event":{}"#,
+            json!(event)
+        );
+        for (key, value) in fields {
+            line += &format!(",{}:{value}", json!(key));
+        }
+        line + "}\n"
+    }
+
+    /// The file of a day. Its first writer removes what is old.
+    fn file(&self, today: u64) -> io::Result<File> {
         let path = self.dir.join(file_name(today));
         if fs::symlink_metadata(&path).is_ok_and(|m| !m.is_file()) {
             return Err(io::ErrorKind::InvalidInput.into()); // a link would be followed, and a pipe waited for
@@ -123,20 +101,16 @@ impl Log {
             open()
         })?;
         if file.metadata()?.len() == 0 {
-            self.remove_old(today);
-        }
-        Ok(file)
-    }
-
-    fn remove_old(&self, today: u64) {
-        let first_kept = file_name(today.saturating_sub(KEPT_DAYS));
-        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            // Names of one shape with the year first: their order is that of the days.
-            if name.to_str().is_some_and(|name| is_log(name) && name < &*first_kept) {
-                let _ = fs::remove_file(entry.path());
+            let first_kept = file_name(today.saturating_sub(KEPT_DAYS));
+            for entry in fs::read_dir(&self.dir)?.flatten() {
+                let name = entry.file_name();
+                // Names of one shape with the year first: their order is that of the days.
+                if name.to_str().is_some_and(|name| is_log(name) && name < &*first_kept) {
+                    let _ = fs::remove_file(entry.path());
+                }
             }
         }
+        Ok(file)
     }
 }
 
@@ -191,7 +165,7 @@ mod tests {
     fn log(test: &str) -> Log {
         let dir = std::env::temp_dir().join(format!("relay-log-{}-{test}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
-        Log { dir, proc: "test", least: Level::Info as usize, file: Mutex::new(None) }
+        Log { dir, proc: "test", least: Level::Info as usize }
     }
 
     fn names(log: &Log) -> Vec<String> {
@@ -247,9 +221,10 @@ mod tests {
     #[test]
     fn a_line() {
         let log = log("line");
-        log.event_at(NOW, Level::Debug, "not this", &[]);
+        let _ = log.event_at(NOW, Level::Debug, "not this", &[]);
         assert!(!log.dir.exists(), "nothing is touched before the first event");
-        log.event_at(NOW, Level::Warn, "a\n\"b\"", &[("peer", "x".into()), ("asks", json!([1, null]))]);
+        let _ =
+            log.event_at(NOW, Level::Warn, "a\n\"b\"", &[("peer", "x".into()), ("asks", json!([1, null]))]);
         let path = log.dir.join(TODAY);
         let text = fs::read_to_string(&path).expect("the file");
         let start = r#"{"ts":"2026-11-23T06:58:00.123Z","level":"warn","proc":"test","pid":"#;
@@ -259,7 +234,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).expect("the file").permissions().mode() & 0o777, 0o600);
         fs::remove_dir_all(&log.dir).expect("removed");
         // The directory is gone while the file is open.
-        log.event_at(NOW, Level::Info, "again", &[]);
+        let _ = log.event_at(NOW, Level::Info, "again", &[]);
         assert_eq!(names(&log), [TODAY]);
         fs::remove_dir_all(&log.dir).expect("removed");
     }
@@ -277,12 +252,12 @@ mod tests {
         ] {
             fs::write(log.dir.join(name), "").expect("a file");
         }
-        log.event_at(NOW, Level::Info, "today", &[]);
+        let _ = log.event_at(NOW, Level::Info, "today", &[]);
         assert_eq!(
             names(&log),
             ["notes", "relay-2026-01-01.log.bak", "relay-2026-11-16.log", "relay-2026-11-17.log", TODAY]
         );
-        log.event_at(NOW + DAY_MS, Level::Info, "tomorrow", &[]);
+        let _ = log.event_at(NOW + DAY_MS, Level::Info, "tomorrow", &[]);
         assert_eq!(
             names(&log),
             ["notes", "relay-2026-01-01.log.bak", "relay-2026-11-17.log", TODAY, "relay-2026-11-24.log"]
@@ -296,14 +271,14 @@ mod tests {
         fs::create_dir(&log.dir).expect("the directory");
         let path = log.dir.join(TODAY);
         File::create(&path).and_then(|f| f.set_len(FULL - 10)).expect("a sparse file");
-        log.event_at(NOW, Level::Info, "last", &[]);
+        let _ = log.event_at(NOW, Level::Info, "last", &[]);
         let length = fs::metadata(&path).expect("the file").len();
         assert!(
             fs::read(&path)
                 .expect("the file")
                 .ends_with(b"\"event\":\"log_full\",\"until\":\"tomorrow, UTC\"}\n")
         );
-        log.event_at(NOW, Level::Info, "more", &[]);
+        let _ = log.event_at(NOW, Level::Info, "more", &[]);
         assert_eq!(fs::metadata(&path).expect("the file").len(), length);
         fs::remove_dir_all(&log.dir).expect("removed");
     }
@@ -312,6 +287,6 @@ mod tests {
     fn nowhere_to_write() {
         let mut log = log("nowhere");
         log.dir = PathBuf::from("/dev/null/logs");
-        log.event_at(NOW, Level::Error, "lost", &[]);
+        let _ = log.event_at(NOW, Level::Error, "lost", &[]);
     }
 }

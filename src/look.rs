@@ -9,8 +9,9 @@ use serde_json::json;
 
 use crate::cli::Args;
 use crate::datadir::DataDir;
+use crate::json;
 use crate::link::{Link, Start, unreachable};
-use crate::shell::{Outcome, is_there, print, span};
+use crate::shell::{Outcome, print, span};
 use crate::term::out;
 use crate::wire::{Answer, Code, Fault, Status, ToHub};
 
@@ -21,18 +22,17 @@ const LEAVING: Duration = Duration::from_secs(10);
 pub fn status(dir: &DataDir, args: &Args) -> Outcome {
     let status = ask_status(&mut Link::open(dir, Start::No)?)?;
     if args.has("json") {
-        let mut value = json!(status);
-        value["data_dir"] = json!(dir.path().to_string_lossy());
-        print(&value);
+        let mut value = json::fields(&status);
+        value.insert("data_dir".to_owned(), json!(dir.path().to_string_lossy()));
+        print(&value.into());
         return Ok(ExitCode::SUCCESS);
     }
     let Status { pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections } = status;
+    let (up, at) = (span(uptime_s), dir.path().display());
     out(&format!(
-        "hub {version} (protocol {protocol}), process {pid}, up for {}\n\
+        "hub {version} (protocol {protocol}), process {pid}, up for {up}\n\
          {peers} peers, {open_asks} open asks, {undelivered} texts on their way, {connections} connections\n\
-         in {}\n",
-        span(uptime_s),
-        dir.path().display()
+         in {at}\n"
     ));
     Ok(ExitCode::SUCCESS)
 }
@@ -48,14 +48,19 @@ pub fn ask_status(link: &mut Link) -> Result<Status, Fault> {
     }
 }
 
+/// Whether what keeps us from the hub is that there is none: nobody takes connections.
+pub fn no_hub(dir: &DataDir, fault: &Fault) -> bool {
+    fault.code == Code::HubUnreachable && dir.connect().is_err()
+}
+
 /// `relay stop`: returns when the hub is gone.
 pub fn stop(dir: &DataDir) -> Outcome {
-    let said = match stop_hub(dir) {
-        Ok(Some(Status { pid, peers: 0, .. })) => format!("The hub (process {pid}) has left.\n"),
-        Ok(Some(Status { pid, peers, .. })) => format!(
+    out(&match stop_hub(dir) {
+        Ok(Status { pid, peers: 0, .. }) => format!("The hub (process {pid}) has left.\n"),
+        Ok(Status { pid, peers, .. }) => format!(
             "The hub (process {pid}) has left. Its peers ({peers}) start a new one at once; what was under way goes on.\n"
         ),
-        Ok(None) => "No hub runs.\n".to_owned(),
+        Err(fault) if no_hub(dir, &fault) => "No hub runs.\n".to_owned(),
         Err(fault) if fault.code == Code::ProtocolMismatch => {
             // One of any version leaves when its socket is gone.
             fs::remove_file(dir.socket_path()).map_err(|e| unreachable(format!("cannot stop it: {e}")))?;
@@ -63,26 +68,22 @@ pub fn stop(dir: &DataDir) -> Outcome {
             "The hub, which spoke another version, has left.\n".to_owned()
         }
         Err(fault) => return Err(fault),
-    };
-    out(&said);
+    });
     Ok(ExitCode::SUCCESS)
 }
 
-/// Stops the hub and waits until it is gone; what it said of itself, if there was one.
+/// Stops the hub and waits until it is gone; what it said of itself.
 ///
 /// # Errors
-/// It can't be spoken with, or does not leave.
-pub fn stop_hub(dir: &DataDir) -> Result<Option<Status>, Fault> {
-    let mut link = match Link::open(dir, Start::No) {
-        Err(fault) if fault.code == Code::HubUnreachable && !is_there(dir) => return Ok(None),
-        link => link?,
-    };
+/// There is none, it can't be spoken with, or it does not leave.
+pub fn stop_hub(dir: &DataDir) -> Result<Status, Fault> {
+    let mut link = Link::open(dir, Start::No)?;
     let status = ask_status(&mut link)?;
     link.call(|id| ToHub::Stop { id })?;
     let until = Instant::now() + LEAVING;
     while link.hear(Some(until)).is_some() {} // it removes its socket, and then hangs up
     wait_until_gone(dir)?;
-    Ok(Some(status))
+    Ok(status)
 }
 
 /// Waits until a hub that has no socket any more is gone: nobody has the lock, or the next has a socket.

@@ -14,6 +14,7 @@ mod hook;
 mod hub;
 mod inbox;
 mod join;
+mod json;
 mod lines;
 mod link;
 mod log;
@@ -36,29 +37,21 @@ mod wire;
 
 use std::process::ExitCode;
 
-use cli::{Args, Usage, Wanted};
+use serde_json::Value;
+
+use cli::Args;
 use datadir::DataDir;
 use shell::Outcome;
 
 fn main() -> ExitCode {
-    let hook = std::env::args_os().nth(1).is_some_and(|command| command == "hook");
-    let run = cli::parse(lexopt::Parser::from_env()).and_then(|wanted| match wanted {
-        Wanted::Text(text) => {
-            term::out(&text);
-            Ok(ExitCode::SUCCESS)
-        }
-        Wanted::Run(args) => {
-            let dir = DataDir::locate(args.data_dir.as_deref()).map_err(|why| Usage(None, why))?;
-            Ok(run(&dir, &args).unwrap_or_else(|fault| shell::report(&args, &fault, None)))
-        }
-    });
-    run.unwrap_or_else(|Usage(command, why)| {
-        let at = command.map(|c| format!(" {c}")).unwrap_or_default();
-        let why = fence::clean(&why); // it repeats what was typed
-        term::err(&format!("relay{at}: {why}\nTry 'relay{at} --help'.\n"));
-        // To Claude Code, a hook that exits 2 forbids what the user is about to do.
-        if hook { ExitCode::SUCCESS } else { ExitCode::from(2) }
-    })
+    let args = match cli::parse(lexopt::Parser::from_env()) {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    match DataDir::locate(args.data_dir.as_deref()) {
+        Ok(dir) => run(&dir, &args).unwrap_or_else(|fault| shell::report(&args, &fault, Value::Null)),
+        Err(why) => cli::usage(None, &why),
+    }
 }
 
 fn run(dir: &DataDir, args: &Args) -> Outcome {
@@ -78,6 +71,6 @@ fn run(dir: &DataDir, args: &Args) -> Outcome {
         "setup" => setup::setup(args),
         "demo" => demo::demo(args),
         "completions" => completions::completions(args),
-        other => shell::bad(format!("there is no command '{other}'")), // the table has it, this match has not
+        other => shell::bad(format!("there is no command '{other}'")), // the table has it, and we have not
     }
 }

@@ -109,7 +109,12 @@ fn parse(line: &[u8]) -> Incoming {
 
 /// The line that answers a request.
 pub fn result(id: &Value, result: Value) -> String {
-    json!({"jsonrpc": "2.0", "id": id, "result": result}).to_string()
+    result_text(id, &result.to_string())
+}
+
+/// The same, with a result that is JSON text on one line.
+pub fn result_text(id: &Value, result: &str) -> String {
+    format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{result}}}")
 }
 
 /// The line that refuses one.
@@ -135,8 +140,11 @@ pub fn initialize(params: &Value) -> Value {
 }
 
 /// The text of a channel notification with its attributes.
-pub fn channel_message(content: &str, meta: Vec<(&'static str, String)>) -> String {
-    let meta: Map<String, Value> = meta.into_iter().map(|(k, v)| (k.to_owned(), Value::String(v))).collect();
+pub fn channel_message(content: &str, attributes: Vec<(&'static str, String)>) -> String {
+    let mut meta = Map::new();
+    for (name, value) in attributes {
+        meta.insert(name.to_owned(), Value::String(value));
+    }
     notification("notifications/claude/channel", json!({"content": content, "meta": meta}))
 }
 

@@ -9,11 +9,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
-
+use crate::json::{self, put, tagged, take};
 use crate::router::MAX_TIMEOUT;
 use crate::token::Tokens;
-use crate::wire::{self, Code, Held, Kind, Member, Outcome, Parcel, State};
+use crate::wire::{self, Answer, Code, Fault, Held, Kind, Member, Outcome, Parcel, State, ToHub};
 
 /// How long an ask that timed out may still be answered.
 const LATE: Duration = Duration::from_secs(3600);
@@ -22,44 +21,35 @@ const ENDED: usize = 4096;
 /// The largest file that is read back; at half of that it is written anew.
 const MAX_FILE: u64 = 1 << 20;
 
-/// A line of the file.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Line {
-    Session {
-        peer: String,
-        secret: String,
-    },
-    Name(String),
-    Asked {
-        ask_id: String,
-        peer: String,
-        to: String,
-        broadcast: Option<String>,
-        state: State,
-        /// When it times out, in milliseconds since 1970.
-        until_ms: u64,
-    },
-    Ended {
-        ask_id: String,
-        code: Option<Code>,
-    },
-    /// It was asked, by `peer`, whose name is `from`.
-    Given {
-        ask_id: String,
-        peer: String,
-        from: String,
-        state: State,
-        push: String,
-        path: wire::Path,
-    },
-    /// Asked or given, it need not be remembered any more.
-    Over(String),
-    Outcomes {
-        broadcast_id: String,
-        outcomes: Vec<Outcome>,
-    },
-    Summed(String),
+tagged! {
+    /// A line of the file.
+    enum Line by "what" {
+        Session = "session" { peer: String, secret: String },
+        Name = "name" { name: String },
+        Asked = "asked" {
+            ask_id: String,
+            peer: String,
+            to: String,
+            broadcast: Option<String> = None,
+            state: State,
+            /// When it times out, in milliseconds since 1970.
+            until_ms: u64,
+        },
+        Ended = "ended" { ask_id: String, code: Option<Code> = None },
+        /// It was asked, by `peer`, whose name is `from`.
+        Given = "given" {
+            ask_id: String,
+            peer: String,
+            from: String,
+            state: State,
+            push: String,
+            path: wire::Path,
+        },
+        /// Asked or given, it need not be remembered any more.
+        Over = "over" { ask_id: String },
+        Outcomes = "outcomes" { broadcast_id: String, outcomes: Vec<Outcome> },
+        Summed = "summed" { broadcast_id: String },
+    }
 }
 
 /// What is to be done with a parcel.
@@ -192,7 +182,7 @@ impl Memory {
         if Read::take(&mut file, MAX_FILE).read_to_string(&mut text).is_err() {
             text.clear();
         }
-        for line in text.lines().filter_map(|l| serde_json::from_str::<Line>(l).ok()) {
+        for line in text.lines().filter_map(|l| json::read::<Line>(l.as_bytes()).ok()) {
             memory.recall(line);
         }
         memory.file = Some(Kept { path: path.to_owned(), file, length: 0 });
@@ -206,11 +196,11 @@ impl Memory {
                 (self.peer, self.secret, self.inherited) = (peer, secret, true);
             }
             Line::Session { .. } => {} // not of ours
-            Line::Name(name) => self.name = Some(crate::name::slug(&name)),
+            Line::Name { name } => self.name = Some(crate::name::slug(&name)),
             Line::Ended { ask_id, code } => {
                 self.end_ask(&ask_id, code);
             }
-            Line::Over(ask_id) => {
+            Line::Over { ask_id } => {
                 self.asks.remove(&ask_id);
                 self.given.remove(&(Kind::Ask, ask_id));
             }
@@ -220,7 +210,7 @@ impl Memory {
                 self.given.insert(key, given);
             }
             Line::Outcomes { broadcast_id, outcomes } => drop(self.outcomes.insert(broadcast_id, outcomes)),
-            Line::Summed(broadcast_id) => drop(self.outcomes.remove(&broadcast_id)),
+            Line::Summed { broadcast_id } => drop(self.outcomes.remove(&broadcast_id)),
             Line::Asked { ask_id, peer, to, broadcast, state, until_ms } => {
                 let (text, at) = (None, Instant::now());
                 let left = Duration::from_millis(until_ms.saturating_sub(unix_ms()).min(MAX_TIMEOUT));
@@ -234,7 +224,7 @@ impl Memory {
     fn rewrite(&mut self) {
         let Some(Kept { path, .. }) = &self.file else { return };
         let mut lines = vec![Line::Session { peer: self.peer.clone(), secret: self.secret.clone() }];
-        lines.extend(self.name.clone().map(Line::Name));
+        lines.extend(self.name.clone().map(|name| Line::Name { name }));
         for (id, outcomes) in &self.outcomes {
             lines.push(Line::Outcomes { broadcast_id: id.clone(), outcomes: outcomes.clone() });
         }
@@ -244,7 +234,7 @@ impl Memory {
             let code = self.asks.get(id).map(|_| Code::Timeout); // what else has ended is not among them
             lines.push(Line::Ended { ask_id: id.clone(), code });
         }
-        let text: Vec<u8> = lines.iter().filter_map(line_of).flatten().collect();
+        let text: Vec<u8> = lines.iter().flat_map(line_of).collect();
         let (path, new) = (path.clone(), path.with_extension("new"));
         let written = || {
             let _ = fs::remove_file(&new); // what a process left that was killed here
@@ -262,9 +252,8 @@ impl Memory {
     /// One write a line: a process that is killed leaves whole lines. What can't be written (a full disk) is only missed
     /// by a channel that dies as well.
     fn write(&mut self, line: &Line) {
-        if let Some(kept) = &mut self.file
-            && let Some(text) = line_of(line)
-        {
+        if let Some(kept) = &mut self.file {
+            let text = line_of(line);
             let _ = kept.file.write_all(&text); // see above
             kept.length += text.len();
             if kept.length as u64 > MAX_FILE / 2 {
@@ -283,7 +272,7 @@ impl Memory {
     pub fn named(&mut self, name: &str) {
         if self.name.as_deref() != Some(name) {
             self.name = Some(name.to_owned());
-            self.write(&Line::Name(name.to_owned()));
+            self.write(&Line::Name { name: name.to_owned() });
         }
     }
 
@@ -293,14 +282,14 @@ impl Memory {
     }
 
     /// The hub took the question. It may have ended already.
-    pub fn asked(&mut self, member: &Member, text: &str, state: State) {
+    fn asked(&mut self, member: &Member, text: &str, state: State) {
         if let Some(deadline) = self.asking.remove(&member.ask_id) {
             self.note(member, text, state, None, deadline);
         }
     }
 
     /// The hub took a broadcast.
-    pub fn broadcast(&mut self, id: &str, text: &str, members: &[Member]) {
+    fn broadcast(&mut self, id: &str, text: &str, members: &[Member]) {
         let Some(deadline) = self.asking.remove(id) else { return };
         if !members.is_empty() {
             self.outcomes.insert(id.to_owned(), Vec::new());
@@ -331,7 +320,7 @@ impl Memory {
     }
 
     /// The request failed: there is no such ask.
-    pub fn unask(&mut self, id: &str) {
+    fn unask(&mut self, id: &str) {
         self.asking.remove(id);
     }
 
@@ -402,12 +391,12 @@ impl Memory {
             Kind::Ask => line.map_or((), |line| self.write(&line)),
             Kind::Reply if parcel.late => {
                 self.asks.remove(id);
-                self.write(&Line::Over(id.clone()));
+                self.write(&Line::Over { ask_id: id.clone() });
             }
             Kind::Reply | Kind::Failed => self.end_ask(id, parcel.code),
             Kind::Summary => {
                 self.outcomes.remove(id);
-                self.write(&Line::Summed(id.clone()));
+                self.write(&Line::Summed { broadcast_id: id.clone() });
             }
         }
         pushes
@@ -424,7 +413,7 @@ impl Memory {
 
     /// The hub took the answer; with `handed` the asker has it, and nobody needs us to remember it. Until then the next
     /// process of this session would still owe it, for the text would be lost.
-    pub fn replied(&mut self, ask_id: &str, handed: bool) {
+    fn replied(&mut self, ask_id: &str, handed: bool) {
         if handed {
             self.replied.remove(ask_id);
             self.forget_given(Kind::Ask, ask_id);
@@ -435,13 +424,35 @@ impl Memory {
 
     fn forget_given(&mut self, kind: Kind, id: &str) {
         if self.given.remove(&(kind, id.to_owned())).is_some() && kind == Kind::Ask {
-            self.write(&Line::Over(id.to_owned()));
+            self.write(&Line::Over { ask_id: id.to_owned() });
         }
     }
 
     /// The tool call that answered failed.
-    pub fn unreply(&mut self, ask_id: &str) {
+    fn unreply(&mut self, ask_id: &str) {
         self.replied.remove(ask_id);
+    }
+
+    /// A request has its answer.
+    pub fn answered(&mut self, request: &ToHub, reply: &Result<Answer, Fault>) {
+        match (request, reply) {
+            (ToHub::Ask { text, .. }, Ok(Answer::Asked { ask_id, to, peer, state })) => {
+                let member = Member { ask_id: ask_id.clone(), to: to.clone(), peer: Some(peer.clone()) };
+                self.asked(&member, text, *state);
+            }
+            (ToHub::Broadcast { text, .. }, Ok(Answer::Broadcast { broadcast_id, asks })) => {
+                self.broadcast(broadcast_id, text, asks);
+            }
+            (ToHub::Reply { ask_id, .. }, Ok(Answer::Replied { state, .. })) => {
+                self.replied(ask_id, *state >= State::Pushed);
+            }
+            (ToHub::Rename { .. }, Ok(Answer::Renamed { name })) => self.named(name),
+            (ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast { broadcast_id: id, .. }, Err(_)) => {
+                self.unask(id);
+            }
+            (ToHub::Reply { ask_id, .. }, Err(_)) => self.unreply(ask_id),
+            _ => {}
+        }
     }
 
     /// The hub says how far something got.
@@ -567,10 +578,11 @@ impl Given {
     }
 }
 
-fn line_of(line: &Line) -> Option<Vec<u8>> {
-    let mut text = serde_json::to_vec(line).ok()?;
+fn line_of(line: &Line) -> Vec<u8> {
+    let mut text = Vec::new();
+    json::write(&mut text, line);
     text.push(b'\n');
-    Some(text)
+    text
 }
 
 fn unix_ms() -> u64 {

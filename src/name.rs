@@ -53,19 +53,11 @@ pub fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<&'
     let wanted = slug(wanted);
     let letters: Vec<char> = wanted.chars().collect();
     let mut near: Vec<_> = names
-        .filter_map(|name| {
-            let distance = distance(&letters, name);
-            let rank = if name.starts_with(&wanted) {
-                0
-            } else if name.contains(&wanted) || wanted.contains(name) {
-                1
-            } else if distance <= 1 + letters.len() / 3 {
-                2
-            } else {
-                return None;
-            };
-            Some((rank, distance, name))
+        .map(|name| {
+            let apart = !name.contains(&wanted) && !wanted.contains(name);
+            (!name.starts_with(&wanted), apart, distance(&letters, name), name)
         })
+        .filter(|(_, apart, distance, _)| !apart || *distance <= 1 + letters.len() / 3)
         .collect();
     near.sort_unstable();
     near.into_iter().take(NEAREST).map(|(.., name)| name).collect()

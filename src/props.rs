@@ -9,7 +9,7 @@ use crate::wire::{
     Activity, Answer, Code, Held, HookEvent, Kind, Outcome, Parcel, Path, PeerKind, Scope, State, ToClient,
     ToHub, Who,
 };
-use crate::{fence, hook, name};
+use crate::{fence, hook, json, name};
 
 /// Text with a leaning towards what hurts.
 fn text() -> impl Strategy<Value = String> {
@@ -134,29 +134,35 @@ fn message() -> impl Strategy<Value = ToHub> {
     ]
 }
 
+fn written(message: &impl json::Record) -> Vec<u8> {
+    let mut line = Vec::new();
+    json::write(&mut line, message);
+    line
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_message_survives_the_wire(message in message(), parcel in parcel()) {
-        let line = serde_json::to_vec(&message).expect("plain data has a JSON form");
+        let line = written(&message);
         prop_assert!(!line.contains(&b'\n'));
-        prop_assert_eq!(serde_json::from_slice::<ToHub>(&line).expect("our own line"), message);
+        prop_assert_eq!(json::read::<ToHub>(&line).expect("our own line"), message);
         let push = ToClient::Push(parcel);
-        let line = serde_json::to_vec(&push).expect("plain data has a JSON form");
+        let line = written(&push);
         prop_assert!(!line.contains(&b'\n'));
-        prop_assert_eq!(serde_json::from_slice::<ToClient>(&line).expect("our own line"), push);
+        prop_assert_eq!(json::read::<ToClient>(&line).expect("our own line"), push);
     }
 
     #[test]
     fn bytes_are_a_message_or_an_error(bytes in vec(any::<u8>(), 0..200), message in message(), at in any::<prop::sample::Index>()) {
-        let _ = serde_json::from_slice::<ToHub>(&bytes);
-        let mut line = serde_json::to_vec(&message).expect("plain data has a JSON form");
+        let _ = json::read::<ToHub>(&bytes);
+        let mut line = written(&message);
         let at = at.index(line.len());
         line[at] = line[at].wrapping_add(1);
-        let _ = serde_json::from_slice::<ToHub>(&line);
+        let _ = json::read::<ToHub>(&line);
         line.truncate(at);
-        prop_assert!(serde_json::from_slice::<ToHub>(&line).is_err());
+        prop_assert!(json::read::<ToHub>(&line).is_err());
     }
 
     #[test]

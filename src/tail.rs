@@ -4,18 +4,15 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
-
 use crate::cli::Args;
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
+use crate::json;
 use crate::link::{Link, Start};
-use crate::shell::{Outcome, print, word};
+use crate::shell::{Outcome, first_line, print};
 use crate::term::{err, out, paint};
-use crate::wire::{Event, Kind, ToClient, ToHub, What};
+use crate::wire::{Event, ToClient, ToHub, What};
 
-/// How much of a text is shown, in characters.
-const SHOWN: usize = 100;
 /// How often a new hub is looked for.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -28,7 +25,8 @@ pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
         }
         while let Some(message) = link.hear(None) {
             let ToClient::Event(event) = message else { continue };
-            let alive = if args.has("json") { print(&json!(event)) } else { out(&line(&event)) };
+            let alive =
+                if args.has("json") { print(&json::fields(&event).into()) } else { out(&line(&event)) };
             if !alive {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -48,25 +46,20 @@ fn line(event: &Event) -> String {
     let s = event.ts_ms / 1000 % 86_400;
     let (from, to) = (label(&event.from), label(event.to.as_deref().unwrap_or_default()));
     let route = if to.is_empty() { from.clone() } else { format!("{from} → {to}") };
-    let text = clean(event.text.as_deref().unwrap_or_default());
-    let mut text: String = text.trim().lines().next().unwrap_or_default().chars().take(SHOWN).collect();
-    if event.text.as_ref().is_some_and(|t| t.trim().len() > text.len()) {
-        text.push('…');
-    }
-    let path = event.path.map(word).unwrap_or_default();
-    let code = event.code.map(word).unwrap_or_default();
+    let text = first_line(&clean(event.text.as_deref().unwrap_or_default()), 100);
+    let path = event.path.map_or("", |p| p.name());
+    let code = event.code.map_or("", |c| c.name());
     let what = match event.event {
         What::Joined => format!("{from}  joined"),
         What::Left => format!("{from}  left"),
         What::Renamed => format!("{from}  is now {to}"),
-        What::Ask => format!("{}  ask  {text}", paint("1", &route)),
-        What::Reply => format!("{}  reply  {text}", paint("1", &route)),
+        What::Ask | What::Reply => format!("{}  {}  {text}", paint("1", &route), event.event.name()),
         What::Summary => format!("{route}  summary  {text}"),
         What::Failed => paint("31", &format!("{route}  failed  {code}")),
         What::State => {
-            let (kind, state) = (event.kind.unwrap_or(Kind::Ask), event.state.map(word).unwrap_or_default());
-            let by = if path.is_empty() { path } else { format!(" by {path}") };
-            paint("2", &format!("{route}  {} {state}{by}", word(kind)))
+            let (kind, state) = (event.kind.map_or("", |k| k.name()), event.state.map_or("", |s| s.name()));
+            let by = if path.is_empty() { "" } else { " by " };
+            paint("2", &format!("{route}  {kind} {state}{by}{path}"))
         }
         What::DeadPath => paint("31", &format!("{from}  {path} does not confirm and is not used again")),
         What::Refused => paint("31", &format!("{from}  refused  {code}")),

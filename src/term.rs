@@ -90,15 +90,15 @@ impl Typing {
     pub fn new() -> Self {
         let stty = |arg: &[&str]| {
             let run = Command::new("stty").args(arg).stdin(Stdio::inherit()).stderr(Stdio::null()).output();
-            run.ok().filter(|o| o.status.success()).and_then(|o| String::from_utf8(o.stdout).ok())
+            run.ok().filter(|o| o.status.success()).map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
         };
         let person = io::stdin().is_terminal() && io::stdout().is_terminal();
         let saved = if person { stty(&["-g"]) } else { None };
         let saved = saved.filter(|_| stty(&["-icanon", "-echo", "min", "1"]).is_some());
-        let typing = Typing { saved, line: String::new(), key: Vec::new(), pasting: false };
-        if typing.saved.is_some() {
+        if saved.is_some() {
             out("\x1b[?2004h"); // pasted text comes between marks
         }
+        let typing = Typing { saved, line: String::new(), key: Vec::new(), pasting: false };
         typing.prompt();
         typing
     }
@@ -133,13 +133,9 @@ impl Typing {
         let mut lines = Vec::new();
         for byte in bytes {
             self.key.push(*byte);
-            match self.press() {
-                Pressed::Nothing => continue,
-                Pressed::Key => {}
-                Pressed::Enter => lines.push(Some(std::mem::take(&mut self.line))),
-                Pressed::End => lines.push(None),
+            if self.press(&mut lines) {
+                self.key.clear();
             }
-            self.key.clear();
         }
         for line in lines.iter().flatten().filter(|_| self.saved.is_some()) {
             out(&format!("{ERASE}{}\n", paint("2", &format!("> {line}"))));
@@ -148,33 +144,30 @@ impl Typing {
         lines
     }
 
-    fn press(&mut self) -> Pressed {
-        let editing = self.saved.is_some();
+    /// Does what the key says; `false` where it is not whole.
+    fn press(&mut self, lines: &mut Vec<Option<String>>) -> bool {
+        let (editing, line) = (self.saved.is_some(), &mut self.line);
         match self.key.as_slice() {
-            b"\n" | b"\r" if self.pasting => self.line.push('\n'),
-            b"\n" => return Pressed::Enter,
-            b"\r" if editing => return Pressed::Enter,
-            b"\x1b" | b"\x1b[" | b"\x1bO" if editing => return Pressed::Nothing,
-            [0x1b, b'[', .., last] if editing && !(0x40..=0x7e).contains(last) => return Pressed::Nothing,
+            b"\n" | b"\r" if self.pasting => line.push('\n'),
+            b"\n" => lines.push(Some(std::mem::take(line))),
+            b"\r" if editing => lines.push(Some(std::mem::take(line))),
+            b"\x1b" | b"\x1b[" | b"\x1bO" if editing => return false,
+            [0x1b, b'[', .., last] if editing && !(0x40..=0x7e).contains(last) => return false,
             b"\x1b[200~" => self.pasting = editing,
             b"\x1b[201~" => self.pasting = false,
-            [0x1b, ..] if editing => {} // a key that means nothing here
-            b"\x7f" | b"\x08" if editing => drop(self.line.pop()),
-            b"\x15" if editing => self.line.clear(),
-            b"\x17" if editing => {
-                let word = self.line.trim_end().rfind(' ').map_or(0, |at| at + 1);
-                self.line.truncate(word);
-            }
-            b"\x04" if editing && self.line.is_empty() => return Pressed::End,
-            [0..0x20] if editing => {}
+            b"\x7f" | b"\x08" if editing => drop(line.pop()),
+            b"\x15" if editing => line.clear(),
+            b"\x17" if editing => line.truncate(line.trim_end().rfind(' ').map_or(0, |at| at + 1)),
+            b"\x04" if editing && line.is_empty() => lines.push(None),
+            [0..0x20, ..] if editing => {} // a key that means nothing here
             bytes => match std::str::from_utf8(bytes) {
-                Err(e) if e.error_len().is_none() => return Pressed::Nothing,
+                Err(e) if e.error_len().is_none() => return false,
                 // A line that is too long is refused by the hub, and not kept here whole.
-                Ok(text) if self.line.len() <= MAX_TEXT => self.line.push_str(text),
+                Ok(text) if line.len() <= MAX_TEXT => line.push_str(text),
                 _ => {}
             },
         }
-        Pressed::Key
+        true
     }
 }
 
@@ -185,13 +178,4 @@ impl Drop for Typing {
             let _ = Command::new("stty").arg(saved.trim()).status(); // the shell mends it too
         }
     }
-}
-
-/// What the last byte did.
-enum Pressed {
-    /// It does not finish a key.
-    Nothing,
-    Key,
-    Enter,
-    End,
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::json;
 use crate::router::{MAX_TIMEOUT, fault};
 use crate::wire::{Activity, Answer, Code, Fault, MAX_TEXT, PeerKind, PeerLine, Roster, Scope, State};
 
@@ -18,55 +19,12 @@ pub enum Call {
     Rename { name: String },
 }
 
-/// The answer to `tools/list`.
-pub fn list() -> Value {
-    let text = |what: &str| json!({"type": "string", "minLength": 1, "description": what});
-    let timeout = json!({"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT / 1000,
-        "description": "Seconds until the ask ends in a timeout error. Default 600."});
-    let scope = json!({"type": "string", "enum": ["machine", "repo", "directory"], "description":
-        "Whom to ask: every session on this machine (default), those in the same git repository, or those in the same directory."});
-    let tool =
-        |name: &str, title: &str, what: &str, properties: Value, required: &[&str], hints: [bool; 2]| {
-            json!({
-                "name": name,
-                "title": title,
-                "description": what,
-                "inputSchema": {"type": "object", "properties": properties, "required": required,
-                    "additionalProperties": false},
-                "annotations": {"title": title, "readOnlyHint": hints[0], "destructiveHint": false,
-                    "idempotentHint": hints[1], "openWorldHint": false},
-            })
-        };
-    json!({"tools": [
-        tool("relay_peers", "List peers",
-            "List the other Claude Code sessions (and people and scripts) that can be asked: name, directory, git branch, \
-             busy or idle, and whether they can be reached. Also tells this session's own name, its open asks with how far \
-             each got, and the asks that it still owes an answer to.",
-            json!({}), &[], [true, true]),
-        tool("relay_ask", "Ask a peer",
-            "Ask another session a question. Returns at once with an ask_id; the answer (or the reason why there is none) \
-             arrives later by itself as a message with that ask_id. Don't wait or poll for it.",
-            json!({"to": text("The peer's name, as relay_peers lists it."),
-                "question": text("The question, complete in itself: the peer does not see this conversation. At most 64 KiB."),
-                "timeout_s": timeout}),
-            &["to", "question"], [false, false]),
-        tool("relay_reply", "Answer an ask",
-            "Answer a question that another session asked this one (a message of kind=ask). This is the only way to reach \
-             the asker. Each ask takes one answer.",
-            json!({"ask_id": text("The ask_id that came with the question."),
-                "answer": text("The answer. At most 64 KiB.")}),
-            &["ask_id", "answer"], [false, true]),
-        tool("relay_broadcast", "Ask everyone",
-            "Ask every other session at once. Returns at once with whom it went to; the answers arrive one by one as \
-             messages, and when the last is in or the time is up, one closing summary.",
-            json!({"question": text("The question, complete in itself. At most 64 KiB."), "scope": scope,
-                "timeout_s": timeout}),
-            &["question"], [false, false]),
-        tool("relay_rename", "Rename this session",
-            "Give this session another name for its peers. It is made lower case with dashes; a name that another peer has \
-             is refused.",
-            json!({"name": text("The wanted name, such as backend-api.")}), &["name"], [false, true]),
-    ]})
+/// The answer to `tools/list`, on several lines.
+const LIST: &str = include_str!("tools.json");
+
+/// The answer to `tools/list` as JSON text on one line.
+pub fn list() -> String {
+    LIST.replace('\n', " ")
 }
 
 /// The call that `tools/call` asks for; `None` for a tool that we don't have.
@@ -164,8 +122,10 @@ impl Args {
     fn scope(&mut self) -> Result<Scope, Fault> {
         match self.0.remove("scope") {
             None | Some(Value::Null) => Ok(Scope::Machine),
-            Some(value) => serde_json::from_value(value)
-                .or_else(|_| bad("`scope` is none of \"machine\", \"repo\", \"directory\"".into())),
+            Some(value) => value
+                .as_str()
+                .and_then(Scope::named)
+                .map_or_else(|| bad("`scope` is none of \"machine\", \"repo\", \"directory\"".into()), Ok),
         }
     }
 }
@@ -184,7 +144,7 @@ fn kind(value: &Value) -> &'static str {
 /// What the model reads, and the same for programs. `None` for an answer that no tool gives.
 pub fn render(answer: &Answer) -> Option<(String, Value)> {
     Some(match answer {
-        Answer::Peers(roster) => (describe(roster), json!(roster)),
+        Answer::Peers(roster) => (describe(roster), json::fields(roster).into()),
         Answer::Asked { ask_id, to, state, .. } => {
             let far = match state {
                 State::Queued => "The relay has it; it is handed over as soon as that session can take it.",
@@ -196,9 +156,9 @@ pub fn render(answer: &Answer) -> Option<(String, Value)> {
             let text = format!(
                 "Asked \"{to}\" (ask_id {ask_id}, state {}). {far} The answer, or the reason why there is none, arrives by \
                  itself as a message with this ask_id; go on without waiting or polling.",
-                name_of(*state)
+                state.name()
             );
-            (text, json!({"ask_id": ask_id, "to": to, "state": state}))
+            (text, json!({"ask_id": ask_id, "to": to, "state": state.name()}))
         }
         Answer::Broadcast { broadcast_id, asks } => {
             let asks: Vec<Value> = asks.iter().map(|m| json!({"ask_id": m.ask_id, "to": m.to})).collect();
@@ -223,7 +183,7 @@ pub fn render(answer: &Answer) -> Option<(String, Value)> {
                 ),
                 _ => format!("Your answer (ask_id {ask_id}) was handed to \"{to}\"."),
             };
-            (text, json!({"ask_id": ask_id, "to": to, "state": state}))
+            (text, json!({"ask_id": ask_id, "to": to, "state": state.name()}))
         }
         Answer::Renamed { name } => {
             (format!("This session is now called \"{name}\"."), json!({"name": name}))
@@ -238,17 +198,7 @@ pub fn render_fault(fault: &Fault) -> (String, Value) {
         true => fault.message.clone(),
         false => format!("{}: {}", fault.code.name(), fault.message),
     };
-    (text, json!({"error": {"code": fault.code, "message": fault.message}}))
-}
-
-fn name_of(state: State) -> &'static str {
-    match state {
-        State::Queued => "queued",
-        State::Pushed => "pushed",
-        State::Seen => "seen",
-        State::Replied => "replied",
-        State::Ended => "ended",
-    }
+    (text, json!({"error": {"code": fault.code.name(), "message": fault.message}}))
 }
 
 /// The roster as text.
@@ -342,7 +292,7 @@ mod tests {
 
     #[test]
     fn every_schema_is_strict() {
-        let list = list();
+        let list: Value = serde_json::from_str(&list()).expect("JSON");
         let tools = list["tools"].as_array().expect("a list");
         let names: Vec<&str> = tools.iter().filter_map(|t| t["name"].as_str()).collect();
         assert_eq!(names, ["relay_peers", "relay_ask", "relay_reply", "relay_broadcast", "relay_rename"]);
@@ -350,6 +300,9 @@ mod tests {
             assert_eq!(tool["inputSchema"]["additionalProperties"], json!(false));
             assert!(tool["description"].as_str().is_some_and(|d| d.len() <= 2048));
             assert_eq!(tool["annotations"]["readOnlyHint"], json!(tool["name"] == "relay_peers"));
+            let timeout = &tool["inputSchema"]["properties"]["timeout_s"];
+            let limits = [json!(MAX_TIMEOUT / 1000), Value::Null];
+            assert!(limits.contains(&timeout["maximum"]), "{timeout}");
         }
     }
 }

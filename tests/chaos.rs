@@ -164,7 +164,7 @@ impl Session {
             if answer["type"] == "ok" {
                 let model = self.model();
                 let latest = &model.transcript[model.transcript.len().saturating_sub(256)..];
-                if answer["answer"]["hooked"]["unconfirmed"] != 0 {
+                if answer["answer"]["unconfirmed"] != 0 {
                     hub.say(&json!({"type": "seen", "pushes": latest}));
                 }
                 return;

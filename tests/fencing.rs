@@ -68,7 +68,7 @@ impl Peer {
         peer.say(&json!({"type": "register", "id": 1, "who": {"name": name, "kind": "session", "peer": format!("p{number}"),
             "secret": "s", "cwd": cwd, "branch": cwd, "pid": 1, "paths": ["socket"], "listens": listens, "fresh": true}}));
         let registered = peer.hear(|m| m["id"] == 1);
-        peer.name = registered["answer"]["registered"]["name"].as_str().expect("a name").to_owned();
+        peer.name = registered["answer"]["name"].as_str().expect("a name").to_owned();
         peer
     }
 

@@ -36,7 +36,7 @@ fn all_is_well(dir: &DataDir) {
 fn talk(from: &mut Raw, to: &mut Raw, to_name: &str, ask_id: &str) {
     let id = from.begin(Raw::ask_as(ask_id, to_name, "still there?"));
     while to.take_push()["text"] != "still there?" {} // others may be asking it as well
-    assert_eq!(from.end(id).expect("asked")["asked"]["to"], to_name);
+    assert_eq!(from.end(id).expect("asked")["to"], to_name);
     let id = to.begin(json!({"type": "reply", "ask_id": ask_id, "text": "yes"}));
     let push = from.take_push();
     assert_eq!((&push["kind"], &push["text"]), (&json!("reply"), &json!("yes")));

@@ -176,7 +176,7 @@ fn refusing_hub(home: &Home, greeting: Value, refusal: Value) -> thread::JoinHan
             let message: Value = serde_json::from_str(&line).expect("JSON");
             let answer = match message["type"].as_str() {
                 Some("register") => {
-                    json!({"type": "ok", "id": message["id"], "answer": {"registered": {"name": "me"}}})
+                    json!({"type": "ok", "id": message["id"], "answer": {"what": "registered", "name": "me"}})
                 }
                 Some("ask") => {
                     let mut answer = refusal.clone();

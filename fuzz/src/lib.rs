@@ -23,6 +23,8 @@ mod router;
 mod session;
 #[path = "../../src/tools.rs"]
 mod tools;
+#[path = "../../src/json.rs"]
+mod json;
 #[path = "../../src/wire.rs"]
 mod wire;
 
@@ -40,16 +42,16 @@ pub const TARGETS: [(&str, Target); 5] =
 
 /// A line from a client, or from the hub: what is understood means the same when it is written again.
 pub fn wire(data: &[u8]) {
-    if let Ok(message) = serde_json::from_slice::<ToHub>(data) {
-        let line = serde_json::to_vec(&message).expect("plain data has a JSON form");
-        assert!(!line.contains(&b'\n'), "one line");
-        assert_eq!(serde_json::from_slice::<ToHub>(&line).expect("our own line"), message);
-    }
-    if let Ok(message) = serde_json::from_slice::<ToClient>(data) {
-        let line = serde_json::to_vec(&message).expect("plain data has a JSON form");
-        assert!(!line.contains(&b'\n'), "one line");
-        assert_eq!(serde_json::from_slice::<ToClient>(&line).expect("our own line"), message);
-    }
+    survives::<ToHub>(data);
+    survives::<ToClient>(data);
+}
+
+fn survives<T: json::Record + PartialEq + std::fmt::Debug>(data: &[u8]) {
+    let Ok(message) = json::read::<T>(data) else { return };
+    let mut line = Vec::new();
+    json::write(&mut line, &message);
+    assert!(!line.contains(&b'\n'), "one line");
+    assert_eq!(json::read::<T>(&line).expect("our own line"), message);
 }
 
 /// A sequence of events at the hub; see `play.rs`.
@@ -95,7 +97,7 @@ fn one_line(text: &str) {
 
 /// A hook's input, and a line of a transcript.
 pub fn hook(data: &[u8]) {
-    if let Ok(input) = serde_json::from_slice::<hook::Input>(data) {
+    if let Ok(input) = json::read::<hook::Input>(data) {
         let _ = hook::event(&input);
     }
     for push in hook::pushes_in(data) {

@@ -378,8 +378,8 @@ impl Router {
 
     /// One error line, then the end of the connection: what it said can't be understood.
     fn refuse(&mut self, conn: ConnId, why: &str) {
-        let fault = Fault { code: Code::BadMsg, message: why.to_owned() };
-        self.send(conn, ToClient::Error { id: None, fault, waiting: Vec::new() });
+        let (code, message, waiting) = (Code::BadMsg, why.to_owned(), Vec::new());
+        self.send(conn, ToClient::Error { id: None, code, message, waiting });
         self.close(conn);
     }
 
@@ -396,7 +396,7 @@ impl Router {
         let waiting = self.take_waiting(conn);
         let message = match reply {
             Ok(answer) => ToClient::Ok { id, answer, waiting },
-            Err(fault) => ToClient::Error { id: Some(id), fault, waiting },
+            Err(Fault { code, message }) => ToClient::Error { id: Some(id), code, message, waiting },
         };
         self.send(conn, message);
     }

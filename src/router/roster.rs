@@ -17,7 +17,7 @@ impl Router {
             .map(|(no, _)| self.peer_line(*no))
             .collect();
         peers.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let Some(no) = me else { return Roster { peers, ..Roster::default() } };
+        let Some(no) = me else { return Roster { peers, me: None, asks: Vec::new(), owed: Vec::new() } };
         let own = self.peer(no);
         let mut asks: Vec<AskLine> = own
             .asked

@@ -145,7 +145,7 @@ impl Raw {
 
     pub fn register(&mut self, name: &str) -> String {
         let answer = self.call(json!({"type": "register", "who": Raw::who(name)})).expect("registered");
-        answer["registered"]["name"].as_str().expect("a name").to_owned()
+        answer["name"].as_str().expect("a name").to_owned()
     }
 
     /// An ask with this id.

@@ -36,7 +36,7 @@ impl Watch {
     #[track_caller]
     pub fn status(data: &Path) -> Value {
         let (.., answer) = ask(data, "status");
-        answer["answer"]["status"].clone()
+        answer["answer"].clone()
     }
 
     /// Everything so far.

@@ -306,12 +306,12 @@ impl World {
                     self.answered(i, at, request, answer);
                 }
             }
-            ToClient::Error { id, fault, waiting } => {
+            ToClient::Error { id, code, message, waiting } => {
                 self.tool_results(i, conn, id.unwrap_or(0), waiting);
-                let id = id.unwrap_or_else(|| panic!("refused: {}", fault.message));
+                let id = id.unwrap_or_else(|| panic!("refused: {message}"));
                 let channel = self.peers[i].channel.as_mut().expect("it hears");
                 if let Some((_, request)) = channel.requests.remove(&id) {
-                    self.refused(i, request, fault);
+                    self.refused(i, request, Fault { code, message });
                 }
             }
             ToClient::Push(parcel) => self.push(i, conn, parcel),
