@@ -23,6 +23,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::DataDir;
+use crate::journal::Journal;
 use crate::json;
 use crate::lines::Lines;
 use crate::log::{Level, Log};
@@ -95,6 +96,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     };
     let log = Arc::new(Log::open(&dir.logs(), "hub"));
     crate::log::log_panics(&log);
+    let log = Arc::new(Journal::new(log));
     let listener = dir.bind().map_err(|e| format!("cannot listen on {at}/hub.sock: {e}"))?;
     let socket = Inode::of(dir);
     let queue = Arc::new(Queue::new());
@@ -143,7 +145,7 @@ struct Hub {
     writers: HashMap<ConnId, Writer>,
     /// Whose writers have fresh lines.
     fresh: Vec<ConnId>,
-    log: Arc<Log>,
+    log: Arc<Journal>,
     start: Instant,
 }
 
@@ -187,7 +189,9 @@ impl Hub {
             }
             Heard::Input(input) => input,
             Heard::Said(conn, mut said, turn) => {
+                let began = Instant::now();
                 let left = said.next().is_some_and(|message| self.step(Input::Said(conn, message)));
+                turn.used(began.elapsed());
                 match said.len() {
                     0 => turn.over(),
                     _ => turns.push_back(Heard::Said(conn, said, turn)),
@@ -326,7 +330,7 @@ fn write_now(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
 fn accept(
     listener: &UnixListener,
     queue: &Arc<Queue<Heard>>,
-    log: &Arc<Log>,
+    log: &Arc<Journal>,
     connections: &Arc<AtomicUsize>,
 ) {
     let mut next: ConnId = 0;
@@ -361,17 +365,18 @@ fn accept(
 }
 
 /// Reads one connection to its end. Whatever it says wrong costs it the connection and nobody else anything.
-fn read(conn: ConnId, stream: &Arc<UnixStream>, queue: &Queue<Heard>, log: &Log) {
+fn read(conn: ConnId, stream: &Arc<UnixStream>, queue: &Queue<Heard>, log: &Journal) {
     let mut lines = Lines::new(stream.clone());
     if let Err(fault) = hello(&mut lines) {
         log.event(Level::Warn, "refused", &[("conn", json!(conn)), ("code", json!(fault.code.name()))]);
         return last_words(stream, fault);
     }
     queue.put(Heard::Opened(conn, Writer::new(stream.clone())));
-    let turn = Turn::new();
+    let (turn, mut since) = (Turn::new(), Instant::now());
     loop {
         let (said, last) = batch(conn, &mut lines);
         turn.take();
+        turn.make_up(&mut since);
         let much = said.len() > MUCH;
         match said.is_empty() {
             true => turn.over(),
@@ -486,18 +491,21 @@ fn watch_signals(queue: Arc<Queue<Heard>>) -> Result<(), String> {
         .map_err(|e| format!("cannot start a thread: {e}"))
 }
 
-fn log_event(log: &Log, event: &Event) {
+fn log_event(log: &Journal, event: &Event) {
     let level = match event.event {
         What::DeadPath | What::Refused => Level::Warn,
         What::Ask | What::Reply | What::Summary | What::State => Level::Debug,
         _ => Level::Info,
     };
+    if !log.has_room(level) {
+        return;
+    }
     let mut fields = json::fields(event);
     fields.remove("ts_ms");
     fields.remove("event");
     let fields: Vec<(&str, serde_json::Value)> =
         fields.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
-    log.event(level, event.event.name(), &fields);
+    log.log.event(level, event.event.name(), &fields);
 }
 
 /// Which file the socket's path names.
