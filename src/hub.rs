@@ -23,6 +23,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::DataDir;
+use crate::journal::Journal;
 use crate::json;
 use crate::lines::Lines;
 use crate::log::{Level, Log};
@@ -41,9 +42,11 @@ pub const HELLO: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a leaving hub waits for its queues to be read.
 const FLUSH: Duration = Duration::from_secs(1);
-/// How long what was sent may wait for more to the same peers while there is work: under load this saves most of the
-/// system calls.
+/// How long what was sent may wait for more to the same peers while a connection has more to say: under load this saves
+/// most of the system calls.
 const FRESH: Duration = Duration::from_micros(50);
+/// Who says more than so much at once is read no further until it is routed, and the others hardly notice a flood.
+const MUCH: usize = 4;
 /// Of a reader's stack only what is used costs memory: a line may nest 128 levels deep before it is refused.
 const STACK: usize = 1 << 20;
 
@@ -93,6 +96,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     };
     let log = Arc::new(Log::open(&dir.logs(), "hub"));
     crate::log::log_panics(&log);
+    let log = Arc::new(Journal::new(log));
     let listener = dir.bind().map_err(|e| format!("cannot listen on {at}/hub.sock: {e}"))?;
     let socket = Inode::of(dir);
     let queue = Arc::new(Queue::new());
@@ -141,7 +145,7 @@ struct Hub {
     writers: HashMap<ConnId, Writer>,
     /// Whose writers have fresh lines.
     fresh: Vec<ConnId>,
-    log: Arc<Log>,
+    log: Arc<Journal>,
     start: Instant,
 }
 
@@ -152,30 +156,22 @@ impl Hub {
         let mut turns = VecDeque::new();
         loop {
             let deadline = self.router.next_deadline().map(|ms| self.start + Duration::from_millis(ms));
-            let until = deadline.map_or(look, |d| d.min(look));
-            let wait = turns.is_empty().then_some(until);
+            let wait = turns.is_empty().then(|| deadline.map_or(look, |d| d.min(look)));
             queue.take(&mut turns, wait);
-            let mut left =
-                if turns.is_empty() { self.hear(Heard::Input(Input::Tick), &mut turns) } else { None };
-            for _ in 0..turns.len() {
-                if left.is_some() {
-                    break;
-                }
-                let Some(heard) = turns.pop_front() else { break };
-                left = self.hear(heard, &mut turns);
-                if wrote.elapsed() >= FRESH {
-                    self.write_fresh();
-                    wrote = Instant::now();
-                }
-            }
-            if turns.is_empty() || left.is_some() {
+            let heard = turns.pop_front().unwrap_or(Heard::Input(Input::Tick));
+            let others = turns.len();
+            let left = self.hear(heard, &mut turns);
+            let now = Instant::now();
+            // What a connection has said together is answered together, unless that takes long.
+            if turns.len() == others || left.is_some() || now >= wrote + FRESH {
                 self.write_fresh();
+                wrote = now;
             }
             if let Some(why) = left {
                 return why;
             }
-            if Instant::now() >= look {
-                look = Instant::now() + LOOK;
+            if now >= look {
+                look = now + LOOK;
                 if Inode::of(dir) != socket {
                     return "its socket was removed or replaced";
                 }
@@ -193,7 +189,9 @@ impl Hub {
             }
             Heard::Input(input) => input,
             Heard::Said(conn, mut said, turn) => {
+                let began = Instant::now();
                 let left = said.next().is_some_and(|message| self.step(Input::Said(conn, message)));
+                turn.used(began.elapsed());
                 match said.len() {
                     0 => turn.over(),
                     _ => turns.push_back(Heard::Said(conn, said, turn)),
@@ -332,7 +330,7 @@ fn write_now(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
 fn accept(
     listener: &UnixListener,
     queue: &Arc<Queue<Heard>>,
-    log: &Arc<Log>,
+    log: &Arc<Journal>,
     connections: &Arc<AtomicUsize>,
 ) {
     let mut next: ConnId = 0;
@@ -367,23 +365,30 @@ fn accept(
 }
 
 /// Reads one connection to its end. Whatever it says wrong costs it the connection and nobody else anything.
-fn read(conn: ConnId, stream: &Arc<UnixStream>, queue: &Queue<Heard>, log: &Log) {
+fn read(conn: ConnId, stream: &Arc<UnixStream>, queue: &Queue<Heard>, log: &Journal) {
     let mut lines = Lines::new(stream.clone());
     if let Err(fault) = hello(&mut lines) {
         log.event(Level::Warn, "refused", &[("conn", json!(conn)), ("code", json!(fault.code.name()))]);
         return last_words(stream, fault);
     }
     queue.put(Heard::Opened(conn, Writer::new(stream.clone())));
-    let turn = Turn::new();
+    let (turn, mut since) = (Turn::new(), Instant::now());
     loop {
         let (said, last) = batch(conn, &mut lines);
         turn.take();
-        if said.is_empty() {
-            turn.over();
-        } else {
-            queue.put(Heard::Said(conn, said.into_iter(), turn.clone()));
+        turn.make_up(&mut since);
+        let much = said.len() > MUCH;
+        match said.is_empty() {
+            true => turn.over(),
+            false => queue.put(Heard::Said(conn, said.into_iter(), turn.clone())),
         }
-        let Some(last) = last else { continue };
+        let Some(last) = last else {
+            if much {
+                turn.take();
+                turn.over();
+            }
+            continue;
+        };
         if matches!(last, Heard::Broken(..)) {
             log.event(Level::Warn, "bad_msg", &[("conn", json!(conn))]);
         }
@@ -486,18 +491,21 @@ fn watch_signals(queue: Arc<Queue<Heard>>) -> Result<(), String> {
         .map_err(|e| format!("cannot start a thread: {e}"))
 }
 
-fn log_event(log: &Log, event: &Event) {
+fn log_event(log: &Journal, event: &Event) {
     let level = match event.event {
         What::DeadPath | What::Refused => Level::Warn,
         What::Ask | What::Reply | What::Summary | What::State => Level::Debug,
         _ => Level::Info,
     };
+    if !log.has_room(level) {
+        return;
+    }
     let mut fields = json::fields(event);
     fields.remove("ts_ms");
     fields.remove("event");
     let fields: Vec<(&str, serde_json::Value)> =
         fields.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
-    log.event(level, event.event.name(), &fields);
+    log.log.event(level, event.event.name(), &fields);
 }
 
 /// Which file the socket's path names.

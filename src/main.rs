@@ -14,6 +14,7 @@ mod hook;
 mod hub;
 mod inbox;
 mod join;
+mod journal;
 mod json;
 mod lines;
 mod link;

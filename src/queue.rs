@@ -2,10 +2,13 @@
 //! connection may have only one thing in it at a time: see [`Turn`].
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How much of the taker's time one may use at a stretch; over longer times it is half of all.
+const STRETCH: Duration = Duration::from_millis(1);
 
 /// See the module.
 pub struct Queue<T> {
@@ -51,12 +54,15 @@ impl<T> Queue<T> {
 pub struct Turn {
     taken: AtomicBool,
     owner: Thread,
+    /// The taker's time that was used for it and is not made up for, in nanoseconds.
+    used: AtomicU64,
 }
 
 impl Turn {
     /// The calling thread's.
     pub fn new() -> Arc<Self> {
-        Arc::new(Turn { taken: AtomicBool::new(false), owner: thread::current() })
+        let (taken, used) = (AtomicBool::new(false), AtomicU64::new(0));
+        Arc::new(Turn { taken, owner: thread::current(), used })
     }
 
     /// Takes it as soon as it is there; only its owner may.
@@ -66,10 +72,32 @@ impl Turn {
         }
     }
 
+    /// So much of the taker's time went into it.
+    pub fn used(&self, time: Duration) {
+        self.used.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+
     /// Gives it back.
     pub fn over(&self) {
         self.taken.store(false, Ordering::Release);
         self.owner.unpark();
+    }
+
+    /// How long its owner is to keep quiet if it was last asked this `ago`, so that half of the time is for the others.
+    fn rest(&self, ago: Duration) -> Duration {
+        let used = Duration::from_nanos(self.used.swap(0, Ordering::Relaxed)).saturating_sub(ago / 2);
+        self.used(used.min(STRETCH));
+        2 * used.saturating_sub(STRETCH)
+    }
+
+    /// Keeps the calling thread quiet as long as it has to.
+    pub fn make_up(&self, since: &mut Instant) {
+        let rest = self.rest(since.elapsed());
+        *since = Instant::now();
+        if !rest.is_zero() {
+            thread::sleep(rest);
+            *since += rest; // it is made up for
+        }
     }
 }
 
@@ -102,6 +130,19 @@ mod tests {
             }
         }
         readers.into_iter().for_each(|reader| reader.join().expect("it ends"));
+    }
+
+    #[test]
+    fn one_who_floods_gets_half_of_the_time() {
+        let (turn, ms) = (Turn::new(), Duration::from_millis);
+        let mut clock = Duration::ZERO;
+        for _ in 0..100 {
+            turn.used(ms(3));
+            clock += ms(3) + turn.rest(ms(3));
+        }
+        assert!((ms(590)..=ms(600)).contains(&clock), "{clock:?}");
+        turn.used(ms(1));
+        assert_eq!(turn.rest(ms(4)), Duration::ZERO, "who uses little is not kept");
     }
 
     #[test]
