@@ -68,12 +68,12 @@ enum Heard {
 }
 
 impl Guest {
-    /// Someone new at the hub of `dir`, which is started if need be. With a `name` only that one will do. `typing` also
-    /// listens to stdin.
+    /// Someone new at the hub of `dir`, which is started if need be. With a `name` only that one will do. One that
+    /// `joins` can be asked, and hears what is typed.
     ///
     /// # Errors
     /// What keeps this process from being a peer.
-    pub fn arrive(dir: &DataDir, name: Option<&str>, listens: bool, typing: bool) -> Result<Guest, Fault> {
+    pub fn arrive(dir: &DataDir, name: Option<&str>, joins: bool) -> Result<Guest, Fault> {
         let cannot = |e: std::io::Error| unreachable(format!("this process cannot be a peer: {e}"));
         let mut tokens = Tokens::new().map_err(cannot)?;
         let memory = Memory::new(&mut tokens).map_err(cannot)?;
@@ -94,14 +94,14 @@ impl Guest {
             pid: std::process::id(),
             claude: None,
             paths: vec![Path::Socket],
-            listens,
+            listens: joins,
             fresh: true,
             hooked: false,
         };
         let (news, heard) = bounded(64);
         let (dir, hub) = (dir.clone(), news.clone());
         thread::spawn(move || link::keep(dir, |message| hub.send(Heard::Hub(message)).is_ok()));
-        if typing {
+        if joins {
             let typed = news.clone();
             thread::spawn(move || {
                 let mut buffer = [0; 4096];

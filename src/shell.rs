@@ -120,7 +120,7 @@ struct Waiting {
 
 impl Waiting {
     fn new(dir: &DataDir, args: &Args, timeout: Duration) -> Result<Waiting, Fault> {
-        let guest = Guest::arrive(dir, args.get("as"), false, false)?;
+        let guest = Guest::arrive(dir, args.get("as"), false)?;
         let far = "looking for the hub".to_owned();
         Ok(Waiting { guest, far, line: StatusLine::new(), since: Instant::now(), timeout })
     }
