@@ -64,7 +64,8 @@ pub enum News {
 /// What its threads hear.
 enum Heard {
     Hub(FromHub),
-    News(News),
+    Typed(Vec<u8>),
+    Signal(i32),
 }
 
 impl Guest {
@@ -107,7 +108,7 @@ impl Guest {
                 let mut buffer = [0; 4096];
                 loop {
                     let n = stdin().lock().read(&mut buffer).unwrap_or(0);
-                    let typed = typed.send(Heard::News(News::Typed(buffer[..n].to_vec())));
+                    let typed = typed.send(Heard::Typed(buffer[..n].to_vec()));
                     if n == 0 || typed.is_err() {
                         return;
                     }
@@ -115,7 +116,7 @@ impl Guest {
             });
         }
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(cannot)?;
-        thread::spawn(move || signals.forever().all(|s| news.send(Heard::News(News::Signal(s))).is_ok()));
+        thread::spawn(move || signals.forever().all(|s| news.send(Heard::Signal(s)).is_ok()));
         Ok(Guest {
             tokens,
             memory,
@@ -216,7 +217,8 @@ impl Guest {
         loop {
             let wake = if self.retry { until.min(Instant::now() + RETRY) } else { until };
             let news = match self.heard.recv_deadline(wake) {
-                Ok(Heard::News(news)) => Some(news),
+                Ok(Heard::Typed(bytes)) => Some(News::Typed(bytes)),
+                Ok(Heard::Signal(signal)) => Some(News::Signal(signal)),
                 Ok(Heard::Hub(FromHub::Said(message))) => self.said(*message)?,
                 Ok(Heard::Hub(FromHub::Up(mouth))) => {
                     (self.mouth, self.registered) = (Some(mouth), false);
