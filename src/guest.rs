@@ -1,6 +1,7 @@
 //! A person or a script as a peer: registers, asks, answers, and comes back by itself when the hub is lost.
 
 use std::io::{IsTerminal, Read, stderr, stdin};
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -55,8 +56,8 @@ pub enum News {
     Lost,
     /// Bytes from stdin; empty at its end.
     Typed(Vec<u8>),
-    /// A signal says to leave.
-    Signal(i32),
+    /// A signal says to leave, with this exit code.
+    Signal(ExitCode),
     /// Nothing happened for the time given.
     Quiet,
 }
@@ -218,7 +219,9 @@ impl Guest {
             let wake = if self.retry { until.min(Instant::now() + RETRY) } else { until };
             let news = match self.heard.recv_deadline(wake) {
                 Ok(Heard::Typed(bytes)) => Some(News::Typed(bytes)),
-                Ok(Heard::Signal(signal)) => Some(News::Signal(signal)),
+                Ok(Heard::Signal(signal)) => {
+                    Some(News::Signal(ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))))
+                }
                 Ok(Heard::Hub(FromHub::Said(message))) => self.said(*message)?,
                 Ok(Heard::Hub(FromHub::Up(mouth))) => {
                     (self.mouth, self.registered) = (Some(mouth), false);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli::{self, Args};
 use crate::datadir::DataDir;
 use crate::guest::{Guest, News};
-use crate::shell::{Outcome, interrupted, table};
+use crate::shell::{Outcome, table};
 use crate::term::{Typing, said};
 use crate::wire::{Answer, Code, Kind, Parcel, State, ToHub};
 
@@ -51,7 +51,7 @@ impl Joined {
         let mut leaving = false;
         while !(leaving && self.asked.is_empty() && !self.guest.is_waiting()) {
             match self.guest.next(PATIENCE)? {
-                News::Signal(signal) => return Ok(interrupted(signal)),
+                News::Signal(code) => return Ok(code),
                 // A script still waits for the answers to what it asked.
                 News::Typed(bytes) if bytes.is_empty() => leaving = true,
                 News::Typed(bytes) => {
