@@ -8,19 +8,21 @@ use serde_json::{Value, json};
 
 use crate::log::{Level, Log};
 
-/// The most lines a second, but for errors. Where the log is to tell everything there is no limit.
+/// The most lines a second of one level, but for errors: what is usual can't crowd out a warning. Where the log is to tell
+/// everything there is no limit.
 const MOST: u64 = 200;
 
 /// See the module.
 pub struct Journal {
     pub log: Arc<Log>,
     start: Instant,
-    share: Share,
+    /// Of `info` and `warn`.
+    shares: [Share; 2],
 }
 
 impl Journal {
     pub fn new(log: Arc<Log>) -> Self {
-        Journal { log, start: Instant::now(), share: Share::default() }
+        Journal { log, start: Instant::now(), shares: Default::default() }
     }
 
     pub fn wants(&self, level: Level) -> bool {
@@ -32,7 +34,8 @@ impl Journal {
         if !self.wants(level) || level == Level::Error || self.wants(Level::Debug) {
             return self.wants(level);
         }
-        let (fits, skipped) = self.share.take(self.start.elapsed().as_secs());
+        let (fits, skipped) =
+            self.shares[usize::from(level == Level::Warn)].take(self.start.elapsed().as_secs());
         if skipped > 0 {
             self.log.event(Level::Warn, "log_skipped", &[("lines", json!(skipped))]);
         }
