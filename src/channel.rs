@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -17,13 +16,13 @@ use crate::datadir::DataDir;
 use crate::link::{self, FromHub, Mouth, unreachable};
 use crate::log::{Level, Log};
 use crate::mcp::{self, Incoming};
-use crate::memory::{self, Memory, Take};
+use crate::memory::{Memory, Take};
 use crate::router::fault;
-use crate::session::{self, SessionFile};
+use crate::session::{self, Surroundings};
 use crate::token::Tokens;
-use crate::tools::{self, Call};
+use crate::tools;
 use crate::wire::{Answer, Code, Fault, Kind, Parcel, Path, PeerKind, State, ToClient, ToHub, Who};
-use crate::{fence, inbox};
+use crate::{diary, fence, inbox};
 
 /// How long a tool call waits for a hub that is away.
 const AWAY: Duration = Duration::from_secs(5);
@@ -31,13 +30,8 @@ const AWAY: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long after a hub was lost a request that needs the others to be there waits for their return to the next one.
 const RETURN: Duration = Duration::from_millis(500);
-/// How long after it has asked for our tools the client is taken to hear what comes by channel. Until its terminal UI has
-/// registered the channel it drops that without a word; 14 to 196 ms were measured, on an idle machine and a loaded one.
-const CHANNEL: Duration = Duration::from_secs(1);
 /// How often the session's own file is looked at, for `/rename` and interrupted turns.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long the session may take to take a message from its inbox.
-const INBOX: Duration = Duration::from_secs(3);
 
 /// What a channel hears, from all sides.
 enum Heard {
@@ -83,77 +77,6 @@ struct Channel {
     inbox: Sender<Parcel>,
 }
 
-/// What surrounds the channel in its session.
-struct Surroundings {
-    pid: u32,
-    /// See [`session::process_key`].
-    key: String,
-    cwd: String,
-    git: session::Git,
-    file: SessionFile,
-    /// Whether the session was launched with a channel flag that names us.
-    flagged: bool,
-    /// When the client has asked for our tools.
-    listed: Option<Instant>,
-    /// `RELAY_PUSH`, unless it is `auto`.
-    only: Option<Path>,
-    paths: Vec<Path>,
-}
-
-impl Surroundings {
-    fn new() -> Self {
-        let pid = std::os::unix::process::parent_id();
-        let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-        let here =
-            || std::env::current_dir().map_or_else(|_| "/".into(), |d| d.to_string_lossy().into_owned());
-        let cwd = var("CLAUDE_PROJECT_DIR").unwrap_or_else(here);
-        let only = var("RELAY_PUSH").and_then(|p| Path::named(&p));
-        let mut file = SessionFile::new(pid);
-        file.changed();
-        let mut all = Surroundings {
-            pid,
-            key: session::key(),
-            git: session::git(cwd.as_ref()),
-            cwd,
-            file,
-            flagged: session::channel_flag(pid),
-            listed: None,
-            only: only.filter(|p| matches!(p, Path::Channel | Path::Inbox | Path::Hook)),
-            paths: Vec::new(),
-        };
-        all.paths = all.find_paths();
-        all
-    }
-
-    fn inbox(&self) -> Option<PathBuf> {
-        let var = std::env::var_os("CLAUDE_CODE_MESSAGING_SOCKET").filter(|v| !v.is_empty());
-        var.map(PathBuf::from).or_else(|| self.file.inbox.clone())
-    }
-
-    /// The ways into this session, the preferred one first.
-    fn find_paths(&self) -> Vec<Path> {
-        if let Some(only) = self.only {
-            return vec![only];
-        }
-        let mut paths = Vec::new();
-        if self.flagged && self.listed.is_some_and(|at| at.elapsed() >= CHANNEL) {
-            paths.push(Path::Channel);
-        }
-        if self.inbox().is_some() {
-            paths.push(Path::Inbox);
-        }
-        paths.push(Path::Hook);
-        paths
-    }
-
-    /// The name that the user gave the session, or that of its directory.
-    fn default_name(&self) -> String {
-        let directory = || self.cwd.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default().to_owned();
-        let name = self.file.name.clone().unwrap_or_else(directory);
-        if name.is_empty() { crate::name::DEFAULT.to_owned() } else { name }
-    }
-}
-
 /// `relay channel`: serves the session on stdin and stdout until stdin closes or a signal comes.
 pub fn run(dir: DataDir) -> ExitCode {
     let (heard, all) = bounded(256);
@@ -196,11 +119,13 @@ pub fn run(dir: DataDir) -> ExitCode {
         pending: HashMap::new(),
         inbox,
     };
-    channel.start_inbox(to_inbox, heard);
+    inbox::serve(&channel.session, to_inbox, move |parcel, error| {
+        heard.send(Heard::Inbox(parcel, error)).is_ok()
+    });
     if watching.is_err() {
         channel.log.event(Level::Warn, "no_signals", &[]);
     }
-    memory::sweep(&dir.sessions(), session::is_alive);
+    diary::sweep(&dir.sessions(), session::is_alive);
     channel.serve(&all);
     ExitCode::SUCCESS
 }
@@ -282,48 +207,26 @@ impl Channel {
     fn call(&mut self, id: Value, mut params: Value) -> io::Result<()> {
         let name = params.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let arguments = params.get_mut("arguments").map(Value::take).unwrap_or(Value::Null);
-        match tools::parse(&name, arguments) {
+        let new_id = |prefix: &str| {
+            let id = self.tokens.id(prefix);
+            id.map_err(|e| unreachable(format!("there are no random numbers: {e}")))
+        };
+        match tools::parse(&name, arguments, new_id) {
             None => {
-                let name = fence::label(&name);
-                print(&mcp::error(
-                    &id,
-                    -32602,
-                    &format!("there is no tool \"{name}\"; tools/list names the five"),
-                ))
+                let why = format!("there is no tool \"{}\"; tools/list names the five", fence::label(&name));
+                print(&mcp::error(&id, -32602, &why))
             }
-            Some(Err(fault)) => print_fault(&id, &fault, &[]),
-            Some(Ok(call)) => match self.request(call) {
-                Ok(request) => self.ask_hub(Some(id), request),
-                Err(e) => print_fault(&id, &unreachable(format!("there are no random numbers: {e}")), &[]),
-            },
+            Some(Err(fault)) => print_result(&id, &Err(fault), Vec::new()),
+            Some(Ok(request)) => {
+                self.ask_hub(Some(id), request);
+                Ok(())
+            }
         }
     }
 
-    /// The request that a call becomes. Its ids are ours, so that it may be sent to two hubs and still count once.
-    fn request(&mut self, call: Call) -> io::Result<ToHub> {
-        let id = 0; // given when it is filed
-        Ok(match call {
-            Call::Peers => ToHub::Peers { id },
-            Call::Ask { to, question: text, timeout_s } => {
-                let ask_id = self.tokens.id("ask_")?;
-                self.memory.asking(&ask_id, Duration::from_secs(timeout_s));
-                ToHub::Ask { id, ask_id, to, text, timeout_ms: timeout_s * 1000 }
-            }
-            Call::Reply { ask_id, answer: text } => {
-                self.memory.replying(&ask_id, &text);
-                ToHub::Reply { id, ask_id, text }
-            }
-            Call::Broadcast { question: text, scope, timeout_s } => {
-                let broadcast_id = self.tokens.id("bc_")?;
-                self.memory.asking(&broadcast_id, Duration::from_secs(timeout_s));
-                ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms: timeout_s * 1000 }
-            }
-            Call::Rename { name } => ToHub::Rename { id, name, exact: true },
-        })
-    }
-
     /// Files a request, which is sent as soon as the hub can answer it.
-    fn ask_hub(&mut self, call: Option<Value>, request: ToHub) -> io::Result<()> {
+    fn ask_hub(&mut self, call: Option<Value>, request: ToHub) {
+        self.memory.requested(&request);
         self.next_id += 1;
         let id = self.next_id;
         let request = with_id(request, id);
@@ -331,7 +234,6 @@ impl Channel {
         let waits = matches!(request, ToHub::Peers { .. } | ToHub::Broadcast { .. });
         let until = Instant::now() + patience;
         self.pending.insert(id, Pending { call, request, sent: false, waits, fallback: None, until });
-        Ok(())
     }
 
     /// Sends what the hub does not have, in order, and says when the rest is due.
@@ -524,19 +426,7 @@ impl Channel {
                 Take::Known => done.push(parcel),
             }
         }
-        match &reply {
-            Ok(answer) => {
-                let (text, mut structured) = tools::render(answer).unwrap_or_default();
-                let mut texts = vec![text];
-                if !messages.is_empty() {
-                    // Claude Code shows the model the structured form alone.
-                    structured["messages"] = json!(messages);
-                    texts.append(&mut messages);
-                }
-                print(&mcp::result(&call, mcp::tool_result(&texts, structured, false)))?;
-            }
-            Err(fault) => print_fault(&call, fault, &messages)?,
-        }
+        print_result(&call, &reply, messages)?;
         for parcel in done {
             self.pushed(parcel, None);
         }
@@ -607,29 +497,6 @@ impl Channel {
         }
     }
 
-    /// A thread that waits for the session's inbox, so that the channel does not.
-    fn start_inbox(&self, parcels: Receiver<Parcel>, heard: Sender<Heard>) {
-        let socket = self.session.inbox();
-        let file = self.session.file.clone();
-        thread::spawn(move || {
-            let token = std::env::var("CLAUDE_CODE_MESSAGING_TOKEN").ok();
-            let mut file = file;
-            for parcel in parcels {
-                file.changed();
-                let error = match socket.clone().or_else(|| file.inbox.clone()) {
-                    Some(socket) => {
-                        let text = fence::text(&parcel);
-                        inbox::push(&socket, token.as_deref(), &text, &message_id(&parcel.push), INBOX).err()
-                    }
-                    None => Some(io::Error::other("the session has no inbox socket")),
-                };
-                if heard.send(Heard::Inbox(parcel, error.map(|e| e.to_string()))).is_err() {
-                    return;
-                }
-            }
-        });
-    }
-
     /// What changed about the session: its name, whether it is in a turn, its branch, its inbox.
     fn look(&mut self) {
         let file = &self.session.file;
@@ -654,17 +521,9 @@ impl Channel {
         if let Some(name) = self.session.file.name.clone()
             && before.0.as_ref() != Some(&name)
         {
-            let request = ToHub::Rename { id: 0, name, exact: false };
-            let _ = self.ask_hub(None, request); // prints nothing, so it cannot fail
+            self.ask_hub(None, ToHub::Rename { id: 0, name, exact: false });
         }
     }
-}
-
-/// The form that the inbox wants: a UUID.
-fn message_id(push: &str) -> String {
-    let hex: String =
-        push.chars().filter(char::is_ascii_hexdigit).chain(std::iter::repeat('0')).take(32).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 fn with_id(mut request: ToHub, new: u64) -> ToHub {
@@ -679,14 +538,19 @@ fn with_id(mut request: ToHub, new: u64) -> ToHub {
     request
 }
 
-fn print_fault(id: &Value, fault: &Fault, messages: &[String]) -> io::Result<()> {
-    let (text, mut structured) = tools::render_fault(fault);
+/// The result of a tool call, and with it what waited for the session.
+fn print_result(call: &Value, reply: &Result<Answer, Fault>, mut messages: Vec<String>) -> io::Result<()> {
+    let (text, mut structured) = match reply {
+        Ok(answer) => tools::render(answer).unwrap_or_default(),
+        Err(fault) => tools::render_fault(fault),
+    };
     let mut texts = vec![text];
     if !messages.is_empty() {
+        // Of a result that is no error Claude Code shows the model the structured form alone.
         structured["messages"] = json!(messages);
-        texts.extend_from_slice(messages);
+        texts.append(&mut messages);
     }
-    print(&mcp::result(id, mcp::tool_result(&texts, structured, true)))
+    print(&mcp::result(call, mcp::tool_result(&texts, structured, reply.is_err())))
 }
 
 /// One message, one line, one write.

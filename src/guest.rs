@@ -137,7 +137,7 @@ impl Guest {
     /// # Errors
     /// There are no random numbers to be had.
     pub fn ask(&mut self, to: &str, text: &str, timeout: Duration) -> Result<String, Fault> {
-        let (ask_id, timeout_ms) = (self.id("ask_", timeout)?, timeout.as_millis() as u64);
+        let (ask_id, timeout_ms) = (self.id("ask_")?, timeout.as_millis() as u64);
         let (id, to, text) = (ask_id.clone(), to.to_owned(), text.to_owned());
         self.request(|n| ToHub::Ask { id: n, ask_id: id, to, text, timeout_ms });
         Ok(ask_id)
@@ -148,22 +148,19 @@ impl Guest {
     /// # Errors
     /// There are no random numbers to be had.
     pub fn broadcast(&mut self, text: &str, scope: Scope, timeout: Duration) -> Result<String, Fault> {
-        let (all, timeout_ms) = (self.id("bc_", timeout)?, timeout.as_millis() as u64);
+        let (all, timeout_ms) = (self.id("bc_")?, timeout.as_millis() as u64);
         let (broadcast_id, text) = (all.clone(), text.to_owned());
         self.request(|id| ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms });
         Ok(all)
     }
 
     /// An id for what is asked now.
-    fn id(&mut self, prefix: &str, timeout: Duration) -> Result<String, Fault> {
-        let id = self.tokens.id(prefix).map_err(|e| unreachable(format!("cannot read /dev/urandom: {e}")))?;
-        self.memory.asking(&id, timeout);
-        Ok(id)
+    fn id(&mut self, prefix: &str) -> Result<String, Fault> {
+        self.tokens.id(prefix).map_err(|e| unreachable(format!("cannot read /dev/urandom: {e}")))
     }
 
     /// Answers.
     pub fn reply(&mut self, ask_id: &str, text: &str) {
-        self.memory.replying(ask_id, text);
         let (ask_id, text) = (ask_id.to_owned(), text.to_owned());
         self.request(|id| ToHub::Reply { id, ask_id, text });
     }
@@ -181,6 +178,7 @@ impl Guest {
     fn request(&mut self, make: impl FnOnce(u64) -> ToHub) {
         self.next_id += 1;
         let request = make(self.next_id);
+        self.memory.requested(&request);
         if self.registered {
             self.say(&request);
         }

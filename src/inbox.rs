@@ -1,14 +1,56 @@
 //! A session's own inbox socket, the second way to get text into it (Claude Code 2.1.224 and later).
 
+use crossbeam_channel::Receiver;
 use serde_json::json;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::fence;
+use crate::session::Surroundings;
+use crate::wire::Parcel;
 
 /// The most that is read of an answer, in bytes; Claude Code sends none.
 const ANSWER: usize = 64 << 10;
+
+/// How long the session may take to take a message from its inbox.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Starts a thread that waits for the session's inbox, so that its channel does not. `done` hears of each parcel whether it
+/// was taken, and says whether anybody still wants to know.
+pub fn serve(
+    session: &Surroundings,
+    parcels: Receiver<Parcel>,
+    done: impl Fn(Parcel, Option<String>) -> bool + Send + 'static,
+) {
+    let (known, mut file) = (session.inbox(), session.file.clone());
+    thread::spawn(move || {
+        let token = std::env::var("CLAUDE_CODE_MESSAGING_TOKEN").ok();
+        for parcel in parcels {
+            file.changed();
+            let error = match known.as_ref().or(file.inbox.as_ref()) {
+                Some(socket) => {
+                    let text = fence::text(&parcel);
+                    push(socket, token.as_deref(), &text, &message_id(&parcel.push), TIMEOUT).err()
+                }
+                None => Some(io::Error::other("the session has no inbox socket")),
+            };
+            if !done(parcel, error.map(|e| e.to_string())) {
+                return;
+            }
+        }
+    });
+}
+
+/// The form that the inbox wants: a UUID.
+fn message_id(push: &str) -> String {
+    let hex: String =
+        push.chars().filter(char::is_ascii_hexdigit).chain(std::iter::repeat('0')).take(32).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
 
 /// Hands `text` to the session behind `socket`, as one message `msg_id` (a UUID), and waits for it to close the
 /// connection. `token` is the session's `CLAUDE_CODE_MESSAGING_TOKEN`.

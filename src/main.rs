@@ -7,6 +7,7 @@ mod cli;
 mod completions;
 mod datadir;
 mod demo;
+mod diary;
 mod doctor;
 mod fence;
 mod guest;

@@ -1,15 +1,12 @@
-//! What a session's channel must not forget. In memory: its open asks, what it was handed, its answers that the asker is
-//! not known to have; that is what rebuilds a hub that died. On disk, for a channel that dies itself: who it is, the ids
-//! of its open asks and of those that it owes, and how those of its open broadcasts went; never a text.
+//! What a session's channel must not forget: its open asks, what it was handed, its answers that the asker is not known to
+//! have. That is what rebuilds a hub that died. For a channel that dies itself there is the [`diary`](crate::diary).
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::json::{self, put, tagged, take};
+use crate::diary::{Diary, Line};
 use crate::router::MAX_TIMEOUT;
 use crate::token::Tokens;
 use crate::wire::{self, Answer, Code, Fault, Held, Kind, Member, Outcome, Parcel, State, ToHub};
@@ -18,39 +15,6 @@ use crate::wire::{self, Answer, Code, Fault, Held, Kind, Member, Outcome, Parcel
 const LATE: Duration = Duration::from_secs(3600);
 /// How many ended asks are remembered, so that no answer reaches the model twice.
 const ENDED: usize = 4096;
-/// The largest file that is read back; at half of that it is written anew.
-const MAX_FILE: u64 = 1 << 20;
-
-tagged! {
-    /// A line of the file.
-    enum Line by "what" {
-        Session = "session" { peer: String, secret: String },
-        Name = "name" { name: String },
-        Asked = "asked" {
-            ask_id: String,
-            peer: String,
-            to: String,
-            broadcast: Option<String> = None,
-            state: State,
-            /// When it times out, in milliseconds since 1970.
-            until_ms: u64,
-        },
-        Ended = "ended" { ask_id: String, code: Option<Code> = None },
-        /// It was asked, by `peer`, whose name is `from`.
-        Given = "given" {
-            ask_id: String,
-            peer: String,
-            from: String,
-            state: State,
-            push: String,
-            path: wire::Path,
-        },
-        /// Asked or given, it need not be remembered any more.
-        Over = "over" { ask_id: String },
-        Outcomes = "outcomes" { broadcast_id: String, outcomes: Vec<Outcome> },
-        Summed = "summed" { broadcast_id: String },
-    }
-}
 
 /// What is to be done with a parcel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,13 +73,6 @@ impl Ended {
     }
 }
 
-/// The file, and how much has been written to it.
-struct Kept {
-    path: PathBuf,
-    file: File,
-    length: usize,
-}
-
 /// See the module.
 pub struct Memory {
     /// The session's public identity, and what proves it.
@@ -127,7 +84,7 @@ pub struct Memory {
     pub hooked: bool,
     /// Whether an earlier process of this session may have been handed what this one does not know of.
     pub inherited: bool,
-    file: Option<Kept>,
+    diary: Option<Diary>,
     /// Requests that are not answered yet, with the deadline of what they ask.
     asking: HashMap<String, Instant>,
     asks: HashMap<String, Asked>,
@@ -151,7 +108,7 @@ impl Memory {
             name: None,
             hooked: false,
             inherited: false,
-            file: None,
+            diary: None,
             asking: HashMap::new(),
             asks: HashMap::new(),
             given: HashMap::new(),
@@ -161,32 +118,18 @@ impl Memory {
         })
     }
 
-    /// The session that the file at `path` is about, or a new one that will be kept there. Where another process has
-    /// the file, which is another channel of the same session, or it can't be used, the session is without one.
+    /// The session that the file at `path` is about, or a new one that will be kept there. Where the file can't be had the
+    /// session is without one: see [`Diary::open`].
     ///
     /// # Errors
     /// There are no random numbers to be had.
     pub fn open(path: &Path, tokens: &mut Tokens) -> io::Result<Self> {
         let mut memory = Memory::new(tokens)?;
-        if fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) {
-            return Ok(memory); // it might never open, or never end
+        if let Some((diary, lines)) = Diary::open(path) {
+            lines.into_iter().for_each(|line| memory.recall(line));
+            memory.diary = Some(diary);
+            memory.write_anew();
         }
-        let options = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
-        let Ok(mut file) = options else { return Ok(memory) };
-        // Whoever wrote it anew meanwhile has another file there.
-        let same = |file: &File| Some(file.metadata().ok()?.ino() == fs::metadata(path).ok()?.ino());
-        if file.try_lock().is_err() || same(&file) != Some(true) {
-            return Ok(memory);
-        }
-        let mut text = String::new();
-        if Read::take(&mut file, MAX_FILE).read_to_string(&mut text).is_err() {
-            text.clear();
-        }
-        for line in text.lines().filter_map(|l| json::read::<Line>(l.as_bytes()).ok()) {
-            memory.recall(line);
-        }
-        memory.file = Some(Kept { path: path.to_owned(), file, length: 0 });
-        memory.rewrite();
         Ok(memory)
     }
 
@@ -219,10 +162,9 @@ impl Memory {
         }
     }
 
-    /// Writes the file anew with what still matters: beside the old one, which it then replaces, so that there is a whole
-    /// one whenever the process is killed.
-    fn rewrite(&mut self) {
-        let Some(Kept { path, .. }) = &self.file else { return };
+    /// Leaves in the diary only what still matters.
+    fn write_anew(&mut self) {
+        let Some(diary) = &mut self.diary else { return };
         let mut lines = vec![Line::Session { peer: self.peer.clone(), secret: self.secret.clone() }];
         lines.extend(self.name.clone().map(|name| Line::Name { name }));
         for (id, outcomes) in &self.outcomes {
@@ -234,38 +176,19 @@ impl Memory {
             let code = self.asks.get(id).map(|_| Code::Timeout); // what else has ended is not among them
             lines.push(Line::Ended { ask_id: id.clone(), code });
         }
-        let text: Vec<u8> = lines.iter().flat_map(line_of).collect();
-        let (path, new) = (path.clone(), path.with_extension("new"));
-        let written = || {
-            let _ = fs::remove_file(&new); // what a process left that was killed here
-            let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new)?;
-            file.lock()?;
-            file.write_all(&text)?;
-            fs::rename(&new, &path)?;
-            Ok::<File, io::Error>(file)
-        };
-        if let Ok(file) = written() {
-            self.file = Some(Kept { path, file, length: text.len() });
-        }
+        diary.write_anew(&lines);
     }
 
-    /// One write a line: a process that is killed leaves whole lines. What can't be written (a full disk) is only missed
-    /// by a channel that dies as well.
     fn write(&mut self, line: &Line) {
-        if let Some(kept) = &mut self.file {
-            let text = line_of(line);
-            let _ = kept.file.write_all(&text); // see above
-            kept.length += text.len();
-            if kept.length as u64 > MAX_FILE / 2 {
-                self.rewrite();
-            }
+        if self.diary.as_mut().is_some_and(|diary| diary.write(line)) {
+            self.write_anew();
         }
     }
 
     /// Removes the file: the session has said goodbye for good.
     pub fn forget(&mut self) {
-        if let Some(kept) = self.file.take() {
-            let _ = fs::remove_file(kept.path); // else it is swept up later
+        if let Some(diary) = self.diary.take() {
+            diary.remove();
         }
     }
 
@@ -274,11 +197,6 @@ impl Memory {
             self.name = Some(name.to_owned());
             self.write(&Line::Name { name: name.to_owned() });
         }
-    }
-
-    /// The request for an ask or a broadcast goes out; until it is answered nobody knows what became of it.
-    pub fn asking(&mut self, id: &str, timeout: Duration) {
-        self.asking.insert(id.to_owned(), Instant::now() + timeout);
     }
 
     /// The hub took the question. It may have ended already.
@@ -402,12 +320,21 @@ impl Memory {
         pushes
     }
 
-    /// An answer goes out.
-    pub fn replying(&mut self, ask_id: &str, text: &str) {
-        let asker = self.given.get(&(Kind::Ask, ask_id.to_owned()));
-        if let Some(given) = asker {
-            let (peer, name) = (given.parcel.peer.clone().unwrap_or_default(), given.parcel.from.clone());
-            self.replied.insert(ask_id.to_owned(), (peer, name, text.to_owned()));
+    /// A request goes out; until it is answered nobody knows what became of it.
+    pub fn requested(&mut self, request: &ToHub) {
+        match request {
+            ToHub::Ask { ask_id: id, timeout_ms, .. }
+            | ToHub::Broadcast { broadcast_id: id, timeout_ms, .. } => {
+                self.asking.insert(id.clone(), Instant::now() + Duration::from_millis(*timeout_ms));
+            }
+            ToHub::Reply { ask_id, text, .. } => {
+                if let Some(given) = self.given.get(&(Kind::Ask, ask_id.clone())) {
+                    let (peer, name) =
+                        (given.parcel.peer.clone().unwrap_or_default(), given.parcel.from.clone());
+                    self.replied.insert(ask_id.clone(), (peer, name, text.clone()));
+                }
+            }
+            _ => {}
         }
     }
 
@@ -578,13 +505,6 @@ impl Given {
     }
 }
 
-fn line_of(line: &Line) -> Vec<u8> {
-    let mut text = Vec::new();
-    json::write(&mut text, line);
-    text.push(b'\n');
-    text
-}
-
 fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
@@ -592,17 +512,4 @@ fn unix_ms() -> u64 {
 /// Whether the hub would take this for an identity or a secret.
 fn is_identity(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
-}
-
-/// Removes the files of sessions whose process is gone. `alive` says whether the process of that name lives.
-pub fn sweep(dir: &Path, alive: impl Fn(&str) -> bool) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    let gone = |path: &PathBuf| {
-        let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default();
-        let is_file = fs::symlink_metadata(path).is_ok_and(|m| m.is_file()); // what is none might never open
-        is_file && !alive(name) && File::open(path).is_ok_and(|f| f.try_lock().is_ok())
-    };
-    for path in entries.flatten().map(|e| e.path()).filter(gone) {
-        let _ = fs::remove_file(path); // another channel sweeps too
-    }
 }

@@ -1,11 +1,11 @@
 //! `relay setup`: puts the plugin into Claude Code, by Claude Code's own commands, and one rule into its settings.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -124,20 +124,38 @@ fn read_json(path: &Path) -> Result<Value, String> {
 /// It can't be started, or does not end in time.
 fn run(mut command: Command) -> Result<Result<String, String>, String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let (thread, until) = (thread::spawn(move || command.output()), Instant::now() + LIMIT);
-    while !thread.is_finished() && Instant::now() < until {
-        thread::sleep(Duration::from_millis(5));
-    }
-    if !thread.is_finished() {
-        return Err(format!("{name} did not end within {} s", LIMIT.as_secs()));
-    }
-    let output = thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
-    let output = output.map_err(|e| format!("cannot start {name}: {e}"))?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    Ok(match output.status.success() {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.map_err(|e| format!("cannot start {name}: {e}"))?;
+    let (out, err) = (said(child.stdout.take()), said(child.stderr.take()));
+    let until = Instant::now() + LIMIT;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            _ if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
+            _ => {
+                let _ = child.kill().and_then(|()| child.wait()); // it may have ended just now
+                return Err(format!("{name} did not end within {} s", LIMIT.as_secs()));
+            }
+        }
+    };
+    let text = |said: JoinHandle<Vec<u8>>| {
+        String::from_utf8_lossy(&said.join().unwrap_or_default()).trim().to_owned()
+    };
+    let (out, err) = (text(out), text(err));
+    Ok(match status.success() {
         true => Ok(out),
         false => Err(clean(if err.is_empty() { &out } else { &err }).replace('\n', " ")),
+    })
+}
+
+/// Reads what a program says, 1 MiB at most.
+fn said(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut text = Vec::new();
+        if let Some(pipe) = pipe {
+            let _ = pipe.take(1 << 20).read_to_end(&mut text); // what has been read by then counts
+        }
+        text
     })
 }
 

@@ -4,20 +4,10 @@ use serde_json::{Map, Value, json};
 
 use crate::json;
 use crate::router::{MAX_TIMEOUT, fault};
-use crate::wire::{Activity, Answer, Code, Fault, MAX_TEXT, PeerKind, PeerLine, Roster, Scope, State};
+use crate::wire::{Activity, Answer, Code, Fault, MAX_TEXT, PeerKind, PeerLine, Roster, Scope, State, ToHub};
 
 /// Seconds until an ask ends in `timeout` when the caller does not say.
 pub const TIMEOUT_S: u64 = 600;
-
-/// A call with its arguments checked.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Call {
-    Peers,
-    Ask { to: String, question: String, timeout_s: u64 },
-    Reply { ask_id: String, answer: String },
-    Broadcast { question: String, scope: Scope, timeout_s: u64 },
-    Rename { name: String },
-}
 
 /// The answer to `tools/list`, on several lines.
 const LIST: &str = include_str!("tools.json");
@@ -27,11 +17,16 @@ pub fn list() -> String {
     LIST.replace('\n', " ")
 }
 
-/// The call that `tools/call` asks for; `None` for a tool that we don't have.
+/// The request that a `tools/call` is for, with the id 0; `None` for a tool that we don't have. `new_id` makes the ids of
+/// asks and broadcasts: they are ours, so that a request may be sent to two hubs and still count once.
 ///
 /// # Errors
-/// `bad_args`, which names the argument.
-pub fn parse(name: &str, arguments: Value) -> Option<Result<Call, Fault>> {
+/// `bad_args`, which names the argument, and what `new_id` says.
+pub fn parse(
+    name: &str,
+    arguments: Value,
+    new_id: impl FnOnce(&str) -> Result<String, Fault>,
+) -> Option<Result<ToHub, Fault>> {
     let known: &[&str] = match name {
         "relay_peers" => &[],
         "relay_ask" => &["to", "question", "timeout_s"],
@@ -40,21 +35,20 @@ pub fn parse(name: &str, arguments: Value) -> Option<Result<Call, Fault>> {
         "relay_rename" => &["name"],
         _ => return None,
     };
+    let id = 0;
     Some(Args::new(arguments, known).and_then(|mut args| {
         Ok(match name {
-            "relay_ask" => Call::Ask {
-                to: args.label("to")?,
-                question: args.text("question")?,
-                timeout_s: args.timeout()?,
-            },
-            "relay_reply" => Call::Reply { ask_id: args.label("ask_id")?, answer: args.text("answer")? },
-            "relay_broadcast" => Call::Broadcast {
-                question: args.text("question")?,
-                scope: args.scope()?,
-                timeout_s: args.timeout()?,
-            },
-            "relay_rename" => Call::Rename { name: args.label("name")? },
-            _ => Call::Peers,
+            "relay_ask" => {
+                let (to, text, timeout_ms) = (args.label("to")?, args.text("question")?, args.timeout_ms()?);
+                ToHub::Ask { id, ask_id: new_id("ask_")?, to, text, timeout_ms }
+            }
+            "relay_reply" => ToHub::Reply { id, ask_id: args.label("ask_id")?, text: args.text("answer")? },
+            "relay_broadcast" => {
+                let (text, scope, timeout_ms) = (args.text("question")?, args.scope()?, args.timeout_ms()?);
+                ToHub::Broadcast { id, broadcast_id: new_id("bc_")?, text, scope, timeout_ms }
+            }
+            "relay_rename" => ToHub::Rename { id, name: args.label("name")?, exact: true },
+            _ => ToHub::Peers { id },
         })
     }))
 }
@@ -107,12 +101,12 @@ impl Args {
         Ok(text)
     }
 
-    fn timeout(&mut self) -> Result<u64, Fault> {
+    fn timeout_ms(&mut self) -> Result<u64, Fault> {
         let most = MAX_TIMEOUT / 1000;
         match self.0.remove("timeout_s") {
-            None | Some(Value::Null) => Ok(TIMEOUT_S),
+            None | Some(Value::Null) => Ok(TIMEOUT_S * 1000),
             Some(Value::Number(n)) => match n.as_u64() {
-                Some(s) if (1..=most).contains(&s) => Ok(s),
+                Some(s) if (1..=most).contains(&s) => Ok(s * 1000),
                 _ => bad(format!("`timeout_s` is {n}; give a whole number of seconds from 1 to {most}")),
             },
             Some(other) => bad(format!("`timeout_s` is {}; give a whole number of seconds", kind(&other))),
@@ -252,8 +246,12 @@ fn peer_line(peer: &PeerLine) -> String {
 mod tests {
     use super::*;
 
+    fn parsed(name: &str, arguments: Value) -> Option<Result<ToHub, Fault>> {
+        parse(name, arguments, |prefix| Ok(format!("{prefix}1")))
+    }
+
     fn refusal(name: &str, arguments: Value) -> String {
-        let fault = parse(name, arguments).expect("a known tool").expect_err("bad arguments");
+        let fault = parsed(name, arguments).expect("a known tool").expect_err("bad arguments");
         assert_eq!(fault.code, Code::BadArgs);
         fault.message
     }
@@ -280,14 +278,15 @@ mod tests {
             let said = refusal(name, arguments.clone());
             assert!(said.contains(says), "{name} {arguments}: {said}");
         }
-        assert!(parse("relay_dance", json!({})).is_none());
+        assert!(parsed("relay_dance", json!({})).is_none());
     }
 
     #[test]
     fn defaults_apply() {
-        let call = parse("relay_broadcast", json!({"question": "?"})).expect("known").expect("fine");
-        assert_eq!(call, Call::Broadcast { question: "?".into(), scope: Scope::Machine, timeout_s: 600 });
-        assert_eq!(parse("relay_peers", Value::Null).expect("known"), Ok(Call::Peers));
+        let call = parsed("relay_broadcast", json!({"question": "?"})).expect("known").expect("fine");
+        let (broadcast_id, text, timeout_ms) = ("bc_1".to_owned(), "?".to_owned(), TIMEOUT_S * 1000);
+        assert_eq!(call, ToHub::Broadcast { id: 0, broadcast_id, text, scope: Scope::Machine, timeout_ms });
+        assert_eq!(parsed("relay_peers", Value::Null).expect("known"), Ok(ToHub::Peers { id: 0 }));
     }
 
     #[test]

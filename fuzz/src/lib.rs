@@ -70,16 +70,16 @@ pub fn mcp(data: &[u8]) {
                 one_line(&mcp::error(&id, -32601, &fence::label(&method)));
                 let name = params.get("name").and_then(Value::as_str).unwrap_or("relay_ask").to_owned();
                 let arguments = params.get_mut("arguments").map(Value::take).unwrap_or(params.clone());
-                match tools::parse(&name, arguments) {
+                match tools::parse(&name, arguments, |prefix| Ok(prefix.to_owned())) {
                     Some(Err(fault)) => {
                         assert_eq!(fault.code, Code::BadArgs);
                         let (text, structured) = tools::render_fault(&fault);
                         one_line(&mcp::result(&id, mcp::tool_result(&[text], structured, true)));
                     }
-                    Some(Ok(tools::Call::Ask { to, question, timeout_s })) => {
+                    Some(Ok(ToHub::Ask { to, text: question, timeout_ms, .. })) => {
                         assert!(!to.trim().is_empty() && to.len() <= 256);
                         assert!(!question.trim().is_empty() && question.len() <= wire::MAX_TEXT);
-                        assert!((1..=86_400).contains(&timeout_s));
+                        assert!((1_000..=86_400_000).contains(&timeout_ms));
                     }
                     _ => {}
                 }

@@ -196,6 +196,7 @@ impl World {
             }
             22 => ToHub::Activity {
                 activity: bytes.yes().then(|| activity(bytes)),
+                age_ms: bytes.yes().then(|| u64::from(bytes.below(250))),
                 branch: bytes.yes().then(|| text(bytes)),
                 paths: bytes.yes().then(|| paths(bytes)),
             },
