@@ -98,6 +98,9 @@ pub enum ToHub {
         /// See [`crate::session::process_key`].
         claude: String,
         event: HookEvent,
+        /// How long ago it fired, where that is known: hooks for which nobody waits may overtake one another.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        age_ms: Option<u64>,
     },
     /// This connection is the waiter of the Claude Code process `claude`: parcels for the `hook` path may be sent to it.
     /// Answered by [`Answer::Done`]; the hub closes the connection when another takes its place, or the session has ended.
