@@ -93,7 +93,7 @@ fn report(dir: &DataDir, event: HookEvent, met: Vec<String>, transcript: Option<
     let told = [
         Link::hello(),
         ToHub::Seen { pushes: met, accepted: Vec::new() },
-        ToHub::Hook { id: 1, claude: session::key(), event },
+        ToHub::Hook { id: 1, claude: session::key(), event, age_ms: session::own_age() },
     ];
     if link.mouth.say_all(&told).is_err() {
         return;

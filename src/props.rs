@@ -128,7 +128,12 @@ fn message() -> impl Strategy<Value = ToHub> {
             branch,
             paths: None
         }),
-        (id, text()).prop_map(|(id, claude)| ToHub::Hook { id, claude, event: HookEvent::Permission }),
+        (id, text(), option::of(id)).prop_map(|(id, claude, age_ms)| ToHub::Hook {
+            id,
+            claude,
+            event: HookEvent::Permission,
+            age_ms
+        }),
         (id, text()).prop_map(|(id, claude)| ToHub::Wait { id, claude }),
         id.prop_map(|id| ToHub::Peers { id }),
         Just(ToHub::Bye),

@@ -66,6 +66,14 @@ fn start_time(stat: &str) -> Option<u64> {
     fields.split_whitespace().nth(22 - 3)?.parse().ok()
 }
 
+/// How long ago our process was started, in milliseconds, to some 10 of them. Only Linux tells.
+pub fn own_age() -> Option<u64> {
+    const TICK: u64 = 10; // whatever the kernel's own clock is
+    let up: f64 = read("/proc/uptime")?.split_whitespace().next()?.parse().ok()?;
+    let start = start_time(&read("/proc/self/stat")?)?;
+    Some(((up * 1000.0) as u64).saturating_sub(start * TICK))
+}
+
 /// Whether the process `pid` was launched with a channel flag that names us. What cannot be found out is no.
 pub fn channel_flag(pid: u32) -> bool {
     names_us(arguments(pid).iter().map(String::as_str))
@@ -314,6 +322,7 @@ mod tests {
         assert!(key.bytes().all(|b| b.is_ascii_digit() || b == b'-'), "{key}");
         assert!(key.split('-').any(|part| part == std::process::id().to_string()));
         assert_ne!(key, process_key(u32::MAX));
+        assert!(own_age().is_none_or(|age| age < 3_600_000), "no test runs for an hour");
     }
 
     #[test]

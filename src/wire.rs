@@ -91,6 +91,8 @@ tagged! {
             /// See [`crate::session::process_key`].
             claude: String,
             event: HookEvent,
+            /// How long ago it fired, where that is known: hooks for which nobody waits may overtake one another.
+            age_ms: Option<u64> = None,
         },
         /// This connection is the waiter of the Claude Code process `claude`: parcels for the `hook` path may be sent to it.
         /// Answered by [`Answer::Done`]; the hub closes the connection when the waiter is not needed (any more).

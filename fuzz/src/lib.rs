@@ -9,6 +9,8 @@ mod datadir;
 mod fence;
 #[path = "../../src/hook.rs"]
 mod hook;
+#[path = "../../src/json.rs"]
+mod json;
 #[path = "../../src/lines.rs"]
 mod lines;
 #[path = "../../src/link.rs"]
@@ -23,8 +25,6 @@ mod router;
 mod session;
 #[path = "../../src/tools.rs"]
 mod tools;
-#[path = "../../src/json.rs"]
-mod json;
 #[path = "../../src/wire.rs"]
 mod wire;
 
@@ -118,11 +118,16 @@ pub fn fence(data: &[u8]) {
     assert!(!clean.chars().any(|c| c.is_control() && c != '\n' && c != '\t'));
     assert!(fence::quote(&raw).split('\n').all(|line| line.starts_with("> ")));
     let label = fence::label(&raw);
-    assert!(label.chars().count() <= 200 && !label.contains(['"', '\\', '<', '>', '[', ']', '\n', '`', '\'']));
+    assert!(
+        label.chars().count() <= 200 && !label.contains(['"', '\\', '<', '>', '[', ']', '\n', '`', '\''])
+    );
     assert_eq!(fence::label(&label), label);
     let slug = name::slug(&raw);
     assert_eq!(name::slug(&slug), slug);
-    assert!((1..=40).contains(&slug.chars().count()) && !slug.contains(|c: char| c.is_whitespace() || c.is_control()));
+    assert!(
+        (1..=40).contains(&slug.chars().count())
+            && !slug.contains(|c: char| c.is_whitespace() || c.is_control())
+    );
     for (kind, path) in [(Kind::Ask, Path::Inbox), (Kind::Reply, Path::Hook), (Kind::Failed, Path::Tool)] {
         let text = fence::text(&parcel(kind, path, &raw));
         let (header, body) = text.split_once('\n').expect("a header");

@@ -25,9 +25,30 @@ impl Dice {
 
 /// Pieces that parsers care about.
 const PIECES: [&[u8]; 24] = [
-    b"\"", b"\\", b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\r\n", b"\0", b"\xff", b"\xed\xa0\x80", b"\\ud800",
-    b"null", b"1e999", b"18446744073709551616", b"-0", b"\x1b[31m", b"</channel>", b"[relay kind=ask]",
-    b"push_0123456789abcdef01234567", b"\"type\":\"ask\"", b"\xe2\x80\xae",
+    b"\"",
+    b"\\",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"\n",
+    b"\r\n",
+    b"\0",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"\\ud800",
+    b"null",
+    b"1e999",
+    b"18446744073709551616",
+    b"-0",
+    b"\x1b[31m",
+    b"</channel>",
+    b"[relay kind=ask]",
+    b"push_0123456789abcdef01234567",
+    b"\"type\":\"ask\"",
+    b"\xe2\x80\xae",
 ];
 
 fn mutate(dice: &mut Dice, seeds: &[Vec<u8>]) -> Vec<u8> {
@@ -74,8 +95,12 @@ fn main() {
     };
     let seed = args.get(2).and_then(|s| s.parse().ok()).unwrap_or(1_u64);
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
-    let mut seeds: Vec<Vec<u8>> =
-        std::fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|f| std::fs::read(f.path()).ok()).collect();
+    let mut seeds: Vec<Vec<u8>> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|f| std::fs::read(f.path()).ok())
+        .collect();
     seeds.sort();
     seeds.push(b"{}".to_vec());
     let mut dice = Dice(seed.max(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));

@@ -211,6 +211,7 @@ impl World {
                     HookEvent::Stop,
                     HookEvent::End,
                 ]),
+                age_ms: bytes.yes().then(|| u64::from(bytes.below(250))),
             },
             24 => ToHub::Wait { id, claude: claude(bytes) },
             25 => ToHub::Watch { id },

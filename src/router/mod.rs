@@ -294,7 +294,7 @@ impl Router {
             }
             ToHub::Reply { id, ask_id, text } => (id, self.reply(conn, id, &ask_id, text)),
             ToHub::Rename { id, name, exact } => (id, self.rename(conn, &name, exact)),
-            ToHub::Hook { id, claude, event } => (id, self.hook(claude, event)),
+            ToHub::Hook { id, claude, event, age_ms } => (id, self.hook(claude, event, age_ms.unwrap_or(0))),
             ToHub::Wait { id, claude } => (id, self.wait(conn, id, claude)),
             ToHub::Watch { id } => (id, self.watch(conn)),
             ToHub::Status { id } => (id, Ok(Some(Answer::Status(self.status())))),

@@ -51,16 +51,19 @@ impl Session {
 }
 
 impl Router {
-    pub(super) fn hook(&mut self, claude: String, event: HookEvent) -> Reply {
+    pub(super) fn hook(&mut self, claude: String, event: HookEvent, age: Ms) -> Reply {
         let now = self.now;
         let session = self.session(&claude)?;
         session.hooked = true;
         session.last_hook = Some(now);
         session.ended = event == HookEvent::End;
-        if matches!(event, HookEvent::Start | HookEvent::Prompt | HookEvent::Stop) {
+        let is_turn = matches!(event, HookEvent::Start | HookEvent::Prompt | HookEvent::Stop);
+        if is_turn {
             session.turned = now;
         }
+        let is_late = !is_turn && session.turned > now.saturating_sub(age);
         let activity = match (event, session.activity) {
+            (_, now) if is_late => now,
             (HookEvent::Start | HookEvent::Stop, _) => Activity::Idle,
             (HookEvent::Prompt | HookEvent::Tool, _) => Activity::Busy,
             (HookEvent::Permission, _) => Activity::Waiting,
@@ -202,8 +205,10 @@ impl Router {
     /// while after it was written: hooks may have told more since.
     pub(super) fn observed(&mut self, no: PeerNo, activity: Activity, age: Ms) {
         let Some(claude) = self.peer(no).who.claude.clone() else { return };
-        if self.session_of(no).is_some_and(|s| s.turned > self.now.saturating_sub(age)) {
-            return;
+        let at = self.now.saturating_sub(age);
+        match self.sessions.get_mut(&claude) {
+            Some(session) if session.turned <= at => session.turned = at,
+            _ => return,
         }
         let dialog = self.activity_of(no).0 == Activity::Waiting;
         if !(dialog && activity == Activity::Busy) {

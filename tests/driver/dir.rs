@@ -13,6 +13,18 @@ use serde_json::Value;
 
 use super::{Channel, KILLED, Launch, RELAY, Raw, signal, until};
 
+/// See [`DataDir::start_hook`].
+pub struct Hook(Child);
+
+impl Hook {
+    pub fn run(mut self, input: &Value) -> Output {
+        let mut stdin = self.0.stdin.take().expect("a pipe");
+        std::io::Write::write_all(&mut stdin, input.to_string().as_bytes()).expect("a reader");
+        drop(stdin);
+        self.0.wait_with_output().expect("an end")
+    }
+}
+
 /// See [`DataDir::waiter`]. Killed on drop.
 pub struct Waiter(Child);
 
@@ -132,13 +144,14 @@ impl DataDir {
 
     /// Runs the hook of a session with this input, as Claude Code does.
     pub fn hook(&self, session: &str, input: &Value) -> Output {
+        self.start_hook(session).run(input)
+    }
+
+    /// The same, which is late: it has been started and has not been told of what.
+    pub fn start_hook(&self, session: &str) -> Hook {
         let mut command = self.command(&["hook"]);
         command.env("RELAY_SESSION", session).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("relay hook");
-        let mut stdin = child.stdin.take().expect("a pipe");
-        std::io::Write::write_all(&mut stdin, input.to_string().as_bytes()).expect("a reader");
-        drop(stdin);
-        child.wait_with_output().expect("an end")
+        Hook(command.stderr(Stdio::piped()).spawn().expect("relay hook"))
     }
 
     /// Starts the waiter of a session in a terminal, as Claude Code does after the hook of the same event.

@@ -1,6 +1,7 @@
 //! The push paths: which is taken, what goes through it, and what does not.
 
 use std::io::Write;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -126,7 +127,7 @@ fn what_hooks_tell_is_newer_than_an_older_session_file() {
     let b = dir.launch("b").env("CLAUDE_CONFIG_DIR", dir.root().join("config")).start();
     b.initialize();
     b.peers();
-    let before = std::time::SystemTime::now();
+    let before = std::time::SystemTime::now() - Duration::from_secs(60);
     dir.hook("b", &json!({"hook_event_name": "UserPromptSubmit", "prompt": "x"}));
     for (name, set, activity) in [("stale", before, "busy"), ("fresh", std::time::SystemTime::now(), "idle")]
     {
@@ -137,6 +138,26 @@ fn what_hooks_tell_is_newer_than_an_older_session_file() {
         crate::driver::until("that it was read", || (a.peer_names() == [name]).then_some(()));
         assert_eq!(a.peers()["peers"][0]["activity"], activity, "{name}");
     }
+}
+
+/// Claude Code does not wait for the hook after a tool call, and the turn may end before that hook has said its word.
+#[test]
+fn a_hook_that_is_late_does_not_undo_the_end_of_the_turn() {
+    /// Time that the clock of processes can tell from none.
+    const TICKS: Duration = Duration::from_millis(50);
+    let dir = DataDir::new();
+    let [a, _b] = dir.channels(["a", "b"]);
+    let activity = || a.peers()["peers"][0]["activity"].clone();
+    dir.hook("b", &json!({"hook_event_name": "UserPromptSubmit", "prompt": "x"}));
+    let late = dir.start_hook("b");
+    std::thread::sleep(TICKS);
+    dir.hook("b", &json!({"hook_event_name": "Stop"}));
+    late.run(&json!({"hook_event_name": "PostToolUse"}));
+    assert_eq!(activity(), "idle");
+    // A hook at the turn's end may have had the turn go on.
+    std::thread::sleep(TICKS);
+    dir.hook("b", &json!({"hook_event_name": "PostToolUse"}));
+    assert_eq!(activity(), "busy");
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl World {
             let conn = self.connect(Owner::Hook(i));
             self.peers[i].hook_link = Some(conn);
             let claude = self.peers[i].who.claude.clone().expect("a session has a process");
-            self.say(conn, ToHub::Hook { id: 1, claude, event });
+            self.say(conn, ToHub::Hook { id: 1, claude, event, age_ms: None });
             if !pushes.is_empty() {
                 self.say(conn, ToHub::Seen { pushes, accepted: Vec::new() });
             }
