@@ -22,7 +22,7 @@ pub struct Command {
     pub words: &'static str,
     pub about: &'static str,
     pub options: Vec<Opt>,
-    more: &'static str,
+    pub more: &'static str,
 }
 
 /// An option of a command.
@@ -174,16 +174,12 @@ fn overview() -> String {
     let mut text = "Let Claude Code sessions on this machine ask each other.\n\n\
         Usage: relay COMMAND [OPTION...]    (relay COMMAND --help tells more)\n"
         .to_owned();
-    let (mut lines, mut inside) = (TABLE.lines(), false);
-    while let Some(line) = lines.next() {
-        if let Some(command) = line.strip_prefix("## ") {
-            inside = true;
-            text += &format!("  {:19} {}\n", pair(command).0, lines.next().unwrap_or_default());
-        } else if let Some(title) = line.strip_prefix("# ") {
-            inside = false;
-            text += &format!("\n{title}:\n");
-        } else if !inside && !line.is_empty() {
-            text += &format!("{line}\n");
+    for part in TABLE.trim_start_matches("# ").split("\n# ") {
+        let mut sections = part.split("\n## ");
+        let (title, rest) = sections.next().and_then(|head| head.split_once('\n')).unwrap_or_default();
+        text += &format!("\n{title}:\n{rest}");
+        for Command { name, about, .. } in sections.map(command) {
+            text += &format!("  {name:19} {about}\n");
         }
     }
     text

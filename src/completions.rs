@@ -11,15 +11,34 @@ const PEERS: &str = "$(relay peers 2>/dev/null | tail -n +2 | cut -d\" \" -f1)";
 
 /// `relay completions`.
 pub fn completions(args: &Args) -> Outcome {
-    let shell = match args.words.first().map(String::as_str) {
-        Some("bash") => bash,
-        Some("zsh") => zsh,
-        Some("fish") => fish,
+    let commands = commands();
+    out(&match args.words.first().map(String::as_str) {
+        Some("bash") => script(&commands, BASH),
+        Some("zsh") => script(&commands, ZSH),
+        Some("fish") => fish(&commands),
         _ => return bad("which shell? bash, zsh or fish"),
-    };
-    out(&shell(&commands()));
+    });
     Ok(ExitCode::SUCCESS)
 }
+
+/// What goes before and after what is the same in bash and zsh: where they say which word is completed, and what they do
+/// with the choices. Where there are none, both complete files.
+const BASH: [&str; 2] = [
+    r#"# bash completion for relay
+_relay() {
+    local nth=$COMP_CWORD command=${COMP_WORDS[1]} before=$3"#,
+    r#"    COMPREPLY=($(compgen -W "$choices" -- "$2"))
+}
+complete -o default -F _relay relay"#,
+];
+const ZSH: [&str; 2] = [
+    r#"#compdef relay
+_relay() {
+    local nth=$((CURRENT - 1)) command=$words[2] before=$words[CURRENT-1]"#,
+    r#"    compadd -- ${=choices} || _files
+}
+if [ "$funcstack[1]" = _relay ]; then _relay "$@"; else compdef _relay relay; fi"#,
+];
 
 /// The values of an option, or the words of a command, where they are known.
 fn choices(of: &str) -> String {
@@ -30,67 +49,36 @@ fn choices(of: &str) -> String {
     }
 }
 
-/// `about`, fit to stand between the quotes and brackets of any shell.
-fn plain(about: &str) -> String {
-    about.replace('\'', "’").replace(['[', ']', ':', '`'], " ")
-}
-
 fn each<T>(of: &[T], with: impl Fn(&T) -> String) -> String {
     of.iter().map(with).collect()
 }
 
-fn bash(commands: &[Command]) -> String {
+fn script(commands: &[Command], [begin, end]: [&str; 2]) -> String {
     let names = each(commands, |c| format!("{} ", c.name));
     let cases = each(commands, |c| {
         let options = each(&c.options, |o| format!("--{} ", o.name));
-        format!("        {}) words='{options}--data-dir --help '\"{}\" ;;\n", c.name, choices(c.words))
+        format!("        {}) choices=\"{options}--data-dir --help {}\" ;;\n", c.name, choices(c.words))
     });
-    let value = |o: &Opt| match choices(o.value).as_str() {
+    let value = |o: &Opt| match o.value {
         "" => String::new(),
-        values => format!("        --{}) words=\"{values}\" ;;\n", o.name),
+        value => format!("        --{}) choices=\"{}\" ;;\n", o.name, choices(value)),
     };
     let values = each(commands, |c| each(&c.options, value));
     format!(
-        r#"# bash completion for relay
-_relay() {{
-    local words="{names}--help --version"
-    [ "$COMP_CWORD" -gt 1 ] && case ${{COMP_WORDS[1]}} in
+        r#"{begin}
+    local choices="{names}--help --version"
+    [ "$nth" = 1 ] || case $command in
 {cases}    esac
-    case $3 in
+    case $before in
+        --data-dir) choices="" ;;
 {values}    esac
-    COMPREPLY=($(compgen -W "$words" -- "$2"))
-}}
-complete -o default -F _relay relay
-"#
-    )
-}
-
-fn zsh(commands: &[Command]) -> String {
-    let names = each(commands, |c| format!("        '{}:{}'\n", c.name, plain(c.about)));
-    let value = |o: &Opt| match o.value {
-        "" => String::new(),
-        value => format!(":{value}:({})", choices(value)),
-    };
-    let cases = each(commands, |c| {
-        let options = each(&c.options, |o| format!(" '--{}[{}]{}'", o.name, plain(o.about), value(o)));
-        format!("        {}) _arguments{options} \":word:({})\" ;;\n", c.name, choices(c.words))
-    });
-    format!(
-        r#"#compdef relay
-_relay() {{
-    local -a commands=(
-{names}    )
-    if (( CURRENT == 2 )); then _describe command commands; return; fi
-    shift words; (( CURRENT-- ))
-    case $words[1] in
-{cases}    esac
-}}
-if [ "$funcstack[1]" = _relay ]; then _relay "$@"; else compdef _relay relay; fi
+{end}
 "#
     )
 }
 
 fn fish(commands: &[Command]) -> String {
+    let plain = |about: &str| about.replace('\'', "’");
     let lines = each(commands, |c| {
         let (name, about, words) = (c.name, plain(c.about), choices(c.words));
         let seen = format!("complete -c relay -n '__fish_seen_subcommand_from {name}'");

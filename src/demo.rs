@@ -197,7 +197,7 @@ impl Actor {
         let from = if kind == "summary" { "" } else { &format!(" from {}", part("from")) };
         let heard = format!("{:>6} hears: {}{from}", self.name, part("kind"));
         tell(&format!("{} ({}{})", paint("1", &heard), part("ask_id"), part("broadcast_id")));
-        quote(text.as_str().unwrap_or_default());
+        text.as_str().and_then(|text| text.lines().next()).into_iter().for_each(quote);
         match part("kind") == kind {
             true => Ok(meta.clone()),
             false => wrong(format!("{} expected a {kind}: {message}", self.name)),

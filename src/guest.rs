@@ -1,6 +1,7 @@
 //! A person or a script as a peer: registers, asks, answers, and comes back by itself when the hub is lost.
 
 use std::io::{IsTerminal, Read, stderr, stdin};
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -55,8 +56,8 @@ pub enum News {
     Lost,
     /// Bytes from stdin; empty at its end.
     Typed(Vec<u8>),
-    /// A signal says to leave.
-    Signal(i32),
+    /// A signal says to leave, with this exit code.
+    Signal(ExitCode),
     /// Nothing happened for the time given.
     Quiet,
 }
@@ -64,16 +65,17 @@ pub enum News {
 /// What its threads hear.
 enum Heard {
     Hub(FromHub),
-    News(News),
+    Typed(Vec<u8>),
+    Signal(i32),
 }
 
 impl Guest {
-    /// Someone new at the hub of `dir`, which is started if need be. With a `name` only that one will do. `typing` also
-    /// listens to stdin.
+    /// Someone new at the hub of `dir`, which is started if need be. With a `name` only that one will do. One that
+    /// `joins` can be asked, and hears what is typed.
     ///
     /// # Errors
     /// What keeps this process from being a peer.
-    pub fn arrive(dir: &DataDir, name: Option<&str>, listens: bool, typing: bool) -> Result<Guest, Fault> {
+    pub fn arrive(dir: &DataDir, name: Option<&str>, joins: bool) -> Result<Guest, Fault> {
         let cannot = |e: std::io::Error| unreachable(format!("this process cannot be a peer: {e}"));
         let mut tokens = Tokens::new().map_err(cannot)?;
         let memory = Memory::new(&mut tokens).map_err(cannot)?;
@@ -94,20 +96,20 @@ impl Guest {
             pid: std::process::id(),
             claude: None,
             paths: vec![Path::Socket],
-            listens,
+            listens: joins,
             fresh: true,
             hooked: false,
         };
         let (news, heard) = bounded(64);
         let (dir, hub) = (dir.clone(), news.clone());
         thread::spawn(move || link::keep(dir, |message| hub.send(Heard::Hub(message)).is_ok()));
-        if typing {
+        if joins {
             let typed = news.clone();
             thread::spawn(move || {
                 let mut buffer = [0; 4096];
                 loop {
                     let n = stdin().lock().read(&mut buffer).unwrap_or(0);
-                    let typed = typed.send(Heard::News(News::Typed(buffer[..n].to_vec())));
+                    let typed = typed.send(Heard::Typed(buffer[..n].to_vec()));
                     if n == 0 || typed.is_err() {
                         return;
                     }
@@ -115,7 +117,7 @@ impl Guest {
             });
         }
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(cannot)?;
-        thread::spawn(move || signals.forever().all(|s| news.send(Heard::News(News::Signal(s))).is_ok()));
+        thread::spawn(move || signals.forever().all(|s| news.send(Heard::Signal(s)).is_ok()));
         Ok(Guest {
             tokens,
             memory,
@@ -216,7 +218,10 @@ impl Guest {
         loop {
             let wake = if self.retry { until.min(Instant::now() + RETRY) } else { until };
             let news = match self.heard.recv_deadline(wake) {
-                Ok(Heard::News(news)) => Some(news),
+                Ok(Heard::Typed(bytes)) => Some(News::Typed(bytes)),
+                Ok(Heard::Signal(signal)) => {
+                    Some(News::Signal(ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))))
+                }
                 Ok(Heard::Hub(FromHub::Said(message))) => self.said(*message)?,
                 Ok(Heard::Hub(FromHub::Up(mouth))) => {
                     (self.mouth, self.registered) = (Some(mouth), false);

@@ -2,10 +2,9 @@
 //! or in the transcript; it looks for nothing else, stores nothing, prints nothing and never holds the user up. Started
 //! with `--wait` it is the waiter: the push path that reaches a session which has no other.
 
-use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,11 +31,11 @@ const MAX_REPORT: usize = 2048;
 const PROMPT: Duration = Duration::from_millis(40);
 /// How long it may take where nobody does.
 const QUIET: Duration = Duration::from_millis(1000);
-/// How often a waiter looks whether its session is still there.
+/// How often a waiter looks whether its session is still there, and into its transcript.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often it looks where the session waits for it.
+/// The same where the session, at its end, waits for it.
 const GLANCE: Duration = Duration::from_millis(100);
-/// How long it waits where it would hold the session up: longer than a busy client takes to listen again.
+/// How long it stays where it can't see that: longer than a client takes to write its transcript.
 const BRIEF: Duration = Duration::from_millis(600);
 /// How an identifier of a push begins, and how many hex digits follow.
 const MARK: &str = "push_";
@@ -103,49 +102,73 @@ fn report(dir: &DataDir, event: HookEvent, met: Vec<String>, transcript: Option<
         if let ToClient::Ok { answer: Answer::Hooked { unconfirmed }, .. } = message {
             if let Some(path) = transcript.filter(|_| unconfirmed > 0) {
                 let most = if event == HookEvent::Prompt { MAX_PROMPT } else { MAX_TRANSCRIPT };
-                look_into(Path::new(path), most, &link.mouth);
+                Transcript::end(path, most).report(&link.mouth);
             }
             return;
         }
     }
 }
 
-/// Reports what the end of the transcript holds of our pushes.
-fn look_into(transcript: &Path, most: u64, mouth: &Mouth) {
-    let Ok((pushes, accepted)) = search(transcript, most) else { return };
-    if !pushes.is_empty() || !accepted.is_empty() {
-        let _ = mouth.say(&ToHub::Seen { pushes, accepted }); // a hub that has just left hears of it another time
-    }
+/// A session's transcript, from some line near its end on.
+struct Transcript {
+    path: PathBuf,
+    /// Where the next search begins.
+    at: u64,
+    /// The most that one search reads.
+    most: u64,
 }
 
-/// The pushes that the model has got, and those that the client has only queued.
-fn search(transcript: &Path, most: u64) -> io::Result<(Vec<String>, Vec<String>)> {
-    if !fs::metadata(transcript)?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into()); // it might never open, or never end
+impl Transcript {
+    /// What there is by now of the last `most` bytes, and what will be appended.
+    fn end(path: impl Into<PathBuf>, most: u64) -> Transcript {
+        let path = path.into();
+        let at = fs::metadata(&path).map_or(0, |m| m.len().saturating_sub(most));
+        Transcript { path, at, most }
     }
-    let mut file = File::open(transcript)?;
-    let start = file.metadata()?.len().saturating_sub(most);
-    file.seek(SeekFrom::Start(start))?;
-    let mut lines = BufReader::with_capacity(64 << 10, file.take(most));
-    let (mut seen, mut accepted) = (Vec::new(), Vec::new());
-    let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line)? > 0 {
-        let found = pushes_in(&line);
-        if !found.is_empty() {
-            match role(&line) {
-                Some(Role::Conversation) => seen.extend(found),
-                Some(Role::Queue) => accepted.extend(found),
-                None => {}
-            }
+
+    /// Reports what it holds of our pushes and has not been searched for them.
+    fn report(&mut self, mouth: &Mouth) {
+        let Ok((pushes, accepted)) = self.search() else { return };
+        if !pushes.is_empty() || !accepted.is_empty() {
+            let _ = mouth.say(&ToHub::Seen { pushes, accepted }); // a hub that has just left hears of it another time
         }
-        line.clear();
     }
-    for found in [&mut seen, &mut accepted] {
-        let excess = found.len().saturating_sub(MAX_REPORT);
-        found.drain(..excess);
+
+    /// The pushes that the model has got, and those that the client has only queued. One `stat` where nothing happened.
+    fn search(&mut self) -> io::Result<(Vec<String>, Vec<String>)> {
+        let (mut seen, mut accepted) = (Vec::new(), Vec::new());
+        let meta = fs::metadata(&self.path)?;
+        if !meta.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into()); // it might never open, or never end
+        }
+        if meta.len() <= self.at {
+            return Ok((seen, accepted));
+        }
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.at))?;
+        let mut lines = BufReader::with_capacity(64 << 10, file.take(self.most));
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            let found = pushes_in(&line);
+            if !found.is_empty() {
+                match role(&line) {
+                    Some(Role::Conversation) => seen.extend(found),
+                    Some(Role::Queue) => accepted.extend(found),
+                    None => {}
+                }
+            }
+            // A line that is half written is read again, unless it is too long for that.
+            let length = line.len() as u64;
+            self.at += if line.ends_with(b"\n") || length == self.most { length } else { 0 };
+            line.clear();
+        }
+        for found in [&mut seen, &mut accepted] {
+            let excess = found.len().saturating_sub(MAX_REPORT);
+            found.drain(..excess);
+        }
+        accepted.retain(|push| !seen.contains(push));
+        Ok((seen, accepted))
     }
-    accepted.retain(|push| !seen.contains(push));
-    Ok((seen, accepted))
 }
 
 /// What a line of the transcript proves of a text in it.
@@ -187,16 +210,19 @@ pub(crate) fn pushes_in(text: &[u8]) -> Vec<String> {
 }
 
 /// Waits until the hub has something for this session, prints it on stderr and exits with 2, which
-/// makes Claude Code give it to the model, also in an idle session. Exits with 0 when it is not needed (any more).
+/// makes Claude Code give it to the model, also in an idle session. Exits with 0 when it is not needed (any more), or the
+/// session ends. Meanwhile it reports what the transcript tells.
 fn wait(dir: &DataDir) -> ExitCode {
     let mut text = Vec::new();
     let read = io::stdin().take(MAX_INPUT).read_to_end(&mut text).is_ok();
-    let event = json::read::<Input>(&text).ok().filter(|_| read).map(|i| i.hook_event_name);
+    let input = json::read::<Input>(&text).ok().filter(|_| read);
     drop(text);
-    let Some(stay) = Stay::of(&event.unwrap_or_default()) else { return ExitCode::SUCCESS };
+    let (event, transcript) = input.map(|i| (i.hook_event_name, i.transcript_path)).unwrap_or_default();
+    let Some(stay) = Stay::of(&event) else { return ExitCode::SUCCESS };
+    let transcript = transcript.unwrap_or_default();
     while !stay.is_over() {
         if let Ok(mut link) = Link::open(dir, Start::No)
-            && let Some(code) = wait_on(&mut link, &stay)
+            && let Some(code) = wait_on(&mut link, &stay, &transcript)
         {
             return code;
         }
@@ -212,12 +238,11 @@ struct Stay {
     hearing: Option<Hearing>,
 }
 
-/// What is known of whether a `claude -p` still listens for prompts.
-#[derive(Default)]
+/// Whether a `claude -p` still listens for prompts.
 struct Hearing {
-    /// Where it shows.
-    ears: RefCell<Option<Ears>>,
-    deaf_since: Cell<Option<Instant>>,
+    /// Where it shows, if anywhere.
+    ears: Option<Ears>,
+    since: Instant,
 }
 
 impl Stay {
@@ -234,28 +259,16 @@ impl Stay {
         if event == "SessionStart" || !session::streams_input(parent) {
             return None;
         }
-        Some(Stay { parent, hearing: Some(Hearing::default()) })
+        Some(Stay { parent, hearing: Some(Hearing { ears: Ears::of(parent), since: Instant::now() }) })
     }
 
     fn is_over(&self) -> bool {
+        let deaf = |hearing: &Hearing| match &hearing.ears {
+            Some(ears) => !ears.listen() && Ears::of(self.parent).is_none(),
+            None => hearing.since.elapsed() >= BRIEF,
+        };
         // 2.1.197 leaves a waiter behind when it exits; an orphan has another parent.
-        std::os::unix::process::parent_id() != self.parent || !self.is_heard()
-    }
-
-    /// Whether the process may still get prompts. One that is busy may stop listening for a moment.
-    fn is_heard(&self) -> bool {
-        let Some(Hearing { ears, deaf_since }) = &self.hearing else { return true };
-        let mut ears = ears.borrow_mut();
-        if !ears.as_ref().is_some_and(Ears::listen) {
-            *ears = Ears::of(self.parent);
-        }
-        if ears.is_some() {
-            deaf_since.set(None);
-            return true;
-        }
-        let since = deaf_since.get().unwrap_or_else(Instant::now);
-        deaf_since.set(Some(since));
-        since.elapsed() < BRIEF
+        std::os::unix::process::parent_id() != self.parent || self.hearing.as_ref().is_some_and(deaf)
     }
 
     /// Until when to wait before `is_over` is asked again.
@@ -288,9 +301,12 @@ impl Ears {
 }
 
 /// `None` when the hub is lost and another may come.
-fn wait_on(link: &mut Link, stay: &Stay) -> Option<ExitCode> {
+fn wait_on(link: &mut Link, stay: &Stay, transcript: &str) -> Option<ExitCode> {
     link.call(|id| ToHub::Wait { id, claude: session::key() }).ok()?;
+    // The client writes its transcript up to some 100 ms late, so that the last hook of a turn may look too early.
+    let mut transcript = Transcript::end(transcript, MAX_PROMPT);
     loop {
+        transcript.report(&link.mouth);
         match link.hear_or_lose(Instant::now() + stay.look()) {
             Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(link, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),

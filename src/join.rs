@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cli::Args;
+use crate::cli::{self, Args};
 use crate::datadir::DataDir;
 use crate::guest::{Guest, News};
-use crate::shell::{Outcome, interrupted, table};
+use crate::shell::{Outcome, table};
 use crate::term::{Typing, said};
 use crate::wire::{Answer, Code, Kind, Parcel, State, ToHub};
 
@@ -14,13 +14,6 @@ use crate::wire::{Answer, Code, Kind, Parcel, State, ToHub};
 const TIMEOUT: Duration = Duration::from_secs(600);
 /// Nothing is due while nothing happens.
 const PATIENCE: Duration = Duration::from_secs(3600);
-const HELP: &str = "\
-TEXT          answers the oldest question; a line that ends in \\ goes on in the next
-#2 TEXT       answers question 2
-@NAME TEXT    asks NAME
-/peers        who is there
-/help  /quit  this; leave (or Ctrl-D)";
-
 /// A question to us.
 struct Question {
     /// Empty once it is over.
@@ -44,7 +37,7 @@ struct Joined {
 
 /// `relay join`.
 pub fn join(dir: &DataDir, args: &Args) -> Outcome {
-    let guest = Guest::arrive(dir, args.words.first().map(String::as_str), true, true)?;
+    let guest = Guest::arrive(dir, args.words.first().map(String::as_str), true)?;
     let (questions, asked, begun) = Default::default();
     let mut me = Joined { guest, typing: Typing::new(), questions, asked, begun };
     let outcome = me.run();
@@ -58,7 +51,7 @@ impl Joined {
         let mut leaving = false;
         while !(leaving && self.asked.is_empty() && !self.guest.is_waiting()) {
             match self.guest.next(PATIENCE)? {
-                News::Signal(signal) => return Ok(interrupted(signal)),
+                News::Signal(code) => return Ok(code),
                 // A script still waits for the answers to what it asked.
                 News::Typed(bytes) if bytes.is_empty() => leaving = true,
                 News::Typed(bytes) => {
@@ -177,7 +170,10 @@ impl Joined {
             ("", _) => {}
             ("/quit", _) => return false,
             ("/peers", _) => self.guest.peers(),
-            ("/help", _) => self.typing.note(HELP),
+            ("/help", _) => {
+                let this = cli::commands().into_iter().find(|c| c.name == "join");
+                self.typing.note(this.map_or("", |c| c.more));
+            }
             (_, Some('/')) => self.typing.note(&format!("There is no {first}; /help tells what there is.")),
             (_, Some('@')) => match self.guest.ask(&first[1..], rest, TIMEOUT) {
                 Ok(id) => self.asked.push((id, first[1..].to_owned())),

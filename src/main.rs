@@ -30,7 +30,6 @@ mod router;
 mod session;
 mod setup;
 mod shell;
-mod tail;
 mod term;
 mod token;
 mod tools;
@@ -65,7 +64,7 @@ fn run(dir: &DataDir, args: &Args) -> Outcome {
         "ask" => shell::ask(dir, args),
         "broadcast" => shell::broadcast(dir, args),
         "join" => join::join(dir, args),
-        "tail" => tail::tail(dir, args),
+        "tail" => look::tail(dir, args),
         "status" => look::status(dir, args),
         "stop" => look::stop(dir),
         "doctor" => doctor::doctor(dir, args),

@@ -59,8 +59,8 @@ pub fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<&'
         })
         .filter(|(_, apart, distance, _)| !apart || *distance <= 1 + letters.len() / 3)
         .collect();
-    near.sort_unstable();
-    near.into_iter().take(NEAREST).map(|(.., name)| name).collect()
+    let nearest = move || Some(near.swap_remove((0..near.len()).min_by_key(|at| near[*at])?).3);
+    std::iter::from_fn(nearest).take(NEAREST).collect()
 }
 
 /// How many letters must be added, removed or replaced; of `name` only as much is looked at as a name can be long.

@@ -124,6 +124,7 @@ fn message() -> impl Strategy<Value = ToHub> {
             .prop_map(|(pushes, accepted)| ToHub::Seen { pushes, accepted }),
         option::of(text()).prop_map(|branch| ToHub::Activity {
             activity: Some(Activity::Busy),
+            age_ms: branch.is_some().then_some(7),
             branch,
             paths: None
         }),

@@ -3,6 +3,7 @@
 //! bounded and leniently, and what is missing or odd is simply not known.
 
 use crate::datadir;
+use crate::json;
 use crate::wire::Activity;
 use serde_json::Value;
 use std::fs::{self, File};
@@ -10,6 +11,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The most that is read of any file here, in bytes.
 const MOST: u64 = 64 << 10;
@@ -131,20 +133,22 @@ impl SessionFile {
         SessionFile { path, stamp: None, name: None, status: None, status_at: None, inbox: None }
     }
 
+    /// How long ago the status was set, in milliseconds.
+    pub fn status_age(&self) -> Option<u64> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_millis();
+        Some(u64::try_from(now).ok()?.saturating_sub(self.status_at?))
+    }
+
     /// Looks whether the file has been written, reads it if so, and says whether a field changed. One `stat` where
     /// nothing happened. A file that is missing, half-written, odd or over 64 KiB leaves the fields as they are.
     pub fn changed(&mut self) -> bool {
-        let Some(path) = &self.path else { return false };
-        let Ok(meta) = fs::metadata(path) else {
-            return false;
-        };
-        let stamp = Some((meta.mtime(), meta.mtime_nsec(), meta.len(), meta.ino()));
-        if stamp == self.stamp || meta.len() > MOST {
+        let meta = self.path.as_ref().and_then(|path| fs::metadata(path).ok());
+        let stamp = meta.map(|meta| (meta.mtime(), meta.mtime_nsec(), meta.len(), meta.ino()));
+        if stamp.is_none_or(|(_, _, length, _)| length > MOST) || stamp == self.stamp {
             return false;
         }
-        let Some(Value::Object(file)) = read(path).and_then(|text| serde_json::from_str(&text).ok()) else {
-            return false;
-        };
+        let text = self.path.as_ref().and_then(read).unwrap_or_default();
+        let Ok(file) = json::object(text.as_bytes()) else { return false };
         self.stamp = stamp;
 
         let text = |key| file.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());

@@ -37,10 +37,7 @@ pub fn setup(args: &Args) -> Outcome {
 fn install(args: &Args) -> Result<(), String> {
     step("Claude Code", &claude(&["--version"])?);
     let source = match args.get("from") {
-        Some(dir) => {
-            let none = || format!("{dir} holds no marketplace {MARKETPLACE}");
-            Some(marketplace_at(dir.as_ref()).ok_or_else(none)?)
-        }
+        Some(dir) => Some(marketplace_at(dir.as_ref()).ok_or(format!("no marketplace is in {dir}"))?),
         None => find_marketplace(),
     };
     let known = marketplace()?;
@@ -61,22 +58,15 @@ fn install(args: &Args) -> Result<(), String> {
         true => step("plugin", "is installed and enabled"),
         false => step("plugin", &claude(&["plugin", "enable", PLUGIN])?),
     }
-    step(
-        "binary",
-        &launched(&plugin).map_or_else(
-            |why| format!("NOT FOUND by the plugin: put relay on PATH or set RELAY_BIN ({why})"),
-            |relay| format!("sessions start relay {relay}"),
-        ),
-    );
+    let binary = launched(&plugin).map(|relay| format!("sessions start relay {relay}"));
+    let hint = "NOT FOUND by the plugin: put relay on PATH or set RELAY_BIN";
+    step("binary", &binary.unwrap_or_else(|why| format!("{hint} ({why})")));
     if allowed() {
         step("permission", "sessions use the relay's tools without a dialog already");
     } else if args.has("allow") || !args.has("no-allow") && confirmed() {
         step("permission", &format!("added {RULE} to permissions.allow in {}", edit(allow_in)?));
     } else {
-        step(
-            "permission",
-            "sessions ask before they use the relay's tools; `relay setup --allow` changes that",
-        );
+        step("permission", "sessions ask before they use the relay's tools (see `relay setup --allow`)");
     }
     out(&format!(
         "\nStart Claude Code as usual: every new session is a peer (in one that runs: /reload-plugins). Then try\n\

@@ -1,6 +1,6 @@
 //! `relay peers`, `ask` and `broadcast`: the answers on stdout, all else on stderr, and an exit code that tells.
 
-use std::io::{IsTerminal, Read, stdin};
+use std::io::{IsTerminal, Read, stderr, stdin};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::json;
 use crate::link::{Link, Start};
 use crate::look::no_hub;
 use crate::router::{MAX_TIMEOUT, fault};
-use crate::term::{self, StatusLine, err, out, said};
+use crate::term::{self, ERASE, err, out, said};
 use crate::wire::{Answer, Code, Fault, Kind, MAX_TEXT, Parcel, Path, PeerKind, Roster, Scope, State, ToHub};
 
 /// How long after an ask's time the hub may take to say so.
@@ -111,30 +111,37 @@ pub fn first_line(text: &str, most: usize) -> String {
 /// Somebody who waits for answers.
 struct Waiting {
     guest: Guest,
-    /// What is told of how far things are.
+    /// What is told of how far things are, in a line on stderr that comes and goes, where that is a terminal.
     far: String,
-    line: StatusLine,
+    shown: String,
     since: Instant,
     timeout: Duration,
 }
 
 impl Waiting {
     fn new(dir: &DataDir, args: &Args, timeout: Duration) -> Result<Waiting, Fault> {
-        let guest = Guest::arrive(dir, args.get("as"), false, false)?;
+        let guest = Guest::arrive(dir, args.get("as"), false)?;
         let far = "looking for the hub".to_owned();
-        Ok(Waiting { guest, far, line: StatusLine::new(), since: Instant::now(), timeout })
+        Ok(Waiting { guest, far, shown: String::new(), since: Instant::now(), timeout })
     }
 
     /// The next thing that happens, or that time goes by.
     fn next(&mut self) -> Result<News, Fault> {
         let waited = self.since.elapsed();
-        self.line.show(&format!("{}, {}", self.far, span(waited.as_secs())));
-        let news = match self.guest.next(TICK)? {
-            News::Quiet if waited < self.timeout + SLACK => return Ok(News::Quiet),
-            news => news,
-        };
-        self.line.clear();
-        match news {
+        let line = format!("{}, {}", self.far, span(waited.as_secs()));
+        if stderr().is_terminal() && self.shown != line {
+            // Without wrapping (mode 7), so that erasing one line erases all of it.
+            err(&format!("{ERASE}\x1b[?7l{line}\x1b[?7h"));
+            self.shown = line;
+        }
+        let news = self.guest.next(TICK);
+        if matches!(news, Ok(News::Quiet)) && waited < self.timeout + SLACK {
+            return news;
+        }
+        if !std::mem::take(&mut self.shown).is_empty() {
+            err(ERASE);
+        }
+        match news? {
             News::Quiet => {
                 Err(fault(Code::Timeout, "the time is up, and the hub does not say how the ask ended"))
             }
@@ -174,7 +181,7 @@ fn answer(me: &mut Waiting, args: &Args, to: &str) -> Outcome {
                 state.name().to_owned() + &path.map(|p| format!(" by {}", p.name())).unwrap_or_default()
             }
             News::Lost => "the hub is gone; looking for another".to_owned(),
-            News::Signal(signal) => return Ok(interrupted(signal)),
+            News::Signal(code) => return Ok(code),
             News::Parcel(parcel) => {
                 if let Some(code) = parcel.code {
                     me.guest.confirm(&parcel);
@@ -199,11 +206,6 @@ fn answer(me: &mut Waiting, args: &Args, to: &str) -> Outcome {
         };
         me.far = format!("{to}: {far}");
     }
-}
-
-/// The exit code of a process that left because of a signal.
-pub fn interrupted(signal: i32) -> ExitCode {
-    ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
 }
 
 /// `relay broadcast`.
@@ -269,7 +271,7 @@ fn gather(me: &mut Waiting, args: &Args, answers: &mut Vec<Value>, failed: &mut 
                 let Parcel { ask_id, from, text, .. } = parcel;
                 answers.push(json!({"ask_id": ask_id, "from": from, "answer": text}));
             }
-            News::Signal(signal) => return Ok(interrupted(signal)),
+            News::Signal(code) => return Ok(code),
             _ => {}
         }
     }

@@ -1,5 +1,5 @@
-//! The terminal, as far as there is one: output that may lose its reader, colours, one line that comes and goes, and
-//! typing that is not torn apart by what arrives meanwhile.
+//! The terminal, as far as there is one: output that may lose its reader, colours, and typing that is not torn apart by
+//! what arrives meanwhile.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use crate::fence;
 use crate::wire::MAX_TEXT;
 
 /// Erases the line that the cursor is in.
-const ERASE: &str = "\r\x1b[K";
+pub const ERASE: &str = "\r\x1b[K";
 /// How much of what is being typed is shown.
 const SHOWN: usize = 60;
 
@@ -40,38 +40,6 @@ pub fn theirs(text: &str) -> String {
 /// `text` with `who` before it and its further lines indented, with one newline at the end.
 pub fn said(who: &str, text: &str) -> String {
     format!("{} {}\n", paint("1", who), theirs(text).trim_end().replace('\n', "\n  "))
-}
-
-/// A line on stderr that tells how things stand, and that leaves no trace. Nothing where stderr is no terminal.
-pub struct StatusLine {
-    on: bool,
-    shown: String,
-}
-
-impl StatusLine {
-    pub fn new() -> Self {
-        StatusLine { on: io::stderr().is_terminal(), shown: String::new() }
-    }
-
-    pub fn show(&mut self, text: &str) {
-        if self.on && self.shown != text {
-            // Without wrapping (mode 7), so that erasing one line erases all of it.
-            err(&format!("{ERASE}\x1b[?7l{text}\x1b[?7h"));
-            text.clone_into(&mut self.shown);
-        }
-    }
-
-    pub fn clear(&mut self) {
-        if !std::mem::take(&mut self.shown).is_empty() {
-            err(ERASE);
-        }
-    }
-}
-
-impl Drop for StatusLine {
-    fn drop(&mut self) {
-        self.clear();
-    }
 }
 
 /// What a person types, or the lines that a script writes.

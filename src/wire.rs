@@ -80,6 +80,8 @@ tagged! {
         /// What changed about the session that this connection registered. No answer. `None` leaves a field as it is.
         Activity = "activity" {
             activity: Option<Activity> = None,
+            /// How long ago `activity` began: what hooks told since then is newer.
+            age_ms: Option<u64> = None,
             branch: Option<String> = None,
             paths: Option<Vec<Path>> = None,
         },

@@ -35,7 +35,6 @@ fn a_session_asks_another_and_gets_the_answer() {
         assert!(course.iter().all(|step| step.ends_with("by inbox")), "{kind}: {course:?}");
     }
 
-    // The path is known to work on both sides, so nobody waits for another.
     let peers = alice.peers();
     assert_eq!(peers["self"]["name"], "alice");
     assert_eq!(peers["asks"], json!([]));
@@ -45,7 +44,7 @@ fn a_session_asks_another_and_gets_the_answer() {
         (&json!("inbox"), &json!(true), &json!("session"))
     );
     assert_eq!(line["cwd"].as_str(), stage.home.project("bob").to_str());
-    stage.wait_for_waiters(0);
+    stage.wait_for_waiters(0); // the path is known to work on both sides, so nobody waits for another
 
     drop(watch);
     let logs = logs_of(&stage.home);

@@ -359,7 +359,7 @@ fn by_channel() {
     let Some(stage) = stage() else { return };
     let bob = stage.launch("bob").channel(CHANNEL).in_terminal(&tmux);
     let mut bob = stage.act_in_terminal(bob, "bob");
-    bob.peers();
+    bob.wait_for_peers("channel", |peers| peers["self"]["push"] == "channel");
     let all: Vec<(usize, Nasty)> = corpus().into_iter().enumerate().collect();
     ask_with(&stage, &mut bob, "channel", &all);
     ask_by_labels(&stage, &mut bob);

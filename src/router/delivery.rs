@@ -1,6 +1,7 @@
 //! A text on its way into a session: which path it takes, whether it arrived, and what is tried next.
 
-use super::{ConnId, DeliveryNo, Ms, PeerNo, Router, Timer, fault};
+use super::peer::Peer;
+use super::{ConnId, DeliveryNo, Limits, Ms, PeerNo, Router, Timer, fault};
 use crate::wire::{Activity, Answer, Code, Kind, Parcel, Path, PeerKind, State, ToClient, What};
 
 /// The most bytes of text that one answer carries for the path `tool`.
@@ -138,6 +139,7 @@ impl Router {
             let conn = match path {
                 // Not while the channel is away, which has to remember what the session was given.
                 Path::Hook => peer.conn.and(self.waiter_of(delivery.to)),
+                Path::Inbox if self.room_at(peer) > self.now => None,
                 _ => peer.conn,
             };
             conn.map(|c| (path, c))
@@ -166,9 +168,31 @@ impl Router {
         delivery.parcel.push = push.clone();
         delivery.parcel.path = path;
         delivery.parcel.receipt = receipt;
-        let parcel = delivery.parcel.clone();
+        let (parcel, to) = (delivery.parcel.clone(), delivery.to);
         self.pushes.insert(push, no);
+        if path == Path::Inbox {
+            let (now, every) = (self.now, self.limits.inbox_every);
+            let peer = self.peer_mut(to);
+            peer.inbox_empty = peer.inbox_empty.max(now) + every;
+            let at = self.room_at(self.peer(to));
+            if at > now {
+                self.arm(at, Timer::Room(to));
+            }
+        }
         parcel
+    }
+
+    /// When the inbox of Claude Code takes one more text. What is too much for it, it drops without a word.
+    fn room_at(&self, peer: &Peer) -> Ms {
+        let Limits { inbox_burst, inbox_every, .. } = self.limits;
+        (peer.inbox_empty + inbox_every).saturating_sub(inbox_burst * inbox_every)
+    }
+
+    /// It does now.
+    pub(super) fn room(&mut self, peer: PeerNo) {
+        if self.peers.contains_key(&peer) {
+            self.dispatch_all(peer);
+        }
     }
 
     /// What has no path left goes out with the answer to this request.
@@ -333,7 +357,7 @@ impl Router {
         }
         self.forget_question(no);
         self.remove_delivery(no);
-        self.dismiss_idle_waiter(to);
+        self.confirmed(to);
     }
 
     /// The time to confirm is over. Only an idle session has to: one that is in a turn takes the text up at its end. And
@@ -558,5 +582,71 @@ impl Router {
             let ask_id = id.to_owned();
             self.send(conn, ToClient::State { kind, ask_id, state, path, code });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::{Info, Input, Output};
+    use crate::wire::{ToHub, Who};
+
+    fn who(name: &str, path: Path) -> Box<Who> {
+        let (kind, cwd, paths) = (PeerKind::Session, "/".to_owned(), vec![path]);
+        let (repo, branch, claude, hooked, exact) = Default::default();
+        let (peer, secret, name) = (name.to_owned(), name.to_owned(), name.to_owned());
+        let (pid, listens, fresh) = (1, true, true);
+        Box::new(Who {
+            name,
+            exact,
+            kind,
+            peer,
+            secret,
+            cwd,
+            repo,
+            branch,
+            pid,
+            claude,
+            paths,
+            listens,
+            fresh,
+            hooked,
+        })
+    }
+
+    fn pushed(out: &[Output]) -> usize {
+        out.iter().filter(|o| matches!(o, Output::Send(2, ToClient::Push(_)))).count()
+    }
+
+    #[test]
+    fn an_inbox_is_given_no_more_than_it_takes() {
+        let limits = Limits { asks_per_minute: 0, ..Limits::default() };
+        let (burst, every) = (limits.inbox_burst as usize, limits.inbox_every);
+        let info = Info { pid: 1, version: String::new(), started_at_ms: 0, log_all: false };
+        let mut last = 0;
+        let token = move || {
+            last += 1;
+            format!("push_{last:024x}")
+        };
+        let mut router = Router::new(limits, info, Box::new(token));
+        for (conn, name, path) in [(1, "a", Path::Socket), (2, "b", Path::Inbox)] {
+            router.step(0, Input::Opened(conn));
+            router.step(0, Input::Said(conn, ToHub::Register { id: 0, who: who(name, path) }));
+        }
+        let ask = |router: &mut Router, now: Ms, n: usize| {
+            let (ask_id, to, text) = (format!("ask_{n:016x}"), "b".to_owned(), "?".to_owned());
+            let ask = ToHub::Ask { id: n as u64, ask_id, to, text, timeout_ms: 60_000 };
+            pushed(&router.step(now, Input::Said(1, ask)))
+        };
+        let first: usize = (0..burst + 3).map(|n| ask(&mut router, 1_000, n)).sum();
+        assert_eq!(first, burst);
+        for n in 1..=3 {
+            assert_eq!(pushed(&router.step(1_000 + n * every - 1, Input::Tick)), 0, "no room yet");
+            assert_eq!(pushed(&router.step(1_000 + n * every, Input::Tick)), 1, "room for one");
+        }
+        let later = 1_000 + (burst as u64 + 3) * every;
+        assert_eq!(pushed(&router.step(later, Input::Tick)), 0);
+        let again: usize = (0..burst + 1).map(|n| ask(&mut router, later, 100 + n)).sum();
+        assert_eq!(again, burst);
     }
 }

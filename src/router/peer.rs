@@ -26,6 +26,8 @@ pub(super) struct Peer {
     pub proven: Vec<Path>,
     /// Paths that swallowed a push.
     pub dead: Vec<Path>,
+    /// When its session's inbox has taken in all that it was given, by [`Limits::inbox_every`](super::Limits).
+    pub inbox_empty: Ms,
     /// Texts on their way to it, oldest first.
     pub inbox: BTreeSet<DeliveryNo>,
     /// Asks by it that are open.
@@ -52,6 +54,7 @@ impl Peer {
             ghost: false,
             proven: Vec::new(),
             dead: Vec::new(),
+            inbox_empty: 0,
             inbox: BTreeSet::new(),
             asked: BTreeSet::new(),
             owes: BTreeSet::new(),
@@ -287,7 +290,7 @@ impl Router {
     pub(super) fn activity(
         &mut self,
         conn: ConnId,
-        activity: Option<Activity>,
+        activity: Option<(Activity, Ms)>,
         branch: Option<String>,
         paths: Option<Vec<Path>>,
     ) {
@@ -302,8 +305,8 @@ impl Router {
         if let Some(paths) = paths {
             peer.who.paths = paths.into_iter().take(8).collect();
         }
-        if let Some(activity) = activity {
-            self.observed(no, activity);
+        if let Some((activity, age)) = activity {
+            self.observed(no, activity, age);
         }
         if rerouted {
             self.dispatch_all(no);

@@ -17,6 +17,8 @@ pub(super) struct Session {
     idle_since: Ms,
     /// Whether a hook was ever heard: only then can a push be confirmed.
     hooked: bool,
+    /// When a turn last began or ended, as far as we had a hand in it: Claude Code waits for the hooks that tell of that.
+    turned: Ms,
     /// When the last hook came, which may have searched the transcript.
     last_hook: Option<Ms>,
     /// It has said that it ends.
@@ -30,6 +32,7 @@ impl Session {
         Session {
             activity: Activity::Unknown,
             idle_since: 0,
+            turned: 0,
             hooked: false,
             last_hook: None,
             ended: false,
@@ -54,6 +57,9 @@ impl Router {
         session.hooked = true;
         session.last_hook = Some(now);
         session.ended = event == HookEvent::End;
+        if matches!(event, HookEvent::Start | HookEvent::Prompt | HookEvent::Stop) {
+            session.turned = now;
+        }
         let activity = match (event, session.activity) {
             (HookEvent::Start | HookEvent::Stop, _) => Activity::Idle,
             (HookEvent::Prompt | HookEvent::Tool, _) => Activity::Busy,
@@ -103,8 +109,8 @@ impl Router {
         for no in &peers {
             self.dispatch_all(*no);
         }
-        if !peers.is_empty() && !peers.iter().any(|no| self.needs_waiter(*no)) {
-            self.dismiss(conn);
+        if !peers.is_empty() {
+            self.dismiss_idle_waiter(&claude);
         }
         Ok(None)
     }
@@ -126,6 +132,9 @@ impl Router {
     /// A waiter woke the session: it is in a turn, and no hook says so.
     pub(super) fn woke(&mut self, no: PeerNo) {
         if let Some(claude) = self.peer(no).who.claude.clone() {
+            if let Some(session) = self.sessions.get_mut(&claude) {
+                session.turned = self.now;
+            }
             self.set_activity(&claude, Activity::Busy);
         }
     }
@@ -140,23 +149,26 @@ impl Router {
         }
     }
 
-    /// Whether the hook path may be the next to be used: it is the first, or none before it was ever confirmed.
+    /// Whether the hook path may be the next to be used (it is the first, or none before it was ever confirmed), or there
+    /// is something that the waiter may find in the transcript.
     fn needs_waiter(&self, no: PeerNo) -> bool {
-        let peer = self.peer(no);
-        let best = self.best_path(no);
-        let waits_for_it = peer.inbox.iter().filter_map(|d| self.deliveries.get(d));
-        let mut waits_for_it = waits_for_it.flat_map(|d| &d.tries);
-        peer.who.paths.contains(&Path::Hook)
-            && (best.is_none_or(|p| p == Path::Hook || !peer.proven.contains(&p))
-                || waits_for_it.any(|t| t.path == Path::Hook && t.stage == Stage::Sent))
+        let (peer, best) = (self.peer(no), self.best_path(no));
+        let first = best.is_none_or(|p| p == Path::Hook || !peer.proven.contains(&p));
+        peer.who.paths.contains(&Path::Hook) && (first || !peer.inbox.is_empty())
     }
 
     /// Once the path that is used is known to work, nobody needs to wait.
-    pub(super) fn dismiss_idle_waiter(&mut self, no: PeerNo) {
-        let Some(conn) = self.waiter_of(no) else { return };
-        let Some(claude) = self.peer(no).who.claude.clone() else { return };
-        if !self.peers_of(&claude).iter().any(|no| self.needs_waiter(*no)) {
-            self.dismiss(conn);
+    fn dismiss_idle_waiter(&mut self, claude: &str) {
+        let Some(waiter) = self.sessions.get(claude).and_then(|s| s.waiter) else { return };
+        if !self.peers_of(claude).iter().any(|no| self.needs_waiter(*no)) {
+            self.dismiss(waiter);
+        }
+    }
+
+    /// The session has shown that it got a text.
+    pub(super) fn confirmed(&mut self, no: PeerNo) {
+        if let Some(claude) = self.peer(no).who.claude.clone() {
+            self.dismiss_idle_waiter(&claude);
         }
     }
 
@@ -186,9 +198,13 @@ impl Router {
         self.session_of(no).is_some_and(|s| s.hooked && !s.ended)
     }
 
-    /// What the session's own file says, which knows of interrupted turns but not of dialogs.
-    pub(super) fn observed(&mut self, no: PeerNo, activity: Activity) {
+    /// What the session's own file has said for that long. It knows of interrupted turns but not of dialogs, and is read a
+    /// while after it was written: hooks may have told more since.
+    pub(super) fn observed(&mut self, no: PeerNo, activity: Activity, age: Ms) {
         let Some(claude) = self.peer(no).who.claude.clone() else { return };
+        if self.session_of(no).is_some_and(|s| s.turned > self.now.saturating_sub(age)) {
+            return;
+        }
         let dialog = self.activity_of(no).0 == Activity::Waiting;
         if !(dialog && activity == Activity::Busy) {
             self.set_activity(&claude, activity);

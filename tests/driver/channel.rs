@@ -367,6 +367,7 @@ impl Drop for Channel {
     fn drop(&mut self) {
         signal(self.pid(), "KILL"); // it may have ended
         let _ = self.child.wait();
+        *self.stdin.get_mut().unwrap_or_else(PoisonError::into_inner) = None; // where the child was a shell around it
         if let Some(reader) = self.reader.take()
             && reader.join().is_err()
             && !thread::panicking()

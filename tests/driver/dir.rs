@@ -2,15 +2,36 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use serde_json::Value;
 
 use super::{Channel, KILLED, Launch, RELAY, Raw, signal, until};
+
+/// See [`DataDir::waiter`]. Killed on drop.
+pub struct Waiter(Child);
+
+impl Waiter {
+    /// What it has woken the session with.
+    pub fn woke(mut self) -> String {
+        let mut text = String::new();
+        self.0.stderr.take().expect("a pipe").read_to_string(&mut text).expect("text");
+        assert_eq!(self.0.wait().expect("an end").code(), Some(2), "{text}");
+        text
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended
+        let _ = self.0.wait();
+    }
+}
 
 /// At its end the hub is stopped, and that no process is left is part of every test.
 pub struct DataDir {
@@ -118,6 +139,16 @@ impl DataDir {
         std::io::Write::write_all(&mut stdin, input.to_string().as_bytes()).expect("a reader");
         drop(stdin);
         child.wait_with_output().expect("an end")
+    }
+
+    /// Starts the waiter of a session in a terminal, as Claude Code does after the hook of the same event.
+    pub fn waiter(&self, session: &str, input: &Value) -> Waiter {
+        let mut command = self.command(&["hook", "--wait"]);
+        command.env("RELAY_SESSION", session).env("CLAUDE_CODE_ENTRYPOINT", "cli");
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a waiter");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        std::io::Write::write_all(&mut stdin, input.to_string().as_bytes()).expect("a reader");
+        Waiter(child)
     }
 
     /// A connection to the hub that has been welcomed.

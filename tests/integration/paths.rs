@@ -1,5 +1,7 @@
 //! The push paths: which is taken, what goes through it, and what does not.
 
+use std::io::Write;
+
 use serde_json::{Value, json};
 
 use crate::driver::{Channel, DataDir, Inbox};
@@ -89,6 +91,52 @@ fn the_inbox_may_be_named_by_the_session_file() {
     b.peers();
     a.ask("b", "found you?");
     inbox.take("found you?");
+}
+
+/// Until the client has registered the channel, which it does after it has asked for the tools, it drops what comes there.
+#[test]
+fn nothing_goes_by_channel_before_the_client_listens() {
+    let dir = DataDir::new();
+    let inbox = Inbox::new(&dir, "b");
+    let a = dir.channel("a");
+    let b = dir
+        .launch("b")
+        .shell(r#"exec /bin/sh -c '"$0" channel; exit' "$0" --channels server:relay"#)
+        .env("RELAY_PUSH", "auto")
+        .env("CLAUDE_CODE_MESSAGING_SOCKET", inbox.path())
+        .start();
+    b.initialize();
+    b.peers();
+    assert_eq!(push_of(&a, "b"), "inbox");
+    a.ask("b", "early?");
+    inbox.take("early?");
+    b.request("tools/list", &json!({}));
+    crate::driver::until("the channel", || (push_of(&a, "b") == "channel").then_some(()));
+    let ask_id = a.ask("b", "by channel?");
+    b.take("ask", &ask_id);
+}
+
+/// The channel reads it up to a second after it was written, and the session may have begun a turn since.
+#[test]
+fn what_hooks_tell_is_newer_than_an_older_session_file() {
+    let dir = DataDir::new();
+    let sessions = dir.root().join("config/sessions");
+    std::fs::create_dir_all(&sessions).expect("a directory");
+    let a = dir.channel("a");
+    let b = dir.launch("b").env("CLAUDE_CONFIG_DIR", dir.root().join("config")).start();
+    b.initialize();
+    b.peers();
+    let before = std::time::SystemTime::now();
+    dir.hook("b", &json!({"hook_event_name": "UserPromptSubmit", "prompt": "x"}));
+    for (name, set, activity) in [("stale", before, "busy"), ("fresh", std::time::SystemTime::now(), "idle")]
+    {
+        let at = set.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis() as u64;
+        let file = json!({"name": name, "status": "idle", "statusUpdatedAt": at});
+        std::fs::write(sessions.join(format!("{}.json", std::process::id())), file.to_string())
+            .expect("a file");
+        crate::driver::until("that it was read", || (a.peer_names() == [name]).then_some(()));
+        assert_eq!(a.peers()["peers"][0]["activity"], activity, "{name}");
+    }
 }
 
 #[test]
@@ -203,6 +251,36 @@ fn what_an_idle_session_does_not_confirm_goes_by_the_next_path() {
     });
     assert!(text.contains(&ask_id), "{text}");
     assert_eq!(dir.logged("dead_path").len(), 1);
+}
+
+/// Claude Code 2.1.197 fires no hook for what it takes up in the middle of a turn, and writes its transcript late: the hook
+/// at the turn's end may come too early to find the line there.
+#[test]
+fn what_the_transcript_tells_after_the_last_hook_is_heard() {
+    let dir = DataDir::with(&[("RELAY_CONFIRM_S", "60")]);
+    let inbox = Inbox::new(&dir, "b");
+    let (a, b) = (dir.channel("a"), with_inbox(&dir, "b", "auto", &inbox));
+    let transcript = dir.root().join("transcript.jsonl");
+    std::fs::write(&transcript, "").expect("a transcript");
+    let stop = json!({"hook_event_name": "Stop", "transcript_path": transcript});
+    dir.hook("b", &stop);
+    // By a path that is not known to work, and by one that is.
+    for question in ["first?", "second?"] {
+        let ask_id = a.ask("b", question);
+        let text = inbox.take(question)[1]["message"]["content"].clone();
+        dir.hook("b", &stop);
+        let _waiter = dir.waiter("b", &stop);
+        let line = json!({"type": "user", "message": {"role": "user", "content": text}}).to_string();
+        let (half, rest) = line.split_at(line.len() / 2);
+        let mut file = std::fs::OpenOptions::new().append(true).open(&transcript).expect("the transcript");
+        for part in [half, rest, "\n"] {
+            file.write_all(part.as_bytes()).expect("written");
+            assert_eq!(a.peers()["asks"][0]["ask_id"], json!(ask_id));
+        }
+        crate::driver::until("seen", || (a.peers()["asks"][0]["state"] == "seen").then_some(()));
+        b.reply(&ask_id, "yes").ok();
+        a.take("reply", &ask_id);
+    }
 }
 
 #[test]

@@ -134,7 +134,10 @@ impl World {
         }
         channel.told_activity = Some(activity);
         if let Some(conn) = channel.conn {
-            self.say(conn, ToHub::Activity { activity: Some(activity), branch: None, paths: None });
+            self.say(
+                conn,
+                ToHub::Activity { activity: Some(activity), age_ms: None, branch: None, paths: None },
+            );
         }
     }
 
