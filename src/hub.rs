@@ -125,6 +125,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
         router: Router::new(limits, info, Box::new(token)),
         writers: HashMap::new(),
         fresh: Vec::new(),
+        lost: Vec::new(),
         log: log.clone(),
         start: Instant::now(),
     };
@@ -145,6 +146,8 @@ struct Hub {
     writers: HashMap<ConnId, Writer>,
     /// Whose writers have fresh lines.
     fresh: Vec<ConnId>,
+    /// Who could not be written to, of which the router has yet to hear.
+    lost: Vec<ConnId>,
     log: Arc<Journal>,
     start: Instant,
 }
@@ -166,6 +169,9 @@ impl Hub {
             if turns.len() == others || left.is_some() || now >= wrote + FRESH {
                 self.write_fresh();
                 wrote = now;
+                for conn in self.lost.drain(..) {
+                    turns.push_front(Heard::Input(Input::Closed(conn)));
+                }
             }
             if let Some(why) = left {
                 return why;
@@ -252,8 +258,9 @@ impl Hub {
                     &[("conn", json!(conn)), ("queued", json!(queued))],
                 );
             }
-            let _ = writer.stream.shutdown(Shutdown::Both); // its reader sees the end and tells the router
+            let _ = writer.stream.shutdown(Shutdown::Both); // its reader sees the end
             self.writers.remove(&conn);
+            self.lost.push(conn);
         }
     }
 
