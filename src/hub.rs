@@ -18,7 +18,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Sender, unbounded};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -31,11 +30,10 @@ use crate::queue::{Queue, Turn};
 use crate::router::{ConnId, Info, Input, Limits, Output, Router, fault};
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, ToClient, ToHub, VERSION, What};
+use crate::writer::{Backlog, Writer};
 
 /// The most connections at once: a channel and a waiter for each of 1,024 peers, and hooks that come and go.
 const MAX_CONNECTIONS: usize = 3072;
-/// The most bytes that wait to be written to one connection.
-const MAX_QUEUE: usize = 4 << 20;
 /// How long a connection may take to say hello.
 pub const HELLO: Duration = Duration::from_secs(10);
 /// How often the hub looks whether its socket is still there.
@@ -66,22 +64,6 @@ enum Heard {
     Said(ConnId, std::vec::IntoIter<ToHub>, Arc<Turn>),
     /// The connection said what is no message, and is read no further.
     Broken(ConnId, Fault),
-}
-
-/// The way to one connection.
-struct Writer {
-    stream: Arc<UnixStream>,
-    /// Lines that go out together when the inputs that are there have been routed.
-    fresh: Vec<u8>,
-    /// For a peer that once did not take everything at once.
-    backlog: Option<Backlog>,
-}
-
-/// What a slow peer has not taken yet; a thread writes it. When the sender is gone, that closes the connection.
-struct Backlog {
-    lines: Sender<Vec<u8>>,
-    /// Bytes that wait.
-    queued: Arc<AtomicUsize>,
 }
 
 /// Runs the hub of `dir` until it is stopped or nobody needs it; `ready` is called once it listens.
@@ -283,56 +265,6 @@ impl Hub {
     }
 }
 
-impl Writer {
-    fn new(stream: Arc<UnixStream>) -> Self {
-        Writer { stream, fresh: Vec::new(), backlog: None }
-    }
-
-    /// Bytes that wait in the backlog.
-    fn queued(&self) -> usize {
-        self.backlog.as_ref().map_or(0, |b| b.queued.load(Ordering::Acquire))
-    }
-
-    /// Writes the fresh lines, as far as the peer takes them at once; the rest goes to the backlog.
-    ///
-    /// # Errors
-    /// The connection is lost, or (`OutOfMemory`) the backlog is full.
-    fn write(&mut self) -> io::Result<()> {
-        let mut lines = std::mem::take(&mut self.fresh);
-        let queued = self.queued();
-        if queued == 0 && !lines.is_empty() {
-            match write_now(&self.stream, &lines) {
-                Ok(n) => drop(lines.drain(..n)),
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        if lines.is_empty() {
-            return Ok(());
-        }
-        if queued + lines.len() > MAX_QUEUE {
-            return Err(io::ErrorKind::OutOfMemory.into());
-        }
-        let backlog = match self.backlog.take() {
-            Some(backlog) => backlog,
-            None => start_backlog(self.stream.clone())?,
-        };
-        backlog.queued.fetch_add(lines.len(), Ordering::Relaxed);
-        let sent = backlog.lines.send(lines).map_err(|_| io::ErrorKind::BrokenPipe.into());
-        self.backlog = Some(backlog);
-        sent
-    }
-}
-
-/// Writes what the socket takes without waiting. Its reader, who shares the mode, may be told `WouldBlock` meanwhile and
-/// tries again: see [`Lines`].
-fn write_now(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
-    stream.set_nonblocking(true)?;
-    let written = { stream }.write(bytes);
-    stream.set_nonblocking(false)?;
-    written
-}
-
 /// Accepts connections and gives each its reader.
 fn accept(
     listener: &UnixListener,
@@ -462,25 +394,6 @@ fn last_words(stream: &Arc<UnixStream>, fault: Fault) {
     let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
     let _ = (&**stream).write_all(&line); // it may be gone already
     let _ = stream.shutdown(Shutdown::Both);
-}
-
-/// Starts the thread that writes to one slow peer. It ends, and closes the connection, when the sender is gone.
-fn start_backlog(stream: Arc<UnixStream>) -> io::Result<Backlog> {
-    let (lines, queue) = unbounded::<Vec<u8>>();
-    let queued = Arc::new(AtomicUsize::new(0));
-    let left = queued.clone();
-    let write = move || {
-        for lines in queue {
-            let wrote = (&*stream).write_all(&lines);
-            left.fetch_sub(lines.len(), Ordering::Release);
-            if wrote.is_err() {
-                break;
-            }
-        }
-        let _ = stream.shutdown(Shutdown::Both);
-    };
-    thread::Builder::new().name("writer".into()).stack_size(64 << 10).spawn(write)?;
-    Ok(Backlog { lines, queued })
 }
 
 /// SIGTERM and SIGINT stop the hub; SIGHUP, which a closing terminal sends, does not.

@@ -35,6 +35,7 @@ mod term;
 mod token;
 mod tools;
 mod wire;
+mod writer;
 
 use std::process::ExitCode;
 
