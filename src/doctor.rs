@@ -11,8 +11,9 @@ use crate::cli::Args;
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
 use crate::look::{ask_status, no_hub};
+use crate::router::span;
 use crate::setup::{self, FLAG, PLUGIN, allowed, claude, launched};
-use crate::shell::{Outcome, print, span};
+use crate::shell::{Outcome, print};
 use crate::term::{out, paint};
 use crate::wire::{Answer, PeerKind, ToHub};
 
@@ -145,9 +146,9 @@ fn hub(found: &mut Findings, dir: &DataDir) {
     };
     for peer in roster.peers.iter().filter(|p| p.kind == PeerKind::Session) {
         let name = &peer.name;
-        let how = match (peer.push.map(|p| p.name()), peer.confirmed) {
-            (Some(path), true) => Ok(format!("{name}: reached by {path}, confirmed")),
-            (Some(path), false) => {
+        let how = match (peer.push.map(|p| p.name()), peer.confirmed_s) {
+            (Some(path), Some(s)) => Ok(format!("{name}: reached by {path}, last confirmed {} ago", span(s))),
+            (Some(path), None) => {
                 Ok(format!("{name}: would be reached by {path}; no push was confirmed yet"))
             }
             (None, _) => {

@@ -12,7 +12,8 @@ use crate::datadir::DataDir;
 use crate::fence::{clean, label};
 use crate::json;
 use crate::link::{Link, Start, unreachable};
-use crate::shell::{Outcome, first_line, print, span};
+use crate::router::span;
+use crate::shell::{Outcome, first_line, print};
 use crate::term::{err, out, paint};
 use crate::wire::{Answer, Code, Event, Fault, Status, ToClient, ToHub, What};
 

@@ -13,6 +13,7 @@ use crate::guest::{Guest, News};
 use crate::json;
 use crate::link::{Link, Start};
 use crate::look::no_hub;
+use crate::router::span;
 use crate::router::{MAX_TIMEOUT, fault};
 use crate::term::{self, ERASE, err, out, said};
 use crate::wire::{Answer, Code, Fault, Kind, MAX_TEXT, Parcel, Path, PeerKind, Roster, Scope, State, ToHub};
@@ -90,15 +91,6 @@ pub fn table(roster: &Roster) -> String {
         format!("{name:a$}  {kind:b$}  {state:c$}  {push:d$}  {since:e$}  {at}\n")
     };
     rows.iter().map(line).collect()
-}
-
-/// A time span as people read it.
-pub fn span(seconds: u64) -> String {
-    match seconds {
-        s @ 0..120 => format!("{s} s"),
-        s @ 120..7200 => format!("{} min", s / 60),
-        s => format!("{} h", s / 3600),
-    }
 }
 
 /// The beginning of a text, in one line.

@@ -343,6 +343,8 @@ record! {
         pub push: Option<Path>,
         /// Whether the client ever confirmed a push to this peer.
         pub confirmed: bool,
+        /// Seconds since it last did.
+        pub confirmed_s: Option<u64>,
         /// Seconds since it registered.
         pub connected_s: u64,
     }

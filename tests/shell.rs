@@ -246,7 +246,7 @@ fn who_is_there() {
     assert_eq!(peers.len(), 2);
     assert_eq!(
         keys(&peers[0]),
-        ["activity", "confirmed", "connected_s", "cwd", "kind", "name", "pid", "push"]
+        ["activity", "confirmed", "confirmed_s", "connected_s", "cwd", "kind", "name", "pid", "push"]
     );
     assert_eq!((&peers[0]["name"], &peers[1]["name"]), (&json!("bob"), &json!("script")));
     assert!(peers.iter().all(|p| p["kind"] == "script" && p["push"] == "socket"));

@@ -27,6 +27,7 @@ use broadcast::Broadcast;
 use delivery::Delivery;
 use graveyard::Graveyard;
 use peer::Peer;
+pub use roster::span;
 use session::Session;
 
 /// Milliseconds since the hub's start.

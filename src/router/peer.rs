@@ -24,6 +24,8 @@ pub(super) struct Peer {
     pub ghost: bool,
     /// Paths by which a push was confirmed.
     pub proven: Vec<Path>,
+    /// When one was last.
+    pub confirmed_at: Option<Ms>,
     /// Paths that swallowed a push.
     pub dead: Vec<Path>,
     /// When its session's inbox has taken in all that it was given, by [`Limits::inbox_every`](super::Limits).
@@ -53,6 +55,7 @@ impl Peer {
             since,
             ghost: false,
             proven: Vec::new(),
+            confirmed_at: None,
             dead: Vec::new(),
             inbox_empty: 0,
             inbox: BTreeSet::new(),

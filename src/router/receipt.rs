@@ -138,8 +138,9 @@ impl Router {
             delivery.seen = Some(path); // else a hub that dies now leaves nobody who knows that the ask has ended
             return;
         }
-        let id = delivery.parcel.ask_id.clone();
+        let (id, now) = (delivery.parcel.ask_id.clone(), self.now);
         let peer = self.peer_mut(to);
+        peer.confirmed_at = Some(now);
         peer.dead.retain(|p| *p != path);
         if !peer.proven.contains(&path) {
             peer.proven.push(path);

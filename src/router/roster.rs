@@ -60,6 +60,7 @@ impl Router {
             activity: self.activity_of(no).0,
             push: self.best_path(no),
             confirmed: !peer.proven.is_empty(),
+            confirmed_s: peer.confirmed_at.map(|at| (self.now - at) / 1000),
             connected_s: (self.now - peer.since) / 1000,
         }
     }
@@ -179,9 +180,13 @@ pub(super) fn summary(outcomes: &[Outcome]) -> String {
     text + "."
 }
 
-/// A time span as a person says it.
 fn ago(ms: Ms) -> String {
-    match ms / 1000 {
+    span(ms / 1000)
+}
+
+/// A time span as a person says it.
+pub fn span(seconds: u64) -> String {
+    match seconds {
         s @ 0..120 => format!("{s} s"),
         s @ 120..7200 => format!("{} min", s / 60),
         s => format!("{} h", s / 3600),
