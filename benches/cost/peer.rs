@@ -33,7 +33,7 @@ impl Peer {
         let name = &peer.name;
         let lines = format!(
             "{{\"type\":\"hello\",\"v\":1}}\n{{\"type\":\"register\",\"id\":1,\"who\":{{\"name\":\"{name}\",\"kind\":\"script\",\
-             \"peer\":\"p{pid:08x}{number:08x}\",\"secret\":\"{pid:012x}{number:012x}\",\"cwd\":\"/work/some/where\",\
+             \"peer\":\"p{pid:08x}{number:08x}\",\"secret\":\"{pid:012x}{number:012x}\",\"cwd\":\"/some/where\",\
              \"pid\":{pid},\"paths\":[\"socket\"],\"listens\":{listens},\"fresh\":true}}}}\n"
         );
         peer.write(lines.as_bytes());

@@ -259,7 +259,7 @@ fn hook() {
         format!(
             "{}\n",
             json!({"hook_event_name": event, "session_id": "6f1d3a9e", "transcript_path": "/nowhere/6f1d3a9e.jsonl",
-                "cwd": "/work/some/where", "permission_mode": "default", "prompt": QUESTION})
+                "cwd": "/some/where", "permission_mode": "default", "prompt": QUESTION})
         )
     };
     let run = |command: &mut Command, input: &str| {
