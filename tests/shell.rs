@@ -146,6 +146,7 @@ fn how_an_ask_fails() {
     let late = home.run(&["ask", "bob", "quick", "--timeout", "1"]);
     assert_eq!((late.code, late.out.as_str()), (Some(5), ""));
     assert!(late.err.starts_with("relay: timeout: \"bob\""), "{}", late.err);
+    assert!(late.err.contains("Ask again with more time"), "nobody waits for a late answer: {}", late.err);
     let json = home.run(&["ask", "bob", "quick", "--timeout", "1s", "--json"]);
     assert_eq!(json.code, Some(5));
     let json = json.json();

@@ -130,10 +130,15 @@ impl Router {
         let waiting =
             self.activity_of(ask.target).0 == Activity::Waiting && ask.progress.state == State::Seen;
         let dialog = if waiting { "; the session is waiting for its user's permission" } else { "" };
+        // Who only asks leaves when the time is up.
+        let then = match self.peer(ask.asker).who.listens {
+            true => "A late answer is still delivered for an hour; ask again only if it still matters",
+            false => "Ask again with more time if it still matters",
+        };
         match code {
-            Code::Timeout => format!(
-                "timeout: \"{name}\" did not answer within {asked} ({far}{dialog}). A late answer is still delivered for an hour; ask again only if it still matters"
-            ),
+            Code::Timeout => {
+                format!("timeout: \"{name}\" did not answer within {asked} ({far}{dialog}). {then}")
+            }
             Code::PeerGone => format!(
                 "peer_gone: \"{name}\" left before it answered, {asked} after it was asked ({}). relay_peers shows who is there",
                 gone_after(ask.progress.state)

@@ -86,6 +86,7 @@ fn an_ask_that_nobody_answers_times_out() {
     let failed = a.take("failed", ask_id);
     assert_eq!((failed.meta("code"), failed.from.as_str()), ("timeout", "b"));
     assert!(failed.content.starts_with("timeout: "), "{}", failed.content);
+    assert!(failed.content.contains("late answer is still delivered"), "{}", failed.content);
     // What comes after all still holds work, and says that it is late.
     b.reply(ask_id, "sorry, was away").ok();
     let late = a.take("reply", ask_id);

@@ -129,8 +129,8 @@ fn what_hooks_tell_is_newer_than_an_older_session_file() {
     b.peers();
     let before = std::time::SystemTime::now() - Duration::from_secs(60);
     dir.hook("b", &json!({"hook_event_name": "UserPromptSubmit", "prompt": "x"}));
-    for (name, set, activity) in [("stale", before, "busy"), ("fresh", std::time::SystemTime::now(), "idle")]
-    {
+    for (name, activity) in [("stale", "busy"), ("fresh", "idle")] {
+        let set = if name == "stale" { before } else { std::time::SystemTime::now() };
         let at = set.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis() as u64;
         let file = json!({"name": name, "status": "idle", "statusUpdatedAt": at});
         std::fs::write(sessions.join(format!("{}.json", std::process::id())), file.to_string())
