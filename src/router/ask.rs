@@ -227,11 +227,19 @@ impl Router {
         };
         if let Some(ask) = self.asks.get_mut(ask_id) {
             if ask.target != me {
-                return unknown("the hub knows no ask of this session by that id"); // not even that there is one
+                let to = ask.asker;
+                return match self.rival_answers(me, ask_id, &text) {
+                    None => unknown("the hub knows no ask of this session by that id"), // not even that there is one
+                    Some(false) => unknown(ONE_ANSWER),
+                    Some(true) => {
+                        let (ask_id, to) = (ask_id.to_owned(), self.peer(to).who.name.clone());
+                        Ok(Some(Answer::Replied { ask_id, to, state: State::Queued }))
+                    }
+                };
             }
             if !ask.claimed {
                 if ask.answer.as_ref().is_some_and(|before| *before != text) {
-                    return unknown("that ask has been answered already, and an ask has one answer");
+                    return unknown(ONE_ANSWER);
                 }
                 ask.answer = Some(text);
                 let (ask_id, to) = (ask_id.to_owned(), self.peer(self.asks[ask_id].asker).who.name.clone());
@@ -244,7 +252,7 @@ impl Router {
         let identity = self.peer(me).who.peer.clone();
         if let Some(stone) = self.answered.get(ask_id).filter(|s| s.target == identity) {
             if stone.answer != Some(digest(&text)) {
-                return unknown("that ask has been answered already, and an ask has one answer");
+                return unknown(ONE_ANSWER);
             }
             // The same answer once more: it was sent again because the first confirmation got lost.
             let asker = self.by_identity.get(&stone.asker).copied();
@@ -327,6 +335,9 @@ impl Router {
 
     /// The ask's one bad end: the asker is told, by itself or with the summary of its broadcast.
     pub(super) fn fail(&mut self, id: &Id, code: Code) {
+        if self.next_rival(id) {
+            return; // its target is somebody else, perhaps
+        }
         let Some(ask) = self.asks.get(id) else { return };
         let message = self.failure(ask, code);
         let Some(ask) = self.end(id) else { return };
@@ -373,7 +384,8 @@ impl Router {
     }
 
     /// Takes an ask out of every table; its question goes no further.
-    fn end(&mut self, id: &Id) -> Option<Ask> {
+    pub(super) fn end(&mut self, id: &Id) -> Option<Ask> {
+        self.dismiss_rivals(id);
         let ask = self.asks.remove(id)?;
         self.disarm(ask.deadline, Timer::Timeout(id.clone()));
         self.peer_mut(ask.asker).asked.remove(id);
@@ -399,6 +411,7 @@ impl Router {
     }
 }
 
+const ONE_ANSWER: &str = "that ask has been answered already, and an ask has one answer";
 const NOBODY_WAITS: &str = "the asker is gone or has withdrawn the ask; nobody waits for this answer";
 
 fn digest(text: &str) -> u64 {

@@ -7,6 +7,9 @@ use crate::wire::{Answer, Code, Kind, Parcel, Path, PeerKind, State, ToClient, W
 /// The most bytes of text that one answer carries for the path `tool`.
 const MAX_WAITING: usize = 128 << 10;
 
+/// No connection.
+pub(super) const NOBODY: ConnId = 0;
+
 /// How far a text got, by which path, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Progress {

@@ -4,7 +4,7 @@
 //! The nouns live in files of their own: [`peer`] (who is there), [`ask`] (what was asked and how it ended),
 //! [`graveyard`] (what is kept of that), [`broadcast`] (a question to many), [`delivery`] (a text on its way into a
 //! session), [`receipt`] (what is heard of it there), [`session`] (what hooks tell of a Claude Code process), [`resume`]
-//! (what peers bring back to a hub that forgot it), [`roster`] (what the hub says of all this).
+//! (what peers bring back to a hub that forgot it), [`rival`] (an ask that two say they were given), [`roster`] (what the hub says of all this).
 
 mod ask;
 mod broadcast;
@@ -13,6 +13,7 @@ mod graveyard;
 mod peer;
 mod receipt;
 mod resume;
+mod rival;
 mod roster;
 mod session;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use broadcast::Broadcast;
 use delivery::Delivery;
 use graveyard::Graveyard;
 use peer::Peer;
+use rival::Rival;
 pub use roster::span;
 use session::Session;
 
@@ -168,11 +170,13 @@ pub struct Router {
     by_name: HashMap<String, PeerNo>,
     sessions: HashMap<String, Session>,
     asks: HashMap<Id, Ask>,
+    /// Of asks that nobody has claimed yet: who else than the target says that it was given it.
+    rivals: HashMap<Id, Vec<Rival>>,
     broadcasts: HashMap<Id, Broadcast>,
     deliveries: HashMap<DeliveryNo, Delivery>,
     /// The bytes of text in them.
     text: usize,
-    /// The bytes of text that connections hold back.
+    /// The bytes of text that connections and rivals hold back.
     held_text: usize,
     /// By the identifier of a push.
     pushes: HashMap<String, DeliveryNo>,
@@ -216,6 +220,7 @@ impl Router {
             by_name: HashMap::new(),
             sessions: HashMap::new(),
             asks: HashMap::new(),
+            rivals: HashMap::new(),
             broadcasts: HashMap::new(),
             deliveries: HashMap::new(),
             text: 0,
@@ -502,6 +507,8 @@ impl Router {
             ("names", self.by_name.len()),
             ("sessions", self.sessions.values().filter(|s| s.is_tied()).count()),
             ("asks", self.asks.len()),
+            ("rivals", self.rivals.len()),
+            ("bytes held back", self.held_text),
             ("broadcasts", self.broadcasts.len()),
             ("deliveries", self.deliveries.len()),
             ("pushes", self.pushes.len()),

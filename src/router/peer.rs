@@ -349,6 +349,7 @@ impl Router {
 
     /// The peer is gone for good: what it owed fails, what it asked is dropped.
     pub(super) fn gone(&mut self, no: PeerNo) {
+        self.forget_rival(no);
         for id in self.peer(no).owes.iter().cloned().collect::<Vec<_>>() {
             self.fail(&id, Code::PeerGone);
         }

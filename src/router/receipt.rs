@@ -1,13 +1,11 @@
 //! What is heard of a push: that it was done, that the client has the text, that the model has seen it, or nothing in time.
 
-use super::delivery::{Doubt, Stage, Try};
+use super::delivery::{Doubt, NOBODY, Stage, Try};
 use super::{ConnId, DeliveryNo, PeerNo, Router, Timer};
 use crate::wire::{Activity, Kind, Parcel, Path, PeerKind, State, ToClient, What};
 
 /// The most identifiers of one kind that one message confirms; a hook reports fewer at a time.
 const MAX_SEEN: usize = 512;
-/// No connection.
-const NOBODY: ConnId = 0;
 
 impl Router {
     /// The process that was told to push says how it went.

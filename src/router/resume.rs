@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use super::ask::Ask;
-use super::delivery::{Doubt, Progress, Stage, Try};
+use super::delivery::{Doubt, NOBODY, Progress, Stage, Try};
 use super::graveyard::Tombstone;
 use super::{Id, MAX_TIMEOUT, Ms, PeerNo, Router, Timer};
 use crate::wire::{Code, Held, Kind, MAX_TEXT, Outcome, Parcel, Path, State};
@@ -104,6 +104,9 @@ impl Router {
     /// The asker waits for this ask.
     fn claim(&mut self, me: PeerNo, claim: Claim, live: bool) {
         let id = claim.id.clone();
+        if self.asks.get(&id).is_some_and(|ask| ask.asker == me) {
+            self.bind(&id, &claim.peer);
+        }
         if claim.state == State::Ended {
             return self.claim_ended(me, claim);
         }
@@ -123,6 +126,9 @@ impl Router {
             if !std::mem::replace(&mut stone.told, true) {
                 // It was dropped because this session was out of touch for too long.
                 let code = *stone.code.get_or_insert(Code::HubUnreachable);
+                // What became of another that was given it says nothing of the one that was asked.
+                let own = claim.peer.is_empty() || stone.target == claim.peer;
+                let code = if own { code } else { Code::HubUnreachable };
                 return self.lost(me, claim, code);
             }
             let code = stone.code;
@@ -313,7 +319,7 @@ impl Router {
     }
 
     /// `me` was handed this parcel.
-    fn given(
+    pub(super) fn given(
         &mut self,
         me: PeerNo,
         parcel: Parcel,
@@ -331,6 +337,10 @@ impl Router {
         if let Some(ask) = self.asks.get(&id) {
             if ask.target != me {
                 // The name had moved on when the asker sent its request again.
+                let asker = asker.unwrap_or_default();
+                if self.contend(me, &id, &asker, Some((parcel, state, pushes)), None) {
+                    return;
+                }
                 return self.tell(me, Kind::Ask, &id, State::Ended, None, Some(Code::PeerGone));
             }
             let (no, progress) = (ask.delivery, ask.progress);
@@ -417,7 +427,7 @@ impl Router {
 
     /// Notes that these pushes were done: of deliveries that this hub knows by them, or of `no`, which it just made.
     fn hand_over(&mut self, me: PeerNo, no: Option<u64>, pushes: &[(String, Path)]) {
-        let Some(conn) = self.peer(me).conn else { return };
+        let conn = self.peer(me).conn.unwrap_or(NOBODY); // a rival may be away when its turn comes
         let at = self.now;
         for (push, path) in pushes.iter().take(8) {
             if let Some(known) = self.pushes.get(push).copied() {
@@ -454,7 +464,15 @@ impl Router {
     }
 
     /// `me` has answered this ask, and its asker is not known to have the answer.
-    fn replied_before(&mut self, me: PeerNo, id: &Id, asker: &str, to: &str, text: String, live: bool) {
+    pub(super) fn replied_before(
+        &mut self,
+        me: PeerNo,
+        id: &Id,
+        asker: &str,
+        to: &str,
+        text: String,
+        live: bool,
+    ) {
         if text.len() > MAX_TEXT {
             return self.tell(me, Kind::Reply, id, State::Ended, None, None);
         }
@@ -462,7 +480,9 @@ impl Router {
             match ask.target == me {
                 true if ask.claimed => self.replied(id, text, None),
                 true => ask.answer = Some(text),
-                false => self.tell(me, Kind::Reply, id, State::Ended, None, None),
+                false if self.contend(me, id, asker, None, Some(text)) => {}
+                // Another hub may know better whose the ask is.
+                false => self.tell(me, Kind::Reply, id, State::Ended, None, Some(Code::PeerGone)),
             }
             return;
         }

@@ -252,7 +252,10 @@ fn reply(world: &mut World, i: usize) {
         // Somebody else's ask, or nobody's.
         let nth = world.rng.below(world.truths.len() + 1);
         let ask_id = world.truths.keys().nth(nth).cloned().unwrap_or_else(|| "ask_unknown".to_owned());
-        if world.truths.get(&ask_id).is_some_and(|t| t.counts && !t.moved && t.target.is_some_and(|t| t != i))
+        if world
+            .truths
+            .get(&ask_id)
+            .is_some_and(|t| t.counts && !t.given.contains(&i) && t.target.is_some_and(|t| t != i))
         {
             world.request(i, |id| ToHub::Reply { id, ask_id, text: "not mine".to_owned() });
         }
@@ -263,9 +266,9 @@ fn reply(world: &mut World, i: usize) {
     let entry = &mut world.peers[i].client.asks;
     let (ask_id, ..) = if again { entry[nth].clone() } else { entry.swap_remove(nth) };
     let n = if world.rng.chance(50) { 1 } else { world.now };
-    let text = format!("answer {n} to {ask_id}");
+    let text = format!("answer {n} of peer{i} to {ask_id}");
     let truth = world.truths.get_mut(&ask_id).expect("a known ask");
-    truth.answers.insert(text.clone());
+    truth.answers.insert((i, text.clone()));
     let asker = format!("peer{}", truth.asker);
     let channel = world.peers[i].channel.as_mut().expect("looked at above");
     if let Some(given) = channel.given.get(&(Kind::Ask, ask_id.clone())) {
@@ -365,7 +368,7 @@ fn judge(world: &World) {
             .any(|e| truth.ends.contains(e));
         assert!(!late || timed_out || unknown, "{id} has a late reply, but did not time out: {truth:?}");
         let replied = late || truth.ends.contains(&End::Reply);
-        if truth.accepted.is_some() && !replied && !truth.lost {
+        if !truth.accepted.is_empty() && !replied && !truth.lost {
             let faults = world.counts.crashes + world.counts.kills;
             assert!(faults > 0 || ends == 1, "the answer to {id} was taken and lost: {truth:?}");
         }

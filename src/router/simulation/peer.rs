@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::{ConnId, Ms};
-use super::world::{End, Key, Owner, World, nth};
+use super::world::{End, Key, Owner, Truth, World, nth};
 use crate::wire::{
     Activity, Answer, Code, Fault, Held, HookEvent, Kind, Outcome, Parcel, Path, PeerKind, State, ToClient,
     ToHub, Who,
@@ -359,7 +359,6 @@ impl World {
                 let truth = self.truths.get_mut(&ask_id).expect("a known ask");
                 let again = self.counts.crashes > 0 && !truth.counts;
                 assert!(again || truth.target.is_none_or(|t| t == target), "went to {:?}", truth.target);
-                truth.moved |= truth.target.is_some_and(|t| t != target);
                 (truth.target, truth.counts) = (Some(target), true);
             }
             (ToHub::Broadcast { text, timeout_ms, .. }, Answer::Broadcast { broadcast_id, asks }) => {
@@ -399,12 +398,9 @@ impl World {
                     channel.replied.entry(ask_id.clone()).or_insert(held);
                 }
                 let truth = self.truths.get_mut(&ask_id).expect("a known ask");
-                assert!(truth.answers.contains(&text), "an answer of nobody was taken");
-                let before = truth.accepted.replace(text.clone());
-                assert!(
-                    truth.moved || before.is_none_or(|b| b == text),
-                    "two answers to {ask_id} were taken"
-                );
+                assert!(truth.answers.contains(&(i, text.clone())), "an answer of nobody was taken");
+                let before = truth.accepted.insert(i, text.clone());
+                assert!(before.is_none_or(|b| b == text), "two answers to {ask_id} were taken");
                 if state >= State::Pushed {
                     channel.replied.remove(&ask_id);
                 }
@@ -428,7 +424,8 @@ impl World {
                 if channel.replied.get(&ask_id).is_some_and(|held| held.2 == text) {
                     channel.replied.remove(&ask_id);
                 }
-                if self.truths.get(&ask_id).is_some_and(|t| t.target.is_some_and(|t| t != i)) {
+                let asked = |t: &Truth| t.given.contains(&i) || t.target.is_none_or(|t| t == i);
+                if !self.truths.get(&ask_id).is_none_or(asked) {
                     assert_eq!(fault.code, Code::UnknownAsk, "{}", fault.message);
                 }
             }
@@ -684,17 +681,22 @@ impl World {
         let truth = self.truths.get_mut(id).unwrap_or_else(|| panic!("an ask of nobody: {id}"));
         if parcel.kind == Kind::Ask {
             assert!(parcel.text.contains(parcel.broadcast.as_ref().unwrap_or(id)), "another ask's text");
-            // A request that died with a hub is sent again, and another may have the name by then; at a third hub either of
-            // the two may be the first to tell of it.
-            let again = self.counts.crashes > 0 && (!truth.counts || truth.moved);
-            assert!(again || truth.target.is_none_or(|t| t == i), "an ask for another");
-            truth.moved |= truth.target.is_some_and(|t| t != i);
-            truth.target = Some(i);
+            // A request that died with a hub is sent again, and another may have the name by then. What the asker is told
+            // then is whom it asked, whoever else was given it before.
+            let before = self.counts.crashes > 0 && truth.given.contains(&i);
+            assert!(before || truth.target.is_none_or(|t| t == i), "an ask for another");
+            if !truth.counts || truth.target.is_none() {
+                truth.target = Some(i);
+                truth.given.insert(i); // a member of a broadcast was not known before
+            }
         } else {
             assert_eq!(truth.asker, i, "{:?} of an ask of another", parcel.kind);
         }
         if parcel.kind == Kind::Reply {
-            assert!(truth.answers.contains(&parcel.text), "an answer that nobody gave: {}", parcel.text);
+            let by = |no: usize| truth.answers.contains(&(no, parcel.text.clone()));
+            let target = truth.target.filter(|_| truth.counts);
+            let asked = target.map_or_else(|| truth.given.iter().any(|no| by(*no)), by);
+            assert!(asked, "an answer that nobody gave who was asked: {}", parcel.text);
         }
     }
 }
