@@ -15,6 +15,8 @@ use crate::wire::{self, Answer, Code, Fault, Held, Kind, Member, Outcome, Parcel
 const LATE: Duration = Duration::from_secs(3600);
 /// How many ended asks are remembered, so that no answer reaches the model twice.
 const ENDED: usize = 4096;
+/// How many answers are remembered that found nobody, in case the asker turns up at another hub.
+const UNWANTED: usize = 64;
 
 /// What is to be done with a parcel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,19 @@ struct Given {
     pushes: Vec<(String, wire::Path)>,
     under_way: bool,
     at: Instant,
+    /// When a hub last said that the question is over. It may be answered late, and its asker may turn up at another hub.
+    over: Option<Instant>,
+}
+
+/// An answer that the asker is not known to have.
+#[derive(Debug)]
+struct Answered {
+    /// The asker: identity and name.
+    peer: String,
+    to: String,
+    text: String,
+    /// When a hub said that nobody waits for it. Only that one knows nobody.
+    unwanted: Option<Instant>,
 }
 
 /// The ids of the latest asks that ended.
@@ -89,8 +104,7 @@ pub struct Memory {
     asking: HashMap<String, Instant>,
     asks: HashMap<String, Asked>,
     given: HashMap<(Kind, String), Given>,
-    /// Who was answered (identity and name) and what.
-    replied: HashMap<String, (String, String, String)>,
+    replied: HashMap<String, Answered>,
     outcomes: HashMap<String, Vec<Outcome>>,
     ended: Ended,
 }
@@ -269,6 +283,9 @@ impl Memory {
         self.hooked |= parcel.receipt;
         if let Some(given) = self.given.get_mut(&key) {
             given.pushes.push(push); // the same once more by another path, or from another hub
+            if given.state < State::Seen && given.over.take().is_some() {
+                given.parcel.text.clone_from(&parcel.text);
+            }
             return match given.state < State::Seen {
                 true if std::mem::replace(&mut given.under_way, true) => Take::UnderWay,
                 true => Take::Push,
@@ -285,7 +302,7 @@ impl Memory {
             return Take::Known;
         }
         let (parcel, state, pushes, at) = (parcel.clone(), State::Queued, vec![push], Instant::now());
-        self.given.insert(key, Given { parcel, state, pushes, under_way: true, at });
+        self.given.insert(key, Given { parcel, state, pushes, under_way: true, at, over: None });
         Take::Push
     }
 
@@ -329,23 +346,40 @@ impl Memory {
             }
             ToHub::Reply { ask_id, text, .. } => {
                 if let Some(given) = self.given.get(&(Kind::Ask, ask_id.clone())) {
-                    let (peer, name) =
-                        (given.parcel.peer.clone().unwrap_or_default(), given.parcel.from.clone());
-                    self.replied.insert(ask_id.clone(), (peer, name, text.clone()));
+                    // Another answer to the same is refused: what counts is the first.
+                    self.replied.entry(ask_id.clone()).or_insert_with(|| given.answer(text));
                 }
             }
             _ => {}
         }
     }
 
-    /// The hub took the answer; with `handed` the asker has it, and nobody needs us to remember it. Until then the next
-    /// process of this session would still owe it, for the text would be lost.
-    fn replied(&mut self, ask_id: &str, handed: bool) {
-        if handed {
-            self.replied.remove(ask_id);
-            self.forget_given(Kind::Ask, ask_id);
-        } else if let Some(given) = self.given.get_mut(&(Kind::Ask, ask_id.to_owned())) {
+    /// The asker has the answer, and nobody needs us to remember it.
+    fn handed(&mut self, ask_id: &str) {
+        self.replied.remove(ask_id);
+        self.forget_given(Kind::Ask, ask_id);
+    }
+
+    /// The hub took the answer. The next process of this session would still owe it, for the text would be lost.
+    fn taken(&mut self, ask_id: &str, text: &str) {
+        if let Some(given) = self.given.get_mut(&(Kind::Ask, ask_id.to_owned())) {
             given.state = State::Replied;
+            // The answer may have been faster than the copy of what a waiter brought.
+            self.replied.entry(ask_id.to_owned()).or_insert_with(|| given.answer(text));
+            given.parcel.text = String::new();
+        }
+    }
+
+    /// Nobody waits for the answer, as far as this hub knows. Were it forgotten, another hub to which the asker comes back
+    /// would take it that the question never arrived, and deliver it once more.
+    fn unwanted(&mut self, ask_id: &str) {
+        let Some(answer) = self.replied.get_mut(ask_id) else { return };
+        answer.unwanted.get_or_insert_with(Instant::now);
+        let unwanted = self.replied.iter().filter_map(|(id, answer)| Some((answer.unwanted?, id)));
+        if unwanted.clone().count() > UNWANTED
+            && let Some(oldest) = unwanted.min().map(|(_, id)| id.clone())
+        {
+            self.handed(&oldest);
         }
     }
 
@@ -356,8 +390,10 @@ impl Memory {
     }
 
     /// The tool call that answered failed.
-    fn unreply(&mut self, ask_id: &str) {
-        self.replied.remove(ask_id);
+    fn unreply(&mut self, ask_id: &str, text: &str) {
+        if self.replied.get(ask_id).is_some_and(|answer| answer.text == text) {
+            self.replied.remove(ask_id);
+        }
     }
 
     /// A request has its answer.
@@ -370,14 +406,17 @@ impl Memory {
             (ToHub::Broadcast { text, .. }, Ok(Answer::Broadcast { broadcast_id, asks })) => {
                 self.broadcast(broadcast_id, text, asks);
             }
-            (ToHub::Reply { ask_id, .. }, Ok(Answer::Replied { state, .. })) => {
-                self.replied(ask_id, *state >= State::Pushed);
+            (ToHub::Reply { ask_id, text, .. }, Ok(Answer::Replied { state, .. })) => {
+                match *state >= State::Pushed {
+                    true => self.handed(ask_id),
+                    false => self.taken(ask_id, text),
+                }
             }
             (ToHub::Rename { .. }, Ok(Answer::Renamed { name })) => self.named(name),
             (ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast { broadcast_id: id, .. }, Err(_)) => {
                 self.unask(id);
             }
-            (ToHub::Reply { ask_id, .. }, Err(_)) => self.unreply(ask_id),
+            (ToHub::Reply { ask_id, text, .. }, Err(_)) => self.unreply(ask_id, text),
             _ => {}
         }
     }
@@ -397,16 +436,23 @@ impl Memory {
                     }
                 }
             }
+            (Kind::Reply, State::Ended)
+                if code == Some(Code::PeerGone) && self.replied.contains_key(ask_id) =>
+            {
+                self.unwanted(ask_id);
+            }
             (Kind::Reply, State::Pushed | State::Seen | State::Ended)
                 if self.replied.contains_key(ask_id) =>
             {
-                self.replied(ask_id, true);
+                self.handed(ask_id);
             }
-            (Kind::Ask, State::Ended) if code != Some(Code::Timeout) => self.forget_given(kind, ask_id),
             (Kind::Ask, State::Seen | State::Ended) => {
                 if let Some(given) = self.given.get_mut(&(kind, ask_id.to_owned())) {
-                    given.state = given.state.max(state);
-                    given.at = Instant::now();
+                    given.parcel.text = String::new(); // it will not be pushed again
+                    (given.state, given.over) = match state {
+                        State::Ended => (given.state, Some(Instant::now())),
+                        _ => (given.state.max(state), given.over),
+                    };
                     if let Some(line) = given.line() {
                         self.write(&line);
                     }
@@ -421,7 +467,9 @@ impl Memory {
     pub fn held(&mut self) -> Vec<Held> {
         let now = Instant::now();
         self.asks.retain(|_, a| a.state != State::Ended || a.deadline > now);
-        self.given.retain(|_, g| g.state != State::Ended || g.at + LATE > now);
+        let lately = |at: Option<Instant>| at.is_none_or(|at| at + LATE > now);
+        self.given.retain(|_, given| lately(given.over));
+        self.replied.retain(|_, answer| lately(answer.unwanted));
         let ms = |d: Duration| d.as_millis() as u64;
         let outcomes = self
             .outcomes
@@ -449,11 +497,11 @@ impl Memory {
             pushes: given.pushes.clone(),
             age_ms: ms(now - given.at),
         });
-        let replied = self.replied.iter().map(|(id, (peer, to, text))| Held::Replied {
+        let replied = self.replied.iter().map(|(id, answer)| Held::Replied {
             ask_id: id.clone(),
-            peer: peer.clone(),
-            to: to.clone(),
-            text: text.clone(),
+            peer: answer.peer.clone(),
+            to: answer.to.clone(),
+            text: answer.text.clone(),
         });
         let asking = self.asking.iter().map(|(id, deadline)| Held::Asking {
             id: id.clone(),
@@ -488,7 +536,12 @@ impl Given {
         let (cwd, code, broadcast, late, receipt) = Default::default();
         let parcel =
             Parcel { push, path, kind, ask_id, from, peer, cwd, text, code, broadcast, late, receipt };
-        Given { parcel, state, pushes, under_way: false, at: Instant::now() }
+        Given { parcel, state, pushes, under_way: false, at: Instant::now(), over: None }
+    }
+
+    fn answer(&self, text: &str) -> Answered {
+        let (peer, to) = (self.parcel.peer.clone().unwrap_or_default(), self.parcel.from.clone());
+        Answered { peer, to, text: text.to_owned(), unwanted: None }
     }
 
     fn line(&self) -> Option<Line> {
@@ -512,4 +565,87 @@ fn unix_ms() -> u64 {
 /// Whether the hub would take this for an identity or a secret.
 fn is_identity(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> Memory {
+        let mut tokens = Tokens::new().expect("random numbers");
+        let mut memory = Memory::new(&mut tokens).expect("random numbers");
+        for id in ["ask_1", "ask_2"] {
+            let push = format!("push of {id}");
+            let mut given = Given::recalled(
+                id.into(),
+                "p-a".into(),
+                "a".into(),
+                State::Queued,
+                push,
+                wire::Path::Channel,
+            );
+            (given.parcel.text, given.parcel.receipt) = ("?".to_owned(), true);
+            assert_eq!(memory.take(&given.parcel), Take::Push);
+            memory.done(&given.parcel, true);
+        }
+        memory
+    }
+
+    fn reply(memory: &mut Memory, text: &str, answer: Result<State, Code>) {
+        let request = ToHub::Reply { id: 1, ask_id: "ask_1".to_owned(), text: text.to_owned() };
+        memory.requested(&request);
+        let (ask_id, to, message) = ("ask_1".to_owned(), "a".to_owned(), String::new());
+        let answer =
+            answer.map(|state| Answer::Replied { ask_id, to, state }).map_err(|code| Fault { code, message });
+        memory.answered(&request, &answer);
+    }
+
+    fn replied(memory: &mut Memory) -> Vec<String> {
+        let text = |held| if let Held::Replied { text, .. } = held { Some(text) } else { None };
+        memory.held().into_iter().filter_map(text).collect()
+    }
+
+    fn given(memory: &mut Memory, id: &str) -> Option<(String, State)> {
+        let of = |held| match held {
+            Held::Given { parcel, state, .. } if parcel.ask_id == id => Some((parcel.text, state)),
+            _ => None,
+        };
+        memory.held().into_iter().find_map(of)
+    }
+
+    #[test]
+    fn an_answer_that_found_nobody_is_kept_for_the_next_hub() {
+        let mut memory = asked();
+        reply(&mut memory, "first", Ok(State::Queued));
+        memory.told(Kind::Reply, "ask_1", State::Ended, Some(Code::PeerGone));
+        memory.told(Kind::Ask, "ask_1", State::Ended, Some(Code::PeerGone));
+        assert_eq!((replied(&mut memory), given(&mut memory, "ask_1")), (vec!["first".to_owned()], None));
+        reply(&mut memory, "second", Err(Code::UnknownAsk));
+        assert_eq!(replied(&mut memory), ["first"]);
+        memory.told(Kind::Reply, "ask_1", State::Pushed, None);
+        assert!(replied(&mut memory).is_empty());
+    }
+
+    #[test]
+    fn what_found_nobody_does_not_pile_up() {
+        let mut memory = asked();
+        for n in 0..UNWANTED + 9 {
+            let (peer, to, text) = ("p-a".to_owned(), "a".to_owned(), "!".to_owned());
+            memory.replied.insert(format!("ask-{n}"), Answered { peer, to, text, unwanted: None });
+            memory.told(Kind::Reply, &format!("ask-{n}"), State::Ended, Some(Code::PeerGone));
+        }
+        assert_eq!(replied(&mut memory).len(), UNWANTED);
+    }
+
+    #[test]
+    fn of_a_question_that_is_over_the_id_stays_without_the_text() {
+        for code in [Code::Timeout, Code::PeerGone] {
+            let mut memory = asked();
+            memory.told(Kind::Ask, "ask_1", State::Ended, Some(code));
+            assert_eq!(given(&mut memory, "ask_1"), Some((String::new(), State::Pushed)));
+            assert_eq!(given(&mut memory, "ask_2"), Some(("?".to_owned(), State::Pushed)));
+            memory.told(Kind::Ask, "ask_2", State::Seen, None);
+            assert_eq!(given(&mut memory, "ask_2"), Some((String::new(), State::Seen)));
+        }
+    }
 }

@@ -537,3 +537,47 @@ fn what_a_channel_owes_outlives_it_and_the_hubs_that_follow() {
     a.take("reply", &ask_id);
     quiet(&dir, &[&a, &b], 5);
 }
+
+fn given(ask_id: &str, state: &str, push: &str) -> Value {
+    let parcel = json!({"push": push, "path": "socket", "kind": "ask", "ask_id": ask_id, "from": "a", "peer": "p-a",
+        "cwd": "/", "text": "?", "receipt": true});
+    json!({"what": "given", "parcel": parcel, "peer": "p-a", "state": state, "pushes": [[push, "socket"]], "age_ms": 10})
+}
+
+#[test]
+fn of_two_that_were_given_an_ask_only_the_one_counts_that_its_asker_was_told_of() {
+    for reply_first in [false, true] {
+        let dir = DataDir::new();
+        dir.start_hub();
+        let (mut a, mut b, mut c) = (dir.raw(), dir.raw(), dir.raw());
+        // The asker was told of `b`; `c` had the name before, has seen the question, and is the first to come back.
+        c.say(&json!({"type": "resume", "held": given("ask_12345678", "seen", "push_of_c")}));
+        c.register("c");
+        b.say(&json!({"type": "resume", "held": given("ask_12345678", "pushed", "push_of_b")}));
+        b.register("b");
+        let reply =
+            |text: &str| json!({"type": "reply", "ask_id": "ask_12345678", "text": format!("from {text}")});
+        if reply_first {
+            assert_eq!(c.call(reply("c")).expect("kept")["state"], "queued");
+            assert_eq!(b.call(reply("b")).expect("kept")["state"], "queued");
+        }
+        a.say(&json!({"type": "resume", "held": asked("ask_12345678", None)}));
+        a.register("a");
+        let told = c.hear_type("state");
+        assert_eq!(
+            (&told["kind"], &told["state"], &told["code"]),
+            (&json!("ask"), &json!("ended"), &json!("peer_gone"))
+        );
+        if reply_first {
+            let told = c.hear_type("state");
+            assert_eq!((&told["kind"], &told["code"]), (&json!("reply"), &json!("peer_gone")));
+        } else {
+            let roster = a.call(json!({"type": "peers"})).expect("a roster");
+            assert_eq!(roster["asks"][0]["state"], "pushed", "{roster}");
+            assert_eq!(c.refusal(reply("c")), "unknown_ask");
+            b.begin(reply("b"));
+        }
+        let push = a.take_push();
+        assert_eq!((&push["kind"], &push["text"]), (&json!("reply"), &json!("from b")));
+    }
+}

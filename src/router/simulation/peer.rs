@@ -576,15 +576,16 @@ impl World {
             let place = (kind, id);
             match (state, kind) {
                 (State::Ended, Kind::Ask) => {
-                    // Its asker may still wait for it, and another hub may ask.
+                    // Its asker may still wait for it, and another hub may ask. But it will not be pushed again.
                     if let Some(given) = channel.given.get_mut(&place) {
-                        given.state = State::Ended;
+                        given.parcel.text.clear();
                     }
                 }
                 (State::Ended, _) => drop(channel.given.remove(&place)),
                 (State::Seen, Kind::Ask) => {
                     if let Some(given) = channel.given.get_mut(&place) {
                         given.state = State::Seen;
+                        given.parcel.text.clear();
                     }
                 }
                 (State::Seen, _) => drop(channel.given.remove(&place)),
