@@ -4,7 +4,8 @@
 //! The nouns live in files of their own: [`peer`] (who is there), [`ask`] (what was asked and how it ended),
 //! [`graveyard`] (what is kept of that), [`broadcast`] (a question to many), [`delivery`] (a text on its way into a
 //! session), [`receipt`] (what is heard of it there), [`session`] (what hooks tell of a Claude Code process), [`resume`]
-//! (what peers bring back to a hub that forgot it), [`rival`] (an ask that two say they were given), [`roster`] (what the hub says of all this).
+//! (what peers bring back to a hub that forgot it), [`rival`] (an ask that two say they were given), [`roster`] (what the
+//! hub says of all this).
 
 mod ask;
 mod broadcast;
