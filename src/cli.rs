@@ -91,11 +91,12 @@ impl Args {
 /// # Errors
 /// What to exit with, when all that it asks for has been told: help, or what is wrong with it.
 pub fn parse(mut line: lexopt::Parser) -> Result<Args, ExitCode> {
-    let (mut command, mut args) = (None::<Command>, Args::default());
+    let (mut command, mut args, mut helps) = (None::<Command>, Args::default(), false);
     loop {
         let wrong = |why: lexopt::Error| usage(command.as_ref(), &why.to_string());
         let version = env!("CARGO_PKG_VERSION");
         match line.next().map_err(wrong)? {
+            None if helps => return told(&command.as_ref().map_or_else(overview, help)),
             None => break,
             Some(Short('h') | Long("help")) => return told(&command.as_ref().map_or_else(overview, help)),
             Some(Short('V') | Long("version")) => return told(&format!("relay {version}\n")),
@@ -120,6 +121,7 @@ pub fn parse(mut line: lexopt::Parser) -> Result<Args, ExitCode> {
             Some(Value(word)) => {
                 let word = word.string().map_err(wrong)?;
                 match &command {
+                    None if word == "help" => helps = true,
                     None => command = Some(find(&word)?),
                     Some(c) if c.words.contains("TEXT") || !c.words.is_empty() && args.words.is_empty() => {
                         args.words.push(word);

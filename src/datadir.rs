@@ -33,8 +33,11 @@ impl DataDir {
     /// An empty directory that the group can write to is made private instead: on systems with umask 002 that is how
     /// Claude Code makes it.
     pub fn prepare(&self) -> Result<(), String> {
-        let path = self.0.display();
-        self.make().map_err(|e| format!("cannot use {path} as data directory: {e}; mend that or {ELSEWHERE}"))
+        self.make().map_err(|e| self.unusable(&e))
+    }
+
+    fn unusable(&self, e: &io::Error) -> String {
+        format!("cannot use {} as data directory: {e}; mend that or {ELSEWHERE}", self.0.display())
     }
 
     fn make(&self) -> io::Result<()> {
@@ -43,24 +46,8 @@ impl DataDir {
             DirBuilder::new().recursive(true).mode(0o755).create(parent)?; // not open to others, whatever the umask
         }
         make_private(dir)?;
-        // Looked at before the mode: others of ours may be doing the same, and make it private before they fill it.
-        let empty = fs::read_dir(dir)?
-            .flatten()
-            .all(|entry| entry.file_name().as_bytes().starts_with(PROBE.as_bytes()));
-        let meta = fs::metadata(dir)?;
-        if meta.mode() & (if empty { 0o002 } else { 0o022 }) != 0 {
-            return Err(io::Error::other("others can write to it (chmod 700, if you trust what is in it)"));
-        }
-        // Whom the system takes us for is the owner of what we create.
-        let probe = dir.join(format!("{PROBE}{}", std::process::id()));
-        let _ = fs::remove_file(&probe);
-        let me = OpenOptions::new().write(true).create_new(true).open(&probe)?.metadata()?.uid();
-        fs::remove_file(&probe)?;
-        if meta.uid() != me {
-            let owner = meta.uid();
-            return Err(io::Error::other(format!("it belongs to user {owner}, and we are user {me}")));
-        }
-        if meta.mode() & 0o077 != 0 {
+        let me = self.check()?;
+        if fs::metadata(dir)?.mode() & 0o077 != 0 {
             fs::set_permissions(dir, Permissions::from_mode(0o700))?;
         }
         for dir in [self.logs(), self.sessions()] {
@@ -70,6 +57,33 @@ impl DataDir {
             }
         }
         Ok(())
+    }
+
+    /// Whether [`prepare`](Self::prepare) could use the directory, as far as can be seen without changing it; `false` where
+    /// it is yet to be made.
+    pub fn look(&self) -> Result<bool, String> {
+        let there = self.0.ancestors().find(|at| fs::symlink_metadata(at).is_ok()).unwrap_or(&self.0);
+        let looked = if there == self.0 { self.check() } else { user(there) };
+        looked.map(|_| there == self.0).map_err(|e| self.unusable(&e))
+    }
+
+    /// Who we are, if the directory is ours alone.
+    fn check(&self) -> io::Result<u32> {
+        let dir = &self.0;
+        // Looked at before the mode: others of ours may be doing the same, and make it private before they fill it.
+        let empty = fs::read_dir(dir)?
+            .flatten()
+            .all(|entry| entry.file_name().as_bytes().starts_with(PROBE.as_bytes()));
+        let meta = fs::metadata(dir)?;
+        if meta.mode() & (if empty { 0o002 } else { 0o022 }) != 0 {
+            return Err(io::Error::other("others can write to it (chmod 700, if you trust what is in it)"));
+        }
+        let me = user(dir)?;
+        if meta.uid() != me {
+            let owner = meta.uid();
+            return Err(io::Error::other(format!("it belongs to user {owner}, and we are user {me}")));
+        }
+        Ok(me)
     }
 
     /// The directory itself; absolute.
@@ -189,6 +203,15 @@ fn locate(flag: Option<&OsStr>, var: impl Fn(&str) -> Option<OsString>) -> Resul
     let dir =
         std::path::absolute(&dir).map_err(|e| format!("cannot find {}: {e}; {ELSEWHERE}", dir.display()))?;
     Ok(DataDir(dir))
+}
+
+/// Whom the system takes us for: the owner of what we create.
+fn user(dir: &Path) -> io::Result<u32> {
+    let probe = dir.join(format!("{PROBE}{}", std::process::id()));
+    let _ = fs::remove_file(&probe);
+    let me = OpenOptions::new().write(true).create_new(true).open(&probe)?.metadata()?.uid();
+    fs::remove_file(&probe)?;
+    Ok(me)
 }
 
 /// Creates a directory with mode 0700, whatever the umask; one that exists stays as it is.

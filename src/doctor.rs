@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use crate::cli::Args;
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
-use crate::look::{ask_status, no_hub};
+use crate::look::{ask_status, count, no_hub};
 use crate::router::span;
 use crate::setup::{self, FLAG, PLUGIN, allowed, claude, launched};
 use crate::shell::{Outcome, print};
 use crate::term::{out, paint};
-use crate::wire::{Answer, PeerKind, ToHub};
+use crate::wire::{Answer, Code, PeerKind, ToHub};
 
 /// The first Claude Code in which a session takes messages at its inbox.
 const INBOX: [u32; 3] = [2, 1, 224];
@@ -56,12 +56,13 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
     let exe = std::env::current_exe().unwrap_or_default();
     found.add("relay", Ok(format!("{VERSION}, {}", exe.display())), "");
     client(&mut found);
-    directory(&mut found, dir);
-    hub(&mut found, dir);
+    let usable = directory(&mut found, dir);
+    hub(&mut found, dir, usable);
     let files = fs::read_dir(dir.logs()).into_iter().flatten().flatten();
     let sizes: Vec<u64> = files.filter_map(|file| Some(file.metadata().ok()?.len())).collect();
     let size = sizes.iter().sum::<u64>();
-    let logs = format!("{} files, {} KiB in {}", sizes.len(), size.div_ceil(1024), dir.logs().display());
+    let logs =
+        format!("{}, {} KiB in {}", count(sizes.len(), "file"), size.div_ceil(1024), dir.logs().display());
     let logs = if size > BIG_LOG { Err(logs) } else { Ok(logs) };
     found.add("logs", logs, "RELAY_LOG=warn writes less; the files may be removed at any time");
     if found.json {
@@ -83,14 +84,19 @@ fn client(found: &mut Findings) {
         };
         format!("{said}: {ways}")
     });
-    found.add("claude", said, "install Claude Code, or put `claude` on PATH");
+    let said = said.map_err(|why| why.replace(&format!("; {}", setup::NO_CLAUDE), ""));
+    found.add("claude", said, setup::NO_CLAUDE);
     if !here {
         return;
+    }
+    if let Some(why) = setup::broken() {
+        let how = Err(format!("this is not JSON, so Claude Code enables no plugin: {why}"));
+        return found.add("settings", how, "mend that file by hand");
     }
     let plugin = setup::plugin().and_then(|plugin| plugin.ok_or(format!("{PLUGIN} is not installed")));
     let plugin = match plugin {
         Ok(plugin) => plugin,
-        Err(why) => return found.add("plugin", Err(why), "relay setup; it needs a current Claude Code"),
+        Err(why) => return found.add("plugin", Err(why), "relay setup"),
     };
     let version = plugin["version"].as_str().unwrap_or_default();
     let enabled = match plugin["enabled"] == true {
@@ -112,31 +118,39 @@ fn client(found: &mut Findings) {
     found.add("permission", Ok(permission.to_owned()), "");
 }
 
-fn directory(found: &mut Findings, dir: &DataDir) {
+/// Whether it can be used.
+fn directory(found: &mut Findings, dir: &DataDir) -> bool {
     let mode = |path: &Path| fs::symlink_metadata(path).map_or(0, |m| m.permissions().mode() & 0o777);
     let (at, socket) = (dir.path().display(), dir.socket_path());
-    let how = match mode(dir.path()) {
-        0 => Ok(format!("{at} is not there yet; the first session makes it")),
+    let how = dir.look().and_then(|there| match mode(dir.path()) {
+        _ if !there => Ok(format!("{at} is not there yet; the first session makes it")),
         mode if mode & 0o077 != 0 => Err(format!("others can look into {at} (mode {mode:o})")),
         _ => dir.prepare().map(|()| format!("{at}, private")),
+    });
+    let usable = how.is_ok();
+    let remedy = match &how {
+        Err(why) if why.contains("others can") => format!("chmod 700 {at}, after a look at what is in it"),
+        _ => "choose a directory of yours with RELAY_DATA_DIR".to_owned(),
     };
-    found.add("directory", how, &format!("chmod 700 {at}, or choose another with RELAY_DATA_DIR"));
+    found.add("directory", how, &remedy);
     let mode = mode(&socket);
     if mode & 0o077 != 0 {
         let how = Err(format!("others can use it (mode {mode:o})"));
         found.add("socket", how, &format!("chmod 600 {}", socket.display()));
     }
+    usable
 }
 
 /// The hub, and through it the sessions.
-fn hub(found: &mut Findings, dir: &DataDir) {
+fn hub(found: &mut Findings, dir: &DataDir, usable: bool) {
     let mut link = Link::open(dir, Start::No);
     let how = match link.as_mut().map_err(|fault| fault.clone()).and_then(ask_status) {
         Ok(s) if s.version != VERSION => Err(format!("relay {} runs it, and this is {VERSION}", s.version)),
         Ok(s) => {
             let up = span(s.uptime_s);
-            Ok(format!("{}, process {}, up for {up}, {} peers", s.version, s.pid, s.peers))
+            Ok(format!("{}, process {}, up for {up}, {}", s.version, s.pid, count(s.peers, "peer")))
         }
+        Err(fault) if !usable && fault.code == Code::HubUnreachable => return, // as the directory has told
         Err(fault) if no_hub(dir, &fault) => Ok("none runs; the first session starts it".to_owned()),
         Err(fault) => Err(fault.message),
     };

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::cli::{self, Args};
 use crate::datadir::DataDir;
+use crate::fence::clean;
 use crate::guest::{Guest, News};
-use crate::shell::{Outcome, table};
-use crate::term::{Typing, said};
+use crate::shell::{self, Outcome, table};
+use crate::term::{Typing, err, said};
 use crate::wire::{Answer, Code, Kind, Parcel, State, ToHub};
 
 /// How long an ask that is typed waits for its answer.
@@ -33,13 +34,15 @@ struct Joined {
     asked: Vec<(String, String)>,
     /// The lines so far of what goes on in the next.
     begun: String,
+    /// How the last ask of ours that failed did so, for a script.
+    failed: Option<Code>,
 }
 
 /// `relay join`.
 pub fn join(dir: &DataDir, args: &Args) -> Outcome {
     let guest = Guest::arrive(dir, args.words.first().map(String::as_str), true)?;
-    let (questions, asked, begun) = Default::default();
-    let mut me = Joined { guest, typing: Typing::new(), questions, asked, begun };
+    let (questions, asked, begun, failed) = Default::default();
+    let mut me = Joined { guest, typing: Typing::new(), questions, asked, begun, failed };
     let outcome = me.run();
     drop(me.typing); // the terminal is as it was before anything else is said
     me.guest.leave();
@@ -57,7 +60,7 @@ impl Joined {
                 News::Typed(bytes) => {
                     for line in self.typing.feed(&bytes) {
                         if line.is_none_or(|line| !self.typed(&line)) {
-                            return Ok(ExitCode::SUCCESS);
+                            return Ok(self.end());
                         }
                     }
                 }
@@ -70,7 +73,20 @@ impl Joined {
                 }
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(self.end())
+    }
+
+    fn end(&self) -> ExitCode {
+        self.failed.map_or(ExitCode::SUCCESS, cli::exit)
+    }
+
+    /// An ask of ours failed: what there is to say of it. A script is also told by the exit code.
+    fn fails(&mut self, code: Code, why: &str) -> String {
+        if self.typing.is_editing() {
+            return shell::message(code, why, "/peers");
+        }
+        self.failed = Some(code);
+        format!("relay: {}: {}", code.name(), clean(&shell::message(code, why, "/peers")))
     }
 
     /// What there is to say of something that is no parcel and was not typed.
@@ -102,6 +118,7 @@ impl Joined {
             News::Refused(request, fault) => {
                 if let ToHub::Ask { ask_id, .. } = &request {
                     self.asked.retain(|(id, _)| id != ask_id);
+                    return Some(self.fails(fault.code, &fault.message));
                 }
                 if let ToHub::Reply { ask_id, .. } = &request
                     && let Some((_, question)) = self.question(ask_id)
@@ -111,7 +128,7 @@ impl Joined {
                         question.ask_id.clear();
                     }
                 }
-                fault.message.replace("relay_peers", "/peers")
+                shell::message(fault.code, &fault.message, "/peers")
             }
             News::State { kind: Kind::Ask, ask_id, state, code, .. } => {
                 if let Some((_, to)) = self.asked.iter().find(|(id, _)| *id == ask_id) {
@@ -122,7 +139,7 @@ impl Joined {
                 question.waits = false;
                 let from = &question.from;
                 if code == Some(Code::Timeout) {
-                    return Some(format!("The time for #{n} is up; #{n} TEXT still reaches {from}."));
+                    return Some(format!("The time for #{n} is up; #{n} TEXT may still reach {from}."));
                 }
                 question.ask_id.clear();
                 format!("{from} does not wait for #{n} any more.")
@@ -140,6 +157,12 @@ impl Joined {
     /// Shows a parcel; `false` when nobody reads our output.
     fn parcel(&mut self, parcel: &Parcel) -> bool {
         let Parcel { ask_id, from, text, .. } = parcel;
+        if let (Some(code), false) = (parcel.code, self.typing.is_editing()) {
+            self.asked.retain(|(id, _)| id != ask_id);
+            err(&format!("{}\n", self.fails(code, text)));
+            self.guest.confirm(parcel);
+            return true;
+        }
         let who = match parcel.kind {
             Kind::Ask => {
                 self.questions.push(Question { ask_id: ask_id.clone(), from: from.clone(), waits: true });
@@ -177,7 +200,10 @@ impl Joined {
             (_, Some('/')) => self.typing.note(&format!("There is no {first}; /help tells what there is.")),
             (_, Some('@')) => match self.guest.ask(&first[1..], rest, TIMEOUT) {
                 Ok(id) => self.asked.push((id, first[1..].to_owned())),
-                Err(fault) => self.typing.note(&fault.message),
+                Err(fault) => {
+                    let note = self.fails(fault.code, &fault.message);
+                    self.typing.note(&note);
+                }
             },
             (_, Some('#')) => self.answer(first[1..].parse().unwrap_or(0), rest),
             _ => match self.questions.iter().position(|q| q.waits) {

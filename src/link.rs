@@ -61,6 +61,11 @@ impl Mouth {
     }
 }
 
+/// Whether nobody listens, and nothing else is wrong.
+pub fn is_absent(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
 /// A connection that the hub has welcomed.
 pub struct Link {
     pub mouth: Mouth,
@@ -90,7 +95,10 @@ impl Link {
                 },
                 Err(e) if start == Start::No => {
                     let at = dir.path().display();
-                    return Err(unreachable(format!("no hub runs for {at} ({e})")));
+                    let why = if is_absent(&e) { String::new() } else { format!(" ({e})") };
+                    return Err(unreachable(format!(
+                        "no hub runs for {at}{why}; the first session or `relay ask` starts one"
+                    )));
                 }
                 Err(e) => {
                     start_hub(dir)?;

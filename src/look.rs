@@ -11,7 +11,7 @@ use crate::cli::Args;
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
 use crate::json;
-use crate::link::{Link, Start, unreachable};
+use crate::link::{Link, Start, is_absent, unreachable};
 use crate::router::span;
 use crate::shell::{Outcome, first_line, print};
 use crate::term::{err, out, paint};
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// `relay status`.
 pub fn status(dir: &DataDir, args: &Args) -> Outcome {
-    let status = ask_status(&mut Link::open(dir, Start::No)?)?;
+    let status = ask_status(&mut open(dir)?)?;
     if args.has("json") {
         let mut value = json::fields(&status);
         value.insert("data_dir".to_owned(), json!(dir.path().to_string_lossy()));
@@ -36,10 +36,25 @@ pub fn status(dir: &DataDir, args: &Args) -> Outcome {
     let (up, at) = (span(uptime_s), dir.path().display());
     out(&format!(
         "hub {version} (protocol {protocol}), process {pid}, up for {up}\n\
-         {peers} peers, {open_asks} open asks, {undelivered} texts on their way, {connections} connections\n\
-         in {at}\n"
+         {}, {}, {} on the way, {}\n\
+         in {at}\n",
+        count(peers, "peer"),
+        count(open_asks, "open ask"),
+        count(undelivered, "text"),
+        count(connections, "connection"),
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A link to the hub that runs.
+///
+/// # Errors
+/// None does, or, what goes before that, none could.
+pub fn open(dir: &DataDir) -> Result<Link, Fault> {
+    Link::open(dir, Start::No).map_err(|fault| match dir.look() {
+        Err(why) if fault.code == Code::HubUnreachable => unreachable(why),
+        _ => fault,
+    })
 }
 
 /// The hub about itself.
@@ -53,9 +68,15 @@ pub fn ask_status(link: &mut Link) -> Result<Status, Fault> {
     }
 }
 
-/// Whether what keeps us from the hub is that there is none: nobody takes connections.
+/// Whether what keeps us from the hub is just that there is none: one could be started.
 pub fn no_hub(dir: &DataDir, fault: &Fault) -> bool {
-    fault.code == Code::HubUnreachable && dir.connect().is_err()
+    let absent = || dir.connect().is_err_and(|e| is_absent(&e)) && dir.look().is_ok();
+    fault.code == Code::HubUnreachable && absent()
+}
+
+/// `1 peer`, `2 peers`.
+pub fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// `relay stop`: returns when the hub is gone.
@@ -82,7 +103,7 @@ pub fn stop(dir: &DataDir) -> Outcome {
 /// # Errors
 /// There is none, it can't be spoken with, or it does not leave.
 pub fn stop_hub(dir: &DataDir) -> Result<Status, Fault> {
-    let mut link = Link::open(dir, Start::No)?;
+    let mut link = open(dir)?;
     let status = ask_status(&mut link)?;
     link.call(|id| ToHub::Stop { id })?;
     let until = Instant::now() + LEAVING;
@@ -105,7 +126,7 @@ fn wait_until_gone(dir: &DataDir) -> Result<(), Fault> {
 
 /// `relay tail`. Ends when nobody reads it any more; a hub that leaves is waited for.
 pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
-    let mut link = Link::open(dir, Start::No)?;
+    let mut link = open(dir)?;
     loop {
         if link.call(|id| ToHub::Watch { id }).is_ok() {
             err("relay: watching (Ctrl-C ends it)\n");

@@ -23,6 +23,8 @@ const RULE: &str = "mcp__plugin_relay_relay__*";
 const QUOTED: &str = "\"mcp__plugin_relay_relay__*\"";
 /// The flag for the push path `channel`.
 pub const FLAG: &str = "--dangerously-load-development-channels plugin:relay@claude-relay";
+/// What to do where there is no `claude`.
+pub const NO_CLAUDE: &str = "Claude Code must be on PATH (npm install -g @anthropic-ai/claude-code)";
 /// How long a program may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -166,8 +168,7 @@ fn said(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
 pub fn claude(args: &[&str]) -> Result<String, String> {
     let mut command = Command::new("claude");
     command.args(args).stdin(Stdio::null());
-    let hint = "Claude Code must be on PATH (npm install -g @anthropic-ai/claude-code)";
-    let said = run(command).map_err(|why| format!("{why}; {hint}"))?;
+    let said = run(command).map_err(|why| format!("{why}; {NO_CLAUDE}"))?;
     said.map_err(|why| format!("`claude {}` failed: {why}", args.join(" ")))
 }
 
@@ -200,7 +201,11 @@ pub fn launched(plugin: &Value) -> Result<String, String> {
     let args = server["args"].as_array().into_iter().flatten().map(expand).filter(|arg| arg != "channel");
     let mut command = Command::new(expand(&server["command"]));
     command.args(args).arg("--which").env("CLAUDE_PLUGIN_ROOT", root).stdin(Stdio::null());
-    run(command)?
+    let said = run(command)??;
+    match said.starts_with(|c: char| c.is_ascii_digit()) {
+        true => Ok(said),
+        false => Err(format!("what it starts is not relay, and said '{}'", clean(&said))),
+    }
 }
 
 /// The user's settings for Claude Code.
@@ -211,6 +216,11 @@ fn settings() -> Result<PathBuf, String> {
 /// Whether sessions may use our tools without a dialog, as far as the settings tell.
 pub fn allowed() -> bool {
     settings().and_then(|path| read_json(&path)).is_ok_and(|settings| place(&settings).is_some())
+}
+
+/// What keeps Claude Code from reading its settings, and so from knowing that a plugin is enabled.
+pub fn broken() -> Option<String> {
+    settings().ok().filter(|path| path.exists()).and_then(|path| read_json(&path).err())
 }
 
 /// Where the rule is in the list of those that allow.

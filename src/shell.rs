@@ -11,8 +11,7 @@ use crate::datadir::DataDir;
 use crate::fence::clean;
 use crate::guest::{Guest, News};
 use crate::json;
-use crate::link::{Link, Start};
-use crate::look::no_hub;
+use crate::look::{no_hub, open};
 use crate::router::span;
 use crate::router::{MAX_TIMEOUT, fault};
 use crate::term::{self, ERASE, err, out, said};
@@ -28,17 +27,20 @@ pub type Outcome = Result<ExitCode, Fault>;
 
 /// Tells of an error, in the way the caller wants it, and gives its exit code. As JSON there is `more` with it.
 pub fn report(args: &Args, fault: &Fault, mut more: Value) -> ExitCode {
-    // The hub's words are for a session, which has tools.
-    let message = fault.message.replace("relay_peers", "`relay peers`").replace("this session", "this peer");
+    let message = message(fault.code, &fault.message, "`relay peers`");
     if args.has("json") {
         more["error"] = json!({"code": fault.code.name(), "message": message});
         print(&more);
     } else {
-        let code = fault.code.name();
-        let message = message.strip_prefix(code).and_then(|m| m.strip_prefix(": ")).unwrap_or(&message);
-        err(&format!("relay: {code}: {}\n", clean(message)));
+        err(&format!("relay: {}: {}\n", fault.code.name(), clean(&message)));
     }
     cli::exit(fault.code)
+}
+
+/// The hub's words, which are for a session with tools, for who has `peers` to see who is there. Some begin with the code.
+pub fn message(code: Code, words: &str, peers: &str) -> String {
+    let message = words.strip_prefix(code.name()).and_then(|m| m.strip_prefix(": ")).unwrap_or(words);
+    message.replace("relay_peers", peers).replace("this session", "this peer")
 }
 
 /// What a command comes to that has no error codes.
@@ -55,10 +57,16 @@ pub fn print(value: &Value) -> bool {
 
 /// `relay peers`.
 pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
-    let roster = match Link::open(dir, Start::No).and_then(|mut link| link.call(|id| ToHub::Peers { id })) {
+    let roster = match open(dir).and_then(|mut link| link.call(|id| ToHub::Peers { id })) {
         Ok(Answer::Peers(roster)) => roster,
         Err(fault) if !no_hub(dir, &fault) => return Err(fault),
-        _ => Roster { me: None, peers: Vec::new(), asks: Vec::new(), owed: Vec::new() },
+        _ => {
+            if !args.has("json") {
+                err("No hub runs, so nobody is here: the first session starts one.\n");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Roster { me: None, peers: Vec::new(), asks: Vec::new(), owed: Vec::new() }
+        }
     };
     match args.has("json") {
         true => print(&json::fields(&roster).into()),
@@ -121,7 +129,7 @@ impl Waiting {
     fn next(&mut self) -> Result<News, Fault> {
         let waited = self.since.elapsed();
         let line = format!("{}, {}", self.far, span(waited.as_secs()));
-        if stderr().is_terminal() && self.shown != line {
+        if term::erases(&stderr()) && self.shown != line {
             // Without wrapping (mode 7), so that erasing one line erases all of it.
             err(&format!("{ERASE}\x1b[?7l{line}\x1b[?7h"));
             self.shown = line;
@@ -237,10 +245,7 @@ fn gather(me: &mut Waiting, args: &Args, answers: &mut Vec<Value>, failed: &mut 
             News::Answer(Answer::Broadcast { asks, .. }) => {
                 asked = asks;
                 if asked.is_empty() {
-                    if !json {
-                        err("relay: peer_not_found: nobody is there to ask\n");
-                    }
-                    return Ok(cli::exit(Code::PeerNotFound));
+                    return Err(fault(Code::PeerNotFound, "nobody is there to ask"));
                 }
             }
             News::State { kind: Kind::Ask, ask_id, state: State::Ended, code, .. } => {
@@ -253,7 +258,10 @@ fn gather(me: &mut Waiting, args: &Args, answers: &mut Vec<Value>, failed: &mut 
             }
             News::Parcel(parcel) if parcel.kind == Kind::Summary => {
                 me.guest.confirm(&parcel);
-                return Ok(if answers.is_empty() { cli::exit(Code::Timeout) } else { ExitCode::SUCCESS });
+                return match answers.is_empty() {
+                    true => Err(fault(Code::Timeout, "nobody answered")),
+                    false => Ok(ExitCode::SUCCESS),
+                };
             }
             News::Parcel(parcel) if parcel.kind == Kind::Reply => {
                 if !json && !out(&said(&format!("{}:", parcel.from), &parcel.text)) {

@@ -23,10 +23,15 @@ pub fn err(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes()); // there is nowhere else to complain
 }
 
-/// `text` between the escapes for a colour, where stdout is a terminal and nobody said `NO_COLOR`.
+/// Whether this is a terminal that knows escape sequences.
+pub fn erases(to: &impl IsTerminal) -> bool {
+    to.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// `text` between the escapes for a colour, where stdout is a terminal that has some and nobody said `NO_COLOR`.
 pub fn paint(colour: &str, text: &str) -> String {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    if plain || !io::stdout().is_terminal() {
+    if plain || !erases(&io::stdout()) {
         return text.to_owned();
     }
     format!("\x1b[{colour}m{text}\x1b[0m")
@@ -60,7 +65,7 @@ impl Typing {
             let run = Command::new("stty").args(arg).stdin(Stdio::inherit()).stderr(Stdio::null()).output();
             run.ok().filter(|o| o.status.success()).map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
         };
-        let person = io::stdin().is_terminal() && io::stdout().is_terminal();
+        let person = io::stdin().is_terminal() && erases(&io::stdout());
         let saved = if person { stty(&["-g"]) } else { None };
         let saved = saved.filter(|_| stty(&["-icanon", "-echo", "min", "1"]).is_some());
         if saved.is_some() {
@@ -69,6 +74,11 @@ impl Typing {
         let typing = Typing { saved, line: String::new(), key: Vec::new(), pasting: false };
         typing.prompt();
         typing
+    }
+
+    /// Whether somebody types; else lines come whole.
+    pub fn is_editing(&self) -> bool {
+        self.saved.is_some()
     }
 
     /// Writes `text`, whole lines, above what is being typed.

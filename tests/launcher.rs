@@ -155,6 +155,7 @@ fn it_names_the_remedy_and_keeps_stdout_clean() {
             for word in ["riscv64", "cargo install", "RELAY_BIN"] {
                 assert!(said.contains(word), "{said}");
             }
+            assert_eq!(said.trim_end().lines().count(), 1, "the doctor shows it in one line: {said}");
             // Also without HOME and without a PATH to speak of.
             let output = place.launcher(shell).env_remove("HOME").output().expect("a shell");
             assert_eq!(output.status.code(), Some(127));

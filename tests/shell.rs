@@ -3,6 +3,7 @@
 mod shell_kit;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -40,14 +41,36 @@ fn shown(raw: &str) -> String {
 fn an_empty_machine() {
     let home = Home::new();
     let peers = home.run(&["peers"]);
-    assert_eq!((peers.code, peers.out.as_str()), (Some(0), "Nobody else is here.\n"));
+    assert_eq!((peers.code, peers.out.as_str()), (Some(0), ""));
+    assert!(peers.err.contains("No hub runs, so nobody is here"), "{peers:?}");
     assert_eq!(home.json(&["peers", "--json"]), json!({"peers": [], "asks": [], "owed": []}));
     let status = home.run(&["status", "--json"]);
     assert_eq!(status.code, Some(11));
     assert_eq!(status.json()["error"]["code"], "hub_unreachable");
+    assert!(home.run(&["status"]).err.ends_with("data; the first session or `relay ask` starts one\n"));
     assert_eq!(home.run(&["tail"]).code, Some(11));
     assert_eq!(home.run(&["stop"]).code, Some(0));
     assert!(!shell_kit::exists(home.data()), "nothing was started");
+}
+
+#[test]
+fn an_unusable_directory() {
+    let home = Home::new();
+    let file = home.write("file", "");
+    let open = home.write("open/x", "").parent().expect("a parent").to_owned();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).expect("a mode");
+    let below = file.join("below");
+    for (dir, why) in
+        [(&file, "Not a directory"), (&below, "Not a directory"), (&open, "others can write to it")]
+    {
+        for command in ["peers", "status", "stop", "tail"] {
+            let ran = home.relay(&[command, "--data-dir"]).arg(dir).output().expect("it runs");
+            let err = String::from_utf8_lossy(&ran.stderr);
+            assert_eq!(ran.status.code(), Some(11), "{command}: {err}");
+            assert!(err.contains("cannot use") && err.contains(why), "{command}: {err}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(open).expect("it is there").count(), 1, "it only looks");
 }
 
 #[test]
@@ -102,6 +125,8 @@ fn help() {
         );
         assert!(help.out.lines().all(|l| l.chars().count() <= 130), "{}", help.out);
     }
+    assert_eq!(home.run(&["help"]).out, overview.out);
+    assert_eq!(home.run(&["help", "ask"]).out, home.run(&["ask", "--help"]).out);
     assert!(home.run(&["--version"]).out.starts_with("relay 0."));
 }
 
@@ -152,6 +177,8 @@ fn how_an_ask_fails() {
     let json = json.json();
     assert_eq!((keys(&json), keys(&json["error"])), (vec!["ask_id", "error"], vec!["code", "message"]));
     assert_eq!(json["error"]["code"], "timeout");
+    let message = json["error"]["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("\"bob\""), "the code is not in it again: {message}");
     assert_eq!(home.run(&["ask", "bob", "x", "--as", "bob"]).code, Some(6));
     let mut second = home.start(&["join", "bob"]);
     assert_eq!(second.code(), Some(6));
@@ -274,7 +301,7 @@ fn who_is_there() {
         ]
     );
     assert_eq!((&status["peers"], &status["open_asks"]), (&json!(2), &json!(1)));
-    assert!(home.run(&["status"]).out.contains("2 peers, 1 open asks"));
+    assert!(home.run(&["status"]).out.contains("2 peers, 1 open ask, "));
     let all = home.json(&["broadcast", "to whom?", "--timeout", "1", "--json"]);
     let failed = all["failed"].as_array().expect("failed");
     assert!(failed.len() == 1 && failed[0]["to"] == "bob", "who only asks is not asked: {all}");
@@ -285,7 +312,8 @@ fn a_broadcast() {
     let home = Home::new();
     let alone = home.run(&["broadcast", "anyone?", "--json"]);
     assert_eq!(alone.code, Some(3));
-    assert_eq!(keys(&alone.json()), ["answers", "broadcast_id", "failed"]);
+    assert_eq!(keys(&alone.json()), ["answers", "broadcast_id", "error", "failed"]);
+    assert_eq!(alone.json()["error"]["code"], "peer_not_found");
     let (mut bob, mut carol) = (home.join("bob"), home.join("carol"));
     let mut all = home.start(&["broadcast", "what now?"]);
     bob.out.until("what now?");
@@ -303,7 +331,7 @@ fn a_broadcast() {
     bob.out.until("and\n  now?");
     assert_eq!(all.code(), Some(5));
     let value: Value = serde_json::from_str(&all.out.text()).expect("JSON");
-    assert_eq!(value["answers"], json!([]));
+    assert_eq!((&value["answers"], &value["error"]["code"]), (&json!([]), &json!("timeout")));
     assert_eq!(keys(&value["failed"][0]), ["ask_id", "code", "to"]);
     assert_eq!((&value["failed"][0]["to"], &value["failed"][0]["code"]), (&json!("bob"), &json!("timeout")));
 
@@ -389,6 +417,11 @@ fn ask_on_a_terminal() {
     let Some(mut ask) = home.on_terminal(&["ask", "nobody", "x"]) else { return };
     assert_eq!(ask.code(), Some(3));
     assert!(shown(&ask.out.text()).starts_with("relay: peer_not_found: "));
+
+    let Some(mut ask) = home.on_dumb_terminal(&["ask", "nobody", "x"]) else { return };
+    assert_eq!(ask.code(), Some(3));
+    let raw = ask.out.text();
+    assert!(raw.starts_with("relay: peer_not_found: ") && !raw.contains('\u{1b}'), "{raw:?}");
 }
 
 #[test]
@@ -438,7 +471,7 @@ fn join_asks() {
     bob.line("it is");
     carol.out.until("bob answers: it is\n");
     carol.line("@nobody x");
-    carol.err.until("nobody is called \"nobody\"");
+    carol.err.until("relay: peer_not_found: nobody is called \"nobody\"");
     carol.line("/peers");
     carol.out.until("NAME");
     carol.line("#1 the work");
@@ -451,6 +484,15 @@ fn join_asks() {
     bob.line("very");
     assert_eq!(script.code(), Some(0));
     assert_eq!(script.out.text(), "bob answers: very\n");
+    assert_eq!(home.feed(&["join", "ci"], b"@nobody x\n").code, Some(3));
+    let mut script = home.start(&["join", "ci"]);
+    script.line("@carol going?");
+    carol.out.until("asks: going?");
+    carol.line("/quit");
+    script.stdin = None;
+    assert_eq!((carol.code(), script.code()), (Some(3), Some(4)), "the last that failed");
+    assert_eq!(script.out.text(), "");
+    assert!(script.err.text().contains("relay: peer_gone: \"carol\""));
     bob.signal("-INT");
     assert_eq!(bob.code(), Some(130));
 }

@@ -228,7 +228,7 @@ fn the_doctor() {
     let _bob = home.join("bob");
     let text = home.run(&["doctor"]);
     assert_eq!(text.code, Some(0), "{text:?}");
-    for part in ["ok    relay", "2.1.330", "launcher", "private", "1 peers", "logs"] {
+    for part in ["ok    relay", "2.1.330", "launcher", "private", "1 peer\n", "1 file, "] {
         assert!(text.out.contains(part), "{part}: {}", text.out);
     }
     let old = home.relay(&["doctor"]).env("FAKE_VERSION", "2.1.197").output().expect("it runs");
@@ -252,7 +252,34 @@ fn the_doctor() {
     let sick =
         home.relay(&["doctor", "--json"]).env("PATH", home.path.join("bin")).output().expect("it runs");
     let sick: Value = serde_json::from_slice(&sick.stdout).expect("JSON");
-    assert_eq!(finding(&sick, "claude")["ok"], false);
+    let claude = finding(&sick, "claude");
+    assert_eq!(claude["ok"], false);
+    assert!(
+        !claude.to_string().replacen("npm install", "", 1).contains("npm install"),
+        "said once: {claude}"
+    );
+}
+
+#[test]
+fn the_doctor_names_what_helps() {
+    let (home, market) = with_claude();
+    setup(&home, &["--from", market.to_str().expect("text")]);
+    let file = home.write("file", "");
+    for dir in [file.clone(), file.join("below")] {
+        let sick = home.relay(&["doctor", "--json", "--data-dir"]).arg(dir).output().expect("it runs");
+        let sick: Value = serde_json::from_slice(&sick.stdout).expect("JSON");
+        let wrong = finding(&sick, "directory");
+        assert!(wrong["ok"] == false && !wrong.to_string().contains("chmod"), "{wrong}");
+        let all = sick["findings"].as_array().expect("findings");
+        assert!(all.iter().all(|f| f["check"] != "hub"), "the first session can't start one: {sick}");
+    }
+    let _ = fs::remove_file(market.join("plugin/start"));
+    home.program("../market-dir/plugin/start", "#!/bin/sh\nexit 0\n");
+    let sick = home.run(&["doctor", "--json"]).json();
+    assert!(finding(&sick, "launcher").to_string().contains("is not relay"), "{sick}");
+    home.write(".claude/settings.json", "{no");
+    let sick = home.run(&["doctor", "--json"]).json();
+    assert!(finding(&sick, "settings").to_string().contains("settings.json"), "{sick}");
 }
 
 /// The newest real client, where `.ci/install-claude` has put one.
