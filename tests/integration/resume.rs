@@ -375,6 +375,7 @@ fn a_timeout_outlives_its_askers_channel_and_so_does_a_late_answer() {
         };
         next_life(&mut a);
         assert_eq!(a.take("failed", ask_id).meta("code"), "timeout");
+        a.peers(); // what it has pushed is in its diary when it does the next thing
         next_life(&mut a);
         b.reply(ask_id, "late").ok();
         assert_eq!(a.take("reply", ask_id).meta("late"), "true");
