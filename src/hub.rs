@@ -128,7 +128,7 @@ struct Hub {
     writers: HashMap<ConnId, Writer>,
     /// Whose writers have fresh lines.
     fresh: Vec<ConnId>,
-    /// Who could not be written to, of which the router has yet to hear.
+    /// Who did not read, of which the router has yet to hear.
     lost: Vec<ConnId>,
     log: Arc<Journal>,
     start: Instant,
@@ -239,10 +239,11 @@ impl Hub {
                     "peer_stalled",
                     &[("conn", json!(conn)), ("queued", json!(queued))],
                 );
+                self.lost.push(conn);
             }
-            let _ = writer.stream.shutdown(Shutdown::Both); // its reader sees the end
+            // Its reader sees the end, after all that was said before it: who says goodbye and closes is not there to hear.
+            let _ = writer.stream.shutdown(Shutdown::Both);
             self.writers.remove(&conn);
-            self.lost.push(conn);
         }
     }
 

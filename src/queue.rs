@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// How much of the taker's time one may use at a stretch; over longer times it is half of all.
 const STRETCH: Duration = Duration::from_millis(1);
+/// The longest that one is kept quiet at a time.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct Queue<T> {
@@ -87,7 +89,8 @@ impl Turn {
     fn rest(&self, ago: Duration) -> Duration {
         let used = Duration::from_nanos(self.used.swap(0, Ordering::Relaxed)).saturating_sub(ago / 2);
         self.used(used.min(STRETCH));
-        2 * used.saturating_sub(STRETCH)
+        // A hub that was stopped for an hour owes nobody an hour.
+        (2 * used.saturating_sub(STRETCH)).min(LONGEST)
     }
 
     /// Keeps the calling thread quiet as long as it has to.

@@ -234,3 +234,26 @@ fn a_hundred_connections_that_come_and_go() {
         (status["connections"] == 2 && status["peers"] == 2).then_some(())
     });
 }
+
+/// The hub writes to it first, and finds nobody there.
+#[test]
+fn what_is_said_before_the_end_counts_though_nobody_hears_the_answers() {
+    let dir = DataDir::with(&[("RELAY_ASKS_PER_MIN", "0")]);
+    dir.start_hub();
+    let mut b = dir.raw();
+    b.register("b");
+    let mut a = dir.raw();
+    a.register("a");
+    let mut lines = format!("{}\n", json!({"type": "status", "id": 90})).repeat(40);
+    for n in 0..15 {
+        let mut ask = Raw::ask_as(&format!("ask_{n:08}"), "b", "?");
+        ask["id"] = json!(100 + n);
+        lines += &format!("{ask}\n");
+    }
+    lines += "{\"type\":\"bye\"}\n";
+    a.say_bytes(lines.as_bytes()).expect("a hub that reads");
+    drop(a);
+    for n in 0..15 {
+        assert_eq!(b.take_push()["ask_id"], json!(format!("ask_{n:08}")));
+    }
+}
