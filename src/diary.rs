@@ -108,8 +108,7 @@ impl Diary {
 
 fn text_of(line: &Line) -> Vec<u8> {
     let mut text = Vec::new();
-    json::write(&mut text, line);
-    text.push(b'\n');
+    json::write_line(&mut text, line);
     text
 }
 

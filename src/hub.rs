@@ -218,8 +218,7 @@ impl Hub {
         if writer.fresh.is_empty() {
             self.fresh.push(conn);
         }
-        json::write(&mut writer.fresh, message);
-        writer.fresh.push(b'\n');
+        json::write_line(&mut writer.fresh, message);
     }
 
     /// Writes all that was sent since the last time.
@@ -390,8 +389,7 @@ fn error_line(fault: Fault) -> ToClient {
 /// One error line, then the end, for a connection that has no writer.
 fn last_words(stream: &Arc<UnixStream>, fault: Fault) {
     let mut line = Vec::new();
-    json::write(&mut line, &error_line(fault));
-    line.push(b'\n');
+    json::write_line(&mut line, &error_line(fault));
     let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
     let _ = (&**stream).write_all(&line); // it may be gone already
     let _ = stream.shutdown(Shutdown::Both);

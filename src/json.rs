@@ -31,6 +31,12 @@ pub fn write(out: &mut Vec<u8>, record: &impl Record) {
     out.push(b'}');
 }
 
+/// The same as a line, with the newline at its end.
+pub fn write_line(out: &mut Vec<u8>, record: &impl Record) {
+    write(out, record);
+    out.push(b'\n');
+}
+
 /// # Errors
 /// It is no JSON object, or not of this kind.
 pub fn read<T: Record>(text: &[u8]) -> Result<T, String> {

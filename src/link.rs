@@ -49,8 +49,7 @@ impl Mouth {
     pub fn say_all<'a>(&self, messages: impl IntoIterator<Item = &'a ToHub>) -> io::Result<()> {
         let mut lines = Vec::new();
         for message in messages {
-            json::write(&mut lines, message);
-            lines.push(b'\n');
+            json::write_line(&mut lines, message);
         }
         (&*self.0).write_all(&lines)
     }
