@@ -1,52 +1,69 @@
-//! What the hub says of what it knows: who is there, how far an ask got, how a broadcast went.
+//! Descriptions for clients: the peers, how far an ask got, how a broadcast went.
 
 use super::ask::Ask;
+use super::broadcast::Outcome;
 use super::{ConnId, Ms, PeerNo, Router};
 use crate::fence::label;
+use crate::span::span;
 use crate::wire::{
-    Activity, AskLine, Code, DebtLine, Me, Outcome, Path, PeerLine, Roster, State, Status, VERSION,
+    Activity, AskLine, AskList, Code, DebtLine, EndedAsk, Me, OpenAsk, Path, PeerLine, Roster, State,
+    Status, VERSION,
 };
+
+/// How many ended asks a list shows.
+const MAX_ENDED: usize = 50;
 
 impl Router {
     pub(super) fn roster(&self, conn: ConnId) -> Roster {
-        let me = self.me(conn).ok();
-        let mut peers: Vec<PeerLine> = self
-            .peers
-            .iter()
-            .filter(|(no, p)| Some(**no) != me && !p.ghost)
-            .map(|(no, _)| self.peer_line(*no))
-            .collect();
-        peers.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let Some(no) = me else { return Roster { peers, me: None, asks: Vec::new(), owed: Vec::new() } };
+        let me = self.peer_on(conn);
+        let others = self.by_name.values().filter(|no| Some(**no) != me);
+        let peers: Vec<PeerLine> = others.map(|no| self.peer_line(*no)).collect();
+        let Some(no) = me else { return Roster { peers, ..Roster::default() } };
         let own = self.peer(no);
-        let mut asks: Vec<AskLine> = own
-            .asked
-            .iter()
-            .filter_map(|id| self.asks.get(id).map(|ask| (id, ask)))
-            .filter(|(_, ask)| ask.claimed)
-            .map(|(id, ask)| AskLine {
-                ask_id: id.to_string(),
-                to: self.peer(ask.target).who.name.clone(),
-                state: ask.progress.state,
-                age_s: (self.now - ask.asked_at) / 1000,
-                detail: self.describe(ask),
-            })
-            .collect();
-        asks.sort_unstable_by(|a, b| b.age_s.cmp(&a.age_s).then_with(|| a.ask_id.cmp(&b.ask_id)));
-        let mut owed: Vec<DebtLine> = own
-            .owes
-            .iter()
-            .filter_map(|id| self.asks.get(id).map(|ask| (id, ask)))
-            .filter(|(_, ask)| ask.progress.state >= State::Pushed && ask.answer.is_none())
-            .map(|(id, ask)| DebtLine {
-                ask_id: id.to_string(),
-                from: self.peer(ask.asker).who.name.clone(),
-                age_s: (self.now - ask.asked_at) / 1000,
-            })
-            .collect();
-        owed.sort_unstable_by(|a, b| b.age_s.cmp(&a.age_s).then_with(|| a.ask_id.cmp(&b.ask_id)));
+        let open = |id| self.asks.get(id).map(|ask| (id, ask));
+        let mut asked: Vec<_> = own.asked.iter().filter_map(open).collect();
+        asked.sort_by_key(|(_, ask)| ask.asked_at);
+        let asks = asked.into_iter().map(|(id, ask)| AskLine {
+            ask_id: id.to_string(),
+            to: self.peer(ask.target).who.name.clone(),
+            state: ask.progress.state,
+            age_s: (self.now - ask.asked_at) / 1000,
+            detail: self.describe(ask),
+        });
+        let mut owes: Vec<_> = own.owes.iter().filter_map(open).collect();
+        owes.sort_by_key(|(_, ask)| ask.asked_at);
+        let owed = owes.into_iter().filter(|(_, ask)| ask.progress.state >= State::Pushed).map(|(id, ask)| DebtLine {
+            ask_id: id.to_string(),
+            from: self.peer(ask.asker).who.name.clone(),
+            age_s: (self.now - ask.asked_at) / 1000,
+        });
         let me = Me { name: own.who.name.clone(), cwd: label(&own.who.cwd), push: self.best_path(no) };
-        Roster { me: Some(me), peers, asks, owed }
+        Roster { me: Some(me), peers, asks: asks.collect(), owed: owed.collect() }
+    }
+
+    /// The open asks of all peers, oldest first, and the last that ended, newest first.
+    pub(super) fn ask_list(&self) -> AskList {
+        let mut open: Vec<_> = self.asks.iter().collect();
+        open.sort_by_key(|(_, ask)| ask.asked_at);
+        let open = open.into_iter().map(|(id, ask)| OpenAsk {
+            ask_id: id.to_string(),
+            from: self.peer(ask.asker).who.name.clone(),
+            to: self.peer(ask.target).who.name.clone(),
+            state: ask.progress.state,
+            age_s: (self.now - ask.asked_at) / 1000,
+            left_s: ask.deadline.saturating_sub(self.now) / 1000,
+            thread: ask.thread.clone(),
+            detail: self.describe(ask),
+        });
+        let ended = self.ended.latest().filter(|(.., tombstone)| !tombstone.to.is_empty());
+        let ended = ended.take(MAX_ENDED).map(|(id, at, tombstone)| EndedAsk {
+            ask_id: id.to_string(),
+            from: tombstone.from.clone(),
+            to: tombstone.to.clone(),
+            code: tombstone.code,
+            ended_s: (self.now - at) / 1000,
+        });
+        AskList { open: open.collect(), ended: ended.collect() }
     }
 
     fn peer_line(&self, no: PeerNo) -> PeerLine {
@@ -66,15 +83,18 @@ impl Router {
     }
 
     pub(super) fn status(&self) -> Status {
+        let info = &self.info;
         Status {
-            pid: self.info.pid,
-            version: self.info.version.clone(),
+            pid: info.pid,
+            version: info.version.clone(),
             protocol: VERSION,
-            uptime_s: self.now / 1000,
-            peers: self.peers.values().filter(|p| !p.ghost).count(),
+            uptime_s: self.now.saturating_sub(info.started) / 1000,
+            epoch: info.epoch.clone(),
+            peers: self.peers.len(),
             open_asks: self.asks.len(),
             undelivered: self.deliveries.len(),
-            connections: self.conns.len(),
+            connections: self.open.len(),
+            journal: info.journal.clone(),
         }
     }
 
@@ -84,7 +104,7 @@ impl Router {
         let by = ask.progress.path.map(|p| format!(" by {}", path_name(p))).unwrap_or_default();
         let mut said = match ask.progress.state {
             State::Queued => self.why_queued(ask),
-            State::Pushed if !self.is_hooked(ask.target) => format!(
+            State::Pushed if !self.sends_receipts(ask.target) => format!(
                 "pushed{by} {ago} ago; that session sends no receipts (the relay's hooks do not run there), so more is not known"
             ),
             State::Pushed => format!("pushed{by} {ago} ago, not seen yet: {}", self.why_unseen(ask.target)),
@@ -98,11 +118,16 @@ impl Router {
 
     fn why_queued(&self, ask: &Ask) -> String {
         let target = self.peer(ask.target);
+        let delivery = ask.delivery.and_then(|no| self.deliveries.get(&no));
+        let last = delivery.and_then(|d| d.attempts.last());
+        if last.is_some_and(|a| a.in_doubt) {
+            return "queued: the process that was told to push it is gone; it is pushed again unless a receipt comes"
+                .to_owned();
+        }
         if target.conn.is_none() {
             return "queued: the peer has lost its connection and may be back within seconds".to_owned();
         }
-        let held = ask.delivery.and_then(|no| self.deliveries.get(&no)).is_some_and(|d| !d.tries.is_empty());
-        match held || self.best_path(ask.target).is_none() {
+        match last.is_some() || self.best_path(ask.target).is_none() {
             true => "queued: no way into that session works; it is handed over at its next hook event or relay tool call",
             false => "queued: it is handed over as soon as the session can take it",
         }
@@ -124,39 +149,24 @@ impl Router {
         let far = match ask.progress.state {
             State::Seen => format!("seen {} ago, no reply", ago(self.now - ask.progress.since)),
             State::Queued => format!("never seen; {}", self.why_queued(ask)),
-            _ if self.is_hooked(ask.target) => format!("never seen; {}", self.describe(ask)),
+            _ if self.sends_receipts(ask.target) => format!("never seen; {}", self.describe(ask)),
             _ => self.describe(ask),
         };
         let waiting =
             self.activity_of(ask.target).0 == Activity::Waiting && ask.progress.state == State::Seen;
         let dialog = if waiting { "; the session is waiting for its user's permission" } else { "" };
-        // Who only asks leaves when the time is up.
+        // A script leaves when its time is up.
         let then = match self.peer(ask.asker).who.listens {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",
             false => "Ask again with more time if it still matters",
         };
         match code {
-            Code::Timeout => {
-                format!("timeout: \"{name}\" did not answer within {asked} ({far}{dialog}). {then}")
-            }
             Code::PeerGone => format!(
-                "peer_gone: \"{name}\" left before it answered, {asked} after it was asked ({}). relay_peers shows who is there",
+                "peer_gone: \"{name}\" left before it answered, {asked} after it was asked ({}). relay_peers lists the peers",
                 gone_after(ask.progress.state)
             ),
-            _ => lost(name, code),
+            _ => format!("timeout: \"{name}\" did not answer within {asked} ({far}{dialog}). {then}"),
         }
-    }
-}
-
-/// What the asker is told of an ask that got lost, or ended while it was away.
-pub(super) fn lost(name: &str, code: Code) -> String {
-    match code {
-        Code::PeerGone => {
-            format!("peer_gone: \"{name}\" left before it answered. relay_peers shows who is there")
-        }
-        _ => format!(
-            "hub_unreachable: the relay was lost on the way to \"{name}\", and the question or its answer with it; ask again if it still matters"
-        ),
     }
 }
 
@@ -187,15 +197,6 @@ pub(super) fn summary(outcomes: &[Outcome]) -> String {
 
 fn ago(ms: Ms) -> String {
     span(ms / 1000)
-}
-
-/// A time span as a person says it.
-pub fn span(seconds: u64) -> String {
-    match seconds {
-        s @ 0..120 => format!("{s} s"),
-        s @ 120..7200 => format!("{} min", s / 60),
-        s => format!("{} h", s / 3600),
-    }
 }
 
 fn path_name(path: Path) -> &'static str {

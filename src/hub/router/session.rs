@@ -1,23 +1,26 @@
-//! What hooks tell of a Claude Code process: whether it is in a turn, which pushes it took up, and its waiter. The
-//! process ties its hooks to its channel; the two arrive here on connections of their own and in any order.
+//! What hooks tell about a Claude Code process: whether it is in a turn, and its waiter. The process ties its hooks to its
+//! channel; the two arrive here on connections of their own and in any order.
+
+use serde::{Deserialize, Serialize};
 
 use super::delivery::Stage;
-use super::{ConnId, Ms, PeerNo, Reply, Router, Timer, fault};
-use crate::wire::{Activity, Answer, Code, HookEvent, Path, ToClient};
+use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
+use crate::wire::{Activity, Answer, Code, Fault, HookEvent, Path, PeerKind, ToClient, fault};
 
-/// The most processes that hooks spoke of and that have no peer.
+/// The most processes that hooks named and that have no peer.
 const MAX_UNTIED: usize = 1024;
 /// The longest key of a process, in bytes.
 const MAX_KEY: usize = 128;
 
 /// See the module.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Session {
     activity: Activity,
     /// Since when it is idle, if it is.
     idle_since: Ms,
     /// Whether a hook was ever heard: only then can a push be confirmed.
     hooked: bool,
-    /// When a turn last began or ended, as far as we had a hand in it: Claude Code waits for the hooks that tell of that.
+    /// When a hook or a waiter last told that a turn began or ended: Claude Code waits for those hooks, so they are exact.
     turned: Ms,
     /// When the last hook came, which may have searched the transcript.
     last_hook: Option<Ms>,
@@ -43,7 +46,7 @@ impl Session {
 }
 
 impl Session {
-    /// Whether anybody holds on to it.
+    /// Whether a peer or a waiter belongs to it.
     #[cfg(test)]
     pub fn is_tied(&self) -> bool {
         !self.peers.is_empty() || self.waiter.is_some()
@@ -84,7 +87,7 @@ impl Router {
         for no in peers {
             self.dispatch_all(no);
             for delivery in self.peer(no).inbox.clone() {
-                if self.deliveries.get(&delivery).is_some_and(|d| !d.tries.is_empty()) {
+                if self.deliveries.get(&delivery).is_some_and(|d| !d.attempts.is_empty()) {
                     unconfirmed += 1;
                     self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
                 }
@@ -93,23 +96,26 @@ impl Router {
         Ok(Some(Answer::Hooked { unconfirmed }))
     }
 
-    /// A waiter offers itself. One a session: it replaces the one before.
-    pub(super) fn wait(&mut self, conn: ConnId, id: u64, claude: String) -> Reply {
-        if self.conns.get(&conn).is_none_or(|c| c.peer.is_some() || c.waiter.is_some()) {
+    /// A waiter offers itself. A session has one: it replaces the one before.
+    pub(super) fn wait(&mut self, conn: ConnId, id: u64, claude: String, process: String) -> Reply {
+        if self.roles.contains_key(&conn) {
             return Err(fault(Code::BadMsg, "this connection is a peer or a waiter already"));
+        }
+        if process.is_empty() || process.len() > MAX_KEY {
+            return Err(fault(Code::BadMsg, "`process` is empty or too long"));
         }
         let session = self.session(&claude)?;
         session.hooked = true;
         let old = session.waiter.replace(conn);
-        if let Some(c) = self.conns.get_mut(&conn) {
-            c.waiter = Some(claude.clone());
-        }
+        let role = Role::Waiter { claude: claude.clone(), process: process.clone() };
+        self.roles.insert(conn, role);
         self.answer(conn, id, Ok(Answer::Done));
         if let Some(old) = old.filter(|old| !self.is_handing_over(*old, &claude)) {
             self.dismiss(old);
         }
         let peers = self.peers_of(&claude);
         for no in &peers {
+            self.undoubt(*no, &process);
             self.dispatch_all(*no);
         }
         if !peers.is_empty() {
@@ -118,18 +124,28 @@ impl Router {
         Ok(None)
     }
 
+    /// A waiter that comes back has not handed over what it was sent on an earlier connection: it would have exited.
+    fn undoubt(&mut self, peer: PeerNo, process: &str) {
+        for no in self.peer(peer).inbox.clone() {
+            let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
+            if last.is_some_and(|a| a.in_doubt && a.waiter.as_deref() == Some(process)) {
+                self.forget_attempt(no);
+            }
+        }
+    }
+
     fn dismiss(&mut self, waiter: ConnId) {
         self.send(waiter, ToClient::Dismissed);
         self.close(waiter);
     }
 
-    /// Whether a waiter has been told of a text and has not said that it was handed over. It must not be cut off: it may
-    /// be about to print it, and another way would bring it twice.
+    /// Whether a waiter has been sent a text and has not reported that it handed it over. It must not be cut off: it may be
+    /// about to print it, and another path would bring it twice.
     fn is_handing_over(&self, waiter: ConnId, claude: &str) -> bool {
         let inboxes =
             self.sessions.get(claude).into_iter().flat_map(|s| &s.peers).map(|no| &self.peer(*no).inbox);
         let deliveries = inboxes.flatten().filter_map(|no| self.deliveries.get(no));
-        deliveries.flat_map(|d| &d.tries).any(|t| t.conn == waiter && t.stage == Stage::Sent)
+        deliveries.flat_map(|d| &d.attempts).any(|a| a.conn == waiter && a.stage == Stage::Sent)
     }
 
     /// A waiter woke the session: it is in a turn, and no hook says so.
@@ -142,13 +158,19 @@ impl Router {
         }
     }
 
+    /// The connection of a waiter is gone, and perhaps the waiter. What it was sent and did not report is in doubt.
     pub(super) fn waiter_left(&mut self, conn: ConnId, claude: &str) {
         let Some(session) = self.sessions.get_mut(claude) else { return };
         if session.waiter == Some(conn) {
             session.waiter = None;
         }
-        for no in self.peers_of(claude) {
-            self.recall_from_waiter(no, conn);
+        for peer in self.peers_of(claude) {
+            for no in self.peer(peer).inbox.clone() {
+                let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
+                if last.is_some_and(|a| a.conn == conn && a.stage == Stage::Sent) {
+                    self.put_in_doubt(no);
+                }
+            }
         }
     }
 
@@ -179,9 +201,9 @@ impl Router {
         self.session_of(no).and_then(|s| s.waiter)
     }
 
-    pub(super) fn is_hooked(&self, no: PeerNo) -> bool {
-        // A peer that is its own reader confirms by itself.
-        self.session_of(no).is_some_and(|s| s.hooked) || self.peer(no).who.paths == [Path::Socket]
+    /// Whether pushes to this peer can be confirmed: hooks run in its session, or it reads its own connection.
+    pub(super) fn sends_receipts(&self, no: PeerNo) -> bool {
+        self.session_of(no).is_some_and(|s| s.hooked) || self.peer(no).who.kind != PeerKind::Session
     }
 
     pub(super) fn activity_of(&self, no: PeerNo) -> (Activity, Ms) {
@@ -233,11 +255,9 @@ impl Router {
 
     /// Ties a peer to its process.
     pub(super) fn tie(&mut self, no: PeerNo) {
-        let who = &self.peer(no).who;
-        let (Some(claude), hooked) = (who.claude.clone(), who.hooked) else { return };
+        let Some(claude) = self.peer(no).who.claude.clone() else { return };
         if let Ok(session) = self.session(&claude) {
             session.peers.push(no);
-            session.hooked |= hooked;
         }
     }
 
@@ -265,7 +285,7 @@ impl Router {
     }
 
     /// The entry for a process, new if need be.
-    fn session(&mut self, claude: &str) -> Result<&mut Session, super::Fault> {
+    fn session(&mut self, claude: &str) -> Result<&mut Session, Fault> {
         if claude.is_empty() || claude.len() > MAX_KEY {
             return Err(fault(Code::BadMsg, "`claude` is empty or too long"));
         }
