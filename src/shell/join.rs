@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cli::{self, Args};
+use super::args::{self, Args};
+use super::ask::table;
+use super::terminal::{Typing, err, said};
+use super::{Outcome, message};
 use crate::datadir::DataDir;
 use crate::fence::clean;
 use crate::guest::{Guest, News};
-use crate::shell::{self, Outcome, table};
-use crate::term::{Typing, err, said};
 use crate::wire::{Answer, Code, Kind, Parcel, State, ToHub};
 
 /// How long an ask that is typed waits for its answer.
@@ -77,16 +78,16 @@ impl Joined {
     }
 
     fn end(&self) -> ExitCode {
-        self.failed.map_or(ExitCode::SUCCESS, cli::exit)
+        self.failed.map_or(ExitCode::SUCCESS, args::exit)
     }
 
     /// An ask of ours failed: what there is to say of it. A script is also told by the exit code.
     fn fails(&mut self, code: Code, why: &str) -> String {
         if self.typing.is_editing() {
-            return shell::message(code, why, "/peers");
+            return message(code, why, "/peers");
         }
         self.failed = Some(code);
-        format!("relay: {}: {}", code.name(), clean(&shell::message(code, why, "/peers")))
+        format!("relay: {}: {}", code.name(), clean(&message(code, why, "/peers")))
     }
 
     /// What there is to say of something that is no parcel and was not typed.
@@ -128,7 +129,7 @@ impl Joined {
                         question.ask_id.clear();
                     }
                 }
-                shell::message(fault.code, &fault.message, "/peers")
+                message(fault.code, &fault.message, "/peers")
             }
             News::State { kind: Kind::Ask, ask_id, state, code, .. } => {
                 if let Some((_, to)) = self.asked.iter().find(|(id, _)| *id == ask_id) {
@@ -194,7 +195,7 @@ impl Joined {
             ("/quit", _) => return false,
             ("/peers", _) => self.guest.peers(),
             ("/help", _) => {
-                let this = cli::commands().into_iter().find(|c| c.name == "join");
+                let this = args::commands().into_iter().find(|c| c.name == "join");
                 self.typing.note(this.map_or("", |c| c.more));
             }
             (_, Some('/')) => self.typing.note(&format!("There is no {first}; /help tells what there is.")),

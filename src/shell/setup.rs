@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cli::Args;
+use super::args::Args;
+use super::terminal::{err, out};
+use super::{Outcome, bad, ended};
 use crate::datadir::config_dir;
 use crate::fence::clean;
-use crate::shell::{Outcome, bad, ended};
-use crate::term::{err, out};
 
 const MARKETPLACE: &str = "claude-relay";
 pub const PLUGIN: &str = "relay@claude-relay";

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use crate::cli::{Args, Command, Opt, commands};
-use crate::shell::{Outcome, bad};
-use crate::term::out;
+use super::args::{Args, Command, Opt, commands};
+use super::terminal::out;
+use super::{Outcome, bad};
 
 /// Prints the names of all peers, without starting a hub; in any shell.
 const PEERS: &str = "$(relay peers 2>/dev/null | tail -n +2 | cut -d\" \" -f1)";

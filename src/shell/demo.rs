@@ -12,12 +12,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cli::Args;
+use super::args::Args;
+use super::terminal::{out, paint};
+use super::{Outcome, ended, first_line, status};
 use crate::datadir::DataDir;
 use crate::lines::Lines;
-use crate::look;
-use crate::shell::{self, Outcome, first_line};
-use crate::term::{out, paint};
 use crate::token::Tokens;
 
 /// How long anything here may take.
@@ -29,7 +28,7 @@ pub fn demo(args: &Args) -> Outcome {
     if played.is_ok() {
         tell("That was all. The hub has left, and nothing is left behind.");
     }
-    shell::ended("demo", played.map_err(|e| e.to_string()))
+    ended("demo", played.map_err(|e| e.to_string()))
 }
 
 fn tell(text: &str) {
@@ -86,7 +85,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if let Ok(dir) = DataDir::locate(Some(self.0.join("data").as_os_str())) {
-            let _ = look::stop_hub(&dir); // one that does not stop leaves when its directory is gone
+            let _ = status::stop_hub(&dir); // one that does not stop leaves when its directory is gone
         }
         let _ = fs::remove_dir_all(&self.0); // what can't be removed is in a temporary directory
     }

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use lexopt::prelude::*;
 
+use super::terminal::{err, out};
 use crate::fence::clean;
 use crate::name;
-use crate::term::{err, out};
 use crate::wire::Code;
 
 /// `# TITLE` begins a part. `## COMMAND WORDS` begins a command: a line on what it is for, a line for each option, an empty

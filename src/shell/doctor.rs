@@ -7,14 +7,14 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::cli::Args;
+use super::args::Args;
+use super::setup::{self, FLAG, PLUGIN, allowed, claude, launched};
+use super::status::ask_status;
+use super::terminal::{out, paint};
+use super::{Outcome, count, no_hub, print};
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
-use crate::look::{ask_status, count, no_hub};
 use crate::router::span;
-use crate::setup::{self, FLAG, PLUGIN, allowed, claude, launched};
-use crate::shell::{Outcome, print};
-use crate::term::{out, paint};
 use crate::wire::{Answer, Code, PeerKind, ToHub};
 
 /// The first Claude Code in which a session takes messages at its inbox.
