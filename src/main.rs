@@ -3,31 +3,21 @@
 #![forbid(unsafe_code)]
 
 mod channel;
+mod client;
 mod datadir;
-mod diary;
 mod fence;
-mod guest;
 mod hook;
 mod hub;
-mod inbox;
-mod journal;
-mod json;
 mod lines;
 mod link;
-mod log;
+mod logging;
 mod mcp;
-mod memory;
 mod name;
-#[cfg(test)]
-mod props;
-mod queue;
-mod router;
 mod session;
 mod shell;
+mod span;
 mod token;
-mod tools;
 mod wire;
-mod writer;
 
 use std::process::ExitCode;
 

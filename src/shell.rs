@@ -5,6 +5,7 @@ pub mod ask;
 pub mod completions;
 pub mod demo;
 pub mod doctor;
+mod guest;
 pub mod join;
 pub mod setup;
 pub mod status;
@@ -16,10 +17,10 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::datadir::DataDir;
+use crate::datadir::is_absent;
 use crate::fence::clean;
-use crate::link::{Link, Start, is_absent, unreachable};
-use crate::router::fault;
-use crate::wire::{Code, Fault};
+use crate::link::{CONNECT, Link, Start, unreachable};
+use crate::wire::{Code, Fault, fault};
 use args::Args;
 use terminal::{err, out};
 
@@ -76,7 +77,7 @@ pub fn open(dir: &DataDir) -> Result<Link, Fault> {
 
 /// Whether what keeps us from the hub is just that there is none: one could be started.
 pub fn no_hub(dir: &DataDir, fault: &Fault) -> bool {
-    let absent = || dir.connect().is_err_and(|e| is_absent(&e)) && dir.look().is_ok();
+    let absent = || dir.connect(CONNECT).is_err_and(|e| is_absent(&e)) && dir.look().is_ok();
     fault.code == Code::HubUnreachable && absent()
 }
 

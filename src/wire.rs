@@ -265,9 +265,12 @@ pub struct Parcel {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// The name that the peer now has.
+    /// The peer is registered.
     Registered {
+        /// The name that it now has.
         name: String,
+        /// Its open asks and broadcasts.
+        open: Vec<String>,
     },
     Peers(Roster),
     Asks(AskList),

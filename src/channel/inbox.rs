@@ -19,12 +19,12 @@ const ANSWER: usize = 64 << 10;
 /// How long the session may take to take a message from its inbox.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Starts a thread that waits for the session's inbox, so that its channel does not. `done` hears of each parcel whether it
-/// was taken, and says whether anybody still wants to know.
+/// Starts a thread that waits for the session's inbox, so that its channel does not. `done` gets the identifier of each push
+/// and, if the inbox did not take it, the reason, and returns whether to go on.
 pub fn serve(
     session: &Surroundings,
     parcels: Receiver<Parcel>,
-    done: impl Fn(Parcel, Option<String>) -> bool + Send + 'static,
+    done: impl Fn(String, Option<String>) -> bool + Send + 'static,
 ) {
     let (known, mut file) = (session.inbox(), session.file.clone());
     thread::spawn(move || {
@@ -38,7 +38,7 @@ pub fn serve(
                 }
                 None => Some(io::Error::other("the session has no inbox socket")),
             };
-            if !done(parcel, error.map(|e| e.to_string())) {
+            if !done(parcel.push, error.map(|e| e.to_string())) {
                 return;
             }
         }

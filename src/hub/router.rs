@@ -45,7 +45,7 @@ type PeerNo = u64;
 type DeliveryNo = u64;
 
 /// What a peer may cost, and how long the hub waits for what. Times are in milliseconds.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Limits {
     pub peers: usize,
     /// Open asks per asker; a broadcast counts as one.
@@ -148,7 +148,10 @@ enum Timer {
 enum Role {
     Peer(PeerNo),
     /// The waiter of the Claude Code process `claude`.
-    Waiter { claude: String, process: String },
+    Waiter {
+        claude: String,
+        process: String,
+    },
 }
 
 /// The most connections that watch.
@@ -177,7 +180,7 @@ impl Ids {
 /// See the module.
 #[derive(Serialize, Deserialize)]
 pub struct Router {
-    #[serde(skip)]
+    /// Those of the hub that made the snapshot: a replay needs them.
     limits: Limits,
     #[serde(skip)]
     info: Info,
@@ -205,6 +208,8 @@ pub struct Router {
     deliveries: BTreeMap<DeliveryNo, Delivery>,
     /// The bytes of text in them.
     text: usize,
+    /// The bytes of text that were in them before.
+    text_removed: u64,
     /// By the identifier of a push.
     pushes: BTreeMap<String, DeliveryNo>,
     ended: EndedAsks,
@@ -258,6 +263,7 @@ impl Router {
             broadcasts: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             text: 0,
+            text_removed: 0,
             pushes: BTreeMap::new(),
             ended: EndedAsks::default(),
             timers,
@@ -269,7 +275,7 @@ impl Router {
         }
     }
 
-    /// Equips a router that was read from a snapshot.
+    /// Equips a router that was read from a snapshot, after the replay.
     pub fn equip(&mut self, limits: Limits, info: Info, ids: Box<dyn FnMut() -> String + Send>) {
         (self.limits, self.info, self.ids.source) = (limits, info, Some(ids));
     }
@@ -303,9 +309,13 @@ impl Router {
         self.last_conn
     }
 
-    /// The bytes of text that the state holds.
-    pub fn text(&self) -> usize {
-        self.text
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// How many bytes of text the state no longer holds.
+    pub fn text_removed(&self) -> u64 {
+        self.text_removed
     }
 
     /// When [`Input::Tick`] is due, unless something else happens first.
@@ -453,7 +463,7 @@ impl Router {
         self.watchers.remove(&conn);
         self.refused.remove(&conn);
         match self.roles.remove(&conn) {
-            Some(Role::Waiter { claude, process }) => self.waiter_left(conn, &claude, &process),
+            Some(Role::Waiter { claude, .. }) => self.waiter_left(conn, &claude),
             Some(Role::Peer(peer)) => self.vanished(peer, conn),
             None => {}
         }

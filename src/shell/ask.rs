@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::args::Args;
+use super::guest::{Guest, News};
 use super::terminal::{self, ERASE, err, out, said};
 use super::{Outcome, bad, no_hub, open, print, report};
 use crate::datadir::DataDir;
-use crate::guest::{Guest, News};
-use crate::json;
-use crate::router::span;
-use crate::router::{MAX_TIMEOUT, fault};
-use crate::wire::{Answer, Code, Fault, Kind, MAX_TEXT, Parcel, Path, PeerKind, Roster, Scope, State, ToHub};
+use crate::span::span;
+use crate::wire::{
+    Answer, Code, Fault, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, Roster, Scope, State, ToHub,
+    fault,
+};
 
 /// How long after an ask's time the hub may take to say so.
 const SLACK: Duration = Duration::from_secs(15);
@@ -35,7 +36,7 @@ pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
         }
     };
     match args.has("json") {
-        true => print(&json::fields(&roster).into()),
+        true => print(&json!(roster)),
         false => out(&table(&roster)),
     };
     Ok(ExitCode::SUCCESS)
@@ -135,7 +136,7 @@ fn answer(me: &mut Waiting, args: &Args, to: &str) -> Outcome {
                 to = name;
                 state.name().to_owned()
             }
-            News::State { kind: Kind::Ask, state, path, .. } => {
+            News::State { state, path, .. } => {
                 let path = path.filter(|p| *p != Path::Socket);
                 state.name().to_owned() + &path.map(|p| format!(" by {}", p.name())).unwrap_or_default()
             }
@@ -207,7 +208,7 @@ fn gather(me: &mut Waiting, args: &Args, answers: &mut Vec<Value>, failed: &mut 
                     return Err(fault(Code::PeerNotFound, "nobody is there to ask"));
                 }
             }
-            News::State { kind: Kind::Ask, ask_id, state: State::Ended, code, .. } => {
+            News::State { ask_id, state: State::Ended, code, .. } => {
                 let to = asked.iter().find(|m| m.ask_id == ask_id).map_or("", |m| &m.to);
                 let code = code.unwrap_or(Code::Timeout).name();
                 if !json {
@@ -246,7 +247,7 @@ fn text(words: &[String]) -> Result<String, Fault> {
         }
     }
     if bytes.len() > MAX_TEXT + 1 {
-        return bad("the text is over 64 KiB, which is the limit; name a file to read instead");
+        return bad("the text is over 512 KiB, which is the limit; name a file to read instead");
     }
     let text = String::from_utf8(bytes).or_else(|_| bad("the text on stdin is not UTF-8"))?;
     match text.trim().is_empty() {
@@ -265,7 +266,7 @@ fn duration(args: &Args, default: &str) -> Result<Duration, Fault> {
         _ => ("", 0),
     };
     let ms = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
-    match ms.filter(|ms| (1..=MAX_TIMEOUT).contains(ms)) {
+    match ms.filter(|ms| (1..=MAX_TIMEOUT_MS).contains(ms)) {
         Some(ms) => Ok(Duration::from_millis(ms)),
         None => bad(format!("'{given}' is no time from 1 second to 1 day; write 30s, 10m or 2h")),
     }

@@ -14,7 +14,7 @@ use super::terminal::{out, paint};
 use super::{Outcome, count, no_hub, print};
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
-use crate::router::span;
+use crate::span::span;
 use crate::wire::{Answer, Code, PeerKind, ToHub};
 
 /// The first Claude Code in which a session takes messages at its inbox.

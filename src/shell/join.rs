@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::args::{self, Args};
 use super::ask::table;
+use super::guest::{Guest, News};
 use super::terminal::{Typing, err, said};
 use super::{Outcome, message};
 use crate::datadir::DataDir;
 use crate::fence::clean;
-use crate::guest::{Guest, News};
 use crate::wire::{Answer, Code, Kind, Parcel, State, ToHub};
 
 /// How long an ask that is typed waits for its answer.
@@ -131,15 +131,15 @@ impl Joined {
                 }
                 message(fault.code, &fault.message, "/peers")
             }
-            News::State { kind: Kind::Ask, ask_id, state, code, .. } => {
-                if let Some((_, to)) = self.asked.iter().find(|(id, _)| *id == ask_id) {
-                    return Some(format!("{to}: {}", state.name()));
-                }
-                // A question to us has ended, and not by our answer.
-                let (n, question) = self.question(&ask_id).filter(|_| state == State::Ended)?;
+            News::State { ask_id, state, .. } => {
+                let (_, to) = self.asked.iter().find(|(id, _)| *id == ask_id)?;
+                format!("{to}: {}", state.name())
+            }
+            News::Over { ask_id, code } => {
+                let (n, question) = self.question(&ask_id)?;
                 question.waits = false;
                 let from = &question.from;
-                if code == Some(Code::Timeout) {
+                if code == Code::Timeout {
                     return Some(format!("The time for #{n} is up; #{n} TEXT may still reach {from}."));
                 }
                 question.ask_id.clear();

@@ -11,10 +11,9 @@ use super::args::Args;
 use super::terminal::out;
 use super::{Outcome, count, no_hub, open, print};
 use crate::datadir::DataDir;
-use crate::json;
 use crate::link::{Link, unreachable};
-use crate::router::span;
-use crate::wire::{Answer, Code, Fault, Status, ToHub};
+use crate::span::span;
+use crate::wire::{Answer, Code, Fault, JournalStatus, Status, ToHub};
 
 /// How long a hub may take to leave.
 const LEAVING: Duration = Duration::from_secs(10);
@@ -23,23 +22,35 @@ const LEAVING: Duration = Duration::from_secs(10);
 pub fn status(dir: &DataDir, args: &Args) -> Outcome {
     let status = ask_status(&mut open(dir)?)?;
     if args.has("json") {
-        let mut value = json::fields(&status);
-        value.insert("data_dir".to_owned(), json!(dir.path().to_string_lossy()));
-        print(&value.into());
+        let mut value = json!(status);
+        value["data_dir"] = json!(dir.path().to_string_lossy());
+        print(&value);
         return Ok(ExitCode::SUCCESS);
     }
-    let Status { pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections } = status;
+    let Status {
+        pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections, journal, ..
+    } = status;
     let (up, at) = (span(uptime_s), dir.path().display());
     out(&format!(
         "hub {version} (protocol {protocol}), process {pid}, up for {up}\n\
          {}, {}, {} on the way, {}\n\
+         {}\n\
          in {at}\n",
         count(peers, "peer"),
         count(open_asks, "open ask"),
         count(undelivered, "text"),
         count(connections, "connection"),
+        journal_line(&journal),
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the hub's state would survive its death.
+pub fn journal_line(journal: &JournalStatus) -> String {
+    match &journal.off {
+        None => format!("journal of {} KiB", journal.bytes.div_ceil(1024)),
+        Some(why) => format!("NO JOURNAL ({why}): open asks fail if the hub dies"),
+    }
 }
 
 /// The hub about itself.
@@ -81,7 +92,7 @@ pub fn stop_hub(dir: &DataDir) -> Result<Status, Fault> {
     let status = ask_status(&mut link)?;
     link.call(|id| ToHub::Stop { id })?;
     let until = Instant::now() + LEAVING;
-    while link.hear(Some(until)).is_some() {} // it removes its socket, and then hangs up
+    while link.receive(Some(until)).is_some() {} // it removes its socket, and then hangs up
     wait_until_gone(dir)?;
     Ok(status)
 }
@@ -89,7 +100,7 @@ pub fn stop_hub(dir: &DataDir) -> Result<Status, Fault> {
 /// Waits until a hub that has no socket any more is gone: nobody has the lock, or the next has a socket.
 fn wait_until_gone(dir: &DataDir) -> Result<(), Fault> {
     let until = Instant::now() + LEAVING;
-    while fs::symlink_metadata(dir.socket_path()).is_err() && !matches!(dir.lock(), Ok(Some(_))) {
+    while fs::symlink_metadata(dir.socket_path()).is_err() && dir.is_claimed() {
         if Instant::now() >= until {
             return Err(unreachable("the hub does not leave; look for `relay hub` with ps and kill it"));
         }

@@ -9,7 +9,6 @@ use super::terminal::{err, out, paint};
 use super::{Outcome, first_line, open, print};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
-use crate::json;
 use crate::link::{Link, Start};
 use crate::wire::{Event, ToClient, ToHub, What};
 
@@ -23,10 +22,9 @@ pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
         if link.call(|id| ToHub::Watch { id }).is_ok() {
             err("relay: watching (Ctrl-C ends it)\n");
         }
-        while let Some(message) = link.hear(None) {
+        while let Some(message) = link.receive(None) {
             let ToClient::Event(event) = message else { continue };
-            let alive =
-                if args.has("json") { print(&json::fields(&event).into()) } else { out(&line(&event)) };
+            let alive = if args.has("json") { print(&serde_json::json!(event)) } else { out(&line(&event)) };
             if !alive {
                 return Ok(ExitCode::SUCCESS);
             }

@@ -51,7 +51,9 @@ impl Router {
         if question.thread.as_ref().is_some_and(|t| t.is_empty() || t.len() > MAX_THREAD) {
             return Err(fault(
                 Code::BadArgs,
-                format!("`thread_id` has to have 1 to {MAX_THREAD} bytes; pass the one of an earlier message"),
+                format!(
+                    "`thread_id` has to have 1 to {MAX_THREAD} bytes; pass the one of an earlier message"
+                ),
             ));
         }
         if let Some(known) = self.asked_before(me, &question.ask_id)? {

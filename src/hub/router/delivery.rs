@@ -119,8 +119,7 @@ impl Router {
     /// The first path of the target that is open, not dead, and was not tried for this text.
     fn route(&self, delivery: &Delivery) -> Option<(Path, ConnId)> {
         let peer = self.peer(delivery.to);
-        let untried =
-            |p: &Path| !peer.dead.contains(p) && !delivery.attempts.iter().any(|a| a.path == *p);
+        let untried = |p: &Path| !peer.dead.contains(p) && !delivery.attempts.iter().any(|a| a.path == *p);
         peer.who.paths.iter().copied().filter(untried).find_map(|path| {
             let conn = match path {
                 Path::Hook => self.waiter_of(delivery.to),
@@ -285,8 +284,7 @@ impl Router {
     /// The target of a text that is no question is gone.
     pub(super) fn undeliverable(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
-        let handed =
-            |a: &Attempt| !a.in_doubt && matches!(a.stage, Stage::Handed(_) | Stage::Accepted);
+        let handed = |a: &Attempt| !a.in_doubt && matches!(a.stage, Stage::Handed(_) | Stage::Accepted);
         let lost = !delivery.attempts.iter().any(handed);
         if delivery.parcel.kind == Kind::Reply
             && let Some(tombstone) = self.ended.get_mut(&delivery.parcel.ask_id)
@@ -314,7 +312,8 @@ impl Router {
     pub(super) fn remove_delivery(&mut self, no: DeliveryNo) {
         self.answer_starter(no);
         let Some(delivery) = self.deliveries.remove(&no) else { return };
-        self.text -= delivery.parcel.text.len();
+        let length = delivery.parcel.text.len();
+        (self.text, self.text_removed) = (self.text - length, self.text_removed + length as u64);
         for attempt in &delivery.attempts {
             self.pushes.remove(&attempt.push);
         }
@@ -340,7 +339,21 @@ mod tests {
         let (repo, branch, claude, exact) = Default::default();
         let (peer, secret, name) = (name.to_owned(), name.to_owned(), name.to_owned());
         let (pid, listens, fresh) = (1, true, true);
-        Box::new(Who { name, exact, kind, peer, secret, cwd, repo, branch, pid, claude, paths, listens, fresh })
+        Box::new(Who {
+            name,
+            exact,
+            kind,
+            peer,
+            secret,
+            cwd,
+            repo,
+            branch,
+            pid,
+            claude,
+            paths,
+            listens,
+            fresh,
+        })
     }
 
     fn pushed(out: &[Output]) -> usize {

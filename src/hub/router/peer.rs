@@ -115,7 +115,9 @@ impl Router {
         }
         self.tie(no);
         // The answer goes out before what the registration sets in motion, and without `waiting`: there are paths again.
-        let answer = Answer::Registered { name };
+        let peer = self.peer(no);
+        let open = peer.asked.iter().chain(&peer.broadcasts).map(|id| id.to_string()).collect();
+        let answer = Answer::Registered { name, open };
         self.send(conn, ToClient::Ok { id, answer, waiting: Vec::new() });
         self.settle_sent(no, before, conn, fresh);
         lost.into_iter().take(MAX_LOST).for_each(|lost| self.fail_lost(no, lost));

@@ -6,8 +6,8 @@ use super::{ConnId, Ms, PeerNo, Router};
 use crate::fence::label;
 use crate::span::span;
 use crate::wire::{
-    Activity, AskLine, AskList, Code, DebtLine, EndedAsk, Me, OpenAsk, Path, PeerLine, Roster, State,
-    Status, VERSION,
+    Activity, AskLine, AskList, Code, DebtLine, EndedAsk, Me, OpenAsk, Path, PeerLine, Roster, State, Status,
+    VERSION,
 };
 
 /// How many ended asks a list shows.
@@ -32,11 +32,14 @@ impl Router {
         });
         let mut owes: Vec<_> = own.owes.iter().filter_map(open).collect();
         owes.sort_by_key(|(_, ask)| ask.asked_at);
-        let owed = owes.into_iter().filter(|(_, ask)| ask.progress.state >= State::Pushed).map(|(id, ask)| DebtLine {
-            ask_id: id.to_string(),
-            from: self.peer(ask.asker).who.name.clone(),
-            age_s: (self.now - ask.asked_at) / 1000,
-        });
+        let owed =
+            owes.into_iter().filter(|(_, ask)| ask.progress.state >= State::Pushed).map(|(id, ask)| {
+                DebtLine {
+                    ask_id: id.to_string(),
+                    from: self.peer(ask.asker).who.name.clone(),
+                    age_s: (self.now - ask.asked_at) / 1000,
+                }
+            });
         let me = Me { name: own.who.name.clone(), cwd: label(&own.who.cwd), push: self.best_path(no) };
         Roster { me: Some(me), peers, asks: asks.collect(), owed: owed.collect() }
     }
