@@ -11,6 +11,7 @@
 
 mod journal;
 mod process;
+mod replay;
 mod router;
 mod writer;
 
@@ -38,6 +39,7 @@ use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use writer::{Backlog, Writer};
 
 pub use process::{detach, main};
+pub use replay::{redact, replay};
 
 /// The most connections at once: a channel and a waiter for each of 1,024 peers, and hooks that come and go.
 const MAX_CONNECTIONS: usize = 3072;
@@ -103,8 +105,9 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
         ..Info::default()
     };
     let wanted = std::env::var("RELAY_JOURNAL").map_or(true, |v| v != "off");
-    let Start { journal, router } =
+    let Start { journal, mut router } =
         Journal::start(claim.journal_path(), wanted, limits, info, epoch, Box::new(ids));
+    router.info_mut().journal = journal.status();
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
     let first = router.last_conn() + 1;

@@ -19,6 +19,8 @@ mod span;
 mod token;
 mod wire;
 
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::Value;
@@ -38,6 +40,15 @@ fn main() -> ExitCode {
     }
 }
 
+fn replay(args: &Args) -> Outcome {
+    let Some(file) = args.words.first().map(Path::new) else {
+        return shell::bad("missing FILE; give the path of a hub.journal");
+    };
+    let mut out = io::stdout().lock();
+    let done = if args.has("redact") { hub::redact(file, &mut out) } else { hub::replay(file, &mut out) };
+    shell::ended("replay", done.map_err(|e| format!("cannot replay {}: {e}", file.display())))
+}
+
 fn run(dir: &DataDir, args: &Args) -> Outcome {
     match args.command {
         "channel" => Ok(channel::run(dir.clone())),
@@ -51,6 +62,7 @@ fn run(dir: &DataDir, args: &Args) -> Outcome {
         "tail" => tail::tail(dir, args),
         "status" => status::status(dir, args),
         "stop" => status::stop(dir),
+        "replay" => replay(args),
         "doctor" => doctor::doctor(dir, args),
         "setup" => setup::setup(args),
         "demo" => demo::demo(args),

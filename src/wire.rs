@@ -560,29 +560,6 @@ words! {
         Script = "script",
     }
 
-    /// Which hook of Claude Code fired, as far as the hub needs to know.
-    pub enum HookEvent {
-        /// `SessionStart`, also after `/clear`: idle.
-        Start = "start",
-        /// `UserPromptSubmit`: busy.
-        Prompt = "prompt",
-        /// `PostToolUse`: busy again if a dialog was open.
-        Tool = "tool",
-        /// `PermissionRequest`: waiting for the user.
-        Permission = "permission",
-        /// `Stop`: idle.
-        Stop = "stop",
-        /// `SessionEnd`, but not that of `/clear`: the session will not come back.
-        End = "end",
-    }
-
-    /// How far a broadcast reaches.
-    pub enum Scope {
-        Machine = "machine",
-        Repo = "repo",
-        Directory = "directory",
-    }
-
     /// Why something failed: the error codes of the tools and the shell alike.
     pub enum Code {
         PeerNotFound = "peer_not_found",
@@ -598,6 +575,33 @@ words! {
         ProtocolMismatch = "protocol_mismatch",
         Overloaded = "overloaded",
     }
+}
+
+/// Which hook of Claude Code fired, as far as the hub needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HookEvent {
+    /// `SessionStart`, also after `/clear`: idle.
+    Start,
+    /// `UserPromptSubmit`: busy.
+    Prompt,
+    /// `PostToolUse`: busy again if a dialog was open.
+    Tool,
+    /// `PermissionRequest`: waiting for the user.
+    Permission,
+    /// `Stop`: idle.
+    Stop,
+    /// `SessionEnd`, but not that of `/clear`: the session will not come back.
+    End,
+}
+
+/// How far a broadcast reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    Machine,
+    Repo,
+    Directory,
 }
 
 /// Appends `message` as one line.

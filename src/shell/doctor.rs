@@ -15,7 +15,7 @@ use super::{Outcome, count, no_hub, print};
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
 use crate::span::span;
-use crate::wire::{Answer, Code, PeerKind, ToHub};
+use crate::wire::{Answer, Code, JournalStatus, PeerKind, ToHub};
 
 /// The first Claude Code in which a session takes messages at its inbox.
 const INBOX: [u32; 3] = [2, 1, 224];
@@ -155,6 +155,22 @@ fn hub(found: &mut Findings, dir: &DataDir, usable: bool) {
         Err(fault) => Err(fault.message),
     };
     found.add("hub", how, "relay stop; the sessions start a new one at once");
+    if let Some(other) = dir.other_machine() {
+        let how = format!(
+            "{} belongs to {other}; the files of this machine's hub carry its name",
+            dir.path().display()
+        );
+        found.add("machine", Ok(how), "");
+    }
+    if let Ok(JournalStatus { bytes, off }) =
+        link.as_mut().map_err(|_| ()).and_then(|l| ask_status(l).map_err(|_| ())).map(|s| s.journal)
+    {
+        let how = match off {
+            Some(why) => Err(format!("{why}; if the hub dies now, open asks fail")),
+            None => Ok(format!("{} KiB, {}", bytes.div_ceil(1024), dir.journal_path().display())),
+        };
+        found.add("journal", how, "make room or mend the directory; the hub tries again every minute");
+    }
     let Ok(Ok(Answer::Peers(roster))) = link.map(|mut link| link.call(|id| ToHub::Peers { id })) else {
         return;
     };

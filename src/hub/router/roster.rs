@@ -85,7 +85,8 @@ impl Router {
         }
     }
 
-    pub(super) fn status(&self) -> Status {
+    /// The state in numbers.
+    pub fn status(&self) -> Status {
         let info = &self.info;
         Status {
             pid: info.pid,
