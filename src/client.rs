@@ -154,14 +154,21 @@ impl Client {
 
     /// Reports that a push was made, or why not.
     pub fn pushed(&mut self, push: &str, error: Option<String>) {
-        self.pushes.insert(push.to_owned(), Outcome::Pushed(error.clone()));
+        self.conclude(push, Outcome::Pushed(error.clone()));
         self.send(&ToHub::Pushed { push: push.to_owned(), error });
     }
 
     /// Reports that the recipient has seen what was pushed.
     pub fn seen(&mut self, push: &str) {
-        self.pushes.insert(push.to_owned(), Outcome::Seen);
+        self.conclude(push, Outcome::Seen);
         self.send(&ToHub::Seen { pushes: vec![push.to_owned()], accepted: Vec::new() });
+    }
+
+    /// Notes how a push went, if it is one that is remembered.
+    fn conclude(&mut self, push: &str, outcome: Outcome) {
+        if let Some(known) = self.pushes.get_mut(push) {
+            *known = outcome;
+        }
     }
 
     /// Remembers a push that came with an answer; `false` if it is known.

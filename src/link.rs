@@ -112,12 +112,11 @@ impl Link {
                     }
                     e.to_string()
                 }
-                // A sandbox, most likely: another hub would not help.
+                // A directory that can't be used, or a sandbox: another hub would not help.
                 Err(e) => {
-                    return Err(unreachable(format!(
-                        "cannot connect to {}: {e}; see `relay doctor`",
-                        dir.socket_path().display()
-                    )));
+                    let at = dir.socket_path();
+                    let why = format!("cannot connect to {}: {e}; see `relay doctor`", at.display());
+                    return Err(unreachable(dir.look().err().unwrap_or(why)));
                 }
             };
             if Instant::now() >= until {

@@ -34,10 +34,12 @@ fn main() -> ExitCode {
         Ok(line) => line,
         Err(code) => return code,
     };
-    match DataDir::locate(line.data_dir.as_deref()) {
+    let code = match DataDir::locate(line.data_dir.as_deref()) {
         Ok(dir) => run(&dir, &line).unwrap_or_else(|fault| shell::report(&line, &fault, Value::Null)),
         Err(why) => args::usage(None, &why),
-    }
+    };
+    log::logger().flush(); // the last readable lines may still wait for their thread
+    code
 }
 
 fn replay(args: &Args) -> Outcome {

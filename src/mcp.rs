@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 /// negotiates it as a channel.
 const REVISIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 /// The longest line that is read, in bytes: two texts of the greatest length, each byte escaped.
-const MAX_LINE: usize = 1 << 20;
+const MAX_LINE: usize = crate::wire::MAX_LINE;
 /// What the model is told about the tools; the client cuts it at 2 KB.
 const INSTRUCTIONS: &str = "\
 Claude Relay connects this session to the other Claude Code sessions on this machine.
@@ -49,7 +49,7 @@ pub enum Incoming {
     Broken(String),
 }
 
-/// Reads one line of at most 1 MiB: `None` at the end of the input. A longer one is skipped and reported as broken.
+/// Reads one line of at most [`MAX_LINE`] bytes: `None` at the end of the input. A longer one is skipped and reported as broken.
 ///
 /// # Errors
 /// What the input says.
@@ -62,7 +62,7 @@ pub fn read(input: &mut impl BufRead) -> io::Result<Option<Incoming>> {
         }
         if line.last() != Some(&b'\n') && line.len() >= MAX_LINE {
             skip_line(input)?;
-            let error = error(&Value::Null, -32600, "the message is longer than 1 MiB");
+            let error = error(&Value::Null, -32600, "the message is longer than 4 MiB");
             return Ok(Some(Incoming::Broken(error)));
         }
         if !line.trim_ascii().is_empty() {

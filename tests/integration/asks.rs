@@ -40,11 +40,11 @@ fn both_may_ask_each_other_at_once() {
 }
 
 #[test]
-fn a_text_of_64_kib_arrives_whole() {
+fn a_text_of_512_kib_arrives_whole() {
     let dir = DataDir::new();
     let [a, b] = dir.channels(["a", "b"]);
-    let text = "ü\u{1F600}\"\\/x".repeat(6000);
-    let text = &text[..text.floor_char_boundary(64 << 10)];
+    let text = "ü\u{1F600}\"\\/x".repeat(48_000);
+    let text = &text[..text.floor_char_boundary(512 << 10)];
     let ask_id = a.ask("b", text);
     assert!(b.take("ask", &ask_id).content.starts_with(&format!("> {text}\n")));
     b.reply(&ask_id, text).ok();

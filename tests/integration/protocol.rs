@@ -112,8 +112,8 @@ fn what_is_no_message_gets_its_error_and_the_session_goes_on() {
         assert_eq!(answer["error"]["code"], code, "{line}");
         assert_eq!(answer["id"], Value::Null);
     }
-    channel.write(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}"}}"#, "x".repeat(1 << 20)));
-    assert_eq!(channel.take_other()["error"]["code"], -32600, "a line over 1 MiB");
+    channel.write(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}"}}"#, "x".repeat(4 << 20)));
+    assert_eq!(channel.take_other()["error"]["code"], -32600, "a line over 4 MiB");
     assert_eq!(channel.request("ping", &json!({}))["result"], json!({}));
 }
 
@@ -156,7 +156,7 @@ fn there_are_five_tools_with_strict_schemas() {
 fn bad_arguments_are_refused_and_named() {
     let dir = nowhere();
     let channel = lonely(&dir);
-    let long = "x".repeat((64 << 10) + 1);
+    let long = "x".repeat((512 << 10) + 1);
     for (tool, arguments, named) in [
         ("relay_ask", json!({"question": "?"}), "`to`"),
         ("relay_ask", json!({"to": "b"}), "`question`"),
