@@ -180,7 +180,7 @@ fn a_reader_that_stalls_is_disconnected_and_its_asks_fail() {
     let asked = others.a.begin(Raw::ask_as("ask_to_stalled", "stalled", "?"));
     others.a.end(asked).expect("asked");
     // The traffic of the others fills its queue, and they do not notice.
-    let text = "x".repeat(60_000);
+    let text = "x".repeat(500_000);
     let mut flood = 0;
     while dir.logged("peer_stalled").is_empty() {
         let ask_id = format!("ask_flood{flood}");
