@@ -105,6 +105,7 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         claude: Some(session.key.clone()),
         paths: session.paths.clone(),
         listens: true,
+        held: session.is_held,
         fresh: true,
     }
 }

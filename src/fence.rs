@@ -93,7 +93,7 @@ pub fn body(p: &Parcel) -> String {
             quote(&p.text)
         ),
         Kind::Reply => quote(&p.text),
-        Kind::Failed | Kind::Summary => clean(&p.text),
+        Kind::Failed | Kind::Summary | Kind::Notice => clean(&p.text),
     }
 }
 

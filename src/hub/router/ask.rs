@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::delivery::Progress;
 use super::ended::Tombstone;
+use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::wire::{
     Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, State, ToClient, What, fault,
@@ -40,6 +41,7 @@ pub(super) struct Ask {
     pub progress: Progress,
     /// The question on its way; `None` when it needs no more care.
     pub delivery: Option<DeliveryNo>,
+    pub standing: Standing,
 }
 
 impl Router {
@@ -94,6 +96,7 @@ impl Router {
             deadline: self.now + timeout,
             progress: Progress::queued(self.now),
             delivery: None,
+            standing: Standing::default(),
         }
     }
 
@@ -344,6 +347,7 @@ impl Router {
     fn end(&mut self, id: &Id, code: Option<Code>, answer: Option<u64>) -> Option<Ask> {
         let ask = self.asks.remove(id)?;
         self.disarm(ask.deadline, Timer::Timeout(id.clone()));
+        self.timers.retain(|(_, timer)| !matches!(timer, Timer::NoTurn(i) | Timer::Nudge(i) if i == id));
         self.peer_mut(ask.asker).asked.remove(id);
         self.peer_mut(ask.target).owes.remove(id);
         let (asker, target) = (&self.peer(ask.asker).who, &self.peer(ask.target).who);
@@ -379,7 +383,7 @@ impl Router {
     ) {
         if let Some(conn) = self.peers.get(&asker).and_then(|p| p.conn) {
             let ask_id = id.to_owned();
-            self.send(conn, ToClient::State { ask_id, state, path, code });
+            self.send(conn, ToClient::State { ask_id, state, path, code, note: None, detail: None });
         }
     }
 
