@@ -288,6 +288,12 @@ pub struct Parcel {
     pub ask_id: String,
     /// The name of the peer whose text this is; for `failed` the peer that was asked.
     pub from: String,
+    /// What `from` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_kind: Option<PeerKind>,
+    /// For a reply: the beginning of the question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
     /// The directory of `from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
