@@ -36,8 +36,7 @@ impl Others {
 fn a_first_line_that_is_no_hello_is_bad_msg() {
     let dir = DataDir::new();
     let mut others = Others::new(&dir);
-    for line in ["garbage", "{}", "[]", "\u{0}\u{1}", r#"{"peers":{"id":1}}"#, r#"{"hello":{}}"#, ""]
-    {
+    for line in ["garbage", "{}", "[]", "\u{0}\u{1}", r#"{"peers":{"id":1}}"#, r#"{"hello":{}}"#, ""] {
         let mut raw = Raw::connect(&dir);
         raw.say_bytes(format!("{line}\n").as_bytes()).expect("a hub");
         assert_eq!(raw.hear_end().as_deref(), Some("bad_msg"), "{line:?}");
@@ -59,7 +58,9 @@ fn another_version_is_a_mismatch_with_the_remedy() {
         assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!("protocol_mismatch")));
         let message = error["message"].as_str().expect("a message");
         assert!(
-            message.contains(&v.to_string()) && message.contains("this hub 2") && message.contains("relay stop"),
+            message.contains(&v.to_string())
+                && message.contains("this hub 2")
+                && message.contains("relay stop"),
             "{message}"
         );
         assert_eq!(raw.hear(), None);
@@ -70,13 +71,7 @@ fn another_version_is_a_mismatch_with_the_remedy() {
 fn garbage_after_hello_costs_the_connection_and_ends_the_peer() {
     let dir = DataDir::with(&[("RELAY_GRACE_S", "0")]);
     let mut others = Others::new(&dir);
-    for line in [
-        "garbage",
-        "{\"dance\":{}}",
-        "{\"ask\":{\"id\":1}}",
-        "{\"peers\":{\"id\":-1}}",
-        "\u{0}",
-    ] {
+    for line in ["garbage", "{\"dance\":{}}", "{\"ask\":{\"id\":1}}", "{\"peers\":{\"id\":-1}}", "\u{0}"] {
         let mut bad = dir.peer("bad");
         let ask = others.a.begin(Raw::ask_as(&format!("ask_bad{}", line.len()), "bad", "?"));
         bad.take_push();
@@ -147,7 +142,9 @@ fn a_slow_writer_holds_nobody_up_and_is_understood() {
     let dir = DataDir::new();
     let mut others = Others::new(&dir);
     let mut slow = dir.raw();
-    for byte in format!("{}\n", to_wire(&json!({"type": "register", "id": 1, "who": Raw::who("slow")}))).bytes() {
+    for byte in
+        format!("{}\n", to_wire(&json!({"type": "register", "id": 1, "who": Raw::who("slow")}))).bytes()
+    {
         slow.say_bytes(&[byte]).expect("a hub");
         if byte == b'{' {
             others.still_talk();
