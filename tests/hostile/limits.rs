@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::driver::{DataDir, Raw, until};
+use crate::driver::{DataDir, Raw, to_wire, until};
 use crate::{all_is_well, memory_of, pour, talk, text_of};
 
 /// The refusal is `overloaded`, says what the limit is and when to retry, and is in the log.
@@ -24,11 +24,11 @@ fn overloaded(dir: &DataDir, refused: (String, String), names: &[&str]) {
 }
 
 #[test]
-fn a_text_has_64_kib_at_most() {
+fn a_text_has_512_kib_at_most() {
     let dir = DataDir::new();
     let [ann, ben] = dir.channels(["ann", "ben"]);
-    let most = text_of(64 << 10);
-    let over = text_of((64 << 10) + 1);
+    let most = text_of(512 << 10);
+    let over = text_of((512 << 10) + 1);
     let ask = ann.ask("ben", &most);
     assert!(ben.take("ask", &ask).content.contains(&most));
     for (tool, arguments) in [
@@ -37,20 +37,24 @@ fn a_text_has_64_kib_at_most() {
         ("relay_reply", json!({"ask_id": ask, "answer": over})),
     ] {
         let refused = ann.call(tool, arguments);
-        assert!(refused.text.contains("65537 bytes") && refused.text.contains("64 KiB"), "{}", refused.text);
+        assert!(
+            refused.text.contains("524289 bytes") && refused.text.contains("512 KiB"),
+            "{}",
+            refused.text
+        );
         assert_eq!(refused.code(), "bad_args");
     }
     // The limit is in bytes, and the hub has it too.
     let mut raw = dir.peer("raw");
-    for text in [over, "é".repeat(32_769)] {
+    for text in [over, "é".repeat(262_145)] {
         let (code, message) = raw.call(Raw::ask_as("ask_00000001", "ben", &text)).expect_err("too long");
         assert_eq!(code, "bad_args");
-        assert!(message.contains("64 KiB"), "{message}");
+        assert!(message.contains("512 KiB"), "{message}");
     }
     assert!(
         dir.logged("refused")
             .iter()
-            .any(|l| l["code"] == "bad_args" && l["why"].as_str().is_some_and(|w| w.contains("64 KiB")))
+            .any(|l| l["code"] == "bad_args" && l["why"].as_str().is_some_and(|w| w.contains("512 KiB")))
     );
 }
 
@@ -236,7 +240,7 @@ fn a_flood_by_one_peer_does_not_grow_the_hub() {
     let flood: [fn(u64) -> Value; 7] = [
         |n| json!({"type": "hook", "id": n, "claude": format!("1-{n}-1"), "event": "prompt"}),
         |n| json!({"type": "rename", "id": n, "name": format!("eve {n}"), "exact": false}),
-        |n| json!({"type": "seen", "pushes": [format!("push_{n:024}")]}),
+        |n| json!({"type": "seen", "claude": "1-1-1", "seen": [format!("push_{n:024}")]}),
         |n| json!({"type": "pushed", "push": format!("push_{n:024}"), "error": "x"}),
         |n| json!({"type": "ask", "id": n, "ask_id": format!("ask_{n:016}"), "to": "ben", "text": "x", "timeout_ms": 1}),
         |n| json!({"type": "reply", "id": n, "ask_id": format!("ask_{n:016}"), "text": "x"}),
@@ -249,7 +253,7 @@ fn a_flood_by_one_peer_does_not_grow_the_hub() {
         let until = Instant::now() + Duration::from_millis(1500);
         let mut n = 0;
         while Instant::now() < until {
-            let lines: String = (n..n + 200).map(|n| format!("{}\n", message(n))).collect();
+            let lines: String = (n..n + 200).map(|n| format!("{}\n", to_wire(&message(n)))).collect();
             assert!(pour(&eve, lines.as_bytes()), "kind {kind} cost the connection");
             n += 200;
         }
