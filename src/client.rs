@@ -46,7 +46,7 @@ pub enum Event {
         state: State,
         path: Option<Path>,
         code: Option<Code>,
-        note: Option<Note>,
+        /// Why no answer may come though the ask is open, for people.
         detail: Option<String>,
     },
     /// An ask to this client has ended without its answer.
@@ -246,11 +246,11 @@ impl Client {
                 self.answered(id, Err(Fault { code, message }), waiting)
             }
             ToClient::Push(parcel) => self.push(parcel),
-            ToClient::State { ask_id, state, path, code, note, detail } => {
+            ToClient::State { ask_id, state, path, code, detail, .. } => {
                 if state >= State::Replied {
                     self.open.remove(&ask_id);
                 }
-                Some(Event::State { ask_id, state, path, code, note, detail })
+                Some(Event::State { ask_id, state, path, code, detail })
             }
             ToClient::Over { ask_id, code } => Some(Event::Over { ask_id, code }),
             ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => None,

@@ -194,7 +194,7 @@ impl Guest {
             Event::Ended { result: Ok(answer), .. } => News::Answer(answer),
             Event::Ended { request, result: Err(fault), .. } => News::Refused(request, fault),
             Event::Push(parcel) => News::Parcel(parcel),
-            Event::State { ask_id, state, path, code, detail, .. } => {
+            Event::State { ask_id, state, path, code, detail } => {
                 News::State { ask_id, state, path, code, detail }
             }
             Event::Over { ask_id, code } => News::Over { ask_id, code },
