@@ -9,13 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use serde_json::{Value, json};
+use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::DataDir;
 use crate::link::{self, FromHub, Mouth, unreachable};
 use crate::log::{Level, Log};
-use crate::mcp::{self, Incoming};
+use crate::mcp::{self, Id, Incoming};
 use crate::memory::{Memory, Take};
 use crate::router::fault;
 use crate::session::{self, Surroundings};
@@ -47,7 +47,7 @@ enum Heard {
 /// A request to the hub that is not answered yet.
 struct Pending {
     /// The tool call that waits for it; `None` for a request of our own.
-    call: Option<Value>,
+    call: Option<Id>,
     request: ToHub,
     /// Whether the hub that we are registered with has it.
     sent: bool,
@@ -74,6 +74,8 @@ struct Channel {
     away: Fault,
     next_id: u64,
     pending: HashMap<u64, Pending>,
+    /// Stdin has ended: what is still open is answered, and then the channel leaves.
+    ending: bool,
     inbox: Sender<Parcel>,
 }
 
@@ -117,6 +119,7 @@ pub fn run(dir: DataDir) -> ExitCode {
         away: unreachable(prepared.err().unwrap_or_else(|| "the hub is not reached yet; try again".into())),
         next_id: 0,
         pending: HashMap::new(),
+        ending: false,
         inbox,
     };
     inbox::serve(&channel.session, to_inbox, move |parcel, error| {
@@ -133,9 +136,11 @@ pub fn run(dir: DataDir) -> ExitCode {
 /// Hands the client's messages on, and the end of stdin, which is the channel's.
 fn read_stdin(heard: &Sender<Heard>) {
     let mut input = BufReader::new(io::stdin());
-    while let Ok(Some(incoming)) = mcp::read(&mut input) {
-        if heard.send(Heard::Client(incoming)).is_err() {
-            return;
+    while let Ok(Some(messages)) = mcp::read(&mut input) {
+        for incoming in messages {
+            if heard.send(Heard::Client(incoming)).is_err() {
+                return;
+            }
         }
     }
     let _ = heard.send(Heard::ClientGone); // fails only when the channel leaves
@@ -156,9 +161,11 @@ impl Channel {
                     Ok(())
                 }
                 Ok(Heard::Signal) => return self.leave("a signal"),
-                Ok(Heard::ClientGone) | Err(RecvTimeoutError::Disconnected) => {
-                    return self.leave("stdin closed");
+                Ok(Heard::ClientGone) => {
+                    self.ending = true;
+                    Ok(())
                 }
+                Err(RecvTimeoutError::Disconnected) => return self.leave("stdin closed"),
                 Err(RecvTimeoutError::Timeout) => Ok(()),
             };
             if served.is_err() {
@@ -167,6 +174,9 @@ impl Channel {
             let now = Instant::now();
             if self.expire(now).is_err() {
                 return self.leave("stdout closed");
+            }
+            if self.ending && self.pending.values().all(|p| p.call.is_none()) {
+                return self.leave("stdin closed");
             }
             if now >= look {
                 look = now + LOOK;
@@ -192,29 +202,37 @@ impl Channel {
             Incoming::Broken(answer) => print(&answer),
             Incoming::Response | Incoming::Notification { .. } => Ok(()),
             Incoming::Request { id, method, params } => match method.as_str() {
-                "initialize" => print(&mcp::result(&id, mcp::initialize(&params))),
+                "initialize" => {
+                    let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
+                    print(&mcp::result(&id, client.answer()))
+                }
                 "ping" => print(&mcp::result(&id, json!({}))),
                 "tools/list" => {
                     self.session.listed.get_or_insert_with(Instant::now);
-                    print(&mcp::result_text(&id, &tools::list()))
+                    print(&mcp::result(&id, tools::list()))
                 }
-                "tools/call" => self.call(id, params),
-                _ => print(&mcp::error(&id, -32601, "this server has no such method")),
+                "tools/call" => self.call(id, &params),
+                _ => print(&mcp::error(&id, mcp::METHOD_NOT_FOUND, "this server has no such method")),
             },
         }
     }
 
-    fn call(&mut self, id: Value, mut params: Value) -> io::Result<()> {
-        let name = params.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let arguments = params.get_mut("arguments").map(Value::take).unwrap_or(Value::Null);
+    fn call(&mut self, id: Id, params: &str) -> io::Result<()> {
+        let call: tools::Call = match mcp::params(params) {
+            Ok(call) => call,
+            Err(why) => {
+                return print(&mcp::error(&id, mcp::INVALID_PARAMS, &format!("not a tool call: {why}")));
+            }
+        };
         let new_id = |prefix: &str| {
             let id = self.tokens.id(prefix);
             id.map_err(|e| unreachable(format!("there are no random numbers: {e}")))
         };
-        match tools::parse(&name, arguments, new_id) {
+        match call.tool().map(|tool| tool.and_then(|tool| tool.request(new_id))) {
             None => {
-                let why = format!("there is no tool \"{}\"; tools/list names the five", fence::label(&name));
-                print(&mcp::error(&id, -32602, &why))
+                let why =
+                    format!("there is no tool \"{}\"; tools/list names the five", fence::label(&call.name));
+                print(&mcp::error(&id, mcp::INVALID_PARAMS, &why))
             }
             Some(Err(fault)) => print_result(&id, &Err(fault), Vec::new()),
             Some(Ok(request)) => {
@@ -225,7 +243,7 @@ impl Channel {
     }
 
     /// Files a request, which is sent as soon as the hub can answer it.
-    fn ask_hub(&mut self, call: Option<Value>, request: ToHub) {
+    fn ask_hub(&mut self, call: Option<Id>, request: ToHub) {
         self.memory.requested(&request);
         self.next_id += 1;
         let id = self.next_id;
@@ -539,7 +557,7 @@ fn with_id(mut request: ToHub, new: u64) -> ToHub {
 }
 
 /// The result of a tool call, and with it what waited for the session.
-fn print_result(call: &Value, reply: &Result<Answer, Fault>, mut messages: Vec<String>) -> io::Result<()> {
+fn print_result(call: &Id, reply: &Result<Answer, Fault>, mut messages: Vec<String>) -> io::Result<()> {
     let (text, mut structured) = match reply {
         Ok(answer) => tools::render(answer).unwrap_or_default(),
         Err(fault) => tools::render_fault(fault),

@@ -9,6 +9,9 @@ use crate::wire::{Kind, Parcel};
 /// The longest [`label`], in characters.
 const LONGEST: usize = 200;
 
+/// What a model is told with every failure: without it some models ask everybody instead.
+pub const ON_FAILURE: &str = "Tell the user; do not broadcast as a fallback.";
+
 const ZWNJ: char = '\u{200c}';
 const ZWJ: char = '\u{200d}';
 const VS16: char = '\u{fe0f}';
@@ -93,7 +96,8 @@ pub fn body(p: &Parcel) -> String {
             quote(&p.text)
         ),
         Kind::Reply => quote(&p.text),
-        Kind::Failed | Kind::Summary => clean(&p.text),
+        Kind::Failed => format!("{}\n\n{ON_FAILURE}", clean(&p.text)),
+        Kind::Summary => clean(&p.text),
     }
 }
 
@@ -363,7 +367,9 @@ mod tests {
         let failed = Parcel { code: Some(Code::PeerGone), ..parcel(Kind::Failed, "it left\u{1b}[0m") };
         assert_eq!(
             text(&failed),
-            "[relay kind=failed ask_id=ask_1 from=backend code=peer_gone push=c0ffee]\nit left"
+            format!(
+                "[relay kind=failed ask_id=ask_1 from=backend code=peer_gone push=c0ffee]\nit left\n\n{ON_FAILURE}"
+            )
         );
 
         let summary = Parcel { from: String::new(), ..parcel(Kind::Summary, "2 of 3") };

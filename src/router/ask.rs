@@ -437,7 +437,7 @@ pub(super) fn check_text(what: &str, text: &str) -> Result<(), Fault> {
         return Err(fault(
             Code::BadArgs,
             format!(
-                "`{what}` has {size} bytes, and {MAX_TEXT} (64 KiB) is the limit; shorten it or name a file to read"
+                "`{what}` has {size} bytes, and {MAX_TEXT} (512 KiB) is the limit; shorten it or name a file to read"
             ),
         ));
     }
