@@ -46,13 +46,16 @@ use datadir::DataDir;
 use shell::Outcome;
 
 fn main() -> ExitCode {
+    // A hook that exits with 2, the code of a usage error, blocks the user's prompt. Only the waiter may, to wake the session.
+    let is_hook = std::env::args_os().nth(1).is_some_and(|command| command == "hook");
+    let failed = |code| if is_hook { ExitCode::SUCCESS } else { code };
     let args = match cli::parse(lexopt::Parser::from_env()) {
         Ok(args) => args,
-        Err(code) => return code,
+        Err(code) => return failed(code),
     };
     match DataDir::locate(args.data_dir.as_deref()) {
-        Ok(dir) => run(&dir, &args).unwrap_or_else(|fault| shell::report(&args, &fault, Value::Null)),
-        Err(why) => cli::usage(None, &why),
+        Ok(dir) => run(&dir, &args).unwrap_or_else(|fault| failed(shell::report(&args, &fault, Value::Null))),
+        Err(why) => failed(cli::usage(None, &why)),
     }
 }
 

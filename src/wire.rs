@@ -13,7 +13,7 @@ use crate::json::{name, put, record, tagged, take, words};
 /// The protocol version that this binary speaks.
 pub const VERSION: u32 = 1;
 /// The longest line either side accepts, in bytes, the newline included.
-pub const MAX_LINE: usize = 4 << 20;
+pub const MAX_LINE: usize = 1 << 20;
 /// The longest question or answer, in bytes of UTF-8.
 pub const MAX_TEXT: usize = 512 << 10;
 /// The longest of the short strings (names, ids, directories, branches), in bytes.

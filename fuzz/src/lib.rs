@@ -1,7 +1,7 @@
 //! What is fuzzed, as functions of bytes: each panics when something that must hold does not. The relay's sources are
 //! taken as they are.
 
-#![allow(dead_code, reason = "the targets reach a part of the sources")]
+#![allow(dead_code, unused_imports, reason = "the targets reach a part of the sources")]
 
 /// The sources as modules of one folder, so that each finds its own submodules.
 #[path = "../../src"]
