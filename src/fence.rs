@@ -72,6 +72,7 @@ pub fn fields(p: &Parcel) -> Vec<(&'static str, String)> {
         (id, Some(label(&p.ask_id))),
         ("from", (!p.from.is_empty()).then(|| label(&p.from))),
         ("cwd", p.cwd.as_deref().map(label)),
+        ("thread_id", p.thread.as_deref().map(label)),
         ("code", p.code.map(|c| c.name().to_owned())),
         ("broadcast", yes(p.broadcast.is_some())),
         ("late", yes(p.late)),
