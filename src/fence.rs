@@ -328,13 +328,12 @@ mod tests {
             kind,
             ask_id: "ask_1".to_owned(),
             from: "backend".to_owned(),
-            peer: None,
             cwd: None,
             text: text.to_owned(),
             code: None,
             broadcast: None,
+            thread: None,
             late: false,
-            receipt: false,
         }
     }
 
