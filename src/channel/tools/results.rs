@@ -78,7 +78,7 @@ pub fn render_fault(fault: &Fault) -> (String, Value) {
     };
     use Code::{HubUnreachable, Overloaded, PeerGone, PeerNotFound, Timeout};
     if matches!(fault.code, HubUnreachable | Overloaded | PeerGone | PeerNotFound | Timeout) {
-        text = format!("{text} {}", fence::ON_FAILURE);
+        text = format!("{}. {}", text.trim_end_matches('.'), fence::ON_FAILURE);
     }
     let structured = json!({"ok": false, "code": code, "error": {"code": code, "message": &fault.message}});
     (text, structured)
