@@ -194,12 +194,15 @@ impl Channel {
     fn call(&mut self, id: Id, params: &str) -> io::Result<()> {
         let call: tools::Call = match mcp::params(params) {
             Ok(call) => call,
-            Err(why) => return print(&mcp::error(&id, mcp::INVALID_PARAMS, &format!("not a tool call: {why}"))),
+            Err(why) => {
+                return print(&mcp::error(&id, mcp::INVALID_PARAMS, &format!("not a tool call: {why}")));
+            }
         };
         let new_id = |prefix: &str| self.client.new_id(prefix);
         match call.tool().map(|tool| tool.and_then(|tool| tool.request(new_id))) {
             None => {
-                let why = format!("there is no tool \"{}\"; tools/list names the five", fence::label(&call.name));
+                let why =
+                    format!("there is no tool \"{}\"; tools/list names the five", fence::label(&call.name));
                 print(&mcp::error(&id, mcp::INVALID_PARAMS, &why))
             }
             Some(Err(fault)) => print_result(&id, &Err(fault), Vec::new()),

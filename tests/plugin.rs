@@ -27,7 +27,8 @@ fn command(name: &str) -> (Vec<(String, String)>, String) {
 
 #[test]
 fn commands_may_call_exactly_the_tools_that_they_name() {
-    let list = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/channel/tools.json")).expect("the tools");
+    let list = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/channel/tools.json"))
+        .expect("the tools");
     let list: Value = serde_json::from_str(&list).expect("JSON");
     let tools: Vec<&str> =
         list["tools"].as_array().expect("tools").iter().filter_map(|t| t["name"].as_str()).collect();

@@ -22,7 +22,10 @@ pub fn render(answer: &Answer) -> Option<(String, Value)> {
                  itself as a message with this ask_id; go on without waiting or polling.",
                 state.name()
             );
-            (text, json!({"ok": true, "ask_id": ask_id, "to": to, "state": state.name(), "thread_id": thread}))
+            (
+                text,
+                json!({"ok": true, "ask_id": ask_id, "to": to, "state": state.name(), "thread_id": thread}),
+            )
         }
         Answer::Broadcast { broadcast_id, asks } => {
             let asks: Vec<Value> = asks.iter().map(|m| json!({"ask_id": m.ask_id, "to": m.to})).collect();
