@@ -368,6 +368,12 @@ impl Router {
         }
     }
 
+    /// Whether a peer is the first channel of its session: a second one, of the same server configured twice, is no other
+    /// session.
+    pub(super) fn is_first_of_session(&self, no: PeerNo) -> bool {
+        self.session_of(no).is_none_or(|s| s.peers.iter().min() == Some(&no))
+    }
+
     fn session_of(&self, no: PeerNo) -> Option<&Session> {
         self.peers.get(&no)?.who.claude.as_ref().and_then(|c| self.sessions.get(c))
     }
