@@ -161,6 +161,7 @@ pub(super) fn phrase(standing: &Standing) -> Option<String> {
         Note::NoTurn => {
             "no turn begun: the session is idle and has not taken it up; it was reminded".to_owned()
         }
+        Note::Unanswered if standing.reason.is_some() => format!("unanswered{because}"),
         Note::Unanswered => {
             "unanswered: the session ended its turn without a reply, also after a reminder".to_owned()
         }
