@@ -9,11 +9,10 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde::Deserialize;
 
-use crate::datadir::DataDir;
-use crate::json::{self, name, put, record, take};
-use crate::link::{Link, Mouth, Start};
+use crate::datadir::{DataDir, is_absent};
+use crate::link::{Link, Sender, Start};
 use crate::wire::{Answer, HookEvent, Parcel, ToClient, ToHub};
 use crate::{fence, session};
 
@@ -31,6 +30,8 @@ const MAX_REPORT: usize = 2048;
 const PROMPT: Duration = Duration::from_millis(40);
 /// How long it may take where nobody does.
 const QUIET: Duration = Duration::from_millis(1000);
+/// How long a hook pauses before it looks for a hub again.
+const RETRY: Duration = Duration::from_millis(5);
 /// How often a waiter looks whether its session is still there, and into its transcript.
 const LOOK: Duration = Duration::from_secs(1);
 /// The same where the session, at its end, waits for it.
@@ -41,15 +42,14 @@ const BRIEF: Duration = Duration::from_millis(600);
 const MARK: &str = "push_";
 const DIGITS: usize = 24;
 
-record! {
-    /// What a hook is told, as far as we look.
-    pub(crate) struct Input {
-        pub(crate) hook_event_name: String,
-        transcript_path: Option<String> = None,
-        /// Why a session starts or ends.
-        source: Option<String> = None,
-        reason: Option<String> = None,
-    }
+/// The input of a hook, as far as it matters here.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Input {
+    pub(crate) hook_event_name: String,
+    transcript_path: Option<String>,
+    /// Why a session starts or ends.
+    source: Option<String>,
+    reason: Option<String>,
 }
 
 /// `relay hook`, and with `waits` `relay hook --wait`.
@@ -59,7 +59,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     }
     let mut text = Vec::new();
     if io::stdin().take(MAX_INPUT).read_to_end(&mut text).is_ok()
-        && let Ok(input) = json::read::<Input>(&text)
+        && let Ok(input) = serde_json::from_slice::<Input>(&text)
         && let Some(event) = event(&input)
     {
         let met = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
@@ -84,27 +84,55 @@ pub(crate) fn event(input: &Input) -> Option<HookEvent> {
     })
 }
 
-/// Tells the hub, if there is one, and does what it asks for.
+/// Tells the hub, if there is one, and does what it asks for. A hub that is away may be back in 10 ms: the hook tries again
+/// within its patience.
 fn report(dir: &DataDir, event: HookEvent, met: Vec<String>, transcript: Option<&str>) {
-    let Ok(mut link) = dir.connect().and_then(Link::over) else { return };
     let patience = if event == HookEvent::Prompt { PROMPT } else { QUIET };
-    let until = Some(Instant::now() + patience);
-    // All is sent before the hub has said a word, so that a receipt arrives even if we run out of time.
-    let told = [
-        Link::hello(),
-        ToHub::Seen { pushes: met, accepted: Vec::new() },
-        ToHub::Hook { id: 1, claude: session::key(), event, age_ms: session::own_age() },
-    ];
-    if link.mouth.say_all(&told).is_err() {
-        return;
-    }
-    while let Some(message) = link.hear(until) {
-        if let ToClient::Ok { answer: Answer::Hooked { unconfirmed }, .. } = message {
-            if let Some(path) = transcript.filter(|_| unconfirmed > 0) {
-                let most = if event == HookEvent::Prompt { MAX_PROMPT } else { MAX_TRANSCRIPT };
-                Transcript::end(path, most).report(&link.mouth);
-            }
+    let until = Instant::now() + patience;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return;
+        }
+        let told = match dir.connect(left).and_then(Link::over) {
+            Ok(link) => report_on(link, until, event, &met, transcript),
+            Err(e) if is_absent(&e) => None,
+            Err(_) => return,
+        };
+        if told.is_some() {
+            return;
+        }
+        thread::sleep(RETRY.min(left));
+    }
+}
+
+/// The same on a connection; `None` if the hub is lost before it has answered.
+fn report_on(
+    mut link: Link,
+    until: Instant,
+    event: HookEvent,
+    met: &[String],
+    transcript: Option<&str>,
+) -> Option<()> {
+    let mut messages = vec![Link::hello()];
+    if !met.is_empty() {
+        messages.push(ToHub::Seen { pushes: met.to_vec(), accepted: Vec::new() });
+    }
+    messages.push(ToHub::Hook { id: 1, claude: session::key(), event, age_ms: session::own_age() });
+    // All is sent before the hub has said a word, so that a receipt arrives even if the time runs out.
+    link.sender.send_all(&messages).ok()?;
+    loop {
+        match link.try_receive(until) {
+            Ok(Some(ToClient::Ok { answer: Answer::Hooked { unconfirmed }, .. })) => {
+                if let Some(path) = transcript.filter(|_| unconfirmed > 0) {
+                    let most = if event == HookEvent::Prompt { MAX_PROMPT } else { MAX_TRANSCRIPT };
+                    Transcript::end(path, most).report(&link.sender);
+                }
+                return Some(());
+            }
+            Ok(Some(ToClient::Error { .. }) | None) => return Some(()),
+            Ok(Some(_)) => {}
+            Err(_) => return None,
         }
     }
 }
@@ -127,10 +155,10 @@ impl Transcript {
     }
 
     /// Reports what it holds of our pushes and has not been searched for them.
-    fn report(&mut self, mouth: &Mouth) {
+    fn report(&mut self, sender: &Sender) {
         let Ok((pushes, accepted)) = self.search() else { return };
         if !pushes.is_empty() || !accepted.is_empty() {
-            let _ = mouth.say(&ToHub::Seen { pushes, accepted }); // a hub that has just left hears of it another time
+            let _ = sender.send(&ToHub::Seen { pushes, accepted }); // a hub that has just left hears of it another time
         }
     }
 
@@ -182,8 +210,20 @@ pub(crate) enum Role {
 
 /// Measured with Claude Code 2.1.197 and 2.1.330; a line of another form proves nothing.
 pub(crate) fn role(line: &[u8]) -> Option<Role> {
-    let line = Value::Object(json::object(line).ok()?); // the last line may be half written: next time
-    match (line["type"].as_str()?, line["operation"].as_str(), line["attachment"]["type"].as_str()) {
+    /// A line of the transcript, as far as it matters here.
+    #[derive(Deserialize)]
+    struct Line {
+        r#type: String,
+        operation: Option<String>,
+        attachment: Option<Attachment>,
+    }
+    #[derive(Deserialize)]
+    struct Attachment {
+        r#type: Option<String>,
+    }
+    let line: Line = serde_json::from_slice(line).ok()?; // the last line may be half written: next time
+    let attachment = line.attachment.and_then(|a| a.r#type);
+    match (line.r#type.as_str(), line.operation.as_deref(), attachment.as_deref()) {
         ("user", ..) | ("attachment", _, Some("queued_command")) => Some(Role::Conversation),
         ("queue-operation", Some("enqueue"), _) => Some(Role::Queue),
         _ => None,
@@ -215,7 +255,7 @@ pub(crate) fn pushes_in(text: &[u8]) -> Vec<String> {
 fn wait(dir: &DataDir) -> ExitCode {
     let mut text = Vec::new();
     let read = io::stdin().take(MAX_INPUT).read_to_end(&mut text).is_ok();
-    let input = json::read::<Input>(&text).ok().filter(|_| read);
+    let input = serde_json::from_slice::<Input>(&text).ok().filter(|_| read);
     drop(text);
     let (event, transcript) = input.map(|i| (i.hook_event_name, i.transcript_path)).unwrap_or_default();
     let Some(stay) = Stay::of(&event) else { return ExitCode::SUCCESS };
@@ -235,13 +275,13 @@ fn wait(dir: &DataDir) -> ExitCode {
 struct Stay {
     parent: u32,
     /// For a `claude -p`.
-    hearing: Option<Hearing>,
+    input: Option<InputWatch>,
 }
 
-/// Whether a `claude -p` still listens for prompts.
-struct Hearing {
-    /// Where it shows, if anywhere.
-    ears: Option<Ears>,
+/// Tells whether a `claude -p` still reads prompts.
+struct InputWatch {
+    /// `None` where nothing shows it.
+    stdin: Option<StdinPoll>,
     since: Instant,
 }
 
@@ -254,44 +294,44 @@ impl Stay {
         let parent = std::os::unix::process::parent_id();
         let in_terminal = std::env::var("CLAUDE_CODE_ENTRYPOINT").is_ok_and(|entry| entry == "cli");
         if in_terminal {
-            return Some(Stay { parent, hearing: None });
+            return Some(Stay { parent, input: None });
         }
         if event == "SessionStart" || !session::streams_input(parent) {
             return None;
         }
-        Some(Stay { parent, hearing: Some(Hearing { ears: Ears::of(parent), since: Instant::now() }) })
+        Some(Stay { parent, input: Some(InputWatch { stdin: StdinPoll::of(parent), since: Instant::now() }) })
     }
 
     fn is_over(&self) -> bool {
-        let deaf = |hearing: &Hearing| match &hearing.ears {
-            Some(ears) => !ears.listen() && Ears::of(self.parent).is_none(),
-            None => hearing.since.elapsed() >= BRIEF,
+        let has_ended = |input: &InputWatch| match &input.stdin {
+            Some(stdin) => !stdin.is_polled() && StdinPoll::of(self.parent).is_none(),
+            None => input.since.elapsed() >= BRIEF,
         };
         // 2.1.197 leaves a waiter behind when it exits; an orphan has another parent.
-        std::os::unix::process::parent_id() != self.parent || self.hearing.as_ref().is_some_and(deaf)
+        std::os::unix::process::parent_id() != self.parent || self.input.as_ref().is_some_and(has_ended)
     }
 
     /// Until when to wait before `is_over` is asked again.
     fn look(&self) -> Duration {
-        if self.hearing.is_some() { GLANCE } else { LOOK }
+        if self.input.is_some() { GLANCE } else { LOOK }
     }
 }
 
-/// The list of what a process waits for (an epoll instance of it) in which its standard input is.
-struct Ears(PathBuf);
+/// The epoll instance of a process that contains its standard input.
+struct StdinPoll(PathBuf);
 
-impl Ears {
+impl StdinPoll {
     /// `None` if its input has ended, or where nothing shows it.
-    fn of(pid: u32) -> Option<Ears> {
+    fn of(pid: u32) -> Option<StdinPoll> {
         let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.filter_map(Result::ok);
         let polls = open.filter(|fd| {
             fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]")
         });
         let info = PathBuf::from(format!("/proc/{pid}/fdinfo"));
-        polls.map(|fd| Ears(info.join(fd.file_name()))).find(Ears::listen)
+        polls.map(|fd| StdinPoll(info.join(fd.file_name()))).find(StdinPoll::is_polled)
     }
 
-    fn listen(&self) -> bool {
+    fn is_polled(&self) -> bool {
         let waits_for = fs::read_to_string(&self.0).unwrap_or_default();
         waits_for.lines().any(|line| {
             let mut words = line.split_whitespace();
@@ -302,12 +342,13 @@ impl Ears {
 
 /// `None` when the hub is lost and another may come.
 fn wait_on(link: &mut Link, stay: &Stay, transcript: &str) -> Option<ExitCode> {
-    link.call(|id| ToHub::Wait { id, claude: session::key() }).ok()?;
+    let process = session::process_key(std::process::id());
+    link.call(|id| ToHub::Wait { id, claude: session::key(), process }).ok()?;
     // The client writes its transcript up to some 100 ms late, so that the last hook of a turn may look too early.
     let mut transcript = Transcript::end(transcript, MAX_PROMPT);
     loop {
-        transcript.report(&link.mouth);
-        match link.hear_or_lose(Instant::now() + stay.look()) {
+        transcript.report(&link.sender);
+        match link.try_receive(Instant::now() + stay.look()) {
             Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(link, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),
             Ok(_) if stay.is_over() => return Some(ExitCode::SUCCESS),
@@ -320,7 +361,7 @@ fn wait_on(link: &mut Link, stay: &Stay, transcript: &str) -> Option<ExitCode> {
 /// Prints everything that has come. What was not read stays with the hub, which sends it by the next waiter.
 fn hand_over(link: &mut Link, first: Parcel) -> ExitCode {
     let mut parcels = vec![first];
-    while let Some(ToClient::Push(parcel)) = link.hear(Some(Instant::now() + Duration::from_millis(10))) {
+    while let Some(ToClient::Push(parcel)) = link.receive(Some(Instant::now() + Duration::from_millis(10))) {
         parcels.push(parcel);
     }
     let texts: Vec<String> = parcels.iter().map(fence::text).collect();
@@ -330,7 +371,7 @@ fn hand_over(link: &mut Link, first: Parcel) -> ExitCode {
         return ExitCode::SUCCESS; // nobody reads it: the hub sends it another way
     }
     for parcel in parcels {
-        let _ = link.mouth.say(&ToHub::Pushed { push: parcel.push, error: None }); // the receipt will tell as well
+        let _ = link.sender.send(&ToHub::Pushed { push: parcel.push, error: None }); // the receipt will tell as well
     }
     ExitCode::from(2)
 }
@@ -374,7 +415,7 @@ mod tests {
 
     #[test]
     fn events_are_what_they_mean() {
-        let of = |text: &str| event(&json::read(text.as_bytes()).expect("an input"));
+        let of = |text: &str| event(&serde_json::from_str(text).expect("an input"));
         assert_eq!(of(r#"{"hook_event_name":"SessionStart","source":"startup"}"#), Some(HookEvent::Start));
         assert_eq!(of(r#"{"hook_event_name":"SessionStart","source":"compact"}"#), Some(HookEvent::Tool));
         assert_eq!(of(r#"{"hook_event_name":"SessionEnd","reason":"clear"}"#), None);

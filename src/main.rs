@@ -3,57 +3,50 @@
 #![forbid(unsafe_code)]
 
 mod channel;
-mod cli;
-mod completions;
+mod client;
 mod datadir;
-mod demo;
-mod diary;
-mod doctor;
 mod fence;
-mod guest;
 mod hook;
 mod hub;
-mod inbox;
-mod join;
-mod journal;
-mod json;
 mod lines;
 mod link;
-mod log;
-mod look;
+mod logging;
 mod mcp;
-mod memory;
 mod name;
-#[cfg(test)]
-mod props;
-mod queue;
-mod router;
 mod session;
-mod setup;
 mod shell;
-mod term;
+mod span;
 mod token;
-mod tools;
 mod wire;
-mod writer;
 
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::Value;
 
-use cli::Args;
 use datadir::DataDir;
-use shell::Outcome;
+use shell::args::{self, Args};
+use shell::{Outcome, ask, completions, demo, doctor, join, setup, status, tail};
 
 fn main() -> ExitCode {
-    let args = match cli::parse(lexopt::Parser::from_env()) {
-        Ok(args) => args,
+    let line = match args::parse(lexopt::Parser::from_env()) {
+        Ok(line) => line,
         Err(code) => return code,
     };
-    match DataDir::locate(args.data_dir.as_deref()) {
-        Ok(dir) => run(&dir, &args).unwrap_or_else(|fault| shell::report(&args, &fault, Value::Null)),
-        Err(why) => cli::usage(None, &why),
+    match DataDir::locate(line.data_dir.as_deref()) {
+        Ok(dir) => run(&dir, &line).unwrap_or_else(|fault| shell::report(&line, &fault, Value::Null)),
+        Err(why) => args::usage(None, &why),
     }
+}
+
+fn replay(args: &Args) -> Outcome {
+    let Some(file) = args.words.first().map(Path::new) else {
+        return shell::bad("missing FILE; give the path of a hub.journal");
+    };
+    let mut out = io::stdout().lock();
+    let done = if args.has("redact") { hub::redact(file, &mut out) } else { hub::replay(file, &mut out) };
+    shell::ended("replay", done.map_err(|e| format!("cannot replay {}: {e}", file.display())))
 }
 
 fn run(dir: &DataDir, args: &Args) -> Outcome {
@@ -62,13 +55,14 @@ fn run(dir: &DataDir, args: &Args) -> Outcome {
         "hub" if args.has("detach") => Ok(hub::detach(dir)),
         "hub" => Ok(hub::main(dir, args.has("announce"))),
         "hook" => Ok(hook::run(dir, args.has("wait"))),
-        "peers" => shell::peers(dir, args),
-        "ask" => shell::ask(dir, args),
-        "broadcast" => shell::broadcast(dir, args),
+        "peers" => ask::peers(dir, args),
+        "ask" => ask::ask(dir, args),
+        "broadcast" => ask::broadcast(dir, args),
         "join" => join::join(dir, args),
-        "tail" => look::tail(dir, args),
-        "status" => look::status(dir, args),
-        "stop" => look::stop(dir),
+        "tail" => tail::tail(dir, args),
+        "status" => status::status(dir, args),
+        "stop" => status::stop(dir),
+        "replay" => replay(args),
         "doctor" => doctor::doctor(dir, args),
         "setup" => setup::setup(args),
         "demo" => demo::demo(args),

@@ -3,7 +3,6 @@
 //! bounded and leniently, and what is missing or odd is simply not known.
 
 use crate::datadir;
-use crate::json;
 use crate::wire::{self, Activity};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -160,7 +159,7 @@ impl SessionFile {
             return false;
         }
         let text = self.path.as_ref().and_then(read).unwrap_or_default();
-        let Ok(file) = json::object(text.as_bytes()) else { return false };
+        let Ok(file) = serde_json::from_str::<serde_json::Map<String, Value>>(&text) else { return false };
         self.stamp = stamp;
 
         let text = |key| file.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
@@ -205,7 +204,7 @@ impl Surroundings {
         let here =
             || std::env::current_dir().map_or_else(|_| "/".into(), |d| d.to_string_lossy().into_owned());
         let cwd = var("CLAUDE_PROJECT_DIR").unwrap_or_else(here);
-        let only = var("RELAY_PUSH").and_then(|p| wire::Path::named(&p));
+        let only = var("RELAY_PUSH").and_then(|p| serde_json::from_value::<wire::Path>(p.into()).ok());
         let mut file = SessionFile::new(pid);
         file.changed();
         let mut all = Surroundings {

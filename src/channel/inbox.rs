@@ -1,0 +1,191 @@
+//! A session's own inbox socket, the second way to get text into it (Claude Code 2.1.224 and later).
+
+use crossbeam_channel::Receiver;
+use serde_json::json;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::fence;
+use crate::session::Surroundings;
+use crate::wire::Parcel;
+
+/// The most that is read of an answer, in bytes; Claude Code sends none.
+const ANSWER: usize = 64 << 10;
+
+/// How long the session may take to take a message from its inbox.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Starts a thread that waits for the session's inbox, so that its channel does not. `done` gets the identifier of each push
+/// and, if the inbox did not take it, the reason, and returns whether to go on.
+pub fn serve(
+    session: &Surroundings,
+    parcels: Receiver<Parcel>,
+    done: impl Fn(String, Option<String>) -> bool + Send + 'static,
+) {
+    let (known, mut file) = (session.inbox(), session.file.clone());
+    thread::spawn(move || {
+        let token = std::env::var("CLAUDE_CODE_MESSAGING_TOKEN").ok();
+        for parcel in parcels {
+            file.changed();
+            let error = match known.as_ref().or(file.inbox.as_ref()) {
+                Some(socket) => {
+                    let text = fence::text(&parcel);
+                    push(socket, token.as_deref(), &text, &message_id(&parcel.push), TIMEOUT).err()
+                }
+                None => Some(io::Error::other("the session has no inbox socket")),
+            };
+            if !done(parcel.push, error.map(|e| e.to_string())) {
+                return;
+            }
+        }
+    });
+}
+
+/// The form that the inbox wants: a UUID.
+fn message_id(push: &str) -> String {
+    let hex: String =
+        push.chars().filter(char::is_ascii_hexdigit).chain(std::iter::repeat('0')).take(32).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// Hands `text` to the session behind `socket`, as one message `msg_id` (a UUID), and waits for it to close the
+/// connection. `token` is the session's `CLAUDE_CODE_MESSAGING_TOKEN`.
+///
+/// `Ok` says that the session's process was given the text, not that the model will see it: the user's settings may hold
+/// it back without a word. A session that has the whole text and does not close within `timeout` is `Ok` too: what was
+/// written will be read, and a receipt tells the rest. `Err` says that it was not handed over: nobody listens, the
+/// session closed before it had read all, or it did not take the text within `timeout` (`TimedOut`).
+///
+/// Takes at most about three times `timeout` (which is not zero), not counting the connecting: that waits while more
+/// connections wait than the system queues, so call this from a thread that may wait.
+pub fn push(
+    socket: &Path,
+    token: Option<&str>,
+    text: &str,
+    msg_id: &str,
+    timeout: Duration,
+) -> io::Result<()> {
+    let mut lines = String::new();
+    if let Some(token) = token {
+        lines += &format!("{}\n", json!({"type": "auth", "token": token}));
+    }
+    let message = json!({"role": "user", "content": text});
+    lines +=
+        &format!("{}\n", json!({"type": "user", "message": message, "priority": "next", "msg_id": msg_id}));
+
+    let mut stream = UnixStream::connect(socket)?;
+    // Once, at the beginning: macOS refuses it on a connection that the other side has closed.
+    stream.set_write_timeout(Some(timeout))?;
+    stream.set_read_timeout(Some(timeout))?;
+    let deadline = Instant::now() + timeout;
+    let mut unsent = lines.as_bytes();
+    while !unsent.is_empty() {
+        match stream.write(unsent) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(n) => unsent = &unsent[n..],
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+            Err(e) => return Err(e),
+        }
+        if !unsent.is_empty() && Instant::now() >= deadline {
+            return Err(ErrorKind::TimedOut.into());
+        }
+    }
+    // Fails where the session has closed already; the reading tells whether it had read all.
+    let _ = stream.shutdown(Shutdown::Write);
+
+    let mut read = 0;
+    let mut answer = [0; 1024];
+    while read < ANSWER && Instant::now() < deadline {
+        match stream.read(&mut answer) {
+            Ok(0) => break,
+            Ok(n) => read += n,
+            Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::fs;
+    use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
+    use std::thread;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn socket(test: &str) -> (PathBuf, UnixListener) {
+        let path = std::env::temp_dir().join(format!("relay-inbox-{}-{test}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).expect("a socket in the temporary directory");
+        (path, listener)
+    }
+
+    /// Accepts one connection, reads it to the end and gives its lines.
+    fn serve(listener: UnixListener, answer: &'static [u8]) -> thread::JoinHandle<Vec<Value>> {
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut all = String::new();
+            stream.read_to_string(&mut all).expect("lines");
+            let _ = stream.write_all(answer);
+            all.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+        })
+    }
+
+    #[test]
+    fn auth_then_message() {
+        let (path, listener) = socket("auth");
+        let server = serve(listener, b"");
+        push(&path, Some("t0ken"), "a\n\"b\"", "id-1", LONG).expect("pushed");
+        let expected = json!({"type": "user", "message": {"role": "user", "content": "a\n\"b\""}, "priority": "next", "msg_id": "id-1"});
+        assert_eq!(server.join().expect("server"), [json!({"type": "auth", "token": "t0ken"}), expected]);
+        let _ = fs::remove_file(path);
+    }
+
+    #[test]
+    fn no_token_a_long_text_and_an_endless_answer() {
+        let (path, listener) = socket("long");
+        let text = "é\n".repeat(1 << 18);
+        let server = serve(listener, &[b'x'; 1 << 20]);
+        push(&path, None, &text, "id", LONG).expect("pushed");
+        let lines = server.join().expect("server");
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0]["message"]["content"], text);
+        let _ = fs::remove_file(path);
+    }
+
+    #[test]
+    fn nobody_reads() {
+        let (path, listener) = socket("stuck");
+        let short = Duration::from_millis(20);
+        // It fits into the socket's buffer and stays there to be read.
+        push(&path, None, "short", "id", short).expect("handed over");
+        let error =
+            push(&path, None, &"x".repeat(8 << 20), "id", short).expect_err("too long for the buffer");
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        drop(listener);
+        assert_eq!(
+            push(&path, None, "x", "id", LONG).expect_err("nobody").kind(),
+            ErrorKind::ConnectionRefused
+        );
+        let _ = fs::remove_file(path);
+    }
+
+    #[test]
+    fn closed_before_it_was_read() {
+        let (path, listener) = socket("closed");
+        let server = thread::spawn(move || drop(listener.accept()));
+        let text = "x".repeat(8 << 20);
+        assert!(push(&path, None, &text, "id", LONG).is_err());
+        server.join().expect("server");
+        let _ = fs::remove_file(path);
+    }
+}

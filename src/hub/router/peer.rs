@@ -1,0 +1,389 @@
+//! Registered peers: registration, names, and leaving.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
+use crate::name;
+use crate::wire::{Activity, Answer, Code, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, fault};
+
+/// The most old names of others that a peer may still use.
+const MAX_ALIASES: usize = 64;
+/// The most asks of an earlier epoch that a registration may name.
+const MAX_LOST: usize = 1_024;
+
+/// Anything registered, and what the router keeps for it.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Peer {
+    /// As it registered, but with the name that it has.
+    pub who: Who,
+    /// `None` while it may come back.
+    pub conn: Option<ConnId>,
+    /// The newest connection that it registered on.
+    newest: ConnId,
+    /// Until when it may come back.
+    pub grace: Option<Ms>,
+    pub since: Ms,
+    /// Paths by which a push was confirmed.
+    pub proven: Vec<Path>,
+    /// When one was last.
+    pub confirmed_at: Option<Ms>,
+    /// Paths that swallowed a push.
+    pub dead: Vec<Path>,
+    /// When its session's inbox has taken in all that it was given, at one text per
+    /// [`Limits::inbox_every`](super::Limits).
+    pub inbox_empty_at: Ms,
+    /// Texts on their way to it, oldest first.
+    pub inbox: BTreeSet<DeliveryNo>,
+    /// Asks by it that are open.
+    pub asked: BTreeSet<Id>,
+    /// Asks to it that are open.
+    pub owes: BTreeSet<Id>,
+    pub broadcasts: BTreeSet<Id>,
+    /// Peers that it asked or that asked it, at any time.
+    met: BTreeSet<PeerNo>,
+    /// Old names of those it met, oldest first.
+    aliases: VecDeque<(String, PeerNo)>,
+    /// When the current minute of asks to a peer began, and how many there were.
+    rate: BTreeMap<PeerNo, (Ms, u32)>,
+}
+
+impl Peer {
+    fn new(who: Who, since: Ms) -> Self {
+        Peer {
+            who,
+            conn: None,
+            newest: 0,
+            grace: None,
+            since,
+            proven: Vec::new(),
+            confirmed_at: None,
+            dead: Vec::new(),
+            inbox_empty_at: 0,
+            inbox: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            owes: BTreeSet::new(),
+            broadcasts: BTreeSet::new(),
+            met: BTreeSet::new(),
+            aliases: VecDeque::new(),
+            rate: BTreeMap::new(),
+        }
+    }
+}
+
+impl Router {
+    pub(super) fn register(&mut self, conn: ConnId, id: u64, who: Who, lost: Vec<LostAsk>) -> Reply {
+        match self.roles.get(&conn) {
+            Some(Role::Peer(_)) => {
+                return Err(fault(Code::AlreadyRegistered, "this connection has registered already"));
+            }
+            Some(Role::Waiter { .. }) => return Err(fault(Code::BadMsg, "a waiter cannot register")),
+            None => {}
+        }
+        check(&who)?;
+        let known = self.by_identity.get(&who.peer).copied();
+        if known.is_some_and(|no| self.peer(no).newest > conn && self.peer(no).who.secret == who.secret) {
+            // The peer has left this connection, and what it says here is out of date.
+            let over = fault(Code::AlreadyRegistered, "this session has registered on a later connection");
+            self.answer(conn, id, Err(over));
+            self.close(conn);
+            return Ok(None);
+        }
+        let fresh = who.fresh;
+        let no = match known {
+            Some(no) => self.come_back(no, who)?,
+            None => self.join(who)?,
+        };
+        self.roles.insert(conn, Role::Peer(no));
+        let peer = self.peer_mut(no);
+        let (old, before) = (peer.conn.replace(conn), peer.newest);
+        peer.newest = conn;
+        peer.dead.clear();
+        if let Some(at) = peer.grace.take() {
+            self.disarm(at, Timer::Grace(no));
+        }
+        if let Some(old) = old {
+            // The same session again: the old connection is half open, or its process is on its way out.
+            self.roles.remove(&old);
+            self.close(old);
+        }
+        let name = self.peer(no).who.name.clone();
+        if known.is_none() {
+            let joined = name.clone();
+            self.report(What::Joined, |e| e.from = joined);
+        }
+        self.tie(no);
+        // The answer goes out before what the registration sets in motion, and without `waiting`: there are paths again.
+        let peer = self.peer(no);
+        let open = peer.asked.iter().chain(&peer.broadcasts).map(|id| id.to_string()).collect();
+        let answer = Answer::Registered { name, open };
+        self.send(conn, ToClient::Ok { id, answer, waiting: Vec::new() });
+        self.settle_sent(no, before, conn, fresh);
+        lost.into_iter().take(MAX_LOST).for_each(|lost| self.fail_lost(no, lost));
+        self.dispatch_all(no);
+        Ok(None)
+    }
+
+    /// A new peer.
+    fn join(&mut self, mut who: Who) -> Result<PeerNo, Fault> {
+        if self.peers.len() >= self.limits.peers {
+            let most = self.limits.peers;
+            return Err(fault(
+                Code::Overloaded,
+                format!("the hub has {most} peers, which is its limit; retry when one has left"),
+            ));
+        }
+        who.name = self.pick_name(&who.name, who.exact, None)?;
+        let no = self.no();
+        self.by_name.insert(who.name.clone(), no);
+        self.by_identity.insert(who.peer.clone(), no);
+        self.peers.insert(no, Peer::new(who, self.now));
+        self.empty_since = None;
+        Ok(no)
+    }
+
+    /// A peer that the hub knows registers again: another process of the same session, or another connection. It keeps its
+    /// name.
+    fn come_back(&mut self, no: PeerNo, mut who: Who) -> Result<PeerNo, Fault> {
+        let peer = self.peer(no);
+        if peer.who.secret != who.secret {
+            return Err(fault(
+                Code::NameTaken,
+                "this identity belongs to a session that is known by another secret",
+            ));
+        }
+        who.name.clone_from(&peer.who.name);
+        self.untie(no);
+        self.peer_mut(no).who = who;
+        Ok(no)
+    }
+
+    /// The slug of `wanted`, or one like it, that nobody but `own` has.
+    fn pick_name(&self, wanted: &str, exact: bool, own: Option<PeerNo>) -> Result<String, Fault> {
+        let taken = |n: &str| self.by_name.get(n).is_some_and(|holder| Some(*holder) != own);
+        let slug = name::slug(wanted);
+        if exact && taken(&slug) {
+            let next = name::free(&slug, taken);
+            return Err(fault(
+                Code::NameTaken,
+                format!("another peer is called \"{slug}\"; choose another name, such as \"{next}\""),
+            ));
+        }
+        Ok(name::free(&slug, taken))
+    }
+
+    pub(super) fn rename(&mut self, conn: ConnId, wanted: &str, exact: bool) -> Reply {
+        let no = self.me(conn)?;
+        if wanted.trim().is_empty() || wanted.len() > MAX_LABEL {
+            return Err(fault(
+                Code::BadArgs,
+                "`name` is empty or too long; give one of 1 to 40 letters and digits",
+            ));
+        }
+        let new = self.pick_name(wanted, exact, Some(no))?;
+        let old = std::mem::replace(&mut self.peer_mut(no).who.name, new.clone());
+        if new != old {
+            self.by_name.remove(&old);
+            self.by_name.insert(new.clone(), no);
+            self.remember_old_name(no, &old);
+            let (from, to) = (old, new.clone());
+            self.report(What::Renamed, |e| {
+                e.from = from;
+                e.to = Some(to);
+            });
+        }
+        Ok(Some(Answer::Renamed { name: new }))
+    }
+
+    /// Peers that met `no` may go on calling it `old`.
+    fn remember_old_name(&mut self, no: PeerNo, old: &str) {
+        let met: Vec<PeerNo> = self.peer(no).met.iter().copied().collect();
+        for other in met {
+            let Some(peer) = self.peers.get_mut(&other) else { continue };
+            peer.aliases.retain(|(n, _)| n != old);
+            peer.aliases.push_back((old.to_owned(), no));
+            if peer.aliases.len() > MAX_ALIASES {
+                peer.aliases.pop_front();
+            }
+        }
+    }
+
+    pub(super) fn have_met(&mut self, a: PeerNo, b: PeerNo) {
+        self.peer_mut(a).met.insert(b);
+        self.peer_mut(b).met.insert(a);
+    }
+
+    /// The peer that `me` calls `wanted`.
+    pub(super) fn find(&self, me: PeerNo, wanted: &str) -> Result<PeerNo, Fault> {
+        let slug = name::slug(wanted);
+        let alias = || {
+            let aliases = &self.peer(me).aliases;
+            aliases.iter().rev().find(|(n, _)| *n == slug).map(|(_, no)| *no)
+        };
+        if let Some(no) = self.by_name.get(&slug).copied().or_else(alias) {
+            return Ok(no);
+        }
+        let names = self.by_name.keys().map(String::as_str).filter(|n| *n != self.peer(me).who.name);
+        let near = name::nearest(wanted, names);
+        let hint = match near.as_slice() {
+            [] if self.peers.len() < 2 => "no other peer is registered".to_owned(),
+            [] => "relay_peers lists the peers".to_owned(),
+            near => {
+                let near: Vec<String> = near.iter().map(|n| format!("\"{n}\"")).collect();
+                format!("did you mean {}? relay_peers lists all", near.join(" or "))
+            }
+        };
+        Err(fault(Code::PeerNotFound, format!("no peer named \"{slug}\"; {hint}")))
+    }
+
+    /// Counts one more ask from `me` to `to`, if the rate allows it.
+    pub(super) fn within_rate(&mut self, me: PeerNo, to: PeerNo) -> Result<(), Fault> {
+        let (now, most) = (self.now, self.limits.asks_per_minute);
+        let (start, count) = self.peer_mut(me).rate.entry(to).or_insert((now, 0));
+        if now - *start >= 60_000 {
+            (*start, *count) = (now, 0);
+        }
+        if most != 0 && *count >= most {
+            let wait = (60_000 - (now - *start)).div_ceil(1000);
+            return Err(fault(
+                Code::Overloaded,
+                format!(
+                    "{most} asks went to this peer within a minute, which is the limit; retry in {wait} s"
+                ),
+            ));
+        }
+        *count += 1;
+        Ok(())
+    }
+
+    pub(super) fn activity(
+        &mut self,
+        conn: ConnId,
+        activity: Option<(Activity, Ms)>,
+        branch: Option<String>,
+        paths: Option<Vec<Path>>,
+    ) {
+        let Some(no) = self.peer_on(conn) else {
+            return self.refuse(conn, "activity comes after register");
+        };
+        let peer = self.peer_mut(no);
+        if let Some(branch) = branch.filter(|b| b.len() <= MAX_LABEL) {
+            peer.who.branch = Some(branch).filter(|b| !b.is_empty());
+        }
+        let rerouted = paths.is_some();
+        if let Some(paths) = paths {
+            peer.who.paths = paths.into_iter().take(8).collect();
+        }
+        if let Some((activity, age)) = activity {
+            self.observed(no, activity, age);
+        }
+        if rerouted {
+            self.dispatch_all(no);
+        }
+    }
+
+    /// The connection of `no` is gone; the peer may come back.
+    pub(super) fn vanished(&mut self, no: PeerNo, conn: ConnId) {
+        let at = self.now + self.limits.grace;
+        let Some(peer) = self.peers.get_mut(&no).filter(|p| p.conn == Some(conn)) else { return };
+        peer.conn = None;
+        if self.session_ended(no) {
+            return self.gone(no);
+        }
+        self.peer_mut(no).grace = Some(at);
+        self.arm(at, Timer::Grace(no));
+    }
+
+    /// A goodbye is final, unless hooks tell that the session lives on (its channel is being reloaded).
+    pub(super) fn bye(&mut self, conn: ConnId) {
+        if let Some(no) = self.peer_on(conn)
+            && !self.lives_on(no)
+        {
+            self.roles.remove(&conn);
+            self.gone(no);
+        }
+        self.close(conn);
+    }
+
+    pub(super) fn grace_over(&mut self, no: PeerNo) {
+        if self.peers.get(&no).is_some_and(|p| p.conn.is_none()) {
+            self.gone(no);
+        }
+    }
+
+    /// The peer is gone for good: what it owed fails, what it asked is dropped.
+    pub(super) fn gone(&mut self, no: PeerNo) {
+        for id in self.peer(no).owes.clone() {
+            self.fail(&id, Code::PeerGone);
+        }
+        for all in self.peer(no).broadcasts.clone() {
+            self.drop_broadcast(&all);
+        }
+        for id in self.peer(no).asked.clone() {
+            self.drop_ask(&id);
+        }
+        for delivery in self.peer(no).inbox.clone() {
+            self.undeliverable(delivery);
+        }
+        self.untie(no);
+        let Some(peer) = self.peers.remove(&no) else { return };
+        if let Some(claude) = &peer.who.claude {
+            self.forget_session(claude);
+        }
+        if let Some(at) = peer.grace {
+            self.disarm(at, Timer::Grace(no));
+        }
+        self.timers.retain(|(_, timer)| *timer != Timer::InboxRoom(no));
+        self.by_name.remove(&peer.who.name);
+        self.by_identity.remove(&peer.who.peer);
+        for other in &peer.met {
+            if let Some(other) = self.peers.get_mut(other) {
+                other.met.remove(&no);
+                other.aliases.retain(|(_, holder)| *holder != no);
+                other.rate.remove(&no);
+            }
+        }
+        self.report(What::Left, |e| e.from = peer.who.name);
+        if self.peers.is_empty() {
+            self.empty_since = Some(self.now);
+            self.arm(self.now + self.limits.idle_exit, Timer::Idle);
+        }
+    }
+
+    /// For a number that was taken from the router's own tables in this step.
+    pub(super) fn peer(&self, no: PeerNo) -> &Peer {
+        self.peers.get(&no).expect("invariant: a peer number in a table names a peer")
+    }
+
+    pub(super) fn peer_mut(&mut self, no: PeerNo) -> &mut Peer {
+        self.peers.get_mut(&no).expect("invariant: a peer number in a table names a peer")
+    }
+}
+
+/// Whether what a peer says of itself can be kept.
+fn check(who: &Who) -> Result<(), Fault> {
+    let bad = |what: &str| Err(fault(Code::BadMsg, format!("`who.{what}` is empty or too long")));
+    let sized = |s: &str, most: usize| (1..=most).contains(&s.len());
+    if !sized(&who.name, MAX_LABEL) {
+        return bad("name");
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    if !sized(&who.peer, 64) || !who.peer.bytes().all(plain) {
+        return bad("peer");
+    }
+    if !sized(&who.secret, 64) {
+        return bad("secret");
+    }
+    if !sized(&who.cwd, MAX_LABEL) {
+        return bad("cwd");
+    }
+    if who.paths.len() > 8 {
+        return bad("paths");
+    }
+    let optional = [("repo", &who.repo), ("branch", &who.branch), ("claude", &who.claude)];
+    match optional.iter().find(|(_, s)| s.as_ref().is_some_and(|s| s.len() > MAX_LABEL)) {
+        Some((what, _)) => bad(what),
+        None => Ok(()),
+    }
+}
