@@ -181,7 +181,7 @@ fn a_session_of_one_prompt_answers_and_ends() {
         let mut command = stage.home.command(&claude);
         command.args(["-p", "one prompt only"]).current_dir(stage.home.project("alice"));
         command.env("ANTHROPIC_BASE_URL", stage.model.base_url("alice"));
-        command.env("RELAY_BIN", env!("CARGO_BIN_EXE_relay")).env("RELAY_IDLE_EXIT_S", "0.5");
+        command.env("RELAY_BIN", support::relay_path()).env("RELAY_IDLE_EXIT_S", "0.5");
         assert_eq!(run(&mut command), "here you are\n");
         stage.finish();
     }
@@ -198,10 +198,7 @@ fn the_client_accepts_the_plugin_and_its_server() {
         let listed = run(stage.home.command(&claude).args(["plugin", "list"]));
         assert!(listed.contains("relay@claude-relay") && listed.contains("enabled"), "{listed}");
         let mut servers = stage.home.command(&claude);
-        servers
-            .args(["mcp", "list"])
-            .env("RELAY_BIN", env!("CARGO_BIN_EXE_relay"))
-            .env("RELAY_IDLE_EXIT_S", "0.5");
+        servers.args(["mcp", "list"]).env("RELAY_BIN", support::relay_path()).env("RELAY_IDLE_EXIT_S", "0.5");
         let servers = run(&mut servers);
         let ours = servers.lines().find(|line| line.contains("plugin:relay:relay")).expect("our server");
         assert!(ours.contains("Connected"), "{ours}");
