@@ -105,6 +105,7 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         claude: Some(session.key.clone()),
         paths: session.paths.clone(),
         listens: true,
+        held: session.is_held,
         fresh: true,
     }
 }
@@ -240,7 +241,7 @@ impl Channel {
     fn push(&mut self, parcel: Parcel) -> io::Result<()> {
         match parcel.path {
             Path::Channel => {
-                print(&mcp::channel_message(&fence::body(&parcel), fence::fields(&parcel)))?;
+                print(&mcp::channel_message(&fence::body(&parcel), fence::channel_meta(&parcel)))?;
                 self.pushed(&parcel.push, parcel.path, None);
             }
             Path::Inbox => drop(self.inbox.send(parcel)), // its thread lives as long as we do

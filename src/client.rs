@@ -14,7 +14,9 @@ use std::time::Instant;
 
 use crate::link::{ANSWER, CONNECT, FromHub, Sender, unreachable};
 use crate::token::Tokens;
-use crate::wire::{Answer, Code, Fault, Kind, LostAsk, Parcel, Path, State, ToClient, ToHub, Who};
+use crate::wire::{
+    Answer, Code, Fault, Kind, LostAsk, Note, Parcel, Path, Receipts, State, ToClient, ToHub, Who,
+};
 
 /// How many pushes are remembered.
 const MAX_PUSHES: usize = 1024;
@@ -44,6 +46,8 @@ pub enum Event {
         state: State,
         path: Option<Path>,
         code: Option<Code>,
+        /// Why no answer may come though the ask is open, for people.
+        detail: Option<String>,
     },
     /// An ask to this client has ended without its answer.
     Over {
@@ -161,7 +165,7 @@ impl Client {
     /// Reports that the recipient has seen what was pushed.
     pub fn seen(&mut self, push: &str) {
         self.pushes.insert(push.to_owned(), Outcome::Seen);
-        self.send(&ToHub::Seen { pushes: vec![push.to_owned()], accepted: Vec::new() });
+        self.send(&seen(push));
     }
 
     /// Remembers a push that came with an answer; `false` if it is known.
@@ -242,11 +246,11 @@ impl Client {
                 self.answered(id, Err(Fault { code, message }), waiting)
             }
             ToClient::Push(parcel) => self.push(parcel),
-            ToClient::State { ask_id, state, path, code } => {
+            ToClient::State { ask_id, state, path, code, detail, .. } => {
                 if state >= State::Replied {
                     self.open.remove(&ask_id);
                 }
-                Some(Event::State { ask_id, state, path, code })
+                Some(Event::State { ask_id, state, path, code, detail })
             }
             ToClient::Over { ask_id, code } => Some(Event::Over { ask_id, code }),
             ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => None,
@@ -291,7 +295,7 @@ impl Client {
     pub fn report_again(&mut self, push: String) {
         match self.pushes.get(&push).cloned() {
             Some(Outcome::Pushed(error)) => self.send(&ToHub::Pushed { push, error }),
-            Some(Outcome::Seen) => self.send(&ToHub::Seen { pushes: vec![push], accepted: Vec::new() }),
+            Some(Outcome::Seen) => self.send(&seen(&push)),
             Some(Outcome::UnderWay) | None => {} // its end is reported when it comes
         }
     }
@@ -365,6 +369,11 @@ impl Client {
         self.requests.values_mut().for_each(|r| r.sent = true);
         unsent.iter().for_each(|message| self.send(message));
     }
+}
+
+/// The receipt of a peer that reads for itself.
+fn seen(push: &str) -> ToHub {
+    ToHub::Seen(Receipts { seen: vec![push.to_owned()], ..Receipts::default() })
 }
 
 /// Nobody waits for a withdrawal, so it has no time limit.

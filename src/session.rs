@@ -190,6 +190,8 @@ pub struct Surroundings {
     pub file: SessionFile,
     /// Whether the session was launched with a channel flag that names us.
     flagged: bool,
+    /// Whether the user's settings hold messages of other sessions until the user accepts them.
+    pub is_held: bool,
     /// When the client has asked for our tools.
     pub listed: Option<Instant>,
     /// `RELAY_PUSH`, unless it is `auto`.
@@ -211,6 +213,7 @@ impl Surroundings {
             pid,
             key: key(),
             git: git(cwd.as_ref()),
+            is_held: holds_messages(cwd.as_ref()),
             cwd,
             file,
             flagged: channel_flag(pid),
@@ -239,7 +242,10 @@ impl Surroundings {
         if self.inbox().is_some() {
             paths.push(wire::Path::Inbox);
         }
-        paths.push(wire::Path::Hook);
+        // Where the user wants to review what comes in, the hook must not go round it.
+        if !(self.is_held && paths.contains(&wire::Path::Inbox)) {
+            paths.push(wire::Path::Hook);
+        }
         paths
     }
 
@@ -249,6 +255,18 @@ impl Surroundings {
         let name = self.file.name.clone().unwrap_or_else(directory);
         if name.is_empty() { crate::name::DEFAULT.to_owned() } else { name }
     }
+}
+
+/// Whether `crossSessionInbound` is `hold` in the settings that apply in `cwd`: the user's, the project's, the user's for
+/// the project; the last one that has it counts.
+fn holds_messages(cwd: &Path) -> bool {
+    let user = datadir::config_dir().map(|dir| dir.join("settings.json"));
+    let project = ["settings.json", "settings.local.json"].map(|name| cwd.join(".claude").join(name));
+    let setting = |path: PathBuf| {
+        let settings: Value = serde_json::from_str(&read(path)?).ok()?;
+        settings.get("crossSessionInbound")?.as_str().map(str::to_owned)
+    };
+    user.into_iter().chain(project).filter_map(setting).last().as_deref() == Some("hold")
 }
 
 /// Where a directory stands in git.

@@ -89,12 +89,8 @@ pub enum ToHub {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
-    /// Receipts: these pushes are in the conversation (`pushes`) or in the client's queue for it (`accepted`). No answer.
-    Seen {
-        pushes: Vec<String>,
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        accepted: Vec<String>,
-    },
+    /// What a process found out about pushes to its session. No answer.
+    Seen(Receipts),
     /// What changed about the session that this connection registered. No answer. `None` leaves a field as it is.
     Activity {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,6 +109,15 @@ pub enum ToHub {
         /// See [`crate::session::process_key`].
         claude: String,
         event: HookEvent,
+        /// Identifies the turn, for `prompt` and `stop`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        turn: Option<String>,
+        /// For `permission` and `denied`: the ask whose answer is concerned.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ask_id: Option<String>,
+        /// For `denied` and `failed`: why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
         /// Milliseconds since it fired, where that is known: asynchronous hooks may overtake each other.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         age_ms: Option<u64>,
@@ -183,11 +188,48 @@ pub enum ToClient {
         /// How it failed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         code: Option<Code>,
+        /// Why no answer may come, though the ask is still open.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<Note>,
+        /// The same for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
     },
     /// An ask to this peer has ended without its answer. After `timeout` a late answer still counts.
     Over { ask_id: String, code: Code },
     /// Something happened, for connections that watch.
     Event(Event),
+}
+
+/// How far pushes got, each by its identifier.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Receipts {
+    /// The Claude Code process that this is about, where the connection has no peer of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claude: Option<String>,
+    /// In the conversation: the model has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub seen: Vec<String>,
+    /// In the result of a tool call, which proves something only for the path `tool`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub in_tool_result: Vec<String>,
+    /// In the client's queue.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub queued: Vec<String>,
+    /// In a prompt on its way to the model. Another hook may still refuse it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prompted: Vec<String>,
+    /// Refused by another hook: the model does not get them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
+}
+
+impl Receipts {
+    pub fn is_empty(&self) -> bool {
+        let Receipts { claude: _, seen, in_tool_result, queued, prompted, refused } = self;
+        [seen, in_tool_result, queued, prompted, refused].iter().all(|pushes| pushes.is_empty())
+    }
 }
 
 /// What a peer says about itself when it registers.
@@ -219,6 +261,9 @@ pub struct Who {
     pub paths: Vec<Path>,
     /// Whether broadcasts go to this peer.
     pub listens: bool,
+    /// Whether the user's settings hold what comes by inbox until the user accepts it.
+    #[serde(default)]
+    pub held: bool,
     /// Whether this process has not registered before: it does not know what an earlier process of the session was sent.
     pub fresh: bool,
 }
@@ -243,6 +288,12 @@ pub struct Parcel {
     pub ask_id: String,
     /// The name of the peer whose text this is; for `failed` the peer that was asked.
     pub from: String,
+    /// What `from` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_kind: Option<PeerKind>,
+    /// For a reply: the beginning of the question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
     /// The directory of `from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
@@ -298,6 +349,9 @@ pub enum Answer {
     Hooked {
         /// How many pushes to the session lack a receipt: unless 0, the hook looks for them in the transcript.
         unconfirmed: usize,
+        /// For `stop`: the asks that this turn has seen and not answered; the hook reminds the model of them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        remind: Vec<DebtLine>,
     },
     Status(Status),
     Done,
@@ -356,6 +410,9 @@ pub struct AskLine {
     pub ask_id: String,
     pub to: String,
     pub state: State,
+    /// Why no answer may come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Note>,
     pub age_s: u64,
     /// The same for people: when, by which path, and what it waits for.
     pub detail: String,
@@ -383,6 +440,9 @@ pub struct OpenAsk {
     pub from: String,
     pub to: String,
     pub state: State,
+    /// Why no answer may come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Note>,
     pub age_s: u64,
     /// Seconds until the timeout.
     pub left_s: u64,
@@ -513,6 +573,8 @@ words! {
         Reply = "reply",
         Failed = "failed",
         Summary = "summary",
+        /// The relay's own words about an open ask.
+        Notice = "notice",
     }
 
     /// How far a text or an ask got.
@@ -589,8 +651,14 @@ pub enum HookEvent {
     Tool,
     /// `PermissionRequest`: waiting for the user.
     Permission,
-    /// `Stop`: idle.
+    /// `PermissionDenied`: the classifier of auto mode refused a tool call; still busy.
+    Denied,
+    /// `StopFailure`: idle, after an error of the model's server.
+    Failed,
+    /// `Stop`: idle, unless another hook makes the turn go on.
     Stop,
+    /// The same, after another hook has made the turn go on.
+    StopAgain,
     /// `SessionEnd`, but not that of `/clear`: the session will not come back.
     End,
 }
@@ -602,6 +670,20 @@ pub enum Scope {
     Machine,
     Repo,
     Directory,
+}
+
+/// Why an ask that was seen may not be answered. The ask is still open: an answer counts until the timeout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Note {
+    /// The question is in the conversation of an idle session, and no turn has begun.
+    NoTurn,
+    /// The turn ended without an answer, also after a reminder.
+    Unanswered,
+    /// The user, the permission mode or the client's classifier refused the answer.
+    Declined,
+    /// The turn ended in an error of the model's server.
+    TurnFailed,
 }
 
 /// Appends `message` as one line.

@@ -21,6 +21,7 @@ mod roster;
 mod session;
 #[cfg(test)]
 mod simulation;
+mod standing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -64,6 +65,10 @@ pub struct Limits {
     /// 2.1.330 silently drops what exceeds 30 at once, and then more than one in about 2.3 s (measured).
     pub inbox_burst: u64,
     pub inbox_every: Ms,
+    /// How long an idle session that has seen a question may take to begin a turn.
+    pub begin_turn: Ms,
+    /// How long after a turn failed the session is reminded of what it left unanswered.
+    pub nudge: Ms,
     /// How long the answer to `ask` and `reply` waits for the text to be handed over.
     pub handover: Ms,
     /// How long after its timeout an ask may still be answered.
@@ -82,6 +87,8 @@ impl Default for Limits {
             confirm: 4_000,
             inbox_burst: 25,
             inbox_every: 2_500,
+            begin_turn: 10_000,
+            nudge: 60_000,
             handover: 500,
             late: 3_600_000,
         }
@@ -137,6 +144,10 @@ enum Timer {
     Confirm(DeliveryNo),
     /// The request that started the delivery is answered now.
     Handover(DeliveryNo),
+    /// The ask that an idle session has seen should have begun a turn.
+    NoTurn(Id),
+    /// The session is reminded of an ask that its failed turn left unanswered.
+    Nudge(Id),
     /// The session's inbox takes one more text.
     InboxRoom(PeerNo),
     /// No peer came.
@@ -380,6 +391,8 @@ impl Router {
                 Timer::Grace(peer) => self.grace_over(peer),
                 Timer::Confirm(no) => self.unconfirmed(no),
                 Timer::Handover(no) => self.answer_starter(no),
+                Timer::NoTurn(id) => self.no_turn(&id),
+                Timer::Nudge(id) => self.nudge(&id),
                 Timer::InboxRoom(peer) => self.dispatch_all(peer),
                 Timer::Idle => {
                     if self.empty_since.is_some_and(|t| t + self.limits.idle_exit <= at) {
@@ -404,7 +417,10 @@ impl Router {
             ToHub::Reply { id, ask_id, text } => (id, self.reply(conn, id, &ask_id, text)),
             ToHub::Withdraw { id, ask_id } => (id, self.withdraw(conn, &ask_id)),
             ToHub::Rename { id, name, exact } => (id, self.rename(conn, &name, exact)),
-            ToHub::Hook { id, claude, event, age_ms } => (id, self.hook(claude, event, age_ms.unwrap_or(0))),
+            ToHub::Hook { id, claude, event, turn, ask_id, reason, age_ms } => {
+                let age = age_ms.unwrap_or(0);
+                (id, self.hook(&session::Hook { claude, event, turn, ask_id, reason, age }))
+            }
             ToHub::Wait { id, claude, process } => (id, self.wait(conn, id, claude, process)),
             ToHub::Watch { id } => (id, self.watch(conn)),
             ToHub::Status { id } => (id, Ok(Some(Answer::Status(self.status())))),
@@ -414,7 +430,7 @@ impl Router {
             }
             ToHub::Hello { .. } => return self.refuse(conn, "hello was said already"),
             ToHub::Pushed { push, error } => return self.pushed(conn, &push, error),
-            ToHub::Seen { pushes, accepted } => return self.seen(conn, &pushes, &accepted),
+            ToHub::Seen(receipts) => return self.take_receipts(conn, &receipts),
             ToHub::Activity { activity, age_ms, branch, paths } => {
                 let activity = activity.map(|a| (a, age_ms.unwrap_or(0)));
                 return self.activity(conn, activity, branch, paths);

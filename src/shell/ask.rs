@@ -136,6 +136,7 @@ fn answer(me: &mut Waiting, args: &Args, to: &str) -> Outcome {
                 to = name;
                 state.name().to_owned()
             }
+            News::State { detail: Some(detail), .. } => detail,
             News::State { state, path, .. } => {
                 let path = path.filter(|p| *p != Path::Socket);
                 state.name().to_owned() + &path.map(|p| format!(" by {}", p.name())).unwrap_or_default()

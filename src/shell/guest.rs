@@ -36,7 +36,14 @@ pub enum News {
     /// A question, an answer, a failure or a summary; to be confirmed by [`Guest::confirm`].
     Parcel(Parcel),
     /// How far an ask of the guest got.
-    State { ask_id: String, state: State, path: Option<Path>, code: Option<Code> },
+    State {
+        ask_id: String,
+        state: State,
+        path: Option<Path>,
+        code: Option<Code>,
+        /// Why no answer may come, in words.
+        detail: Option<String>,
+    },
     /// A question to the guest has ended without its answer.
     Over { ask_id: String, code: Code },
     /// The hub went away; the client looks for another.
@@ -187,7 +194,9 @@ impl Guest {
             Event::Ended { result: Ok(answer), .. } => News::Answer(answer),
             Event::Ended { request, result: Err(fault), .. } => News::Refused(request, fault),
             Event::Push(parcel) => News::Parcel(parcel),
-            Event::State { ask_id, state, path, code } => News::State { ask_id, state, path, code },
+            Event::State { ask_id, state, path, code, detail } => {
+                News::State { ask_id, state, path, code, detail }
+            }
             Event::Over { ask_id, code } => News::Over { ask_id, code },
             Event::Lost(_) => News::Lost,
         };
@@ -215,6 +224,7 @@ fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> std::io::Result<
         claude: None,
         paths: vec![Path::Socket],
         listens: joins,
+        held: false,
         fresh: true,
     })
 }

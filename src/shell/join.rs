@@ -171,7 +171,7 @@ impl Joined {
             }
             Kind::Reply if parcel.late => format!("{from} answers (late):"),
             Kind::Reply => format!("{from} answers:"),
-            Kind::Failed | Kind::Summary => format!("{from}:"),
+            Kind::Failed | Kind::Summary | Kind::Notice => format!("{from}:"),
         };
         self.asked.retain(|(id, _)| parcel.late || id != ask_id);
         let read = self.typing.print(&said(&who, text));

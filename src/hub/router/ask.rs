@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::delivery::Progress;
 use super::ended::Tombstone;
+use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::wire::{
     Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, State, ToClient, What, fault,
@@ -13,6 +14,8 @@ use crate::wire::{
 
 /// The most bytes of undelivered text, over all peers.
 const MAX_TEXT_BY_ALL: usize = 256 << 20;
+/// How much of a question its answer quotes, in characters.
+const MAX_ABOUT: usize = 100;
 /// The longest thread id, in bytes.
 const MAX_THREAD: usize = 128;
 
@@ -34,12 +37,15 @@ pub(super) struct Ask {
     /// The target's name when it was asked.
     pub to: String,
     pub thread: String,
+    /// The beginning of the question, in one line.
+    pub about: String,
     pub broadcast: Option<Id>,
     pub asked_at: Ms,
     pub deadline: Ms,
     pub progress: Progress,
     /// The question on its way; `None` when it needs no more care.
     pub delivery: Option<DeliveryNo>,
+    pub standing: Standing,
 }
 
 impl Router {
@@ -89,11 +95,13 @@ impl Router {
             target,
             to: self.peer(target).who.name.clone(),
             thread,
+            about: String::new(),
             broadcast,
             asked_at: self.now,
             deadline: self.now + timeout,
             progress: Progress::queued(self.now),
             delivery: None,
+            standing: Standing::default(),
         }
     }
 
@@ -177,21 +185,26 @@ impl Router {
         self.peer_mut(asker).asked.insert(id.clone());
         self.peer_mut(target).owes.insert(id.clone());
         self.arm(ask.deadline, Timer::Timeout(id.clone()));
+        let about = crate::fence::label(parcel.text.trim().lines().next().unwrap_or_default());
+        let about = about.chars().take(MAX_ABOUT).collect();
         let no = self.deliver(target, parcel, starter);
-        self.asks.insert(id.clone(), Ask { delivery: Some(no), ..ask });
+        self.asks.insert(id.clone(), Ask { delivery: Some(no), about, ..ask });
         self.dispatch(no);
     }
 
     /// A parcel with the text of `from`; the delivery fills in its push.
     pub(super) fn parcel(&self, kind: Kind, ask_id: &Id, from: PeerNo, text: String, thread: &str) -> Parcel {
         let who = &self.peer(from).who;
+        let is_theirs = matches!(kind, Kind::Ask | Kind::Reply);
         Parcel {
             push: String::new(),
             path: Path::Socket,
             kind,
             ask_id: ask_id.to_string(),
             from: who.name.clone(),
-            cwd: Some(who.cwd.clone()).filter(|_| matches!(kind, Kind::Ask | Kind::Reply)),
+            from_kind: Some(who.kind).filter(|_| is_theirs),
+            about: None,
+            cwd: Some(who.cwd.clone()).filter(|_| is_theirs),
             text,
             code: None,
             broadcast: None,
@@ -250,6 +263,7 @@ impl Router {
         let Some(ask) = self.end(id, None, Some(digest(&text))) else { return };
         let mut parcel = self.parcel(Kind::Reply, id, ask.target, text, &ask.thread);
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
+        parcel.about = Some(ask.about.clone());
         self.send_reply(parcel, ask.asker, starter);
         self.count_outcome(id, &ask, None);
     }
@@ -344,6 +358,7 @@ impl Router {
     fn end(&mut self, id: &Id, code: Option<Code>, answer: Option<u64>) -> Option<Ask> {
         let ask = self.asks.remove(id)?;
         self.disarm(ask.deadline, Timer::Timeout(id.clone()));
+        self.timers.retain(|(_, timer)| !matches!(timer, Timer::NoTurn(i) | Timer::Nudge(i) if i == id));
         self.peer_mut(ask.asker).asked.remove(id);
         self.peer_mut(ask.target).owes.remove(id);
         let (asker, target) = (&self.peer(ask.asker).who, &self.peer(ask.target).who);
@@ -379,7 +394,7 @@ impl Router {
     ) {
         if let Some(conn) = self.peers.get(&asker).and_then(|p| p.conn) {
             let ask_id = id.to_owned();
-            self.send(conn, ToClient::State { ask_id, state, path, code });
+            self.send(conn, ToClient::State { ask_id, state, path, code, note: None, detail: None });
         }
     }
 

@@ -6,8 +6,9 @@ use super::peer::Peer;
 use super::{ConnId, DeliveryNo, Id, Limits, Ms, PeerNo, Role, Router, Timer};
 use crate::wire::{Answer, Code, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault};
 
-/// The most bytes of text that one answer carries for the path `tool`.
-const MAX_WAITING: usize = 128 << 10;
+/// The most bytes of text that one answer carries for the path `tool`. Claude Code replaces a tool result of over about
+/// 50,000 characters by a short preview (measured).
+const MAX_WAITING: usize = 40_000;
 
 /// How far a text got, by which path, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,8 @@ pub(super) struct Delivery {
     pub parcel: Parcel,
     pub progress: Progress,
     pub attempts: Vec<Attempt>,
+    /// A path that this text must not take.
+    pub avoid: Option<Path>,
     /// The request that began this and is answered when the text is handed over, or at the time given.
     starter: Option<(ConnId, u64, Ms)>,
 }
@@ -45,6 +48,8 @@ pub(super) struct Attempt {
     pub waiter: Option<String>,
     pub sent: Ms,
     pub stage: Stage,
+    /// The turn that this push began, once it is a prompt: the end of that turn proves that the model had it.
+    pub turn: Option<String>,
     /// Nobody told the outcome: the process that was told to push is gone. It counts as handed over, a receipt settles it,
     /// and its path is not to blame if none comes.
     pub in_doubt: bool,
@@ -58,7 +63,9 @@ pub(super) enum Stage {
     /// It has done it.
     Handed(Ms),
     /// The client has the text in its queue: it is only a matter of time.
-    Accepted,
+    Queued,
+    /// The client has made it a prompt; another hook may still refuse it.
+    Prompted(Ms),
     /// It could not, or the client swallowed the text.
     Failed,
 }
@@ -86,7 +93,8 @@ impl Router {
         }
         self.text += parcel.text.len();
         let progress = Progress::queued(self.now);
-        self.deliveries.insert(no, Delivery { to, parcel, progress, attempts: Vec::new(), starter });
+        self.deliveries
+            .insert(no, Delivery { to, parcel, progress, attempts: Vec::new(), avoid: None, starter });
         self.peer_mut(to).inbox.insert(no);
         no
     }
@@ -119,10 +127,12 @@ impl Router {
     /// The first path of the target that is open, not dead, and was not tried for this text.
     fn route(&self, delivery: &Delivery) -> Option<(Path, ConnId)> {
         let peer = self.peer(delivery.to);
+        let size = delivery.parcel.text.len();
         let untried = |p: &Path| !peer.dead.contains(p) && !delivery.attempts.iter().any(|a| a.path == *p);
-        peer.who.paths.iter().copied().filter(untried).find_map(|path| {
+        let allowed = peer.who.paths.iter().copied().filter(|p| Some(*p) != delivery.avoid);
+        allowed.filter(untried).find_map(|path| {
             let conn = match path {
-                Path::Hook => self.waiter_of(delivery.to),
+                Path::Hook => self.waiter_for(delivery.to, size),
                 Path::Inbox if self.inbox_room_at(peer) > self.now => None,
                 _ => peer.conn,
             };
@@ -143,13 +153,17 @@ impl Router {
             Some(Role::Waiter { process, .. }) => Some(process.clone()),
             _ => None,
         };
-        let (stage, in_doubt) = (Stage::Sent, false);
-        let attempt = Attempt { push: push.clone(), path, conn, waiter, sent: self.now, stage, in_doubt };
+        let (stage, turn, in_doubt) = (Stage::Sent, None, false);
+        let attempt =
+            Attempt { push: push.clone(), path, conn, waiter, sent: self.now, stage, turn, in_doubt };
         let delivery = self.deliveries.get_mut(&no).expect("invariant: callers have just looked it up");
         delivery.attempts.push(attempt);
         (delivery.parcel.push, delivery.parcel.path) = (push.clone(), path);
         let (parcel, to) = (delivery.parcel.clone(), delivery.to);
         self.pushes.insert(push, no);
+        if path == Path::Hook {
+            self.load_waiter(to, parcel.text.len());
+        }
         if path == Path::Inbox {
             let (now, every) = (self.now, self.limits.inbox_every);
             let peer = self.peer_mut(to);
@@ -284,7 +298,7 @@ impl Router {
     /// The target of a text that is no question is gone.
     pub(super) fn undeliverable(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
-        let handed = |a: &Attempt| !a.in_doubt && matches!(a.stage, Stage::Handed(_) | Stage::Accepted);
+        let handed = |a: &Attempt| !a.in_doubt && !matches!(a.stage, Stage::Sent | Stage::Failed);
         let lost = !delivery.attempts.iter().any(handed);
         if delivery.parcel.kind == Kind::Reply
             && let Some(tombstone) = self.ended.get_mut(&delivery.parcel.ask_id)
@@ -336,7 +350,7 @@ mod tests {
 
     fn who(name: &str, path: Path) -> Box<Who> {
         let (kind, cwd, paths) = (PeerKind::Session, "/".to_owned(), vec![path]);
-        let (repo, branch, claude, exact) = Default::default();
+        let (repo, branch, claude, exact, held) = Default::default();
         let (peer, secret, name) = (name.to_owned(), name.to_owned(), name.to_owned());
         let (pid, listens, fresh) = (1, true, true);
         Box::new(Who {
@@ -352,6 +366,7 @@ mod tests {
             claude,
             paths,
             listens,
+            held,
             fresh,
         })
     }

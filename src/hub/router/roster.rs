@@ -2,6 +2,8 @@
 
 use super::ask::Ask;
 use super::broadcast::Outcome;
+use super::delivery::Stage;
+use super::standing::phrase;
 use super::{ConnId, Ms, PeerNo, Router};
 use crate::fence::label;
 use crate::span::span;
@@ -27,6 +29,7 @@ impl Router {
             ask_id: id.to_string(),
             to: self.peer(ask.target).who.name.clone(),
             state: ask.progress.state,
+            note: ask.standing.note,
             age_s: (self.now - ask.asked_at) / 1000,
             detail: self.describe(ask),
         });
@@ -53,6 +56,7 @@ impl Router {
             from: self.peer(ask.asker).who.name.clone(),
             to: self.peer(ask.target).who.name.clone(),
             state: ask.progress.state,
+            note: ask.standing.note,
             age_s: (self.now - ask.asked_at) / 1000,
             left_s: ask.deadline.saturating_sub(self.now) / 1000,
             thread: ask.thread.clone(),
@@ -111,13 +115,29 @@ impl Router {
             State::Pushed if !self.sends_receipts(ask.target) => format!(
                 "pushed{by} {ago} ago; that session sends no receipts (the relay's hooks do not run there), so more is not known"
             ),
-            State::Pushed => format!("pushed{by} {ago} ago, not seen yet: {}", self.why_unseen(ask.target)),
-            _ => format!("seen {ago} ago, no reply yet"),
+            State::Pushed => format!(
+                "pushed{by} {ago} ago, {}not seen yet: {}",
+                self.accepted_by(ask),
+                self.why_unseen(ask)
+            ),
+            _ => match phrase(&ask.standing) {
+                Some(why) => format!("seen {ago} ago, {why}"),
+                None => format!("seen {ago} ago, no reply yet"),
+            },
         };
         if self.activity_of(ask.target).0 == Activity::Waiting {
             said.push_str("; the session is waiting for its user's permission");
         }
         said
+    }
+
+    /// Whether the client has the text.
+    fn accepted_by(&self, ask: &Ask) -> &'static str {
+        let delivery = ask.delivery.and_then(|no| self.deliveries.get(&no));
+        match delivery.and_then(|d| d.attempts.last()).map(|a| a.stage) {
+            Some(Stage::Queued | Stage::Prompted(_)) => "accepted by the client, ",
+            _ => "",
+        }
     }
 
     fn why_queued(&self, ask: &Ask) -> String {
@@ -138,8 +158,11 @@ impl Router {
         .to_owned()
     }
 
-    fn why_unseen(&self, target: PeerNo) -> &'static str {
-        match self.activity_of(target).0 {
+    fn why_unseen(&self, ask: &Ask) -> &'static str {
+        if ask.progress.path == Some(Path::Inbox) && self.peer(ask.target).who.held {
+            return "its user's setting crossSessionInbound holds it until the user accepts it there";
+        }
+        match self.activity_of(ask.target).0 {
             Activity::Busy | Activity::Waiting => "the session is in the middle of a turn",
             Activity::Idle => "the session has taken no prompt since",
             Activity::Unknown => "the session has not been heard of since",
@@ -151,7 +174,10 @@ impl Router {
         let name = &self.peer(ask.target).who.name;
         let asked = ago(self.now - ask.asked_at);
         let far = match ask.progress.state {
-            State::Seen => format!("seen {} ago, no reply", ago(self.now - ask.progress.since)),
+            State::Seen => match phrase(&ask.standing) {
+                Some(why) => format!("seen {} ago, {why}", ago(self.now - ask.progress.since)),
+                None => format!("seen {} ago, no reply", ago(self.now - ask.progress.since)),
+            },
             State::Queued => format!("never seen; {}", self.why_queued(ask)),
             _ if self.sends_receipts(ask.target) => format!("never seen; {}", self.describe(ask)),
             _ => self.describe(ask),

@@ -5,10 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use super::delivery::Stage;
 use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
-use crate::wire::{Activity, Answer, Code, Fault, HookEvent, Path, PeerKind, ToClient, fault};
+use crate::wire::{Activity, Answer, Code, DebtLine, Fault, HookEvent, Path, PeerKind, ToClient, fault};
 
 /// The most processes that hooks named and that have no peer.
 const MAX_UNTIED: usize = 1024;
+/// The most bytes of text for one waiter. Of what a hook prints Claude Code keeps about 100,000 characters (measured).
+const MAX_WAITER_LOAD: usize = 80_000;
 /// The longest key of a process, in bytes.
 const MAX_KEY: usize = 128;
 
@@ -27,7 +29,23 @@ pub(super) struct Session {
     /// It has said that it ends.
     ended: bool,
     waiter: Option<ConnId>,
+    /// Since when the waiter has been there, and the bytes of text that it was sent.
+    waiting_since: Ms,
+    waiter_load: usize,
+    /// The ask whose answer waits at a permission dialog.
+    dialog: Option<String>,
     peers: Vec<PeerNo>,
+}
+
+/// A hook of the Claude Code process `claude`; see [`ToHub::Hook`](crate::wire::ToHub).
+pub(super) struct Hook {
+    pub claude: String,
+    pub event: HookEvent,
+    pub turn: Option<String>,
+    pub ask_id: Option<String>,
+    pub reason: Option<String>,
+    /// How long ago it fired, in milliseconds.
+    pub age: Ms,
 }
 
 impl Session {
@@ -40,6 +58,9 @@ impl Session {
             last_hook: None,
             ended: false,
             waiter: None,
+            waiting_since: 0,
+            waiter_load: 0,
+            dialog: None,
             peers: Vec::new(),
         }
     }
@@ -54,46 +75,97 @@ impl Session {
 }
 
 impl Router {
-    pub(super) fn hook(&mut self, claude: String, event: HookEvent, age: Ms) -> Reply {
-        let now = self.now;
-        let session = self.session(&claude)?;
+    pub(super) fn hook(&mut self, hook: &Hook) -> Reply {
+        let (now, event, claude) = (self.now, hook.event, hook.claude.as_str());
+        let session = self.session(claude)?;
         session.hooked = true;
         session.last_hook = Some(now);
         session.ended = event == HookEvent::End;
-        let is_turn = matches!(event, HookEvent::Start | HookEvent::Prompt | HookEvent::Stop);
+        let was_busy = session.activity == Activity::Busy;
+        let is_stop = matches!(event, HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed);
+        let is_turn = is_stop || matches!(event, HookEvent::Start | HookEvent::Prompt);
         if is_turn {
             session.turned = now;
         }
-        let is_late = !is_turn && session.turned > now.saturating_sub(age);
+        // The answer that waited at a dialog was given, or the turn ended without it.
+        let dialog = match event {
+            HookEvent::Permission => {
+                session.dialog.clone_from(&hook.ask_id);
+                None
+            }
+            HookEvent::Tool => {
+                session.dialog = None;
+                None
+            }
+            _ if is_stop => session.dialog.take(),
+            _ => None,
+        };
+        let is_late = !is_turn && session.turned > now.saturating_sub(hook.age);
         let activity = match (event, session.activity) {
             (_, now) if is_late => now,
-            (HookEvent::Start | HookEvent::Stop, _) => Activity::Idle,
-            (HookEvent::Prompt | HookEvent::Tool, _) => Activity::Busy,
+            (HookEvent::Start, _) => Activity::Idle,
+            (HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed, _) => Activity::Idle,
+            (HookEvent::Prompt | HookEvent::Tool | HookEvent::Denied, _) => Activity::Busy,
             (HookEvent::Permission, _) => Activity::Waiting,
             (HookEvent::End, now) => now,
         };
-        self.set_activity(&claude, activity);
-        let peers = self.peers_of(&claude);
+        self.set_activity(claude, activity);
+        let peers = self.peers_of(claude);
         if event == HookEvent::End {
-            for no in peers {
-                if self.peers.get(&no).is_some_and(|p| p.conn.is_none()) {
-                    self.gone(no);
-                }
-            }
-            self.forget_session(&claude);
-            return Ok(Some(Answer::Hooked { unconfirmed: 0 }));
+            self.session_over(claude, &peers);
+            return Ok(Some(Answer::Hooked { unconfirmed: 0, remind: Vec::new() }));
         }
+        if let Some(ask_id) = dialog {
+            self.declined(&peers, &ask_id, "its user did not allow it at the permission dialog");
+        }
+        let remind = self.turn_news(hook, &peers, was_busy);
+        Ok(Some(Answer::Hooked { unconfirmed: self.recheck(&peers), remind }))
+    }
+
+    /// What a hook means for the asks of its session. Returns the asks to remind of.
+    fn turn_news(&mut self, hook: &Hook, peers: &[PeerNo], was_busy: bool) -> Vec<DebtLine> {
+        let Hook { event, turn, ask_id, reason, .. } = hook;
+        match (event, turn) {
+            // A prompt in the middle of a turn has the turn's identifier, and other hooks may refuse it alone.
+            (HookEvent::Prompt, Some(turn)) if !was_busy => self.turn_began(peers, turn),
+            (HookEvent::Stop | HookEvent::StopAgain, Some(turn)) => self.confirm_turn(peers, turn),
+            _ => {}
+        }
+        match event {
+            HookEvent::Stop => return self.turn_ended(peers, false),
+            HookEvent::StopAgain => return self.turn_ended(peers, true),
+            HookEvent::Failed => self.turn_failed(peers, reason.as_deref()),
+            HookEvent::Denied => {
+                let reason = reason.as_deref().unwrap_or("its permission mode");
+                ask_id.iter().for_each(|id| self.declined(peers, id, reason));
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    fn session_over(&mut self, claude: &str, peers: &[PeerNo]) {
+        for no in peers {
+            if self.peers.get(no).is_some_and(|p| p.conn.is_none()) {
+                self.gone(*no);
+            }
+        }
+        self.forget_session(claude);
+    }
+
+    /// Sends what waits, and returns how many pushes lack a receipt.
+    fn recheck(&mut self, peers: &[PeerNo]) -> usize {
         let mut unconfirmed = 0;
         for no in peers {
-            self.dispatch_all(no);
-            for delivery in self.peer(no).inbox.clone() {
+            self.dispatch_all(*no);
+            for delivery in self.peer(*no).inbox.clone() {
                 if self.deliveries.get(&delivery).is_some_and(|d| !d.attempts.is_empty()) {
                     unconfirmed += 1;
-                    self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
+                    self.arm(self.now + self.limits.confirm, Timer::Confirm(delivery));
                 }
             }
         }
-        Ok(Some(Answer::Hooked { unconfirmed }))
+        unconfirmed
     }
 
     /// A waiter offers itself. A session has one: it replaces the one before.
@@ -104,9 +176,14 @@ impl Router {
         if process.is_empty() || process.len() > MAX_KEY {
             return Err(fault(Code::BadMsg, "`process` is empty or too long"));
         }
+        let now = self.now;
         let session = self.session(&claude)?;
         session.hooked = true;
         let old = session.waiter.replace(conn);
+        session.waiter_load = 0;
+        if old.is_none() {
+            session.waiting_since = now;
+        }
         let role = Role::Waiter { claude: claude.clone(), process: process.clone() };
         self.roles.insert(conn, role);
         self.answer(conn, id, Ok(Answer::Done));
@@ -197,8 +274,23 @@ impl Router {
         }
     }
 
-    pub(super) fn waiter_of(&self, no: PeerNo) -> Option<ConnId> {
-        self.session_of(no).and_then(|s| s.waiter)
+    /// The waiter that a text of `size` bytes may go to. A text that is too large by itself goes alone.
+    pub(super) fn waiter_for(&self, no: PeerNo, size: usize) -> Option<ConnId> {
+        let session = self.session_of(no)?;
+        let has_room = session.waiter_load == 0 || session.waiter_load + size <= MAX_WAITER_LOAD;
+        session.waiter.filter(|_| has_room)
+    }
+
+    pub(super) fn load_waiter(&mut self, no: PeerNo, size: usize) {
+        let Some(claude) = self.peer(no).who.claude.clone() else { return };
+        if let Some(session) = self.sessions.get_mut(&claude) {
+            session.waiter_load += size;
+        }
+    }
+
+    /// Whether a waiter has read the session's transcript since `at` or longer.
+    pub(super) fn is_watched(&self, no: PeerNo, at: Ms) -> bool {
+        self.session_of(no).is_some_and(|s| s.waiter.is_some() && s.waiting_since <= at)
     }
 
     /// Whether pushes to this peer can be confirmed: hooks run in its session, or it reads its own connection.
