@@ -14,9 +14,7 @@ use std::time::Instant;
 
 use crate::link::{ANSWER, CONNECT, FromHub, Sender, unreachable};
 use crate::token::Tokens;
-use crate::wire::{
-    Answer, Code, Fault, Kind, LostAsk, Note, Parcel, Path, Receipts, State, ToClient, ToHub, Who,
-};
+use crate::wire::{Answer, Code, Fault, Kind, LostAsk, Parcel, Path, Receipts, State, ToClient, ToHub, Who};
 
 /// How many pushes are remembered.
 const MAX_PUSHES: usize = 1024;

@@ -65,6 +65,13 @@ pub enum ToHub {
         broadcast_id: String,
         text: String,
         scope: Scope,
+        /// Whether the asker is asked as well.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        include_self: bool,
+        /// Hand the answers over together: when the last is in, or after so many milliseconds what is in by then. Without
+        /// it each answer is handed over as it comes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        collect_ms: Option<u64>,
         /// Milliseconds until the asks of those that have not answered end in `timeout`.
         timeout_ms: u64,
     },

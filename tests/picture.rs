@@ -64,6 +64,9 @@ fn two_terminals_show_question_and_answer() {
     web.session.prompt("ask backend-api if the auth token shape changed");
     web.session.wait_for_text("so the login form");
     backend.session.wait_for_text("I told web");
+    for session in [&web.session, &backend.session] {
+        session.wait_for("the end of the turn", |screen| screen.contains("for shortcuts"));
+    }
     for (actor, file) in [(&web, "web.ansi"), (&backend, "backend-api.ansi")] {
         fs::write(Path::new(&dir).join(file), actor.session.coloured_screen())
             .expect("the screen is written");

@@ -113,7 +113,15 @@ impl Guest {
     pub fn broadcast(&mut self, text: &str, scope: Scope, timeout: Duration) -> Result<String, Fault> {
         let (all, timeout_ms) = (self.client.new_id("bc_")?, timeout.as_millis() as u64);
         let (broadcast_id, text) = (all.clone(), text.to_owned());
-        self.client.request(|id| ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms });
+        self.client.request(|id| ToHub::Broadcast {
+            id,
+            broadcast_id,
+            text,
+            scope,
+            timeout_ms,
+            include_self: false,
+            collect_ms: None,
+        });
         Ok(all)
     }
 
