@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, What, fault};
+use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, fault};
 use ask::Ask;
 use broadcast::Broadcast;
 use delivery::Delivery;
