@@ -8,9 +8,9 @@
 //!
 //! Compaction writes a new file that begins with a fresh snapshot, and renames it over the old one.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -115,8 +115,8 @@ pub struct Journal {
     snapshot_size: u64,
     /// How much text the router had let go of when the file was compacted.
     text_removed: u64,
-    /// Whether a record since then holds text.
-    has_new_text: bool,
+    /// Whether a record since then holds text that the router did not keep.
+    has_unkept_text: bool,
     /// When text in the file that may be stale has to be gone.
     compact_at: Option<Instant>,
     /// When to try again to write.
@@ -166,7 +166,7 @@ impl Journal {
             size: 0,
             snapshot_size: 0,
             text_removed: 0,
-            has_new_text: false,
+            has_unkept_text: false,
             compact_at: None,
             retry_at: None,
         };
@@ -188,6 +188,7 @@ impl Journal {
             Input::Said(_, ToHub::Ask { .. } | ToHub::Broadcast { .. } | ToHub::Reply { .. })
         );
         let text = serde_json::to_string(&input);
+        let kept_before = router.text_taken();
         let step = router.step(now, input);
         if step.changed {
             let (Ok(text), Ok(ids)) = (text, serde_json::to_string(&step.drawn)) else {
@@ -196,7 +197,7 @@ impl Journal {
             };
             let line = format!("{{\"at\":{},\"ids\":{ids},\"input\":{text}}}\n", router.now());
             self.batch.extend_from_slice(line.as_bytes());
-            self.has_new_text |= has_text;
+            self.has_unkept_text |= has_text && router.text_taken() == kept_before;
         }
         step
     }
@@ -227,7 +228,7 @@ impl Journal {
         if self.file.is_none() {
             return;
         }
-        if self.has_new_text || router.text_removed() != self.text_removed {
+        if self.has_unkept_text || router.text_removed() != self.text_removed {
             self.compact_at.get_or_insert(now + STALE_TEXT);
         }
         let too_large = self.size > SMALL && self.size > 2 * self.snapshot_size;
@@ -250,7 +251,7 @@ impl Journal {
     }
 
     fn compact(&mut self, router: &Router) {
-        (self.compact_at, self.retry_at, self.has_new_text) = (None, None, false);
+        (self.compact_at, self.retry_at, self.has_unkept_text) = (None, None, false);
         self.text_removed = router.text_removed();
         match write_new(&self.path, router) {
             Ok((file, size)) => {
@@ -299,6 +300,7 @@ fn write_new(path: &Path, router: &Router) -> io::Result<(File, u64)> {
         snapshot: router,
     };
     let written = || {
+        file.set_permissions(Permissions::from_mode(0o600))?; // whatever the umask
         let mut out = BufWriter::with_capacity(64 << 10, &file);
         serde_json::to_writer(&mut out, &header)?;
         out.write_all(b"\n")?;
