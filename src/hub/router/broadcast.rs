@@ -43,7 +43,11 @@ impl Router {
         let all = Id::from(broadcast_id);
         if let Some(asks) = self.broadcast_before(me, &all)? {
             let broadcast_id = broadcast_id.to_owned();
-            return Ok(Some(Answer::Broadcast { broadcast_id, asks }));
+            self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id, asks }));
+            if !self.broadcasts.contains_key(&all) {
+                self.tell_asker(me, &all, State::Replied, None, None);
+            }
+            return Ok(None);
         }
         let targets = self.in_scope(me, scope)?;
         self.room_for_ask(me)?;

@@ -300,7 +300,7 @@ impl Router {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         let handed = |a: &Attempt| !a.in_doubt && !matches!(a.stage, Stage::Sent | Stage::Failed);
         let lost = !delivery.attempts.iter().any(handed);
-        if delivery.parcel.kind == Kind::Reply
+        if matches!(delivery.parcel.kind, Kind::Reply | Kind::Failed | Kind::Summary)
             && let Some(tombstone) = self.ended.get_mut(&delivery.parcel.ask_id)
         {
             tombstone.lost = lost;

@@ -25,7 +25,7 @@ pub(super) struct Tombstone {
     pub code: Option<Code>,
     /// A digest of its answer, which tells the same answer sent again from another one.
     pub answer: Option<u64>,
-    /// Whether the asker left before it had the answer.
+    /// Whether the asker was gone before it had the end.
     pub lost: bool,
     /// The asks of a broadcast, so that the same request sent again gets the same answer.
     pub members: Vec<Member>,
@@ -62,6 +62,13 @@ impl EndedAsks {
 
     pub fn get_mut(&mut self, id: &str) -> Option<&mut Tombstone> {
         self.by_id.get_mut(id).map(|(_, tombstone)| tombstone)
+    }
+
+    /// The asker was gone when the ask ended.
+    pub fn mark_lost(&mut self, id: &str) {
+        if let Some(tombstone) = self.get_mut(id) {
+            (tombstone.lost, tombstone.code) = (true, Some(Code::PeerGone));
+        }
     }
 
     /// The latest, newest first, with the time of their end.

@@ -319,9 +319,11 @@ impl Router {
         }
         for all in self.peer(no).broadcasts.clone() {
             self.drop_broadcast(&all);
+            self.ended.mark_lost(&all);
         }
         for id in self.peer(no).asked.clone() {
             self.drop_ask(&id);
+            self.ended.mark_lost(&id);
         }
         for delivery in self.peer(no).inbox.clone() {
             self.undeliverable(delivery);
