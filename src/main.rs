@@ -13,6 +13,8 @@ mod link;
 mod logging;
 mod mcp;
 mod name;
+#[cfg(test)]
+mod props;
 mod session;
 mod shell;
 mod span;
