@@ -31,20 +31,24 @@ mod writer;
 
 use std::process::ExitCode;
 
-use serde_json::Value;
-
 use datadir::DataDir;
 use shell::args::{self, Args};
-use shell::{Outcome, ask, completions, demo, doctor, join, setup, status, tail};
+use shell::{
+    FailureJson, Outcome, ask, completions, demo, doctor, join, peers, report, setup, status, tail,
+    usage_error,
+};
 
 fn main() -> ExitCode {
-    let line = match args::parse(lexopt::Parser::from_env()) {
-        Ok(line) => line,
+    let args = match args::parse(lexopt::Parser::from_env()) {
+        Ok(args) => args,
         Err(code) => return code,
     };
-    match DataDir::locate(line.data_dir.as_deref()) {
-        Ok(dir) => run(&dir, &line).unwrap_or_else(|fault| shell::report(&line, &fault, Value::Null)),
-        Err(why) => args::usage(None, &why),
+    match DataDir::locate(args.data_dir.as_deref()) {
+        Ok(dir) => match run(&dir, &args) {
+            Ok(code) => code,
+            Err(failure) => report(&args, failure, |error| FailureJson { error }),
+        },
+        Err(why) => args::usage_error(None, &why),
     }
 }
 
@@ -54,7 +58,7 @@ fn run(dir: &DataDir, args: &Args) -> Outcome {
         "hub" if args.has("detach") => Ok(hub::detach(dir)),
         "hub" => Ok(hub::main(dir, args.has("announce"))),
         "hook" => Ok(hook::run(dir, args.has("wait"))),
-        "peers" => ask::peers(dir, args),
+        "peers" => peers::peers(dir, args),
         "ask" => ask::ask(dir, args),
         "broadcast" => ask::broadcast(dir, args),
         "join" => join::join(dir, args),
@@ -65,6 +69,6 @@ fn run(dir: &DataDir, args: &Args) -> Outcome {
         "setup" => setup::setup(args),
         "demo" => demo::demo(args),
         "completions" => completions::completions(args),
-        other => shell::bad(format!("there is no command '{other}'")), // the table has it, and we have not
+        other => usage_error(format!("unknown command '{other}'")), // in the table, but not here
     }
 }

@@ -293,3 +293,29 @@ pub fn keys(value: &Value) -> Vec<&str> {
 pub fn exists(path: impl AsRef<Path>) -> bool {
     path.as_ref().symlink_metadata().is_ok()
 }
+
+/// What the terminal shows at the end of this output: it interprets erasing and ignores the cursor and the bell.
+pub fn shown(raw: &str) -> String {
+    let mut lines = vec![String::new()];
+    let mut rest = raw.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '\n' => lines.push(String::new()),
+            '\u{1b}' if rest.next_if_eq(&'[').is_some() => {
+                let mut sequence = String::new();
+                for c in rest.by_ref() {
+                    sequence.push(c);
+                    if ('@'..='~').contains(&c) {
+                        break;
+                    }
+                }
+                if sequence == "K" {
+                    lines.last_mut().expect("a line").clear(); // we only ever erase from the line's start
+                }
+            }
+            '\r' | '\u{7}' => {}
+            c => lines.last_mut().expect("a line").push(c),
+        }
+    }
+    lines.join("\n")
+}
