@@ -1,10 +1,14 @@
 //! A session's channel: the MCP server that Claude Code starts. It turns tool calls into requests to the hub and the hub's
 //! parcels into pushes, and it never lets the client wait for the hub.
 
+mod identity;
+mod inbox;
+pub mod tools;
+
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
+use std::os::unix::process::parent_id;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,182 +16,154 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::client::{Client, Event};
 use crate::datadir::DataDir;
-use crate::link::{self, FromHub, Mouth, unreachable};
-use crate::log::{Level, Log};
+use crate::fence;
+use crate::link::{self, FromHub, unreachable};
 use crate::mcp::{self, Incoming};
-use crate::memory::{Memory, Take};
-use crate::router::fault;
 use crate::session::{self, Surroundings};
 use crate::token::Tokens;
-use crate::tools;
-use crate::wire::{Answer, Code, Fault, Kind, Parcel, Path, PeerKind, State, ToClient, ToHub, Who};
-use crate::{diary, fence, inbox};
+use crate::wire::{Answer, Fault, Parcel, Path, PeerKind, ToHub, Who};
+use identity::Identity;
 
-/// How long a tool call waits for a hub that is away.
-const AWAY: Duration = Duration::from_secs(5);
-/// How long it waits for a hub that has the request.
-const ANSWER: Duration = Duration::from_secs(10);
-/// How long after a hub was lost a request that needs the others to be there waits for their return to the next one.
-const RETURN: Duration = Duration::from_millis(500);
-/// How often the session's own file is looked at, for `/rename` and interrupted turns.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
+const CHECK: Duration = Duration::from_secs(1);
 
-/// What a channel hears, from all sides.
-enum Heard {
+/// What a channel receives, from all sides.
+enum Received {
     Client(Incoming),
     /// The end of stdin.
     ClientGone,
     Hub(FromHub),
-    /// The session's inbox has taken the parcel, or why not.
-    Inbox(Parcel, Option<String>),
+    /// The session's inbox took the push of this id, or why not.
+    Inbox(String, Option<String>),
     Signal,
-}
-
-/// A request to the hub that is not answered yet.
-struct Pending {
-    /// The tool call that waits for it; `None` for a request of our own.
-    call: Option<Value>,
-    request: ToHub,
-    /// Whether the hub that we are registered with has it.
-    sent: bool,
-    /// Whether it is kept back until the other peers are taken to be back at a new hub.
-    waits: bool,
-    /// What is answered unless something better comes in time.
-    fallback: Option<Answer>,
-    until: Instant,
 }
 
 /// See the module.
 struct Channel {
-    log: Arc<Log>,
-    tokens: Tokens,
-    memory: Memory,
+    client: Client,
     session: Surroundings,
-    mouth: Option<Mouth>,
-    registered: bool,
-    /// Whether this process has registered before.
-    known: bool,
-    /// From when on the other peers are taken to be back at a new hub.
-    complete: Instant,
-    /// Why there is no hub.
-    away: Fault,
-    next_id: u64,
-    pending: HashMap<u64, Pending>,
+    /// Tool calls by the request that each waits for.
+    calls: HashMap<u64, Value>,
     inbox: Sender<Parcel>,
 }
 
-/// `relay channel`: serves the session on stdin and stdout until stdin closes or a signal comes.
+/// `relay channel`: serves the session on stdin and stdout until stdin closes, its parent is gone, or a signal comes.
 pub fn run(dir: DataDir) -> ExitCode {
-    let (heard, all) = bounded(256);
-    let client = heard.clone();
-    thread::spawn(move || read_stdin(&client));
-    let log = Arc::new(Log::open(&dir.logs(), "channel"));
-    crate::log::log_panics(&log);
-    let prepared = dir.prepare();
-    let (at, hub) = (dir.clone(), heard.clone());
-    thread::spawn(move || link::keep(at, |message| hub.send(Heard::Hub(message)).is_ok()));
-    let signals = heard.clone();
-    let watching = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map(|mut all| {
-        thread::spawn(move || all.forever().next().map(|_| signals.send(Heard::Signal).is_ok()));
-    });
+    // Before the first connection, which may change the working directory.
     let session = Surroundings::new();
+    let (received, all) = bounded(256);
+    let client = received.clone();
+    thread::spawn(move || read_stdin(&client));
+    crate::logging::init(&dir.logs(), "channel", true);
+    let prepared = dir.prepare();
+    let (at, hub) = (dir.clone(), received.clone());
+    thread::spawn(move || link::keep(at, |message| hub.send(Received::Hub(message)).is_ok()));
+    let signals = received.clone();
+    let watching = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map(|mut all| {
+        thread::spawn(move || all.forever().next().map(|_| signals.send(Received::Signal).is_ok()));
+    });
+    if let Err(e) = watching {
+        log::warn!(error:% = e; "no_signals");
+    }
     let kept_at = dir.sessions().join(&session.key);
     let opened = Tokens::new().and_then(|mut tokens| {
-        let memory = Memory::open(&kept_at, &mut tokens)?;
-        Ok((tokens, memory))
+        let (identity, file) = Identity::open(&kept_at, &mut tokens)?;
+        Ok((tokens, identity, file))
     });
-    let (tokens, memory) = match opened {
+    let (tokens, identity, _locked) = match opened {
         Ok(opened) => opened,
         Err(e) => {
-            let _ = writeln!(io::stderr(), "relay: cannot read /dev/urandom: {e}"); // nobody may be there to read it
+            log::error!(error:% = e; "no_random_numbers");
             return ExitCode::FAILURE;
         }
     };
+    let away = prepared.err().unwrap_or_else(|| "the hub is not reached yet; try again".to_owned());
     let (inbox, to_inbox) = unbounded();
-    let mut channel = Channel {
-        log,
-        tokens,
-        memory,
-        session,
-        mouth: None,
-        registered: false,
-        known: false,
-        complete: Instant::now(),
-        away: unreachable(prepared.err().unwrap_or_else(|| "the hub is not reached yet; try again".into())),
-        next_id: 0,
-        pending: HashMap::new(),
-        inbox,
-    };
-    inbox::serve(&channel.session, to_inbox, move |parcel, error| {
-        heard.send(Heard::Inbox(parcel, error)).is_ok()
-    });
-    if watching.is_err() {
-        channel.log.event(Level::Warn, "no_signals", &[]);
-    }
-    diary::sweep(&dir.sessions(), session::is_alive);
+    let done = move |push, error| received.send(Received::Inbox(push, error)).is_ok();
+    inbox::serve(&session, to_inbox, done);
+    log::debug!(key = session.key; "channel_start");
+    let client = Client::new(tokens, who(&session, identity), unreachable(away));
+    let mut channel = Channel { client, session, calls: HashMap::new(), inbox };
+    identity::sweep(&dir.sessions(), session::is_alive);
     channel.serve(&all);
     ExitCode::SUCCESS
 }
 
+fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
+    Who {
+        name: session.default_name(),
+        exact: false,
+        kind: PeerKind::Session,
+        peer,
+        secret,
+        cwd: session.cwd.clone(),
+        repo: session.git.repo.clone(),
+        branch: session.git.branch.clone(),
+        pid: session.pid,
+        claude: Some(session.key.clone()),
+        paths: session.paths.clone(),
+        listens: true,
+        held: session.is_held,
+        fresh: true,
+    }
+}
+
 /// Hands the client's messages on, and the end of stdin, which is the channel's.
-fn read_stdin(heard: &Sender<Heard>) {
+fn read_stdin(received: &Sender<Received>) {
     let mut input = BufReader::new(io::stdin());
     while let Ok(Some(incoming)) = mcp::read(&mut input) {
-        if heard.send(Heard::Client(incoming)).is_err() {
+        if received.send(Received::Client(incoming)).is_err() {
             return;
         }
     }
-    let _ = heard.send(Heard::ClientGone); // fails only when the channel leaves
+    let _ = received.send(Received::ClientGone); // fails only when the channel leaves
 }
 
 impl Channel {
-    fn serve(&mut self, heard: &Receiver<Heard>) {
-        let mut look = Instant::now() + LOOK;
+    fn serve(&mut self, received: &Receiver<Received>) {
+        let mut check = Instant::now() + CHECK;
         loop {
-            let rest = self.send_pending();
-            let until =
-                self.pending.values().map(|p| p.until).chain(rest).min().map_or(look, |t| t.min(look));
-            let served = match heard.recv_deadline(until) {
-                Ok(Heard::Client(incoming)) => self.hear_client(incoming),
-                Ok(Heard::Hub(message)) => self.hear_hub(message),
-                Ok(Heard::Inbox(parcel, error)) => {
-                    self.pushed(&parcel, error);
+            let until = self.client.deadline().map_or(check, |at| at.min(check));
+            let served = match received.recv_deadline(until) {
+                Ok(Received::Client(incoming)) => self.answer_client(incoming),
+                Ok(Received::Hub(message)) => {
+                    let events = self.client.handle(message);
+                    self.take_events(events)
+                }
+                Ok(Received::Inbox(push, error)) => {
+                    self.pushed(&push, Path::Inbox, error);
                     Ok(())
                 }
-                Ok(Heard::Signal) => return self.leave("a signal"),
-                Ok(Heard::ClientGone) | Err(RecvTimeoutError::Disconnected) => {
+                Ok(Received::Signal) => return self.leave("a signal"),
+                Ok(Received::ClientGone) | Err(RecvTimeoutError::Disconnected) => {
                     return self.leave("stdin closed");
                 }
                 Err(RecvTimeoutError::Timeout) => Ok(()),
             };
-            if served.is_err() {
-                return self.leave("stdout closed");
-            }
             let now = Instant::now();
-            if self.expire(now).is_err() {
+            let late = self.client.expire(now);
+            if served.and_then(|()| self.take_events(late)).is_err() {
                 return self.leave("stdout closed");
             }
-            if now >= look {
-                look = now + LOOK;
-                self.look();
+            if now >= check {
+                check = now + CHECK;
+                if parent_id() != self.session.pid {
+                    log::info!("parent_gone");
+                    return self.leave("its parent is gone");
+                }
+                self.check_session();
             }
         }
     }
 
     fn leave(&mut self, why: &str) {
-        if let Some(mouth) = &self.mouth
-            && self.registered
-        {
-            let _ = mouth.say(&ToHub::Bye); // a hub that is gone needs no goodbye
-        }
-        if !self.memory.hooked {
-            self.memory.forget();
-        }
-        self.log.event(Level::Debug, "channel_left", &[("why", json!(why))]);
+        self.client.leave();
+        log::debug!(why = why; "channel_close");
     }
 
-    fn hear_client(&mut self, incoming: Incoming) -> io::Result<()> {
+    fn answer_client(&mut self, incoming: Incoming) -> io::Result<()> {
         match incoming {
             Incoming::Broken(answer) => print(&answer),
             Incoming::Response | Incoming::Notification { .. } => Ok(()),
@@ -207,298 +183,88 @@ impl Channel {
     fn call(&mut self, id: Value, mut params: Value) -> io::Result<()> {
         let name = params.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let arguments = params.get_mut("arguments").map(Value::take).unwrap_or(Value::Null);
-        let new_id = |prefix: &str| {
-            let id = self.tokens.id(prefix);
-            id.map_err(|e| unreachable(format!("there are no random numbers: {e}")))
-        };
-        match tools::parse(&name, arguments, new_id) {
+        match tools::parse(&name, arguments, |prefix| self.client.new_id(prefix)) {
             None => {
                 let why = format!("there is no tool \"{}\"; tools/list names the five", fence::label(&name));
                 print(&mcp::error(&id, -32602, &why))
             }
             Some(Err(fault)) => print_result(&id, &Err(fault), Vec::new()),
             Some(Ok(request)) => {
-                self.ask_hub(Some(id), request);
+                let number = self.client.request(|number| with_id(request, number));
+                self.calls.insert(number, id);
                 Ok(())
             }
         }
     }
 
-    /// Files a request, which is sent as soon as the hub can answer it.
-    fn ask_hub(&mut self, call: Option<Value>, request: ToHub) {
-        self.memory.requested(&request);
-        self.next_id += 1;
-        let id = self.next_id;
-        let request = with_id(request, id);
-        let patience = if self.registered { ANSWER } else { AWAY };
-        let waits = matches!(request, ToHub::Peers { .. } | ToHub::Broadcast { .. });
-        let until = Instant::now() + patience;
-        self.pending.insert(id, Pending { call, request, sent: false, waits, fallback: None, until });
-    }
-
-    /// Sends what the hub does not have, in order, and says when the rest is due.
-    fn send_pending(&mut self) -> Option<Instant> {
-        let complete = self.complete <= Instant::now();
-        let mut unsent: Vec<u64> = self.pending.iter().filter(|(_, p)| !p.sent).map(|(id, _)| *id).collect();
-        if unsent.is_empty() || !self.registered {
-            return None;
-        }
-        unsent.sort_unstable();
-        for id in unsent {
-            let Some(pending) = self.pending.get_mut(&id) else { continue };
-            if complete || !pending.waits {
-                pending.sent = true;
-                let request = pending.request.clone();
-                self.say(&request);
+    fn take_events(&mut self, events: Vec<Event>) -> io::Result<()> {
+        for event in events {
+            match event {
+                Event::Registered { name } => self.registered(&name),
+                Event::Refused(fault) => log::warn!(code = fault.code.name(); "refused"),
+                Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_lost"),
+                Event::Ended { id, result, waiting, .. } => self.ended(id, &result, waiting)?,
+                Event::Push(parcel) => self.push(parcel)?,
+                Event::State { .. } | Event::Over { .. } => {}
             }
         }
-        (!complete).then_some(self.complete)
+        Ok(())
     }
 
-    /// What can't be sent is sent again by the next registration, for the connection is lost then.
-    fn say(&mut self, message: &ToHub) {
-        if let Some(mouth) = &self.mouth
-            && mouth.say(message).is_err()
-        {
-            mouth.hang_up();
-        }
-    }
-
-    fn expire(&mut self, now: Instant) -> io::Result<()> {
-        let late: Vec<u64> = self.pending.iter().filter(|(_, p)| p.until <= now).map(|(id, _)| *id).collect();
-        let (late, known): (Vec<_>, Vec<_>) =
-            late.into_iter().partition(|id| self.pending.get(id).is_some_and(|p| p.fallback.is_none()));
-        for id in known {
-            let fallback = self.pending.get_mut(&id).and_then(|p| p.fallback.take());
-            // Once only: hubs may die faster than their peers come back, and an answer must not wait for that to end.
-            fallback.map_or(Ok(()), |answer| self.finish(id, Ok(answer), Vec::new()))?;
-        }
-        if late.is_empty() {
-            return Ok(());
-        }
-        let fault = if self.registered {
-            unreachable("the hub does not answer; see `relay doctor`")
-        } else {
-            self.away.clone()
-        };
-        if self.registered
-            && let Some(mouth) = &self.mouth
-        {
-            mouth.hang_up(); // and look for another
-        }
-        late.into_iter().try_for_each(|id| self.answered(id, Err(fault.clone()), Vec::new()))
-    }
-
-    fn hear_hub(&mut self, message: FromHub) -> io::Result<()> {
-        match message {
-            FromHub::Up(mouth) => {
-                self.mouth = Some(mouth);
-                self.register();
-                Ok(())
-            }
-            FromHub::Down(fault) => {
-                self.log.event(Level::Info, "hub_lost", &[("code", json!(fault.code.name()))]);
-                (self.mouth, self.registered) = (None, false);
-                let until = Instant::now() + AWAY;
-                self.pending.values_mut().for_each(|p| (p.sent, p.until) = (false, p.until.min(until)));
-                self.away = fault;
-                Ok(())
-            }
-            FromHub::Said(message) => match *message {
-                ToClient::Ok { id: 0, answer: Answer::Registered { name }, .. } => {
-                    self.welcome(&name);
-                    Ok(())
-                }
-                ToClient::Ok { id, answer, waiting } => self.answered(id, Ok(answer), waiting),
-                ToClient::Error { id: Some(id), code, message, waiting } if id != 0 => {
-                    self.answered(id, Err(Fault { code, message }), waiting)
-                }
-                ToClient::Error { code, message, .. } => {
-                    self.log.event(Level::Warn, "refused", &[("code", json!(code.name()))]);
-                    self.away = Fault { code, message };
-                    Ok(())
-                }
-                ToClient::Push(parcel) => {
-                    self.settle(&parcel)?;
-                    self.push(parcel)
-                }
-                ToClient::State { kind, ask_id, state, code, .. } => {
-                    self.memory.told(kind, &ask_id, state, code);
-                    if kind == Kind::Reply { self.reply_told(&ask_id, state, code) } else { Ok(()) }
-                }
-                ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => Ok(()),
-            },
-        }
-    }
-
-    fn register(&mut self) {
-        for held in self.memory.held() {
-            self.say(&ToHub::Resume { held });
-        }
-        let session = &self.session;
-        let who = Who {
-            name: self.memory.name.clone().unwrap_or_else(|| session.default_name()),
-            exact: false,
-            kind: PeerKind::Session,
-            peer: self.memory.peer.clone(),
-            secret: self.memory.secret.clone(),
-            cwd: session.cwd.clone(),
-            repo: session.git.repo.clone(),
-            branch: session.git.branch.clone(),
-            pid: session.pid,
-            claude: Some(session.key.clone()),
-            paths: session.paths.clone(),
-            listens: true,
-            fresh: !self.known || self.memory.inherited,
-            hooked: self.memory.hooked,
-        };
-        self.say(&ToHub::Register { id: 0, who: Box::new(who) });
-    }
-
-    /// The hub knows us: what was asked of it meanwhile may go out.
-    fn welcome(&mut self, name: &str) {
-        if std::mem::replace(&mut self.known, true) || self.memory.inherited {
-            self.complete = Instant::now() + RETURN;
-        }
-        self.registered = true;
-        self.memory.named(name);
-        self.log.event(
-            Level::Info,
-            "registered",
-            &[
-                ("name", json!(name)),
-                ("paths", json!(self.session.paths.iter().map(|p| p.name()).collect::<Vec<_>>())),
-            ],
-        );
+    fn registered(&mut self, name: &str) {
+        let paths: Vec<&str> = self.session.paths.iter().map(|p| p.name()).collect();
+        log::info!(name = name, paths = paths.join(" "); "register_ack");
         let file = &self.session.file;
         if file.status.is_some() {
             let (activity, age_ms) = (file.status, file.status_age());
-            self.say(&ToHub::Activity { activity, age_ms, branch: None, paths: None });
+            self.client.send(&ToHub::Activity { activity, age_ms, branch: None, paths: None });
         }
-        let until = Instant::now() + ANSWER;
-        self.pending.values_mut().filter(|p| p.fallback.is_none()).for_each(|p| p.until = until);
     }
 
-    /// A request has ended: so does the tool call that waits for it.
-    fn answered(&mut self, id: u64, reply: Result<Answer, Fault>, waiting: Vec<Parcel>) -> io::Result<()> {
-        let absent = matches!(&reply, Err(f) if matches!(f.code, Code::PeerNotFound | Code::UnknownAsk));
-        if absent && waiting.is_empty() && self.complete > Instant::now() {
-            // Whom it asks, or whose ask it answers, may only not be back yet.
-            let pending = self.pending.get_mut(&id);
-            return Ok(pending.map_or((), |p| (p.sent, p.waits) = (false, true)));
-        }
-        if let Ok(answer @ Answer::Replied { state: State::Queued, .. }) = &reply
-            && waiting.is_empty()
-            && self.complete + RETURN > Instant::now()
-            && let Some(pending) = self.pending.get_mut(&id)
-        {
-            // Its asker may only not be back yet. Until it is, the answer is nowhere but in this process and in the hub.
-            if pending.fallback.replace(answer.clone()).is_none() {
-                pending.until = self.complete + RETURN;
-            }
-            let request = pending.request.clone();
-            self.memory.answered(&request, &reply);
-            return Ok(());
-        }
-        self.finish(id, reply, waiting)
-    }
-
-    fn finish(&mut self, id: u64, reply: Result<Answer, Fault>, waiting: Vec<Parcel>) -> io::Result<()> {
-        let pending = self.pending.remove(&id);
-        if let Some(pending) = &pending {
-            self.memory.answered(&pending.request, &reply);
-        }
-        let Some(call) = pending.and_then(|p| p.call) else {
+    /// A request has ended: so does the tool call that waits for it, which carries what waited for the session.
+    fn ended(&mut self, id: u64, result: &Result<Answer, Fault>, waiting: Vec<Parcel>) -> io::Result<()> {
+        let Some(call) = self.calls.remove(&id) else {
             for parcel in waiting {
                 let error = Some("no tool call waits for this answer".to_owned());
-                self.say(&ToHub::Pushed { push: parcel.push, error });
+                self.client.pushed(&parcel.push, error);
             }
             return Ok(());
         };
-        let (mut messages, mut done) = (Vec::new(), Vec::new());
-        for parcel in &waiting {
-            match self.memory.take(parcel) {
-                Take::Push => {
-                    messages.push(fence::text(parcel));
-                    done.push(parcel);
-                }
-                Take::UnderWay => {}
-                Take::Known => done.push(parcel),
-            }
-        }
-        print_result(&call, &reply, messages)?;
-        for parcel in done {
-            self.pushed(parcel, None);
-        }
+        let (new, known): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|p| self.client.remember(&p.push));
+        print_result(&call, result, new.iter().map(fence::text).collect())?;
+        known.into_iter().for_each(|parcel| self.client.report_again(parcel.push));
+        new.iter().for_each(|parcel| self.client.pushed(&parcel.push, None));
         Ok(())
     }
 
-    /// The hub says how far an answer got of which it has only said that it has it.
-    fn reply_told(&mut self, ask_id: &str, state: State, code: Option<Code>) -> io::Result<()> {
-        let is_it =
-            |p: &Pending| matches!(&p.fallback, Some(Answer::Replied { ask_id: id, .. }) if id == ask_id);
-        let Some((id, pending)) = self.pending.iter_mut().find(|(_, p)| is_it(p)) else { return Ok(()) };
-        let (id, fallback) = (*id, pending.fallback.take());
-        let reply = match fallback {
-            Some(Answer::Replied { ask_id, to, .. }) if state < State::Ended => {
-                Ok(Answer::Replied { ask_id, to, state })
-            }
-            _ => Err(fault(code.unwrap_or(Code::PeerGone), "nobody waits for this answer any more")),
-        };
-        self.answered(id, reply, Vec::new())
-    }
-
-    /// The end of an ask is here before the answer to its request, which a hub that died owes us. Sent again, the request
-    /// would begin it anew at a hub that knows nothing of it.
-    fn settle(&mut self, parcel: &Parcel) -> io::Result<()> {
-        let state = match parcel.kind {
-            Kind::Reply => State::Replied,
-            Kind::Failed => State::Ended,
-            _ => return Ok(()),
-        };
-        let begins =
-            |p: &Pending| matches!(&p.request, ToHub::Ask { ask_id, .. } if *ask_id == parcel.ask_id);
-        let Some(id) = self.pending.iter().find(|(_, p)| begins(p)).map(|(id, _)| *id) else { return Ok(()) };
-        let (ask_id, to, peer) = (parcel.ask_id.clone(), parcel.from.clone(), String::new());
-        self.answered(id, Ok(Answer::Asked { ask_id, to, peer, state }), Vec::new())
-    }
-
-    /// Gets a text into the session, by the path that the hub says.
+    /// Gets a text into the session, by the path that the hub chose.
     fn push(&mut self, parcel: Parcel) -> io::Result<()> {
-        match self.memory.take(&parcel) {
-            Take::Push => {}
-            Take::UnderWay => return Ok(()),
-            Take::Known => {
-                // From before the hub died.
-                self.say(&ToHub::Seen { pushes: vec![parcel.push], accepted: Vec::new() });
-                return Ok(());
-            }
-        }
         match parcel.path {
             Path::Channel => {
-                print(&mcp::channel_message(&fence::body(&parcel), fence::fields(&parcel)))?;
-                self.pushed(&parcel, None);
+                print(&mcp::channel_message(&fence::body(&parcel), fence::channel_meta(&parcel)))?;
+                self.pushed(&parcel.push, parcel.path, None);
             }
             Path::Inbox => drop(self.inbox.send(parcel)), // its thread lives as long as we do
-            // The session's waiter has pushed it, and lives no longer: it is for us to remember.
-            Path::Hook => self.pushed(&parcel, None),
-            other => self.pushed(&parcel, Some(format!("a channel has no path {}", other.name()))),
+            Path::Tool => {
+                self.pushed(&parcel.push, parcel.path, Some("no tool call can carry it".to_owned()))
+            }
+            Path::Hook | Path::Socket => {
+                let error = Some(format!("a channel has no path {}", parcel.path.name()));
+                self.pushed(&parcel.push, parcel.path, error);
+            }
         }
         Ok(())
     }
 
-    fn pushed(&mut self, parcel: &Parcel, error: Option<String>) {
+    fn pushed(&mut self, push: &str, path: Path, error: Option<String>) {
         if let Some(error) = &error {
-            let fields = [("path", json!(parcel.path.name())), ("error", json!(error))];
-            self.log.event(Level::Warn, "push_failed", &fields);
+            log::warn!(path = path.name(), error = error.as_str(); "push_failed");
         }
-        for push in self.memory.done(parcel, error.is_none()) {
-            self.say(&ToHub::Pushed { push, error: error.clone() });
-        }
+        self.client.pushed(push, error);
     }
 
-    /// What changed about the session: its name, whether it is in a turn, its branch, its inbox.
-    fn look(&mut self) {
+    /// Tells the hub what changed about the session: its name, whether it is in a turn, its branch, its inbox.
+    fn check_session(&mut self) {
         let file = &self.session.file;
         let before = (file.name.clone(), (file.status, file.status_at));
         let git = session::git(self.session.cwd.as_ref());
@@ -511,17 +277,19 @@ impl Channel {
         let paths = self.session.find_paths();
         let rerouted = paths != self.session.paths;
         self.session.paths.clone_from(&paths);
-        if !self.registered {
+        let who = &mut self.client.who;
+        (who.paths, who.branch) = (paths.clone(), self.session.git.branch.clone());
+        if !self.client.is_registered() {
             return;
         }
         if status.is_some() || branch.is_some() || rerouted {
             let paths = rerouted.then_some(paths);
-            self.say(&ToHub::Activity { activity: status, age_ms, branch, paths });
+            self.client.send(&ToHub::Activity { activity: status, age_ms, branch, paths });
         }
         if let Some(name) = self.session.file.name.clone()
             && before.0.as_ref() != Some(&name)
         {
-            self.ask_hub(None, ToHub::Rename { id: 0, name, exact: false });
+            self.client.request(|id| ToHub::Rename { id, name, exact: false });
         }
     }
 }

@@ -3,15 +3,22 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
 
 /// The longest path of a socket, in bytes, the NUL at its end included.
 const SOCKET_PATH: usize = if cfg!(target_os = "linux") { 108 } else { 104 };
 const SOCKET: &str = "hub.sock";
+const LOCK: &str = "hub.lock";
+const JOURNAL: &str = "hub.journal";
 /// How the file begins that tells us who we are.
 const PROBE: &str = ".probe-";
 const ELSEWHERE: &str = "choose another directory with --data-dir or RELAY_DATA_DIR";
@@ -93,12 +100,12 @@ impl DataDir {
 
     /// The hub's socket. May be longer than a socket's path can be: see [`connect`](Self::connect).
     pub fn socket_path(&self) -> PathBuf {
-        self.0.join(SOCKET)
+        self.0.join(named(SOCKET, &self.foreign_suffix().unwrap_or_default()))
     }
 
-    /// The file whose lock makes a process the hub.
-    pub fn lock_path(&self) -> PathBuf {
-        self.0.join("hub.lock")
+    /// The hub's journal.
+    pub fn journal_path(&self) -> PathBuf {
+        self.0.join(named(JOURNAL, &self.foreign_suffix().unwrap_or_default()))
     }
 
     /// Where the logs are.
@@ -130,42 +137,84 @@ impl DataDir {
         }
     }
 
-    /// Connects to the hub. `PermissionDenied` where it might be somebody else's, `NotFound` or `ConnectionRefused` where there is none; the latter also where `hub.sock` is
-    /// something else than a socket, such as a link out of the directory: the next hub replaces it.
+    /// Connects to the hub, within `limit`. `PermissionDenied` where it might be somebody else's, `NotFound` or
+    /// `ConnectionRefused` where there is none; the latter also where `hub.sock` is something else than a socket, such as a
+    /// link out of the directory: the next hub replaces it. `TimedOut` where a hub does not accept.
     ///
-    /// May change the working directory, as may [`bind`](Self::bind).
-    pub fn connect(&self) -> io::Result<UnixStream> {
-        let socket = fs::symlink_metadata(self.socket_path())?;
+    /// May change the working directory, as may [`Claim::bind`].
+    pub fn connect(&self, limit: Duration) -> io::Result<UnixStream> {
+        let own = self.connect_to(SOCKET, limit);
+        match own {
+            Err(e) if is_absent(&e) => match self.foreign_suffix() {
+                Some(suffix) => self.connect_to(&named(SOCKET, &suffix), limit),
+                None => Err(e),
+            },
+            own => own,
+        }
+    }
+
+    fn connect_to(&self, name: &str, limit: Duration) -> io::Result<UnixStream> {
+        let socket = fs::symlink_metadata(self.0.join(name))?;
         if !socket.file_type().is_socket() {
             return Err(ErrorKind::ConnectionRefused.into());
         }
         self.check_private(socket.uid())?;
-        UnixStream::connect(self.within_limit(SOCKET)?)
+        let path = self.within_limit(name)?;
+        // Connecting waits while more connections wait than the system queues, and has no time limit of its own.
+        let (done, connected) = bounded(1);
+        let connect = move || drop(done.send(UnixStream::connect(path)));
+        thread::Builder::new().name("connect".into()).stack_size(64 << 10).spawn(connect)?;
+        connected.recv_timeout(limit).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
     }
 
-    /// Listens on `hub.sock`, mode 0600, in place of what is there. The caller holds the [`lock`](Self::lock).
-    pub fn bind(&self) -> io::Result<UnixListener> {
-        // Made under another name, so that nobody ever meets it with another mode or without somebody listening.
-        let name = format!("{SOCKET}.{}", std::process::id());
-        let path = self.0.join(&name);
-        let _ = fs::remove_file(&path);
-        let listener = UnixListener::bind(self.within_limit(&name)?)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o600))
-            .and_then(|()| fs::rename(&path, self.socket_path()))
-            .inspect_err(|_| drop(fs::remove_file(&path)))?;
-        Ok(listener)
-    }
-
-    /// The lock that makes this process the hub for as long as the file is open; `None` if another process has it.
-    pub fn lock(&self) -> io::Result<Option<File>> {
+    /// Makes this process the hub of the directory for as long as the claim lives; `None` if another process is.
+    pub fn claim(&self) -> io::Result<Option<Claim>> {
+        let suffix = self.foreign_suffix().unwrap_or_default();
         let mut options = OpenOptions::new();
-        let file =
-            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(self.lock_path())?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(e),
+        let path = self.0.join(named(LOCK, &suffix));
+        let mut lock = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(e)) => return Err(e),
         }
+        let Machine { host, boot } = Machine::this();
+        lock.set_len(0)?;
+        lock.write_all(format!("{}\n{host}\n{boot}\n", std::process::id()).as_bytes())?;
+        Ok(Some(Claim { dir: self.clone(), suffix, _lock: lock }))
+    }
+
+    /// Whether a process is the hub of the directory, or is about to be.
+    pub fn is_claimed(&self) -> bool {
+        let path = self.0.join(named(LOCK, &self.foreign_suffix().unwrap_or_default()));
+        File::open(path).is_ok_and(|lock| lock.try_lock().is_err())
+    }
+
+    /// The process that was the last to become the hub, as it wrote into its lock.
+    pub fn hub_process(&self) -> Option<u32> {
+        let path = self.0.join(named(LOCK, &self.foreign_suffix().unwrap_or_default()));
+        let mut text = String::new();
+        File::open(path).ok()?.take(1024).read_to_string(&mut text).ok()?;
+        text.lines().next()?.parse().ok()
+    }
+
+    /// The other machine whose hub has the plain names in this directory, if one has: this machine's files carry its name.
+    pub fn other_machine(&self) -> Option<String> {
+        let mut text = String::new();
+        let lock = File::open(self.0.join(LOCK)).ok()?;
+        lock.take(1024).read_to_string(&mut text).ok()?;
+        let mut lines = text.lines().skip(1);
+        let (host, boot) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        let this = Machine::this();
+        let known = |a: &str, b: &str| !a.is_empty() && !b.is_empty();
+        let other =
+            known(host, &this.host) && host != this.host && !(known(boot, &this.boot) && boot == this.boot);
+        other.then(|| host.to_owned())
+    }
+
+    /// What this machine's file names carry where the directory is another machine's.
+    fn foreign_suffix(&self) -> Option<String> {
+        self.other_machine().map(|_| Machine::this().host)
     }
 
     /// A path for the file `name` in this directory that a socket address can hold. Where the directory's own path is too
@@ -180,6 +229,74 @@ impl DataDir {
         env::set_current_dir(&self.0)?;
         Ok(PathBuf::from(name))
     }
+}
+
+/// The right to be the hub of a data directory, and the names of the hub's files in it.
+pub struct Claim {
+    dir: DataDir,
+    /// Empty unless another machine has the plain names.
+    suffix: String,
+    /// Locked until it is closed.
+    _lock: File,
+}
+
+impl Claim {
+    pub fn socket_path(&self) -> PathBuf {
+        self.dir.0.join(named(SOCKET, &self.suffix))
+    }
+
+    pub fn journal_path(&self) -> PathBuf {
+        self.dir.0.join(named(JOURNAL, &self.suffix))
+    }
+
+    /// Listens on the socket, mode 0600, in place of what is there.
+    pub fn bind(&self) -> io::Result<UnixListener> {
+        // Made under another name, so that nobody ever meets it with another mode or without a listener.
+        let name = format!("{SOCKET}.{}", std::process::id());
+        let path = self.dir.0.join(&name);
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(self.dir.within_limit(&name)?)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))
+            .and_then(|()| fs::rename(&path, self.socket_path()))
+            .inspect_err(|_| drop(fs::remove_file(&path)))?;
+        Ok(listener)
+    }
+}
+
+/// What tells this machine from another one that sees the same directory. Containers share the kernel's boot id with their
+/// host, and a rebooted machine keeps its name: one of the two is enough.
+struct Machine {
+    host: String,
+    boot: String,
+}
+
+impl Machine {
+    fn this() -> Machine {
+        let read = |path| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let mut host: String = read("/proc/sys/kernel/hostname");
+        if host.is_empty() {
+            let uname = Command::new("uname").arg("-n").stderr(Stdio::null()).output();
+            host = uname.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+        }
+        let plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || *c == '.';
+        Machine {
+            host: host.chars().filter(plain).take(64).collect(),
+            boot: read("/proc/sys/kernel/random/boot_id"),
+        }
+    }
+}
+
+/// `hub.sock` or, with a suffix, `hub-SUFFIX.sock`.
+fn named(file: &str, suffix: &str) -> String {
+    match (suffix, file.split_once('.')) {
+        ("", _) | (_, None) => file.to_owned(),
+        (suffix, Some((stem, ending))) => format!("{stem}-{suffix}.{ending}"),
+    }
+}
+
+/// Whether nobody listens, and nothing else is wrong.
+pub fn is_absent(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
 }
 
 /// Claude Code's own directory, `${CLAUDE_CONFIG_DIR:-~/.claude}`; absolute. `None` where neither it nor `HOME` is set.
@@ -227,6 +344,8 @@ fn make_private(dir: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    const LONG: Duration = Duration::from_secs(60);
 
     fn dir(test: &str) -> DataDir {
         let dir = env::temp_dir().join(format!("relay-data-{}-{test}", std::process::id()));
@@ -307,30 +426,60 @@ mod tests {
     }
 
     #[test]
-    fn one_has_the_lock() {
+    fn one_process_has_the_lock() {
         let dir = dir("lock");
-        assert!(dir.lock().is_err());
+        assert!(dir.claim().is_err());
         dir.prepare().expect("made");
-        let lock = dir.lock().expect("a lock file").expect("the lock");
-        assert_eq!(mode(&dir.lock_path()), 0o600);
-        assert!(dir.lock().expect("a lock file").is_none());
-        drop(lock);
-        assert!(dir.lock().expect("a lock file").is_some());
+        let claim = dir.claim().expect("a lock file").expect("the lock");
+        assert_eq!(mode(&dir.0.join(LOCK)), 0o600);
+        assert!(dir.claim().expect("a lock file").is_none());
+        assert_eq!(dir.hub_process(), Some(std::process::id()));
+        drop(claim);
+        assert!(dir.claim().expect("a lock file").is_some());
+        fs::remove_dir_all(dir.0).expect("removed");
+    }
+
+    #[test]
+    fn a_second_machine_gets_names_of_its_own() {
+        let dir = dir("machines");
+        dir.prepare().expect("made");
+        fs::write(dir.0.join(LOCK), "1\nother-machine\nother-boot\n").expect("a lock of another machine");
+        let (own, Machine { host, boot }) = (Machine::this(), Machine::this());
+        assert_eq!(dir.other_machine().as_deref(), Some("other-machine"));
+        let claim = dir.claim().expect("a lock file").expect("the lock");
+        assert_eq!(claim.socket_path(), dir.0.join(format!("hub-{host}.sock")));
+        assert_eq!(claim.journal_path(), dir.journal_path());
+        assert_eq!(
+            fs::read_to_string(dir.0.join(LOCK)).expect("it is there"),
+            "1\nother-machine\nother-boot\n"
+        );
+        let _listener = claim.bind().expect("bound");
+        dir.connect(LONG).expect("connected");
+        // A container has another name and the same kernel; after a reboot it is the other way round.
+        for same in [format!("1\nname\n{boot}\n"), format!("1\n{}\nboot\n", own.host), "1\n".to_owned()] {
+            fs::write(dir.0.join(LOCK), same).expect("a lock");
+            assert_eq!(dir.other_machine(), None);
+        }
         fs::remove_dir_all(dir.0).expect("removed");
     }
 
     fn meet(dir: &DataDir) {
         dir.prepare().expect("made");
-        assert_eq!(dir.connect().expect_err("no hub").kind(), ErrorKind::NotFound);
+        let claim = dir.claim().expect("a lock file").expect("the lock");
+        assert_eq!(dir.connect(LONG).expect_err("no hub").kind(), ErrorKind::NotFound);
         symlink("/tmp/elsewhere.sock", dir.socket_path()).expect("a link");
-        assert_eq!(dir.connect().expect_err("a link").kind(), ErrorKind::ConnectionRefused);
-        drop(dir.bind().expect("bound over a link"));
-        assert_eq!(dir.connect().expect_err("stale").kind(), ErrorKind::ConnectionRefused);
-        let listener = dir.bind().expect("bound over a stale socket");
+        assert_eq!(dir.connect(LONG).expect_err("a link").kind(), ErrorKind::ConnectionRefused);
+        drop(claim.bind().expect("bound over a link"));
+        assert_eq!(dir.connect(LONG).expect_err("stale").kind(), ErrorKind::ConnectionRefused);
+        let listener = claim.bind().expect("bound over a stale socket");
         assert_eq!(mode(&dir.socket_path()), 0o600);
-        dir.connect().expect("connected");
+        dir.connect(LONG).expect("connected");
         listener.accept().expect("accepted");
-        assert_eq!(fs::read_dir(&dir.0).expect("it is there").count(), 3, "logs, sessions, hub.sock");
+        assert_eq!(
+            fs::read_dir(&dir.0).expect("it is there").count(),
+            4,
+            "logs, sessions, hub.lock, hub.sock"
+        );
     }
 
     #[test]

@@ -1,52 +1,66 @@
-//! The hub: one process a data directory that carries what its peers say to each other. Here are its sockets, threads and
-//! signals; what is carried where is decided by the [`router`](crate::router).
+//! The hub: one process per data directory that carries messages between its peers. Here are its sockets, threads and
+//! signals; the [`router`] decides what goes where, and the [`journal`] makes its state outlive the process.
 //!
-//! Data flows one way: a reader thread for each connection parses the lines that are there and puts them into the router's
-//! queue, all together; one thread runs the router, a message of each connection in turn, and writes what its sockets take
-//! at once. What a peer is too slow for goes into a backlog with a writer thread of its own, bounded in bytes. The router
-//! never waits for a peer: one whose backlog overflows is disconnected.
+//! Data flows one way: a reader thread per connection parses lines and sends them into the channel of the one router
+//! thread. That takes what is there, steps the router, appends the inputs to the journal, and only then writes what its
+//! sockets take at once. What a peer is too slow for goes into a backlog with a writer thread of its own, bounded in bytes.
+//! The router never waits for a peer: one whose backlog overflows is disconnected.
+//!
+//! One connection can have only [`CREDITS`] messages in the channel, and uses at most half of the router's time: its
+//! reader pauses for as long as its messages took.
 
-use std::collections::{HashMap, VecDeque};
+mod journal;
+mod process;
+mod replay;
+mod router;
+mod writer;
+
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{ExitCode, Stdio};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use serde_json::json;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::DataDir;
-use crate::journal::Journal;
-use crate::json;
 use crate::lines::Lines;
-use crate::log::{Level, Log};
-use crate::queue::{Queue, Turn};
-use crate::router::{ConnId, Info, Input, Limits, Output, Router, fault};
 use crate::token::Tokens;
-use crate::wire::{Code, Event, Fault, ToClient, ToHub, VERSION, What};
-use crate::writer::{Backlog, Writer};
+use crate::wire::{Code, Event, Fault, ToClient, ToHub, VERSION, What, fault, write_line};
+use journal::{Journal, Start};
+use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
+use writer::{Backlog, Writer};
+
+pub use process::{detach, main};
+pub use replay::{redact, replay};
 
 /// The most connections at once: a channel and a waiter for each of 1,024 peers, and hooks that come and go.
 const MAX_CONNECTIONS: usize = 3072;
 /// How long a connection may take to say hello.
 pub const HELLO: Duration = Duration::from_secs(10);
-/// How often the hub looks whether its socket is still there.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the hub checks that its socket is still there, and whether the journal needs care.
+const CHECK: Duration = Duration::from_secs(1);
 /// How long a leaving hub waits for its queues to be read.
 const FLUSH: Duration = Duration::from_secs(1);
-/// How long what was sent may wait for more to the same peers while a connection has more to say: under load this saves
-/// most of the system calls.
-const FRESH: Duration = Duration::from_micros(50);
-/// Who says more than so much at once is read no further until it is routed, and the others hardly notice a flood.
-const MUCH: usize = 4;
-/// Of a reader's stack only what is used costs memory: a line may nest 128 levels deep before it is refused.
-const STACK: usize = 1 << 20;
+/// How long outputs may wait for more to come while inputs keep coming: under load this saves most of the system calls.
+const BATCH: Duration = Duration::from_micros(50);
+/// How many messages of one connection may be in the router's channel.
+const CREDITS: usize = 8;
+/// How much of the router's time one connection may use at a stretch; over longer times it is half of all.
+const STRETCH: Duration = Duration::from_millis(1);
+/// The longest pause of a reader.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The stack of a reader, of which only what is used costs memory: JSON may nest 128 levels deep.
+const READER_STACK: usize = 1 << 20;
+/// The stack of threads that do little.
+const SMALL_STACK: usize = 64 << 10;
 
 /// How a call to [`run`] ended.
 pub enum Ran {
@@ -56,14 +70,15 @@ pub enum Ran {
     Another,
 }
 
-/// What the router's thread hears.
-enum Heard {
+/// What the router's thread receives.
+enum Incoming {
     Opened(ConnId, Writer),
-    Input(Input),
-    /// What a connection said, and its turn, which is over when all of it has been routed.
-    Said(ConnId, std::vec::IntoIter<ToHub>, Arc<Turn>),
-    /// The connection said what is no message, and is read no further.
+    /// A message, and where its credit goes back to, with the time that the message took.
+    Said(ConnId, ToHub, Sender<Duration>),
+    /// The connection broke the protocol and is read no further.
     Broken(ConnId, Fault),
+    Closed(ConnId),
+    Stop,
 }
 
 /// Runs the hub of `dir` until it is stopped or nobody needs it; `ready` is called once it listens.
@@ -73,294 +88,312 @@ enum Heard {
 pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, String> {
     dir.prepare()?;
     let at = dir.path().display();
-    let Some(_lock) = dir.lock().map_err(|e| format!("cannot lock {at}/hub.lock: {e}"))? else {
+    let Some(claim) = dir.claim().map_err(|e| format!("cannot lock {at}/hub.lock: {e}"))? else {
         return Ok(Ran::Another);
     };
-    let log = Arc::new(Log::open(&dir.logs(), "hub"));
-    crate::log::log_panics(&log);
-    let log = Arc::new(Journal::new(log));
-    let listener = dir.bind().map_err(|e| format!("cannot listen on {at}/hub.sock: {e}"))?;
-    let socket = Inode::of(dir);
-    let queue = Arc::new(Queue::new());
-    watch_signals(queue.clone())?;
-    let connections = Arc::new(AtomicUsize::new(0));
-    {
-        let (queue, log, connections) = (queue.clone(), log.clone(), connections.clone());
-        thread::Builder::new()
-            .name("accept".into())
-            .spawn(move || accept(&listener, &queue, &log, &connections))
-            .map_err(|e| format!("cannot start a thread: {e}"))?;
-    }
-    let mut tokens = Tokens::new().map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
-    let first = tokens.secret().map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
+    let listener = claim.bind().map_err(|e| format!("cannot listen on {at}/hub.sock: {e}"))?;
+    let socket = claim.socket_path();
+    let no_random = |e| format!("cannot read /dev/urandom: {e}");
+    let mut tokens = Tokens::new().map_err(no_random)?;
+    let (epoch, first) = (tokens.secret().map_err(no_random)?, tokens.secret().map_err(no_random)?);
     // Should the source of randomness ever fail later, an identifier that repeats confirms nothing.
-    let token = move || format!("push_{}", tokens.secret().unwrap_or_else(|_| first.clone()));
+    let ids = move || format!("push_{}", tokens.secret().unwrap_or_else(|_| first.clone()));
     let info = Info {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_at_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
-        log_all: log.wants(Level::Debug),
+        log_all: log::log_enabled!(log::Level::Debug),
+        ..Info::default()
     };
-    log.event(Level::Info, "hub_started", &[("version", json!(info.version))]);
+    let wanted = std::env::var("RELAY_JOURNAL").map_or(true, |v| v != "off");
+    let Start { journal, mut router } =
+        Journal::start(claim.journal_path(), wanted, limits, info, epoch, Box::new(ids));
+    router.info_mut().journal = journal.status();
+    let (incoming, received) = unbounded();
+    watch_signals(incoming.clone())?;
+    let first = router.last_conn() + 1;
+    spawn("accept", SMALL_STACK, move || accept(&listener, &incoming, first))
+        .map_err(|e| format!("cannot start a thread: {e}"))?;
+    log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info().epoch.as_str(); "hub_started");
     ready();
     let mut hub = Hub {
-        router: Router::new(limits, info, Box::new(token)),
-        writers: HashMap::new(),
-        fresh: Vec::new(),
-        lost: Vec::new(),
-        log: log.clone(),
+        now_at_start: router.now(),
+        inode: Inode::of(&socket),
+        socket,
+        router,
+        journal,
+        writers: BTreeMap::new(),
+        unwritten: Vec::new(),
         start: Instant::now(),
+        exit: None,
     };
-    let why = hub.serve(&queue, dir, socket);
-    // The socket goes first: whoever comes now finds no hub and starts one, and whoever was accepted and not welcomed
-    // sees the end of the connection and does the same.
-    if Inode::of(dir) == socket {
-        let _ = fs::remove_file(dir.socket_path()); // gone is gone
+    let why = hub.serve(&received);
+    // The socket goes first: a client that comes now finds no hub and starts one, and a client that was accepted and not
+    // welcomed sees the end of the connection and does the same.
+    if Inode::of(&hub.socket) == hub.inode {
+        let _ = fs::remove_file(&hub.socket); // gone is gone
     }
     hub.flush();
-    log.event(Level::Info, "hub_left", &[("why", json!(why))]);
+    hub.journal.close(&hub.router);
+    log::info!(why = why; "hub_left");
     Ok(Ran::Done)
 }
 
-/// The router and the ways out of it.
+/// The router, the journal under it, and the ways out.
 struct Hub {
     router: Router,
-    writers: HashMap<ConnId, Writer>,
-    /// Whose writers have fresh lines.
-    fresh: Vec<ConnId>,
-    /// Who did not read, of which the router has yet to hear.
-    lost: Vec<ConnId>,
-    log: Arc<Journal>,
+    journal: Journal,
+    writers: BTreeMap<ConnId, Writer>,
+    /// Connections whose writers have lines that are not written.
+    unwritten: Vec<ConnId>,
+    socket: PathBuf,
+    inode: Option<Inode>,
     start: Instant,
+    /// The router's time at `start`.
+    now_at_start: Ms,
+    /// Why the hub leaves.
+    exit: Option<&'static str>,
 }
 
 impl Hub {
-    /// Until the router says exit, or the socket is not ours any more.
-    fn serve(&mut self, queue: &Queue<Heard>, dir: &DataDir, socket: Option<Inode>) -> &'static str {
-        let (mut look, mut wrote) = (Instant::now() + LOOK, Instant::now());
-        let mut turns = VecDeque::new();
+    /// Runs until the router wants to exit or the socket is not ours any more, and returns the reason.
+    fn serve(&mut self, received: &Receiver<Incoming>) -> &'static str {
+        let mut check = Instant::now() + CHECK;
         loop {
-            let deadline = self.router.next_deadline().map(|ms| self.start + Duration::from_millis(ms));
-            let wait = turns.is_empty().then(|| deadline.map_or(look, |d| d.min(look)));
-            queue.take(&mut turns, wait);
-            let heard = turns.pop_front().unwrap_or(Heard::Input(Input::Tick));
-            let others = turns.len();
-            let left = self.hear(heard, &mut turns);
-            let now = Instant::now();
-            // What a connection has said together is answered together, unless that takes long.
-            if turns.len() == others || left.is_some() || now >= wrote + FRESH {
-                self.write_fresh();
-                wrote = now;
-                for conn in self.lost.drain(..) {
-                    turns.push_front(Heard::Input(Input::Closed(conn)));
-                }
+            let due = self
+                .router
+                .next_deadline()
+                .map(|ms| self.start + Duration::from_millis(ms.saturating_sub(self.now_at_start)));
+            match received.recv_deadline(due.map_or(check, |due| due.min(check))) {
+                Ok(incoming) => self.take_batch(incoming, received),
+                Err(_) => self.step(Input::Tick),
             }
-            if let Some(why) = left {
+            self.write_batch();
+            if let Some(why) = self.exit {
                 return why;
             }
-            if now >= look {
-                look = now + LOOK;
-                if Inode::of(dir) != socket {
+            let now = Instant::now();
+            if now >= check {
+                check = now + CHECK;
+                if Inode::of(&self.socket) != self.inode {
                     return "its socket was removed or replaced";
                 }
+                self.journal.maintain(&self.router, now);
+                self.router.info_mut().journal = self.journal.status();
             }
         }
     }
 
-    /// Why the hub leaves, if it does. Of what one connection said one message is routed; the rest waits for the next of
-    /// its `turns`.
-    fn hear(&mut self, heard: Heard, turns: &mut VecDeque<Heard>) -> Option<&'static str> {
-        let input = match heard {
-            Heard::Opened(conn, writer) => {
+    /// Steps through what is there, for a moment.
+    fn take_batch(&mut self, first: Incoming, received: &Receiver<Incoming>) {
+        let began = Instant::now();
+        self.take(first);
+        while began.elapsed() < BATCH && self.exit.is_none() {
+            let Ok(incoming) = received.try_recv() else { return };
+            self.take(incoming);
+        }
+    }
+
+    fn take(&mut self, incoming: Incoming) {
+        match incoming {
+            Incoming::Opened(conn, writer) => {
                 self.writers.insert(conn, writer);
-                Input::Opened(conn)
+                self.step(Input::Opened(conn));
             }
-            Heard::Input(input) => input,
-            Heard::Said(conn, mut said, turn) => {
+            Incoming::Said(conn, message, credit) => {
                 let began = Instant::now();
-                let left = said.next().is_some_and(|message| self.step(Input::Said(conn, message)));
-                turn.used(began.elapsed());
-                match said.len() {
-                    0 => turn.over(),
-                    _ => turns.push_back(Heard::Said(conn, said, turn)),
-                }
-                return left.then_some("idle or stopped");
+                self.step(Input::Said(conn, message));
+                let _ = credit.try_send(began.elapsed()); // its reader may be gone
             }
-            Heard::Broken(conn, fault) => {
+            Incoming::Broken(conn, fault) => {
                 self.send(conn, &error_line(fault));
-                Input::Closed(conn)
+                self.close(conn);
+                self.step(Input::Closed(conn));
             }
-        };
-        let why = if matches!(input, Input::Stop) { "a signal" } else { "idle or stopped" };
-        if let Input::Closed(conn) = input {
-            self.close(conn);
+            Incoming::Closed(conn) => {
+                self.close(conn);
+                self.step(Input::Closed(conn));
+            }
+            Incoming::Stop => {
+                self.step(Input::Stop);
+                self.exit = Some("a signal");
+            }
         }
-        self.step(input).then_some(why)
     }
 
-    /// Whether the router says exit.
-    fn step(&mut self, input: Input) -> bool {
-        let now = self.start.elapsed().as_millis() as u64;
-        let mut exit = false;
-        for output in self.router.step(now, input) {
+    fn step(&mut self, input: Input) {
+        let now = self.now_at_start + self.start.elapsed().as_millis() as u64;
+        for output in self.journal.step(&mut self.router, now, input).outputs {
             match output {
                 Output::Send(conn, message) => self.send(conn, &message),
                 Output::Close(conn) => self.close(conn),
-                Output::Log(event) => log_event(&self.log, &event),
-                Output::Exit => exit = true,
+                Output::Log(event) => log_event(&event),
+                Output::Exit => self.exit = self.exit.or(Some("idle or stopped")),
             }
         }
-        exit
     }
 
     fn send(&mut self, conn: ConnId, message: &ToClient) {
         let Some(writer) = self.writers.get_mut(&conn) else { return };
-        if writer.fresh.is_empty() {
-            self.fresh.push(conn);
+        if writer.unwritten.is_empty() {
+            self.unwritten.push(conn);
         }
-        json::write_line(&mut writer.fresh, message);
-    }
-
-    /// Writes all that was sent since the last time.
-    fn write_fresh(&mut self) {
-        for conn in std::mem::take(&mut self.fresh) {
-            self.write(conn);
-        }
-    }
-
-    fn write(&mut self, conn: ConnId) {
-        let Some(writer) = self.writers.get_mut(&conn) else { return };
-        if let Err(e) = writer.write() {
-            if e.kind() == io::ErrorKind::OutOfMemory {
-                let queued = writer.queued();
-                self.log.event(
-                    Level::Warn,
-                    "peer_stalled",
-                    &[("conn", json!(conn)), ("queued", json!(queued))],
-                );
-                self.lost.push(conn);
-            }
-            // Its reader sees the end, after all that was said before it: who says goodbye and closes is not there to hear.
-            let _ = writer.stream.shutdown(Shutdown::Both);
-            self.writers.remove(&conn);
-        }
+        write_line(&mut writer.unwritten, message);
     }
 
     /// Closes a connection when what was sent to it is written.
     fn close(&mut self, conn: ConnId) {
-        self.write(conn);
-        if let Some(Writer { backlog: None, stream, .. }) = self.writers.remove(&conn) {
-            let _ = stream.shutdown(Shutdown::Both); // it may be gone already
+        if let Some(writer) = self.writers.get_mut(&conn) {
+            writer.closing = true;
+            self.unwritten.push(conn);
         }
     }
 
-    /// Lets the backlogs become empty, but does not wait for longer than [`FLUSH`].
+    /// Writes the journal, then all that was sent since the last time. A peer that does not read loses its connection.
+    fn write_batch(&mut self) {
+        loop {
+            self.journal.append();
+            let unwritten = std::mem::take(&mut self.unwritten);
+            if unwritten.is_empty() {
+                return;
+            }
+            let stalled: Vec<ConnId> = unwritten.into_iter().filter(|conn| !self.write(*conn)).collect();
+            stalled.into_iter().for_each(|conn| self.step(Input::Closed(conn)));
+        }
+    }
+
+    /// Whether the connection still takes what it is sent.
+    fn write(&mut self, conn: ConnId) -> bool {
+        let Some(writer) = self.writers.get_mut(&conn) else { return true };
+        let written = writer.write();
+        let stalled = written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::OutOfMemory);
+        if stalled {
+            log::warn!(conn, queued = writer.queued(); "peer_stalled");
+        }
+        // A writer that is dropped closes its connection when its backlog is written. Otherwise the reader sees the end,
+        // after all that the peer said before it: a peer that says goodbye and closes does not wait for an answer.
+        if written.is_err() || (writer.closing && writer.backlog.is_none()) {
+            let _ = writer.stream.shutdown(Shutdown::Both);
+        }
+        if written.is_err() || writer.closing {
+            self.writers.remove(&conn);
+        }
+        !stalled
+    }
+
+    /// Lets the backlogs become empty, but waits no longer than [`FLUSH`].
     fn flush(&mut self) {
-        self.write_fresh();
+        self.write_batch();
         let until = Instant::now() + FLUSH;
-        let left: Vec<Backlog> = self.writers.drain().filter_map(|(_, w)| w.backlog).collect();
+        let writers = std::mem::take(&mut self.writers);
+        let left: Vec<Backlog> = writers.into_values().filter_map(|w| w.backlog).collect();
         while left.iter().any(|b| b.queued.load(Ordering::Acquire) > 0) && Instant::now() < until {
             thread::sleep(Duration::from_millis(1));
         }
     }
 }
 
+fn spawn(name: &str, stack: usize, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(run).map(|_| ())
+}
+
 /// Accepts connections and gives each its reader.
-fn accept(
-    listener: &UnixListener,
-    queue: &Arc<Queue<Heard>>,
-    log: &Arc<Journal>,
-    connections: &Arc<AtomicUsize>,
-) {
-    let mut next: ConnId = 0;
+fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
+    let open = Arc::new(AtomicUsize::new(0));
+    let mut next = first;
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => Arc::new(stream),
             Err(e) => {
                 // Out of file descriptors, most likely: they come back as others leave.
-                log.event(Level::Error, "accept_failed", &[("error", json!(e.to_string()))]);
+                log::error!(error:% = e; "accept_failed");
                 thread::sleep(Duration::from_millis(50));
                 continue;
             }
         };
-        next += 1;
-        if connections.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
-            connections.fetch_sub(1, Ordering::Relaxed);
-            log.event(Level::Warn, "too_many_connections", &[]);
+        if open.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
+            open.fetch_sub(1, Ordering::Relaxed);
+            log::warn!("too_many_connections");
             let full = format!("the hub has {MAX_CONNECTIONS} connections, which is its limit; retry later");
             last_words(&stream, fault(Code::Overloaded, full));
             continue;
         }
-        let (conn, queue, open, at) = (next, queue.clone(), connections.clone(), log.clone());
-        let spawned = thread::Builder::new().name("reader".into()).stack_size(STACK).spawn(move || {
-            read(conn, &stream, &queue, &at);
+        let (conn, incoming, count) = (next, incoming.clone(), open.clone());
+        next += 1;
+        let reader = move || {
+            read(conn, &stream, &incoming);
+            count.fetch_sub(1, Ordering::Relaxed);
+        };
+        if let Err(e) = spawn("reader", READER_STACK, reader) {
             open.fetch_sub(1, Ordering::Relaxed);
-        });
-        if let Err(e) = spawned {
-            connections.fetch_sub(1, Ordering::Relaxed);
-            log.event(Level::Error, "no_thread", &[("error", json!(e.to_string()))]);
+            log::error!(error:% = e; "no_thread");
         }
     }
 }
 
-/// Reads one connection to its end. Whatever it says wrong costs it the connection and nobody else anything.
-fn read(conn: ConnId, stream: &Arc<UnixStream>, queue: &Queue<Heard>, log: &Journal) {
+/// Reads one connection to its end. Whatever it does wrong costs itself the connection and nobody else anything.
+fn read(conn: ConnId, stream: &Arc<UnixStream>, incoming: &Sender<Incoming>) {
     let mut lines = Lines::new(stream.clone());
     if let Err(fault) = hello(&mut lines) {
-        log.event(Level::Warn, "refused", &[("conn", json!(conn)), ("code", json!(fault.code.name()))]);
+        log::warn!(conn, code = fault.code.name(); "refused");
         return last_words(stream, fault);
     }
-    queue.put(Heard::Opened(conn, Writer::new(stream.clone())));
-    let (turn, mut since) = (Turn::new(), Instant::now());
-    loop {
-        let (said, last) = batch(conn, &mut lines);
-        turn.take();
-        turn.make_up(&mut since);
-        let much = said.len() > MUCH;
-        match said.is_empty() {
-            true => turn.over(),
-            false => queue.put(Heard::Said(conn, said.into_iter(), turn.clone())),
-        }
-        let Some(last) = last else {
-            if much {
-                turn.take();
-                turn.over();
-            }
-            continue;
-        };
-        if matches!(last, Heard::Broken(..)) {
-            log.event(Level::Warn, "bad_msg", &[("conn", json!(conn))]);
-        }
-        turn.take(); // it comes after what was said
-        return queue.put(last);
+    // Sending fails only when the hub leaves.
+    let _ = incoming.send(Incoming::Opened(conn, Writer::new(stream.clone())));
+    let (credit, credits) = bounded(CREDITS);
+    let mut share = Share::new();
+    for _ in 0..CREDITS {
+        let _ = credit.try_send(Duration::ZERO); // it has room for exactly these
     }
+    let last = loop {
+        let message = match lines.next(None) {
+            Ok(Some(line)) => serde_json::from_slice::<ToHub>(line)
+                .map_err(|e| format!("not a message of protocol {VERSION}: {e}")),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(e.to_string()),
+            Ok(None) | Err(_) => break Incoming::Closed(conn),
+        };
+        let message = match message {
+            Ok(message) => message,
+            Err(why) => {
+                log::warn!(conn; "bad_msg");
+                break Incoming::Broken(conn, fault(Code::BadMsg, why));
+            }
+        };
+        let Ok(used) = credits.recv() else { return };
+        thread::sleep(share.pause(used));
+        if incoming.send(Incoming::Said(conn, message, credit.clone())).is_err() {
+            return;
+        }
+    };
+    let _ = incoming.send(last);
 }
 
-/// What a connection says next, with all that it has said already, and its end if it has come.
-fn batch(conn: ConnId, lines: &mut Lines) -> (Vec<ToHub>, Option<Heard>) {
-    let mut said = Vec::new();
-    loop {
-        let line = match lines.next(None) {
-            Ok(Some(line)) => line,
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                return (said, Some(broken(conn, e.to_string())));
-            }
-            Ok(None) | Err(_) => return (said, Some(Heard::Input(Input::Closed(conn)))),
-        };
-        match json::read(line) {
-            Ok(message) => said.push(message),
-            Err(e) => {
-                return (said, Some(broken(conn, format!("not a message of protocol {VERSION}: {e}"))));
-            }
-        }
-        if !lines.has_next() {
-            return (said, None);
-        }
-    }
+/// What a connection used of the router's time.
+struct Share {
+    /// Time used and not made up for.
+    used: Duration,
+    since: Instant,
 }
 
-fn broken(conn: ConnId, why: String) -> Heard {
-    Heard::Broken(conn, fault(Code::BadMsg, why))
+impl Share {
+    fn new() -> Self {
+        Share { used: Duration::ZERO, since: Instant::now() }
+    }
+
+    /// How long the reader has to pause after its messages used the router for another `used`.
+    fn pause(&mut self, used: Duration) -> Duration {
+        let pause = self.owed(used, self.since.elapsed());
+        self.since = Instant::now() + pause;
+        pause
+    }
+
+    /// The same, when `elapsed` has passed since the last pause.
+    fn owed(&mut self, used: Duration, elapsed: Duration) -> Duration {
+        self.used = (self.used + used).saturating_sub(elapsed / 2);
+        let excess = self.used.saturating_sub(STRETCH);
+        self.used -= excess;
+        // A hub that was stopped for an hour makes nobody pause for an hour.
+        (2 * excess).min(LONGEST_PAUSE)
+    }
 }
 
 /// The first line must be `hello` with our version.
@@ -371,7 +404,7 @@ fn hello(lines: &mut Lines) -> Result<(), Fault> {
         Ok(None) => return bad("the connection ended before hello".into()),
         Err(e) => return bad(format!("no hello: {e}")),
     };
-    match json::read::<ToHub>(line) {
+    match serde_json::from_slice::<ToHub>(line) {
         Ok(ToHub::Hello { v: VERSION }) => Ok(()),
         Ok(ToHub::Hello { v }) => Err(fault(
             Code::ProtocolMismatch,
@@ -389,42 +422,52 @@ fn error_line(fault: Fault) -> ToClient {
 /// One error line, then the end, for a connection that has no writer.
 fn last_words(stream: &Arc<UnixStream>, fault: Fault) {
     let mut line = Vec::new();
-    json::write_line(&mut line, &error_line(fault));
+    write_line(&mut line, &error_line(fault));
     let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
     let _ = (&**stream).write_all(&line); // it may be gone already
     let _ = stream.shutdown(Shutdown::Both);
 }
 
 /// SIGTERM and SIGINT stop the hub; SIGHUP, which a closing terminal sends, does not.
-fn watch_signals(queue: Arc<Queue<Heard>>) -> Result<(), String> {
+fn watch_signals(incoming: Sender<Incoming>) -> Result<(), String> {
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| format!("cannot watch signals: {e}"))?;
     let watch = move || {
-        signals.forever().filter(|s| *s != SIGHUP).for_each(|_| queue.put(Heard::Input(Input::Stop)));
+        signals.forever().filter(|s| *s != SIGHUP).for_each(|_| drop(incoming.send(Incoming::Stop)));
     };
-    thread::Builder::new()
-        .name("signals".into())
-        .stack_size(64 << 10)
-        .spawn(watch)
-        .map(|_| ())
-        .map_err(|e| format!("cannot start a thread: {e}"))
+    spawn("signals", SMALL_STACK, watch).map_err(|e| format!("cannot start a thread: {e}"))
 }
 
-fn log_event(log: &Journal, event: &Event) {
+/// Logs what the router reports, by the names that the original system uses where it has the event.
+fn log_event(event: &Event) {
     let level = match event.event {
-        What::DeadPath | What::Refused => Level::Warn,
-        What::Ask | What::Reply | What::Summary | What::State => Level::Debug,
-        _ => Level::Info,
+        What::DeadPath | What::Refused => log::Level::Warn,
+        What::Ask | What::Reply | What::Summary | What::State => log::Level::Debug,
+        _ => log::Level::Info,
     };
-    if !log.has_room(level) {
-        return;
-    }
-    let mut fields = json::fields(event);
-    fields.remove("ts_ms");
-    fields.remove("event");
-    let fields: Vec<(&str, serde_json::Value)> =
-        fields.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
-    log.log.event(level, event.event.name(), &fields);
+    let name = match (event.event, event.code) {
+        (What::Joined, _) => "peer_register",
+        (What::Left, _) => "peer_disconnect",
+        (What::Renamed, _) => "peer_rename",
+        (What::Ask, _) => "ask_received",
+        (What::Reply, _) => "reply_received",
+        (What::Failed, Some(Code::Timeout)) => "pending_ask_timeout",
+        (What::Failed, Some(Code::PeerGone)) => "pending_ask_peer_gone",
+        (other, _) => other.name(),
+    };
+    log::log!(
+        level,
+        from = event.from,
+        to = event.to,
+        ask_id = event.ask_id,
+        thread = event.thread,
+        kind = event.kind.map(|k| k.name()),
+        state = event.state.map(|s| s.name()),
+        path = event.path.map(|p| p.name()),
+        code = event.code.map(|c| c.name()),
+        why = event.why;
+        "{name}"
+    );
 }
 
 /// Which file the socket's path names.
@@ -432,82 +475,26 @@ fn log_event(log: &Journal, event: &Event) {
 struct Inode(u64, u64);
 
 impl Inode {
-    fn of(dir: &DataDir) -> Option<Self> {
-        fs::symlink_metadata(dir.socket_path()).ok().map(|m| Inode(m.dev(), m.ino()))
+    fn of(path: &Path) -> Option<Self> {
+        fs::symlink_metadata(path).ok().map(|m| Inode(m.dev(), m.ino()))
     }
 }
 
-/// `relay hub`: runs the hub in the foreground. With `announce`, one line on stdout says when it listens.
-pub fn main(dir: &DataDir, announce: bool) -> ExitCode {
-    let say = |what: &str| {
-        if announce {
-            let _ = writeln!(std::io::stdout(), "{what}"); // whoever started us may not care any more
-        } else {
-            eprintln!("relay: {what} in {}", dir.path().display());
-        }
-    };
-    match run(dir, limits(), || say("listening")) {
-        Ok(Ran::Done) => ExitCode::SUCCESS,
-        Ok(Ran::Another) => {
-            say("another hub is running");
-            ExitCode::SUCCESS
-        }
-        Err(why) => {
-            eprintln!("relay: {why}");
-            ExitCode::FAILURE
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// `relay hub --detach`: starts a hub that belongs to nobody, and returns when it listens. It is our child and we leave
-/// at once, so that it is nobody's zombie and no one who ends a session's process tree finds it there.
-pub fn detach(dir: &DataDir) -> ExitCode {
-    let failed = |why: &str| {
-        eprintln!("relay: {why}");
-        ExitCode::FAILURE
-    };
-    let exe = match std::env::current_exe() {
-        Ok(exe) => exe,
-        Err(e) => return failed(&format!("cannot tell which binary this is: {e}")),
-    };
-    // The usual limit of 1,024 open files is too low for 1,024 peers, and only a shell can raise it without unsafe code.
-    let script = r#"ulimit -n 8192 2>/dev/null || ulimit -n "$(ulimit -Hn)" 2>/dev/null
-exec "$0" hub --announce --data-dir "$1""#;
-    let args = ["-c".as_ref(), script.as_ref(), exe.as_os_str(), dir.path().as_os_str()];
-    let mut command = crate::link::hub_command("/bin/sh", &args);
-    // Both pipes lose their reader when we leave. The hub writes to them before that or not at all.
-    let child = command.current_dir("/").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = match child {
-        Ok(child) => child,
-        Err(e) => return failed(&format!("cannot start a hub: {e}")),
-    };
-    let mut said = String::new();
-    if let Some(out) = child.stdout.take() {
-        let _ = BufReader::new(out.take(100)).read_line(&mut said); // an error shows in what was not said
-    }
-    if !said.is_empty() {
-        return ExitCode::SUCCESS;
-    }
-    let mut why = String::new();
-    if let Some(err) = child.stderr.take() {
-        let _ = err.take(2000).read_to_string(&mut why); // as above
-    }
-    failed(why.trim().trim_start_matches("relay: "))
-}
-
-/// The design's limits, but for what the environment changes.
-fn limits() -> Limits {
-    let seconds = |name: &str, default: u64| {
-        let value = std::env::var(name).ok().and_then(|v| v.parse::<f64>().ok());
-        value.filter(|s| (0.0..=1e9).contains(s)).map_or(default, |s| (s * 1000.0) as u64)
-    };
-    let base = Limits::default();
-    let rate = std::env::var("RELAY_ASKS_PER_MIN").ok().and_then(|v| v.parse().ok());
-    Limits {
-        grace: seconds("RELAY_GRACE_S", base.grace),
-        idle_exit: seconds("RELAY_IDLE_EXIT_S", base.idle_exit).max(100), // whoever starts a hub must find it
-        confirm: seconds("RELAY_CONFIRM_S", base.confirm),
-        asks_per_minute: rate.unwrap_or(base.asks_per_minute),
-        ..base
+    #[test]
+    fn a_connection_that_floods_gets_half_of_the_routers_time() {
+        let (mut share, ms) = (Share::new(), Duration::from_millis);
+        let mut clock = Duration::ZERO;
+        for _ in 0..100 {
+            let (used, pause) = (ms(3), share.owed(ms(3), ms(3)));
+            clock += used + pause;
+            share.used = share.used.saturating_sub(pause / 2); // as the next call sees the pause
+        }
+        assert!(clock >= ms(590), "{clock:?}");
+        assert_eq!(Share::new().owed(ms(1), ms(4)), Duration::ZERO, "who uses little never pauses");
+        assert_eq!(Share::new().owed(ms(3_600_000), ms(0)), LONGEST_PAUSE);
     }
 }

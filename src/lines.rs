@@ -44,17 +44,12 @@ impl Lines {
             }
             self.compact();
             if self.buffer.len() >= MAX_LINE {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is longer than 1 MiB"));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is longer than 4 MiB"));
             }
             if self.fill(until)? == 0 {
                 return Ok(None);
             }
         }
-    }
-
-    /// Whether the next line is there already.
-    pub fn has_next(&self) -> bool {
-        self.buffer[self.searched..].contains(&b'\n')
     }
 
     fn compact(&mut self) {

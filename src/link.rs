@@ -1,28 +1,35 @@
 //! A client's connection to the hub: finding it, starting it where there is none, and coming back when it is lost.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::datadir::DataDir;
-use crate::json;
+use crate::datadir::{DataDir, is_absent};
 use crate::lines::Lines;
-use crate::router::fault;
-use crate::wire::{Answer, Code, Fault, ToClient, ToHub, VERSION};
+use crate::wire::{Answer, Code, Fault, ToClient, ToHub, VERSION, fault, write_line};
 
-/// How long a client looks for a hub before it says that there is none. A hub whose socket was deleted needs a second to
+/// How long a client looks for a hub before it reports that there is none. A hub whose socket was deleted needs a second to
 /// notice and leave.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const CONNECT: Duration = Duration::from_secs(5);
 /// How long the hub may take to answer.
-const ANSWER: Duration = Duration::from_secs(10);
+pub const ANSWER: Duration = Duration::from_secs(10);
 /// How long the hub may take to read what it is sent.
 const WRITE: Duration = Duration::from_secs(5);
+
+/// How long another process that has just become the hub may take to listen.
+const ANOTHER: Duration = Duration::from_millis(250);
+
+/// What `relay hub --detach` prints when its hub listens.
+pub const LISTENING: &str = "listening";
 
 /// Whether a client starts a hub where there is none.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,75 +40,84 @@ pub enum Start {
 
 /// The sending half of a connection.
 #[derive(Clone)]
-pub struct Mouth(Arc<UnixStream>);
+pub struct Sender(Arc<UnixStream>);
 
-impl Mouth {
+impl Sender {
     /// # Errors
     /// The hub is gone, or does not read.
-    pub fn say(&self, message: &ToHub) -> io::Result<()> {
-        self.say_all([message])
+    pub fn send(&self, message: &ToHub) -> io::Result<()> {
+        self.send_all([message])
     }
 
     /// Several messages in one write.
     ///
     /// # Errors
-    /// As for `say`.
-    pub fn say_all<'a>(&self, messages: impl IntoIterator<Item = &'a ToHub>) -> io::Result<()> {
+    /// As for `send`.
+    pub fn send_all<'a>(&self, messages: impl IntoIterator<Item = &'a ToHub>) -> io::Result<()> {
         let mut lines = Vec::new();
         for message in messages {
-            json::write_line(&mut lines, message);
+            write_line(&mut lines, message);
         }
         (&*self.0).write_all(&lines)
     }
 
-    /// Ends the connection, so that whoever reads from it sees the end.
-    pub fn hang_up(&self) {
+    /// Ends the connection, so that its reader sees the end.
+    pub fn close(&self) {
         let _ = self.0.shutdown(std::net::Shutdown::Both); // it may be gone already
     }
 }
 
-/// Whether nobody listens, and nothing else is wrong.
-pub fn is_absent(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
-}
-
 /// A connection that the hub has welcomed.
 pub struct Link {
-    pub mouth: Mouth,
+    pub sender: Sender,
     lines: Lines,
     next_id: u64,
     /// What came while an answer was awaited.
-    early: std::collections::VecDeque<ToClient>,
-    /// The hub's process and version.
+    early: VecDeque<ToClient>,
+    /// The hub's process, its version, and the life of its state.
     pub pid: u32,
     pub version: String,
+    pub epoch: String,
 }
 
 impl Link {
-    /// Connects, and with [`Start::Yes`] starts a hub where there is none.
+    /// Connects, and with [`Start::Yes`] starts a hub where there is none. Takes up to [`CONNECT`], and the time that a hub
+    /// needs to answer.
     ///
     /// # Errors
     /// `hub_unreachable` and `protocol_mismatch`.
     pub fn open(dir: &DataDir, start: Start) -> Result<Link, Fault> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + CONNECT;
         let mut pause = Duration::from_millis(1);
+        // From when on a hub may be started: where another process has just become the hub, it only needs time.
+        let mut start_at = Instant::now();
         loop {
-            let lost = match dir.connect() {
+            let left = until.saturating_duration_since(Instant::now());
+            let lost = match dir.connect(left.max(Duration::from_millis(1))) {
                 Ok(stream) => match Link::greet(stream) {
                     Ok(link) => return Ok(link),
                     Err(Some(fault)) => return Err(fault),
-                    Err(None) => "the hub left in the middle of the greeting".to_owned(),
+                    Err(None) => "the hub closed the connection before it answered".to_owned(),
                 },
-                Err(e) if start == Start::No => {
-                    let at = dir.path().display();
-                    let why = if is_absent(&e) { String::new() } else { format!(" ({e})") };
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir)),
+                Err(e) if start == Start::No && is_absent(&e) => {
                     return Err(unreachable(format!(
-                        "no hub runs for {at}{why}; the first session or `relay ask` starts one"
+                        "no hub runs for {}; the first session or `relay ask` starts one",
+                        dir.path().display()
                     )));
                 }
-                Err(e) => {
-                    start_hub(dir)?;
+                Err(e) if is_absent(&e) => {
+                    if Instant::now() >= start_at && start_hub(dir)? == Started::Another {
+                        start_at = Instant::now() + ANOTHER;
+                    }
                     e.to_string()
+                }
+                // A sandbox, most likely: another hub would not help.
+                Err(e) => {
+                    return Err(unreachable(format!(
+                        "cannot connect to {}: {e}; see `relay doctor`",
+                        dir.socket_path().display()
+                    )));
                 }
             };
             if Instant::now() >= until {
@@ -123,8 +139,8 @@ impl Link {
         stream.set_write_timeout(Some(WRITE))?;
         let stream = Arc::new(stream);
         let lines = Lines::new(stream.clone());
-        let (early, version) = Default::default();
-        Ok(Link { mouth: Mouth(stream), lines, next_id: 0, early, pid: 0, version })
+        let (early, version, epoch) = Default::default();
+        Ok(Link { sender: Sender(stream), lines, next_id: 0, early, pid: 0, version, epoch })
     }
 
     /// The first line of every connection.
@@ -132,44 +148,54 @@ impl Link {
         ToHub::Hello { v: VERSION }
     }
 
-    /// Says hello and hears welcome. `None`: the hub was on its way out.
+    /// Says hello and reads the welcome. `None`: the hub was on its way out.
     fn greet(stream: UnixStream) -> Result<Link, Option<Fault>> {
         let mut link = Link::over(stream).map_err(|_| None)?;
-        link.mouth.say(&Link::hello()).map_err(|_| None)?;
-        let line = link.lines.next(Some(Instant::now() + ANSWER)).ok().flatten().ok_or(None)?;
-        match json::read(line) {
-            Ok(ToClient::Welcome { v: VERSION, pid, version }) => {
-                (link.pid, link.version) = (pid, version);
+        link.sender.send(&Link::hello()).map_err(|_| None)?;
+        let line = match link.lines.next(Some(Instant::now() + ANSWER)) {
+            Ok(Some(line)) => line,
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                let why = format!(
+                    "the hub accepted the connection but did not answer within {} s; see `relay doctor`",
+                    ANSWER.as_secs()
+                );
+                return Err(Some(unreachable(why)));
+            }
+            Ok(None) | Err(_) => return Err(None),
+        };
+        match serde_json::from_slice(line) {
+            Ok(ToClient::Welcome { v: VERSION, pid, version, epoch }) => {
+                (link.pid, link.version, link.epoch) = (pid, version, epoch);
                 Ok(link)
             }
             Ok(ToClient::Error { code, message, .. }) => Err(Some(Fault { code, message })),
             _ => Err(Some(fault(
                 Code::ProtocolMismatch,
                 format!(
-                    "the hub does not speak protocol {VERSION}, which this client does; run `relay stop`, then retry"
+                    "the hub does not speak protocol {VERSION}, which this version does; run `relay stop`, then retry"
                 ),
             ))),
         }
     }
 
     /// The next message, or `None` when the hub is gone or `until` has passed.
-    pub fn hear(&mut self, until: Option<Instant>) -> Option<ToClient> {
-        if let Some(message) = self.early.pop_front() {
-            return Some(message);
+    pub fn receive(&mut self, until: Option<Instant>) -> Option<ToClient> {
+        match self.early.pop_front() {
+            Some(message) => Some(message),
+            None => self.read(until),
         }
-        self.read(until)
     }
 
     /// The next message, or `None` when `until` has passed.
     ///
     /// # Errors
-    /// The hub is gone, or says what is no message of our protocol.
-    pub fn hear_or_lose(&mut self, until: Instant) -> io::Result<Option<ToClient>> {
+    /// The hub is gone, or sends what is no message of our protocol.
+    pub fn try_receive(&mut self, until: Instant) -> io::Result<Option<ToClient>> {
         if let Some(message) = self.early.pop_front() {
             return Ok(Some(message));
         }
         match self.lines.next(Some(until)) {
-            Ok(Some(line)) => json::read(line).map(Some).map_err(io::Error::other),
+            Ok(Some(line)) => serde_json::from_slice(line).map(Some).map_err(io::Error::other),
             Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(e) if e.kind() == io::ErrorKind::TimedOut => Ok(None),
             Err(e) => Err(e),
@@ -178,18 +204,18 @@ impl Link {
 
     fn read(&mut self, until: Option<Instant>) -> Option<ToClient> {
         let line = self.lines.next(until).ok()??;
-        json::read(line).ok()
+        serde_json::from_slice(line).ok()
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request and waits for its answer, for up to [`ANSWER`].
     ///
     /// # Errors
     /// What the hub says, or `hub_unreachable`.
     pub fn call(&mut self, request: impl FnOnce(u64) -> ToHub) -> Result<Answer, Fault> {
         self.next_id += 1;
         let id = self.next_id;
-        let lost = || unreachable("the hub went away before it answered; try again");
-        self.mouth.say(&request(id)).map_err(|_| lost())?;
+        let lost = || unreachable("the hub closed the connection before it answered; try again");
+        self.sender.send(&request(id)).map_err(|_| lost())?;
         let until = Some(Instant::now() + ANSWER);
         loop {
             match self.read(until).ok_or_else(lost)? {
@@ -203,32 +229,34 @@ impl Link {
     }
 }
 
-/// What a client that must not stop hears from [`keep`].
+/// What a client that must not stop receives from [`keep`].
 pub enum FromHub {
     /// A new connection. Nothing is registered on it yet.
-    Up(Mouth),
+    Up {
+        sender: Sender,
+        epoch: String,
+    },
     Said(Box<ToClient>),
-    /// The connection is lost, or none could be had; another is being looked for.
+    /// The connection is lost, or none could be had; [`keep`] looks for another.
     Down(Fault),
 }
 
-/// Keeps a connection to the hub for as long as `heard` says that it is listened to: looks for the hub, starts one, comes
-/// back.
-pub fn keep(dir: DataDir, heard: impl Fn(FromHub) -> bool) {
+/// Keeps a connection to the hub until `receive` returns `false`: finds the hub, starts one, comes back.
+pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
     let mut failures = 0;
     loop {
         let why = match Link::open(&dir, Start::Yes) {
             Ok(mut link) => {
                 failures = 0;
-                if !heard(FromHub::Up(link.mouth.clone())) {
+                if !receive(FromHub::Up { sender: link.sender.clone(), epoch: link.epoch.clone() }) {
                     return;
                 }
-                while let Some(message) = link.hear(None) {
-                    if !heard(FromHub::Said(Box::new(message))) {
+                while let Some(message) = link.receive(None) {
+                    if !receive(FromHub::Said(Box::new(message))) {
                         return;
                     }
                 }
-                link.mouth.hang_up();
+                link.sender.close();
                 unreachable("the hub went away")
             }
             Err(fault) => {
@@ -236,37 +264,53 @@ pub fn keep(dir: DataDir, heard: impl Fn(FromHub) -> bool) {
                 fault
             }
         };
-        if !heard(FromHub::Down(why)) {
+        if !receive(FromHub::Down(why)) {
             return;
         }
         thread::sleep(backoff(failures));
     }
 }
 
-/// Longer with each failure, up to two seconds, and never the same for two of thirty sessions that lost the same hub.
+/// Longer with each failure, up to 2 s, and never the same for two of thirty sessions that lost the same hub.
 fn backoff(failures: u32) -> Duration {
     let most = (10_u64 << failures.min(8)).min(2000);
     let jitter = RandomState::new().hash_one(failures) % most;
     Duration::from_millis(most / 2 + jitter / 2)
 }
 
-/// Starts a hub that outlives us. Of any number started at once one wins; the others see its lock and leave.
-fn start_hub(dir: &DataDir) -> Result<(), Fault> {
+/// What starting a hub came to.
+#[derive(PartialEq, Eq)]
+enum Started {
+    Ours,
+    /// Another process has its lock.
+    Another,
+}
+
+/// Starts a hub that outlives us. Of any number started at once one wins; the others find its lock held and exit.
+fn start_hub(dir: &DataDir) -> Result<Started, Fault> {
     let failed = |why: String| unreachable(format!("no hub runs, and none could be started: {why}"));
-    let exe = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
-    let output = hub_command(
-        &exe,
-        &["hub".as_ref(), "--detach".as_ref(), "--data-dir".as_ref(), dir.path().as_os_str()],
-    )
-    .stdout(Stdio::null())
-    .stderr(Stdio::piped())
-    .output()
-    .map_err(|e| failed(e.to_string()))?;
+    let args = ["hub".as_ref(), "--detach".as_ref(), "--data-dir".as_ref(), dir.path().as_os_str()];
+    let output = hub_command(own_executable(), &args).output().map_err(|e| failed(e.to_string()))?;
     if output.status.success() {
-        return Ok(());
+        let ours = output.stdout.starts_with(LISTENING.as_bytes());
+        return Ok(if ours { Started::Ours } else { Started::Another });
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(failed(said.trim().trim_start_matches("relay: ").chars().take(500).collect()))
+}
+
+/// A path that starts the program that runs here, also after its file was replaced or removed: on Linux by way of this
+/// process, else the path by which it was started.
+pub fn own_executable() -> PathBuf {
+    let running = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    let path = std::env::current_exe();
+    let inode = |path: &PathBuf| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+    match (path, inode(&running)) {
+        (Ok(path), None) => path,
+        (Ok(path), open) if inode(&path) == open => path,
+        (_, Some(_)) => running,
+        (Err(_), None) => std::env::args_os().next().map_or_else(|| "relay".into(), PathBuf::from),
+    }
 }
 
 /// A command for a hub process: it gets no terminal, a process group of its own, and of our environment only what a hub
@@ -283,4 +327,14 @@ pub fn hub_command(program: impl AsRef<OsStr>, args: &[&OsStr]) -> Command {
 
 pub fn unreachable(why: impl Into<String>) -> Fault {
     fault(Code::HubUnreachable, why)
+}
+
+/// The hub does not accept connections.
+fn silent(dir: &DataDir) -> Fault {
+    unreachable(match dir.hub_process() {
+        Some(pid) => {
+            format!("the hub (process {pid}) does not accept connections; if that lasts: kill {pid}")
+        }
+        None => "the hub does not accept connections; see `relay doctor`".to_owned(),
+    })
 }

@@ -3,38 +3,30 @@
 #![forbid(unsafe_code)]
 
 mod channel;
+mod client;
 mod datadir;
-mod diary;
 mod fence;
-mod guest;
 mod hook;
 mod hub;
-mod inbox;
-mod journal;
-mod json;
 mod lines;
 mod link;
-mod log;
+mod logging;
 mod mcp;
-mod memory;
 mod name;
-#[cfg(test)]
-mod props;
-mod queue;
-mod router;
 mod session;
 mod shell;
+mod span;
 mod token;
-mod tools;
 mod wire;
-mod writer;
 
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use datadir::DataDir;
 use shell::args::{self, Args};
 use shell::{
-    FailureJson, Outcome, ask, completions, demo, doctor, join, peers, report, setup, status, tail,
+    Failure, FailureJson, Outcome, ask, completions, demo, doctor, join, peers, report, setup, status, tail,
     usage_error,
 };
 
@@ -52,6 +44,19 @@ fn main() -> ExitCode {
     }
 }
 
+fn replay(args: &Args) -> Outcome {
+    let Some(file) = args.words.first().map(Path::new) else {
+        return usage_error("missing FILE; give the path of a hub.journal");
+    };
+    let mut out = io::stdout().lock();
+    let done = if args.has("redact") { hub::redact(file, &mut out) } else { hub::replay(file, &mut out) };
+    match done {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(Failure::Output(e)),
+        Err(e) => Err(Failure::Other(format!("cannot replay {}: {e}", file.display()))),
+    }
+}
+
 fn run(dir: &DataDir, args: &Args) -> Outcome {
     match args.command {
         "channel" => Ok(channel::run(dir.clone())),
@@ -65,6 +70,7 @@ fn run(dir: &DataDir, args: &Args) -> Outcome {
         "tail" => tail::tail(dir, args),
         "status" => status::status(dir, args),
         "stop" => status::stop(dir),
+        "replay" => replay(args),
         "doctor" => doctor::doctor(dir, args),
         "setup" => setup::setup(args),
         "demo" => demo::demo(args),

@@ -3,7 +3,6 @@
 //! bounded and leniently, and what is missing or odd is simply not known.
 
 use crate::datadir;
-use crate::json;
 use crate::wire::{self, Activity};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -160,7 +159,7 @@ impl SessionFile {
             return false;
         }
         let text = self.path.as_ref().and_then(read).unwrap_or_default();
-        let Ok(file) = json::object(text.as_bytes()) else { return false };
+        let Ok(file) = serde_json::from_str::<serde_json::Map<String, Value>>(&text) else { return false };
         self.stamp = stamp;
 
         let text = |key| file.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
@@ -191,6 +190,8 @@ pub struct Surroundings {
     pub file: SessionFile,
     /// Whether the session was launched with a channel flag that names us.
     flagged: bool,
+    /// Whether the user's settings hold messages of other sessions until the user accepts them.
+    pub is_held: bool,
     /// When the client has asked for our tools.
     pub listed: Option<Instant>,
     /// `RELAY_PUSH`, unless it is `auto`.
@@ -205,13 +206,14 @@ impl Surroundings {
         let here =
             || std::env::current_dir().map_or_else(|_| "/".into(), |d| d.to_string_lossy().into_owned());
         let cwd = var("CLAUDE_PROJECT_DIR").unwrap_or_else(here);
-        let only = var("RELAY_PUSH").and_then(|p| wire::Path::named(&p));
+        let only = var("RELAY_PUSH").and_then(|p| serde_json::from_value::<wire::Path>(p.into()).ok());
         let mut file = SessionFile::new(pid);
         file.changed();
         let mut all = Surroundings {
             pid,
             key: key(),
             git: git(cwd.as_ref()),
+            is_held: holds_messages(cwd.as_ref()),
             cwd,
             file,
             flagged: channel_flag(pid),
@@ -240,7 +242,10 @@ impl Surroundings {
         if self.inbox().is_some() {
             paths.push(wire::Path::Inbox);
         }
-        paths.push(wire::Path::Hook);
+        // Where the user wants to review what comes in, the hook must not go round it.
+        if !(self.is_held && paths.contains(&wire::Path::Inbox)) {
+            paths.push(wire::Path::Hook);
+        }
         paths
     }
 
@@ -250,6 +255,18 @@ impl Surroundings {
         let name = self.file.name.clone().unwrap_or_else(directory);
         if name.is_empty() { crate::name::DEFAULT.to_owned() } else { name }
     }
+}
+
+/// Whether `crossSessionInbound` is `hold` in the settings that apply in `cwd`: the user's, the project's, the user's for
+/// the project; the last one that has it counts.
+fn holds_messages(cwd: &Path) -> bool {
+    let user = datadir::config_dir().map(|dir| dir.join("settings.json"));
+    let project = ["settings.json", "settings.local.json"].map(|name| cwd.join(".claude").join(name));
+    let setting = |path: PathBuf| {
+        let settings: Value = serde_json::from_str(&read(path)?).ok()?;
+        settings.get("crossSessionInbound")?.as_str().map(str::to_owned)
+    };
+    user.into_iter().chain(project).filter_map(setting).last().as_deref() == Some("hold")
 }
 
 /// Where a directory stands in git.

@@ -8,6 +8,7 @@ pub mod console;
 pub mod demo;
 pub mod doctor;
 pub mod editor;
+mod guest;
 pub mod join;
 pub mod package;
 pub mod peers;
@@ -23,11 +24,10 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::datadir::DataDir;
+use crate::datadir::{DataDir, is_absent};
 use crate::fence::clean;
-use crate::link::{Link, Start, is_absent, unreachable};
-use crate::router::fault;
-use crate::wire::{Code, Fault};
+use crate::link::{CONNECT, Link, Start, unreachable};
+use crate::wire::{Code, Fault, fault};
 use args::Args;
 use terminal::{err, out};
 
@@ -140,7 +140,7 @@ pub fn open(dir: &DataDir) -> Result<Link, Fault> {
 
 /// Whether `fault` means that no hub runs, and that one could be started.
 pub fn is_no_hub(dir: &DataDir, fault: &Fault) -> bool {
-    let is_absent = || dir.connect().is_err_and(|e| is_absent(&e)) && dir.look().is_ok();
+    let is_absent = || dir.connect(CONNECT).is_err_and(|e| is_absent(&e)) && dir.look().is_ok();
     fault.code == Code::HubUnreachable && is_absent()
 }
 

@@ -1,403 +1,552 @@
-//! The wire protocol between the hub and everything that talks to it, version 1.
+//! The wire protocol between the hub and everything that talks to it, version 2.
 //!
-//! Newline-delimited JSON over `hub.sock`: one object a line, at most [`MAX_LINE`] bytes, tagged by `type`. The first
-//! line from a client is [`ToHub::Hello`]; the hub answers [`ToClient::Welcome`] or one [`ToClient::Error`] and closes.
-//! A message with an `id` is a request and is answered exactly once, by `ok` or `error` with the same `id`; `id`s are
-//! the client's own and need only be unique on its connection. Unknown fields are ignored, so that a newer client may
-//! talk to an older hub of the same version.
+//! Newline-delimited JSON over `hub.sock`: one message per line, at most [`MAX_LINE`] bytes, as `{"NAME":{FIELDS}}`. The
+//! first line from a client is [`ToHub::Hello`]; the hub answers [`ToClient::Welcome`], or one [`ToClient::Error`] and
+//! closes the connection. A message with an `id` is a request and gets exactly one answer, `ok` or `error` with the same
+//! `id`; the client chooses its ids, which need only be unique on the connection. Unknown fields are ignored, so that a
+//! newer client can talk to an older hub of the same version; a field that stands twice is refused.
 //!
-//! A whole exchange is shown in `docs/architecture.md`.
+//! `docs/architecture.md` shows a whole exchange.
 
-use crate::json::{name, put, record, tagged, take, words};
+use serde::{Deserialize, Serialize};
 
 /// The protocol version that this binary speaks.
-pub const VERSION: u32 = 1;
-/// The longest line either side accepts, in bytes, the newline included.
-pub const MAX_LINE: usize = 1 << 20;
+pub const VERSION: u32 = 2;
+/// The longest line that either side accepts, in bytes, the newline included: a text of [`MAX_TEXT`] bytes with every byte
+/// escaped, and its envelope.
+pub const MAX_LINE: usize = 4 << 20;
 /// The longest question or answer, in bytes of UTF-8.
-pub const MAX_TEXT: usize = 64 << 10;
+pub const MAX_TEXT: usize = 512 << 10;
 /// The longest of the short strings (names, ids, directories, branches), in bytes.
 pub const MAX_LABEL: usize = 4096;
+/// The longest that an ask may stay open, in milliseconds: one day.
+pub const MAX_TIMEOUT_MS: u64 = 86_400_000;
 
-tagged! {
-    /// What a client says to the hub.
-    pub enum ToHub by "type" {
-        /// The first line of every connection.
-        Hello = "hello" {
-            /// The protocol version of the client.
-            v: u32,
-        },
-        /// One thing that the client still holds from an earlier connection. Any number of them, all before `register`,
-        /// which commits them together.
-        Resume = "resume" { held: Held },
-        /// Become a peer. Answered by [`Answer::Registered`].
-        Register = "register" { id: u64, who: Box<Who> },
-        /// Who is there. Answered by [`Answer::Peers`]; open to connections that are not registered.
-        Peers = "peers" { id: u64 },
-        /// Ask one peer. Answered by [`Answer::Asked`] as soon as the question is in the target's hands, or after a moment
-        /// if that takes longer. Idempotent on `ask_id`.
-        Ask = "ask" {
-            id: u64,
-            /// Made by the asker, unguessable and never used again: see [`crate::token`].
-            ask_id: String,
-            /// The target's name, as a person would type it.
-            to: String,
-            text: String,
-            /// Milliseconds until the ask ends in `timeout`.
-            timeout_ms: u64,
-        },
-        /// Ask every peer in `scope` that listens. Answered by [`Answer::Broadcast`].
-        Broadcast = "broadcast" {
-            id: u64,
-            broadcast_id: String,
-            text: String,
-            scope: Scope,
-            /// Milliseconds until the asks of those that have not answered end in `timeout`.
-            timeout_ms: u64,
-        },
-        /// Answer an ask. Answered by [`Answer::Replied`] as soon as the answer is in the asker's hands, or after a moment
-        /// if that takes longer. Idempotent on `ask_id`.
-        Reply = "reply" { id: u64, ask_id: String, text: String },
-        /// Take another name. Answered by [`Answer::Renamed`].
-        Rename = "rename" {
-            id: u64,
-            name: String,
-            /// Fail with `name_taken` where `false` would add a suffix.
-            exact: bool,
-        },
-        /// The client did what a [`Parcel`] told it to. No answer.
-        Pushed = "pushed" {
-            /// The parcel's `push`.
-            push: String,
-            /// Why the path could not be used; `None` when the text was handed over.
-            error: Option<String> = None,
-        },
-        /// These pushes were met in the conversation (`pushes`) or in the client's queue for it (`accepted`). No answer.
-        Seen = "seen" {
-            pushes: Vec<String>,
-            accepted: Vec<String> = Vec::new(),
-        },
-        /// What changed about the session that this connection registered. No answer. `None` leaves a field as it is.
-        Activity = "activity" {
-            activity: Option<Activity> = None,
-            /// How long ago `activity` began: what hooks told since then is newer.
-            age_ms: Option<u64> = None,
-            branch: Option<String> = None,
-            paths: Option<Vec<Path>> = None,
-        },
-        /// A hook of the Claude Code process `claude` fired. Answered by [`Answer::Hooked`]. Hooks do not register.
-        Hook = "hook" {
-            id: u64,
-            /// See [`crate::session::process_key`].
-            claude: String,
-            event: HookEvent,
-            /// How long ago it fired, where that is known: hooks for which nobody waits may overtake one another.
-            age_ms: Option<u64> = None,
-        },
-        /// This connection is the waiter of the Claude Code process `claude`: parcels for the `hook` path may be sent to it.
-        /// Answered by [`Answer::Done`]; the hub closes the connection when the waiter is not needed (any more).
-        Wait = "wait" { id: u64, claude: String },
-        /// Send an [`Event`] for everything that happens from now on. Answered by [`Answer::Done`].
-        Watch = "watch" { id: u64 },
-        /// What the hub is and holds. Answered by [`Answer::Status`].
-        Status = "status" { id: u64 },
-        /// Leave: flush the queues, remove the socket, exit. Answered by [`Answer::Done`].
-        Stop = "stop" { id: u64 },
-        /// This peer will not come back; its asks and debts end now.
-        Bye = "bye",
-    }
-
-    /// What the hub says to a client.
-    pub enum ToClient by "type" {
-        /// The hub has taken the connection.
-        Welcome = "welcome" {
-            v: u32,
-            /// The hub's process.
-            pid: u32,
-            /// The hub's own version, for people.
-            version: String,
-        },
-        /// A request succeeded.
-        Ok = "ok" {
-            id: u64,
-            answer: Answer,
-            /// What could not be pushed by any path and is handed over with this answer (path `tool`).
-            waiting: Vec<Parcel> = Vec::new(),
-        },
-        /// A request failed, or (without `id`) the connection is about to be closed.
-        Error = "error" {
-            id: Option<u64> = None,
-            code: Code,
-            message: String,
-            /// As in `ok`.
-            waiting: Vec<Parcel> = Vec::new(),
-        },
-        /// The waiter is not needed (any more); the connection is closed.
-        Dismissed = "dismissed",
-        /// Hand this to the session, by the path it names, then say `pushed`.
-        Push = "push"(parcel: Parcel),
-        /// How far a parcel got. Goes to the asker for its questions, to whom replied for its answers, and to the recipient
-        /// for what it was handed.
-        State = "state" {
-            kind: Kind,
-            /// The ask's id, or the broadcast's for a summary.
-            ask_id: String,
-            state: State,
-            path: Option<Path> = None,
-            /// How an ask of a broadcast failed; other failures are pushed.
-            code: Option<Code> = None,
-        },
-        /// Something happened, for those who watch.
-        Event = "event"(event: Event),
-    }
-}
-
-record! {
-    /// Who registers.
-    pub struct Who {
-        /// The wanted name; the hub slugs it.
-        pub name: String,
+/// A message from a client to the hub.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToHub {
+    /// The first line of every connection.
+    Hello {
+        /// The protocol version of the client.
+        v: u32,
+    },
+    /// Become a peer, or come back as one. Answered by [`Answer::Registered`].
+    Register {
+        id: u64,
+        who: Box<Who>,
+        /// Asks that this client had open in an earlier epoch: the hub ends each in `hub_unreachable`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        lost: Vec<LostAsk>,
+    },
+    /// List the peers. Answered by [`Answer::Peers`]; open to connections that have not registered.
+    Peers { id: u64 },
+    /// List open asks and the asks that ended last. Answered by [`Answer::Asks`]; open to connections that have not
+    /// registered.
+    Asks { id: u64 },
+    /// Ask one peer. Answered by [`Answer::Asked`] when the question was handed over, or after a moment if that takes
+    /// longer. Idempotent on `ask_id`.
+    Ask {
+        id: u64,
+        /// Made by the asker, unguessable and never used again: see [`crate::token`].
+        ask_id: String,
+        /// The target's name, as a person would type it.
+        to: String,
+        text: String,
+        /// Milliseconds until the ask ends in `timeout`.
+        timeout_ms: u64,
+        /// The conversation that this belongs to; the hub makes one where it is missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        thread: Option<String>,
+    },
+    /// Ask every peer in `scope` that listens. Answered by [`Answer::Broadcast`]. Idempotent on `broadcast_id`.
+    Broadcast {
+        id: u64,
+        broadcast_id: String,
+        text: String,
+        scope: Scope,
+        /// Milliseconds until the asks of those that have not answered end in `timeout`.
+        timeout_ms: u64,
+    },
+    /// Answer an ask. Answered by [`Answer::Replied`] when the answer was handed over, or after a moment if that takes
+    /// longer. Idempotent on `ask_id` and `text`.
+    Reply { id: u64, ask_id: String, text: String },
+    /// Take back an ask or a broadcast by its id: nobody waits for it any more. Answered by [`Answer::Done`], also when the
+    /// hub knows no such ask.
+    Withdraw { id: u64, ask_id: String },
+    /// Take another name. Answered by [`Answer::Renamed`].
+    Rename {
+        id: u64,
+        name: String,
         /// Fail with `name_taken` where `false` would add a suffix.
-        pub exact: bool = false,
-        pub kind: PeerKind,
-        /// The peer's public identity, made by the client and kept for as long as the session lives.
-        pub peer: String,
-        /// What proves that a later connection is the same session. Known to the client and the hub only.
-        pub secret: String,
-        /// Absolute.
-        pub cwd: String,
-        /// The repository that `cwd` is in: the absolute path of its common git directory.
-        pub repo: Option<String> = None,
-        pub branch: Option<String> = None,
-        /// The session's process: Claude Code for a session, the client itself for a person or a script.
-        pub pid: u32,
-        /// The Claude Code process that hooks will name.
-        pub claude: Option<String> = None,
-        /// The ways to reach this peer, the preferred one first.
-        pub paths: Vec<Path>,
-        /// Whether broadcasts go to this peer.
-        pub listens: bool,
-        /// Whether this process has just been started or is not the session's first: what its predecessor was told, it does
-        /// not know.
-        pub fresh: bool,
-        /// Whether hooks were ever heard of in this session, as far as this process knows.
-        pub hooked: bool = false,
+        exact: bool,
+    },
+    /// The client did what a [`Parcel`] told it to. No answer.
+    Pushed {
+        /// The parcel's `push`.
+        push: String,
+        /// Why the path could not be used; `None` when the text was handed over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// What a process found out about pushes to its session. No answer.
+    Seen(Receipts),
+    /// What changed about the session that this connection registered. No answer. `None` leaves a field as it is.
+    Activity {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        activity: Option<Activity>,
+        /// Milliseconds since `activity` began: hooks that fired later know better.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        age_ms: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        branch: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        paths: Option<Vec<Path>>,
+    },
+    /// A hook of the Claude Code process `claude` fired. Answered by [`Answer::Hooked`]. Hooks do not register.
+    Hook {
+        id: u64,
+        /// See [`crate::session::process_key`].
+        claude: String,
+        event: HookEvent,
+        /// Identifies the turn, for `prompt` and `stop`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        turn: Option<String>,
+        /// For `permission` and `denied`: the ask whose answer is concerned.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ask_id: Option<String>,
+        /// For `denied` and `failed`: why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// Milliseconds since it fired, where that is known: asynchronous hooks may overtake each other.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        age_ms: Option<u64>,
+    },
+    /// This connection is the waiter of the Claude Code process `claude`: parcels for the `hook` path may be sent to it.
+    /// Answered by [`Answer::Done`]; the hub closes the connection when the waiter is not needed (any more).
+    Wait {
+        id: u64,
+        claude: String,
+        /// Names the waiter's process. A waiter that comes back has printed nothing: it would have exited.
+        process: String,
+    },
+    /// Send an [`Event`] for everything that happens from now on. Answered by [`Answer::Done`].
+    Watch { id: u64 },
+    /// Describe the hub. Answered by [`Answer::Status`].
+    Status { id: u64 },
+    /// Leave: flush the queues, remove the socket, exit. Answered by [`Answer::Done`].
+    Stop { id: u64 },
+    /// This peer will not come back; its asks and debts end now.
+    Bye,
+}
+
+/// A message from the hub to a client.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "nearly every message is of the large kind")]
+pub enum ToClient {
+    /// The hub has taken the connection.
+    Welcome {
+        v: u32,
+        /// The hub's process.
+        pid: u32,
+        /// The hub's own version, for people.
+        version: String,
+        /// The life of the hub's state. A client that finds another epoch than before knows that its past is gone.
+        epoch: String,
+    },
+    /// A request succeeded.
+    Ok {
+        id: u64,
+        answer: Answer,
+        /// What could not be pushed by any path and is handed over with this answer (path `tool`).
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        waiting: Vec<Parcel>,
+    },
+    /// A request failed, or (without `id`) the hub is about to close the connection.
+    Error {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<u64>,
+        code: Code,
+        message: String,
+        /// As in `ok`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        waiting: Vec<Parcel>,
+    },
+    /// The waiter is not needed (any more); the hub closes the connection.
+    Dismissed,
+    /// Hand this to the session, by the path that it names, then send `pushed`.
+    Push(Parcel),
+    /// How far an ask or a broadcast of this peer got. The news of its end arrives as a push of its own, except for the
+    /// failures of a broadcast's asks, which the summary reports.
+    State {
+        /// The ask's id, or the broadcast's.
+        ask_id: String,
+        state: State,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<Path>,
+        /// How it failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<Code>,
+        /// Why no answer may come, though the ask is still open.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<Note>,
+        /// The same for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
+    /// An ask to this peer has ended without its answer. After `timeout` a late answer still counts.
+    Over { ask_id: String, code: Code },
+    /// Something happened, for connections that watch.
+    Event(Event),
+}
+
+/// How far pushes got, each by its identifier.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Receipts {
+    /// The Claude Code process that this is about, where the connection has no peer of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claude: Option<String>,
+    /// In the conversation: the model has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub seen: Vec<String>,
+    /// In the result of a tool call, which proves something only for the path `tool`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub in_tool_result: Vec<String>,
+    /// In the client's queue.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub queued: Vec<String>,
+    /// In a prompt on its way to the model. Another hook may still refuse it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prompted: Vec<String>,
+    /// Refused by another hook: the model does not get them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
+}
+
+impl Receipts {
+    pub fn is_empty(&self) -> bool {
+        let Receipts { claude: _, seen, in_tool_result, queued, prompted, refused } = self;
+        [seen, in_tool_result, queued, prompted, refused].iter().all(|pushes| pushes.is_empty())
     }
 }
 
-tagged! {
-    /// What a client still holds when it comes back to a hub that may have forgotten it.
-    pub enum Held by "what" {
-        /// A question that it asked and that has not ended, or has timed out less than an hour ago.
-        Asked = "asked" {
-            ask_id: String,
-            /// The target: identity and name.
-            peer: String,
-            to: String,
-            /// `None` when only the id survived.
-            text: Option<String> = None,
-            state: State,
-            age_ms: u64,
-            /// Until the timeout; 0 when it has passed.
-            left_ms: u64,
-            broadcast: Option<String> = None,
-        },
-        /// A request, for an ask or for a broadcast, that was not answered and is sent again after `register`. What came of
-        /// it before is still wanted.
-        Asking = "asking" {
-            /// The `ask_id` or `broadcast_id`.
-            id: String,
-            /// Until the timeout.
-            left_ms: u64,
-        },
-        /// Something that was pushed to it: a question that it owes an answer to, or news that is not confirmed yet. Its text
-        /// is empty where only the id survived.
-        Given = "given" {
-            parcel: Parcel,
-            /// The asker's identity, for an ask.
-            peer: Option<String> = None,
-            state: State,
-            /// The identifiers of all pushes of it so far with their paths.
-            pushes: Vec<(String, Path)>,
-            age_ms: u64,
-        },
-        /// An answer that the asker is not known to have.
-        Replied = "replied" {
-            ask_id: String,
-            /// The asker: identity and name.
-            peer: String,
-            to: String,
-            text: String,
-        },
-        /// How the ended asks of a broadcast that is still open went.
-        Outcomes = "outcomes" { broadcast_id: String, outcomes: Vec<Outcome> },
-    }
+/// What a peer says about itself when it registers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Who {
+    /// The wanted name; the hub slugs it. A peer that comes back keeps the name that the hub knows.
+    pub name: String,
+    /// Fail with `name_taken` where `false` would add a suffix.
+    #[serde(default)]
+    pub exact: bool,
+    pub kind: PeerKind,
+    /// The peer's public identity, made by the client and kept for as long as the session lives.
+    pub peer: String,
+    /// Proves that a later connection is the same session. Known to the client and the hub only.
+    pub secret: String,
+    /// Absolute.
+    pub cwd: String,
+    /// The repository that `cwd` is in: the absolute path of its common git directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// The session's process: Claude Code for a session, the client itself for a person or a script.
+    pub pid: u32,
+    /// The Claude Code process that hooks will name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claude: Option<String>,
+    /// The ways to reach this peer, the preferred one first.
+    pub paths: Vec<Path>,
+    /// Whether broadcasts go to this peer.
+    pub listens: bool,
+    /// Whether the user's settings hold what comes by inbox until the user accepts it.
+    #[serde(default)]
+    pub held: bool,
+    /// Whether this process has not registered before: it does not know what an earlier process of the session was sent.
+    pub fresh: bool,
 }
 
-record! {
-    /// One ended ask of a broadcast.
-    pub struct Outcome {
-        pub ask_id: String,
-        pub to: String,
-        /// `None` when it was answered.
-        pub code: Option<Code> = None,
-    }
-
-    /// A text on its way into a session, and what the session is told about it.
-    pub struct Parcel {
-        /// The identifier of this push: unguessable, known to the hub, the pushing process and the client it went to.
-        pub push: String,
-        pub path: Path,
-        pub kind: Kind,
-        /// The ask's id; the broadcast's for a summary.
-        pub ask_id: String,
-        /// The name of the peer whose text this is; for `failed` the peer that was asked.
-        pub from: String,
-        /// The asker's identity, for an ask.
-        pub peer: Option<String> = None,
-        /// The directory of `from`.
-        pub cwd: Option<String> = None,
-        pub text: String,
-        /// For `failed`.
-        pub code: Option<Code> = None,
-        /// The broadcast that this belongs to.
-        pub broadcast: Option<String> = None,
-        /// A reply that came after its ask had timed out.
-        pub late: bool = false,
-        /// Whether the hub expects a receipt: the pushing process keeps the parcel until it is told that it was seen.
-        pub receipt: bool = false,
-    }
+/// An ask or a broadcast whose state was lost with its hub.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LostAsk {
+    /// The ask's id, or the broadcast's.
+    pub ask_id: String,
+    /// Who was asked.
+    pub to: String,
 }
 
-tagged! {
-    /// What a request brought.
-    pub enum Answer by "what" {
-        /// The name that the peer now has.
-        Registered = "registered" {
-            name: String,
-        },
-        Peers = "peers"(roster: Roster),
-        Asked = "asked" {
-            ask_id: String,
-            to: String,
-            /// The target's identity.
-            peer: String,
-            state: State,
-        },
-        Broadcast = "broadcast" {
-            broadcast_id: String,
-            asks: Vec<Member>,
-        },
-        Replied = "replied" {
-            ask_id: String,
-            to: String,
-            state: State,
-        },
-        Renamed = "renamed" {
-            name: String,
-        },
-        Hooked = "hooked" {
-            /// How many pushes to the session lack a receipt: unless 0, the hook looks for them in the transcript.
-            unconfirmed: usize,
-        },
-        Status = "status"(status: Status),
-        Done = "done",
-    }
+/// A text on its way into a session, and what the session is told about it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Parcel {
+    /// The identifier of this push: unguessable, known to the hub, the pushing process and the client that it went to.
+    pub push: String,
+    pub path: Path,
+    pub kind: Kind,
+    /// The ask's id; the broadcast's for a summary.
+    pub ask_id: String,
+    /// The name of the peer whose text this is; for `failed` the peer that was asked.
+    pub from: String,
+    /// What `from` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_kind: Option<PeerKind>,
+    /// For a reply: the beginning of the question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
+    /// The directory of `from`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    pub text: String,
+    /// For `failed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
+    /// The broadcast that this belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broadcast: Option<String>,
+    /// The conversation that this belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<String>,
+    /// A reply that came after its ask had timed out.
+    #[serde(default)]
+    pub late: bool,
 }
 
-record! {
-    /// One ask of a broadcast.
-    pub struct Member {
-        pub ask_id: String,
-        pub to: String,
-        /// The target's identity.
-        pub peer: Option<String> = None,
-    }
+/// The result of a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The peer is registered.
+    Registered {
+        /// The name that it now has.
+        name: String,
+        /// Its open asks and broadcasts.
+        open: Vec<String>,
+    },
+    Peers(Roster),
+    Asks(AskList),
+    Asked {
+        ask_id: String,
+        /// The target's name.
+        to: String,
+        state: State,
+        /// The conversation that the ask belongs to.
+        thread: String,
+    },
+    Broadcast {
+        broadcast_id: String,
+        asks: Vec<Member>,
+    },
+    Replied {
+        ask_id: String,
+        /// The asker's name.
+        to: String,
+        state: State,
+    },
+    Renamed {
+        name: String,
+    },
+    Hooked {
+        /// How many pushes to the session lack a receipt: unless 0, the hook looks for them in the transcript.
+        unconfirmed: usize,
+        /// For `stop`: the asks that this turn has seen and not answered; the hook reminds the model of them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        remind: Vec<DebtLine>,
+    },
+    Status(Status),
+    Done,
+}
 
-    /// Who is there, as one connection sees it.
-    pub struct Roster {
-        /// The asking peer itself; `None` for a connection that has not registered.
-        pub me: Option<Me> as "self" = None,
-        pub peers: Vec<PeerLine>,
-        pub asks: Vec<AskLine>,
-        pub owed: Vec<DebtLine>,
-    }
+/// One ask of a broadcast.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    pub ask_id: String,
+    pub to: String,
+}
 
-    /// The asking peer in its own roster.
-    pub struct Me {
-        pub name: String,
-        pub cwd: String,
-        /// The path that the next push will take; `None` when every path is dead.
-        pub push: Option<Path>,
-    }
+/// The peers, as one connection sees them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Roster {
+    /// The asking peer itself; `None` for a connection that has not registered.
+    #[serde(rename = "self", default, skip_serializing_if = "Option::is_none")]
+    pub me: Option<Me>,
+    pub peers: Vec<PeerLine>,
+    pub asks: Vec<AskLine>,
+    pub owed: Vec<DebtLine>,
+}
 
-    /// Another peer in the roster.
-    pub struct PeerLine {
-        pub name: String,
-        pub kind: PeerKind,
-        pub cwd: String,
-        pub branch: Option<String> = None,
-        pub pid: u32,
-        pub activity: Activity,
-        /// The path that the next push will take; `None` when every path is dead.
-        pub push: Option<Path>,
-        /// Whether the client ever confirmed a push to this peer.
-        pub confirmed: bool,
-        /// Seconds since it last did.
-        pub confirmed_s: Option<u64>,
-        /// Seconds since it registered.
-        pub connected_s: u64,
-    }
+/// The asking peer in its own roster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Me {
+    pub name: String,
+    pub cwd: String,
+    /// The path that the next push will take; `None` when every path is dead.
+    pub push: Option<Path>,
+}
 
-    /// An open ask of the asking peer.
-    pub struct AskLine {
-        pub ask_id: String,
-        pub to: String,
-        pub state: State,
-        pub age_s: u64,
-        /// The same for people: when, by which path, and what it waits for.
-        pub detail: String,
-    }
+/// Another peer in the roster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerLine {
+    pub name: String,
+    pub kind: PeerKind,
+    pub cwd: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    pub pid: u32,
+    pub activity: Activity,
+    /// The path that the next push will take; `None` when every path is dead.
+    pub push: Option<Path>,
+    /// Whether the client ever confirmed a push to this peer.
+    pub confirmed: bool,
+    /// Seconds since it last did.
+    pub confirmed_s: Option<u64>,
+    /// Seconds since the peer registered.
+    pub connected_s: u64,
+}
 
-    /// An ask that the asking peer owes an answer to.
-    pub struct DebtLine {
-        pub ask_id: String,
-        pub from: String,
-        pub age_s: u64,
-    }
+/// An open ask of the asking peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AskLine {
+    pub ask_id: String,
+    pub to: String,
+    pub state: State,
+    /// Why no answer may come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Note>,
+    pub age_s: u64,
+    /// The same for people: when, by which path, and what it waits for.
+    pub detail: String,
+}
 
-    /// The hub about itself.
-    pub struct Status {
-        pub pid: u32,
-        pub version: String,
-        pub protocol: u32,
-        pub uptime_s: u64,
-        pub peers: usize,
-        pub open_asks: usize,
-        /// Parcels that are on their way or not confirmed.
-        pub undelivered: usize,
-        pub connections: usize,
-    }
+/// An ask that the asking peer owes an answer to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DebtLine {
+    pub ask_id: String,
+    pub from: String,
+    pub age_s: u64,
+}
 
-    /// Something that happened, for `relay tail`. Only the fields that apply are there.
-    pub struct Event {
-        /// Milliseconds since 1970, UTC.
-        pub ts_ms: u64,
-        pub event: What,
-        /// The peer that did it or whose text it is; for `renamed` the old name.
-        pub from: String,
-        /// Whom it was for; for `renamed` the new name.
-        pub to: Option<String> = None,
-        pub ask_id: Option<String> = None,
-        /// For `state`: of what.
-        pub kind: Option<Kind> = None,
-        pub state: Option<State> = None,
-        pub path: Option<Path> = None,
-        pub code: Option<Code> = None,
-        pub text: Option<String> = None,
-        /// For `refused`: which limit, and what to do.
-        pub why: Option<String> = None,
-    }
+/// The open asks of all peers, and the asks that ended last, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct AskList {
+    pub open: Vec<OpenAsk>,
+    pub ended: Vec<EndedAsk>,
+}
+
+/// An open ask.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OpenAsk {
+    pub ask_id: String,
+    pub from: String,
+    pub to: String,
+    pub state: State,
+    /// Why no answer may come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Note>,
+    pub age_s: u64,
+    /// Seconds until the timeout.
+    pub left_s: u64,
+    pub thread: String,
+    /// As in [`AskLine`].
+    pub detail: String,
+}
+
+/// An ask that has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndedAsk {
+    pub ask_id: String,
+    pub from: String,
+    pub to: String,
+    /// `None` when it was answered.
+    pub code: Option<Code>,
+    /// Seconds since the end.
+    pub ended_s: u64,
+}
+
+/// The hub about itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub pid: u32,
+    pub version: String,
+    pub protocol: u32,
+    /// Seconds since this hub process started.
+    pub uptime_s: u64,
+    pub epoch: String,
+    pub peers: usize,
+    pub open_asks: usize,
+    /// Texts that are on their way or not confirmed.
+    pub undelivered: usize,
+    pub connections: usize,
+    pub journal: JournalStatus,
+}
+
+/// Whether the hub's state would survive its death.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Bytes in the file; 0 where there is none.
+    pub bytes: u64,
+    /// Why there is no journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub off: Option<String>,
+}
+
+/// Something that happened, for `relay tail`. Only the fields that apply are there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Milliseconds since 1970, UTC.
+    pub ts_ms: u64,
+    pub event: What,
+    /// The peer that did it or whose text it is; for `renamed` the old name.
+    pub from: String,
+    /// The recipient; for `renamed` the new name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<String>,
+    /// For `state`: of what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Path>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// For `refused`: which limit, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// An error: the code, what happened, and what to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fault {
+    pub code: Code,
+    pub message: String,
+}
+
+/// Makes a [`Fault`].
+pub fn fault(code: Code, message: impl Into<String>) -> Fault {
+    Fault { code, message: message.into() }
+}
+
+/// Declares enums whose variants are words on the wire, and gives the words to the program as well.
+macro_rules! words {
+    ($($(#[$about:meta])* pub enum $name:ident { $($(#[$note:meta])* $variant:ident = $word:literal,)* })*) => {$(
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$note])* #[serde(rename = $word)] $variant,)* }
+
+        impl $name {
+            /// The word on the wire.
+            pub fn name(self) -> &'static str {
+                match self { $($name::$variant => $word,)* }
+            }
+        }
+    )*};
 }
 
 words! {
@@ -410,7 +559,7 @@ words! {
         Reply = "reply",
         Failed = "failed",
         Summary = "summary",
-        /// A parcel got further.
+        /// A text got further.
         State = "state",
         /// A path into a session did not confirm and is not used again.
         DeadPath = "dead_path",
@@ -424,9 +573,23 @@ words! {
         Reply = "reply",
         Failed = "failed",
         Summary = "summary",
+        /// The relay's own words about an open ask.
+        Notice = "notice",
     }
 
-    /// How far a parcel got.
+    /// Why an ask that was seen may not be answered. The ask is still open: an answer counts until the timeout.
+    pub enum Note {
+        /// The question is in the conversation of an idle session, and no turn has begun.
+        NoTurn = "no_turn",
+        /// The turn ended without an answer, also after a reminder.
+        Unanswered = "unanswered",
+        /// The user, the permission mode or the client's classifier refused the answer.
+        Declined = "declined",
+        /// The turn ended in an error of the model's server.
+        TurnFailed = "turn_failed",
+    }
+
+    /// How far a text or an ask got.
     pub enum State {
         /// The hub has it.
         Queued = "queued",
@@ -436,7 +599,7 @@ words! {
         Seen = "seen",
         /// The ask was answered.
         Replied = "replied",
-        /// The ask ended without an answer, or nobody waits for the parcel any more.
+        /// The ask ended without an answer.
         Ended = "ended",
     }
 
@@ -471,29 +634,6 @@ words! {
         Script = "script",
     }
 
-    /// Which hook of Claude Code fired, as far as the hub needs to know.
-    pub enum HookEvent {
-        /// `SessionStart`, also after `/clear`: idle.
-        Start = "start",
-        /// `UserPromptSubmit`: busy.
-        Prompt = "prompt",
-        /// `PostToolUse`: busy again if a dialog was open.
-        Tool = "tool",
-        /// `PermissionRequest`: waiting for the user.
-        Permission = "permission",
-        /// `Stop`: idle.
-        Stop = "stop",
-        /// `SessionEnd`, but not that of `/clear`: the session will not come back.
-        End = "end",
-    }
-
-    /// How far a broadcast reaches.
-    pub enum Scope {
-        Machine = "machine",
-        Repo = "repo",
-        Directory = "directory",
-    }
-
     /// Why something failed: the error codes of the tools and the shell alike.
     pub enum Code {
         PeerNotFound = "peer_not_found",
@@ -511,10 +651,42 @@ words! {
     }
 }
 
-record! {
-    /// An error as it is told: the code, and what happened and what to do.
-    pub struct Fault {
-        pub code: Code,
-        pub message: String,
-    }
+/// Which hook of Claude Code fired, as far as the hub needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HookEvent {
+    /// `SessionStart`, also after `/clear`: idle.
+    Start,
+    /// `UserPromptSubmit`: busy.
+    Prompt,
+    /// `PostToolUse`: busy again if a dialog was open.
+    Tool,
+    /// `PermissionRequest`: waiting for the user.
+    Permission,
+    /// `PermissionDenied`: the classifier of auto mode refused a tool call; still busy.
+    Denied,
+    /// `StopFailure`: idle, after an error of the model's server.
+    Failed,
+    /// `Stop`: idle, unless another hook makes the turn go on.
+    Stop,
+    /// The same, after another hook has made the turn go on.
+    StopAgain,
+    /// `SessionEnd`, but not that of `/clear`: the session will not come back.
+    End,
+}
+
+/// How far a broadcast reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    Machine,
+    Repo,
+    Directory,
+}
+
+/// Appends `message` as one line.
+pub fn write_line(line: &mut Vec<u8>, message: &impl Serialize) {
+    serde_json::to_writer(&mut *line, message)
+        .expect("invariant: messages have string keys, and writing to memory does not fail");
+    line.push(b'\n');
 }

@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::args::Args;
+use super::guest::{Guest, News};
 use super::terminal::{self, ERASE, err, out};
 use super::{ErrorJson, Failure, Outcome, print, report, usage_error};
 use crate::datadir::DataDir;
-use crate::guest::{Guest, News};
-use crate::router::span;
-use crate::router::{MAX_TIMEOUT, fault};
-use crate::wire::{Answer, Code, Kind, MAX_TEXT, Parcel, Path, Scope, State};
+use crate::span::span;
+use crate::wire::{Answer, Code, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, Scope, State, fault};
 
 /// How long after its timeout the hub may take to report the end of an ask.
 const GRACE: Duration = Duration::from_secs(15);
@@ -136,7 +135,8 @@ fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
                 to = name;
                 state.name().to_owned()
             }
-            News::State { kind: Kind::Ask, state, path, .. } => {
+            News::State { detail: Some(detail), .. } => detail,
+            News::State { state, path, .. } => {
                 let path = path.filter(|path| *path != Path::Socket);
                 state.name().to_owned() + &path.map(|path| format!(" by {}", path.name())).unwrap_or_default()
             }
@@ -203,7 +203,7 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
                     return Err(fault(Code::PeerNotFound, "there is nobody to ask").into());
                 }
             }
-            News::State { kind: Kind::Ask, ask_id, state: State::Ended, code, .. } => {
+            News::State { ask_id, state: State::Ended, code, .. } => {
                 let to = asked.iter().find(|m| m.ask_id == ask_id).map_or("", |m| &m.to).to_owned();
                 let code = code.unwrap_or(Code::Timeout).name();
                 if !json {
@@ -279,7 +279,7 @@ fn timeout(args: &Args, default: &str) -> Result<Duration, Failure> {
         _ => ("", 0),
     };
     let ms = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_ms));
-    match ms.filter(|ms| (1..=MAX_TIMEOUT).contains(ms)) {
+    match ms.filter(|ms| (1..=MAX_TIMEOUT_MS).contains(ms)) {
         Some(ms) => Ok(Duration::from_millis(ms)),
         None => usage_error(format!("invalid timeout '{value}': give 1s to 24h, for example 30s, 10m, 2h")),
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use time::{Date, Month};
 
 use crate::datadir::config_dir;
 use crate::fence::clean;
@@ -290,14 +291,11 @@ pub fn abbreviate_home(path: &str) -> String {
     }
 }
 
-/// An RFC 3339 time in UTC, such as `2026-11-27T13:05:44.293Z`, in milliseconds since 1970, without leap seconds.
+/// An RFC 3339 time in UTC, such as `2026-11-27T13:05:44.293Z`, in milliseconds since 1970.
 pub fn parse_time(text: &str) -> Option<u64> {
-    let part = |range: std::ops::Range<usize>| text.get(range)?.parse::<u64>().ok();
-    let (year, month, day) = (part(0..4)?, part(5..7)?, part(8..10)?);
-    // Days by the calendar whose years begin in March.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
-    let days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day;
-    let seconds =
-        days.checked_sub(719_469)? * 86_400 + part(11..13)? * 3600 + part(14..16)? * 60 + part(17..19)?;
-    Some(seconds * 1000)
+    let part = |range: std::ops::Range<usize>| text.get(range)?.parse::<u8>().ok();
+    let month = Month::try_from(part(5..7)?).ok()?;
+    let date = Date::from_calendar_date(text.get(0..4)?.parse().ok()?, month, part(8..10)?).ok()?;
+    let time = date.with_hms(part(11..13)?, part(14..16)?, part(17..19)?).ok()?;
+    u64::try_from(time.assume_utc().unix_timestamp()).ok()?.checked_mul(1000)
 }

@@ -19,8 +19,8 @@ use super::terminal::{out, paint};
 use super::{Failure, Outcome, count, is_no_hub, print};
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
-use crate::router::span;
-use crate::wire::{Answer, Code, PeerKind, Roster, ToHub};
+use crate::span::span;
+use crate::wire::{Answer, Code, JournalStatus, PeerKind, Roster, ToHub};
 
 /// The first version of Claude Code whose sessions have an inbox.
 const INBOX: [u32; 3] = [2, 1, 224];
@@ -267,6 +267,10 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> Result<bool, Failure> 
         }
         Ok(()) => report.ok("directory", format!("{path}, private to you"))?,
     }
+    if let Some(other) = dir.other_machine() {
+        let detail = format!("{path} belongs to {other}; the files of this machine's hub carry its name");
+        report.ok("machine", detail)?;
+    }
     let socket = dir.socket_path();
     match fs::symlink_metadata(&socket) {
         Ok(meta) if !meta.file_type().is_socket() => {
@@ -296,29 +300,42 @@ fn probe(dir: &DataDir) -> std::io::Result<()> {
 /// The hub. Returns its roster, which is empty if no hub runs; `None` if the hub can't be used.
 fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Result<Option<Roster>, Failure> {
     let restart = "relay stop; the sessions start a new hub at once";
-    let empty = Roster { me: None, peers: Vec::new(), asks: Vec::new(), owed: Vec::new() };
     let mut link = match Link::open(dir, Start::No) {
         Ok(link) => link,
         Err(fault) if !is_usable && fault.code == Code::HubUnreachable => return Ok(None), // reported already
         Err(fault) if is_no_hub(dir, &fault) => {
             report.ok("hub", "not running; the first session starts it")?;
-            return Ok(Some(empty));
+            return Ok(Some(Roster::default()));
         }
         Err(fault) => return report.error("hub", fault.message, restart).map(|()| None),
     };
-    match request_status(&mut link) {
+    let status = match request_status(&mut link) {
         Err(fault) => return report.error("hub", fault.message, restart).map(|()| None),
-        Ok(s) if s.version != VERSION => {
-            report.error("hub", format!("the hub is relay {}, but this is {VERSION}", s.version), restart)?;
-        }
-        Ok(s) => {
-            let (up, peers) = (span(s.uptime_s), count(s.peers, "peer"));
-            report.ok("hub", format!("{}, process {}, up for {up}, {peers}", s.version, s.pid))?;
+        Ok(status) => status,
+    };
+    let (version, up, peers) = (&status.version, span(status.uptime_s), count(status.peers, "peer"));
+    match version == VERSION {
+        true => report.ok("hub", format!("{version}, process {}, up for {up}, {peers}", status.pid))?,
+        false => {
+            report.error("hub", format!("the hub is relay {version}, but this is {VERSION}"), restart)?
         }
     }
+    check_journal(report, dir, &status.journal)?;
     match link.call(|id| ToHub::Peers { id }) {
         Ok(Answer::Peers(roster)) => Ok(Some(roster)),
         _ => Ok(None),
+    }
+}
+
+/// The journal of the running hub.
+fn check_journal(report: &mut Report, dir: &DataDir, journal: &JournalStatus) -> Result<(), Failure> {
+    let remedy = "free some space or repair the directory; the hub tries again every minute";
+    match &journal.off {
+        Some(why) => report.error("journal", format!("{why}; if the hub dies now, open asks fail"), remedy),
+        None => {
+            let path = dir.journal_path();
+            report.ok("journal", format!("{} KiB, {}", journal.bytes.div_ceil(1024), path.display()))
+        }
     }
 }
 

@@ -8,12 +8,12 @@ use super::args::{self, Args};
 use super::ask::checked_name;
 use super::console::Console;
 use super::editor::Input;
+use super::guest::{Guest, News};
 use super::peers::peer_table;
 use super::terminal::{err, with_heading};
 use super::{Failure, Outcome, message};
 use crate::datadir::DataDir;
 use crate::fence::clean;
-use crate::guest::{Guest, News};
 use crate::wire::{Answer, Code, Kind, Parcel, State, ToHub};
 
 /// The timeout of a question that is typed.
@@ -156,12 +156,12 @@ impl Member {
                 }
             }
             News::Refused(request, fault) => self.handle_refusal(&request, fault.code, &fault.message),
-            News::State { kind: Kind::Ask, ask_id, state, code, .. } => {
-                if let Some((_, to)) = self.asked.iter().find(|(id, _)| *id == ask_id) {
-                    return Ok(Some(format!("{to}: {}", state.name())));
-                }
-                return Ok(self.handle_question_end(&ask_id, state, code));
+            News::State { ask_id, state, detail, .. } => {
+                let asked = self.asked.iter().find(|(id, _)| *id == ask_id);
+                let Some((_, to)) = asked.filter(|_| state < State::Replied) else { return Ok(None) };
+                format!("{to}: {}", detail.as_deref().unwrap_or(state.name()))
             }
+            News::Over { ask_id, code } => return Ok(self.handle_question_end(&ask_id, code)),
             _ => return Ok(None),
         }))
     }
@@ -186,11 +186,11 @@ impl Member {
     }
 
     /// A question to us has ended without our answer.
-    fn handle_question_end(&mut self, ask_id: &str, state: State, code: Option<Code>) -> Option<String> {
-        let (n, question) = self.question(ask_id).filter(|_| state == State::Ended)?;
+    fn handle_question_end(&mut self, ask_id: &str, code: Code) -> Option<String> {
+        let (n, question) = self.question(ask_id)?;
         question.is_next = false;
         let from = &question.from;
-        if code == Some(Code::Timeout) {
+        if code == Code::Timeout {
             return Some(format!("Question #{n} has timed out; #{n} TEXT may still reach {from}."));
         }
         let note = format!("{from} no longer waits for an answer to #{n}.");
@@ -221,7 +221,7 @@ impl Member {
             }
             Kind::Reply if parcel.late => format!("{from} answers (late):"),
             Kind::Reply => format!("{from} answers:"),
-            Kind::Failed | Kind::Summary => format!("{from}:"),
+            Kind::Failed | Kind::Summary | Kind::Notice => format!("{from}:"),
         };
         self.asked.retain(|(id, _)| parcel.late || id != ask_id);
         self.console.announce(&with_heading(&heading, text))?;

@@ -3,22 +3,20 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use super::args::Args;
 use super::claude::{self, SessionFile};
 use super::terminal::{columns, err, out, table};
 use super::{Outcome, count, is_no_hub, open, print};
 use crate::datadir::DataDir;
-use crate::json;
-use crate::router::span;
+use crate::span::span;
 use crate::wire::{Answer, PeerKind, Roster, ToHub};
 
 /// The `--json` output.
 #[derive(Serialize)]
 struct PeersJson {
     #[serde(flatten)]
-    roster: Map<String, Value>,
+    roster: Roster,
     /// Claude Code sessions that run and can't be asked.
     unregistered: Vec<SessionFile>,
 }
@@ -31,11 +29,10 @@ pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
         _ => None,
     };
     let is_running = roster.is_some();
-    let roster =
-        roster.unwrap_or_else(|| Roster { me: None, peers: Vec::new(), asks: Vec::new(), owed: Vec::new() });
+    let roster = roster.unwrap_or_default();
     let unregistered = unregistered(&roster, claude::session_files());
     if args.has("json") {
-        print(&PeersJson { roster: json::fields(&roster), unregistered })?;
+        print(&PeersJson { roster, unregistered })?;
         return Ok(ExitCode::SUCCESS);
     }
     if is_running {

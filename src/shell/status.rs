@@ -6,16 +6,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use super::args::Args;
 use super::terminal::out;
 use super::{Outcome, count, is_no_hub, open, print};
 use crate::datadir::DataDir;
-use crate::json;
 use crate::link::{Link, unreachable};
-use crate::router::span;
-use crate::wire::{Answer, Code, Fault, Status, ToHub};
+use crate::span::span;
+use crate::wire::{Answer, Code, Fault, JournalStatus, Status, ToHub};
 
 /// How long a hub may take to exit.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
@@ -24,7 +22,7 @@ const EXIT_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Serialize)]
 struct StatusJson {
     #[serde(flatten)]
-    status: Map<String, Value>,
+    status: Status,
     data_dir: String,
 }
 
@@ -33,22 +31,34 @@ pub fn status(dir: &DataDir, args: &Args) -> Outcome {
     let status = request_status(&mut open(dir)?)?;
     if args.has("json") {
         let data_dir = dir.path().to_string_lossy().into_owned();
-        print(&StatusJson { status: json::fields(&status), data_dir })?;
+        print(&StatusJson { status, data_dir })?;
         return Ok(ExitCode::SUCCESS);
     }
-    let Status { pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections } = status;
+    let Status {
+        pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections, journal, ..
+    } = status;
     out(&format!(
         "Hub {version} (protocol {protocol}), process {pid}, up for {}\n\
          {}, {}, {}, {}\n\
+         Journal: {}\n\
          Data directory: {}\n",
         span(uptime_s),
         count(peers, "peer"),
         count(open_asks, "open ask"),
         count(undelivered, "undelivered message"),
         count(connections, "connection"),
+        describe_journal(&journal),
         dir.path().display(),
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the state of the hub would survive its death.
+fn describe_journal(journal: &JournalStatus) -> String {
+    match &journal.off {
+        None => format!("{} KiB", journal.bytes.div_ceil(1024)),
+        Some(why) => format!("NONE ({why}); open asks fail if the hub dies"),
+    }
 }
 
 /// Requests the status of the hub.
@@ -92,7 +102,7 @@ pub fn stop_hub(dir: &DataDir) -> Result<Status, Fault> {
     let status = request_status(&mut link)?;
     link.call(|id| ToHub::Stop { id })?;
     let until = Instant::now() + EXIT_LIMIT;
-    while link.hear(Some(until)).is_some() {} // the hub removes its socket, then closes the connections
+    while link.receive(Some(until)).is_some() {} // the hub removes its socket, then closes the connections
     wait_for_exit(dir)?;
     Ok(status)
 }
@@ -100,7 +110,7 @@ pub fn stop_hub(dir: &DataDir) -> Result<Status, Fault> {
 /// Waits until a hub that has removed its socket has exited: its lock is free, or the next hub has made a socket.
 fn wait_for_exit(dir: &DataDir) -> Result<(), Fault> {
     let until = Instant::now() + EXIT_LIMIT;
-    while fs::symlink_metadata(dir.socket_path()).is_err() && !matches!(dir.lock(), Ok(Some(_))) {
+    while fs::symlink_metadata(dir.socket_path()).is_err() && dir.is_claimed() {
         if Instant::now() >= until {
             return Err(unreachable("the hub does not exit; find `relay hub` with ps and kill it"));
         }

@@ -10,7 +10,6 @@ use super::terminal::{err, first_line, out, paint};
 use super::{Failure, Outcome, open, print};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
-use crate::json;
 use crate::link::{Link, Start};
 use crate::wire::{Event, Kind, ToClient, ToHub, What};
 
@@ -29,10 +28,10 @@ pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
         if link.call(|id| ToHub::Watch { id }).is_ok() {
             err("relay: watching for events; Ctrl-C ends it\n");
         }
-        while let Some(message) = link.hear(None) {
+        while let Some(message) = link.receive(None) {
             let ToClient::Event(event) = message else { continue };
             let printed = match args.has("json") {
-                true => print(&json::fields(&event)),
+                true => print(&event),
                 false => out(&format!("{} {}\n", clock.format(event.ts_ms), describe(&event))),
             };
             match printed {

@@ -1,6 +1,7 @@
 //! `relay channel` as Claude Code runs it: a child that speaks MCP.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -67,7 +68,8 @@ impl<'a> Launch<'a> {
         };
         self.user.map(|user| command.uid(user).gid(user));
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let stderr = File::create(self.dir.stderr_of(&self.session)).expect("a file for stderr");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
         command
     }
 

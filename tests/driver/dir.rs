@@ -98,6 +98,11 @@ impl DataDir {
         dir
     }
 
+    /// Where the stderr of a session's channel goes.
+    pub fn stderr_of(&self, session: &str) -> PathBuf {
+        self.root.join("projects").join(format!("{session}.stderr"))
+    }
+
     /// `relay` with `args`, in a clean environment that leads here.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(RELAY);

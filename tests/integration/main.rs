@@ -7,6 +7,7 @@ mod asks;
 mod codes;
 mod files;
 mod hub_life;
+mod logging;
 mod names;
 mod paths;
 mod protocol;

@@ -138,7 +138,7 @@ fn a_name_that_claude_code_made_up_is_none() {
     // It is read in the same look as the name that follows.
     file.write(&json!({"name": "mine", "nameSource": "user"}));
     until("the name", || (channel.name() == "mine").then_some(()));
-    assert_eq!(dir.logged("renamed").len(), 1);
+    assert_eq!(dir.logged("peer_rename").len(), 1);
 }
 
 #[test]

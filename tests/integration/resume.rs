@@ -285,7 +285,7 @@ fn hubs_that_keep_dying_hold_no_answer_up() {
     let ask_id = a.ask("b", "?");
     b.take("ask", &ask_id);
     a.kill(); // and does not come back: no hub can hand the answer over
-    let back = || dir.logged("registered").iter().filter(|line| line["name"] == "b").count();
+    let back = || dir.logged("register_ack").iter().filter(|line| line["name"] == "b").count();
     dir.kill_hub();
     let answer = b.begin_call("relay_reply", &json!({"ask_id": ask_id, "answer": "!"}));
     let mut lives = back();

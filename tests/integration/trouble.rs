@@ -85,7 +85,7 @@ fn a_log_directory_that_is_removed() {
     talk(&a, &b);
     let c = dir.channel("c");
     talk(&c, &a);
-    assert!(dir.logged("joined").iter().any(|l| l["from"] == "c"), "{:?}", dir.log());
+    assert!(dir.logged("peer_register").iter().any(|l| l["from"] == "c"), "{:?}", dir.log());
 }
 
 /// The tool call's error in a data directory that can't be used.

@@ -81,7 +81,7 @@ fn usage_errors_exit_with_2_and_say_what_to_do() {
     }
     let json = home.run(&["ask", "bob", "", "--json"]);
     assert_eq!((json.code, &json.json()["error"]["code"]), (Some(2), &json!("bad_args")));
-    assert_eq!(home.feed(&["ask", "bob", "-"], &[b'x'; 70_000]).code, Some(2), "over 64 KiB");
+    assert_eq!(home.feed(&["ask", "bob", "-"], &vec![b'x'; 524_290]).code, Some(2), "over 512 KiB");
     assert_eq!(home.feed(&["ask", "bob"], b"\xff\xfe").code, Some(2), "not UTF-8");
     assert_eq!(home.run(&["hook", "--frobnicate"]).code, Some(0), "a hook must not block its session");
     assert!(!shell_kit::exists(home.data()), "nothing was started");
@@ -178,16 +178,20 @@ fn refusing_hub(home: &Home, greeting: Value, refusal: Value) -> thread::JoinHan
         say(greeting);
         while let Some(Ok(line)) = lines.next() {
             let message: Value = serde_json::from_str(&line).expect("JSON");
-            let answer = match message["type"].as_str() {
-                Some("register") => {
-                    json!({"type": "ok", "id": message["id"], "answer": {"what": "registered", "name": "me"}})
+            let (name, fields) = match &message {
+                Value::Object(message) => message.iter().next().expect("a message"),
+                _ => return listener, // "bye"
+            };
+            let answer = match name.as_str() {
+                "register" => {
+                    let registered = json!({"registered": {"name": "me", "open": []}});
+                    json!({"ok": {"id": fields["id"], "answer": registered}})
                 }
-                Some("ask") => {
+                "ask" => {
                     let mut answer = refusal.clone();
-                    answer["id"] = message["id"].clone();
+                    answer["error"]["id"] = fields["id"].clone();
                     answer
                 }
-                Some("bye") => return listener,
                 _ => continue,
             };
             if !say(answer) {
@@ -201,7 +205,7 @@ fn refusing_hub(home: &Home, greeting: Value, refusal: Value) -> thread::JoinHan
 #[test]
 fn an_exit_code_for_each_error_code() {
     let home = Home::new();
-    let welcome = json!({"type": "welcome", "v": 1, "pid": 1, "version": "0"});
+    let welcome = json!({"welcome": {"v": 2, "pid": 1, "version": "0", "epoch": "e"}});
     for (code, exit) in [
         ("bad_args", 2),
         ("peer_not_found", 3),
@@ -215,16 +219,13 @@ fn an_exit_code_for_each_error_code() {
         ("hub_unreachable", 11),
         ("overloaded", 13),
     ] {
-        let hub = refusing_hub(
-            &home,
-            welcome.clone(),
-            json!({"type": "error", "code": code, "message": "so it is"}),
-        );
+        let hub =
+            refusing_hub(&home, welcome.clone(), json!({"error": {"code": code, "message": "so it is"}}));
         let ran = home.run(&["ask", "bob", "x"]);
         assert_eq!((ran.code, ran.err), (Some(exit), format!("relay: {code}: so it is\n")));
         hub.join().expect("the hub ends");
     }
-    let other = json!({"type": "error", "code": "protocol_mismatch", "message": "too new"});
+    let other = json!({"error": {"code": "protocol_mismatch", "message": "too new"}});
     let hub = refusing_hub(&home, other.clone(), Value::Null);
     assert_eq!(home.run(&["peers"]).code, Some(12));
     hub.join().expect("the hub ends");
@@ -267,6 +268,8 @@ fn peers_and_status_list_who_is_there() {
         [
             "connections",
             "data_dir",
+            "epoch",
+            "journal",
             "open_asks",
             "peers",
             "pid",
@@ -430,7 +433,7 @@ fn tail_prints_events() {
     let events = json.out.until("\"left\"");
     let events: Vec<Value> = events.lines().map_while(|l| serde_json::from_str(l).ok()).collect();
     let asked = events.iter().find(|e| e["event"] == "ask").expect("the ask");
-    assert_eq!(keys(asked), ["ask_id", "event", "from", "text", "to", "ts_ms"]);
+    assert_eq!(keys(asked), ["ask_id", "event", "from", "text", "thread", "to", "ts_ms"]);
     assert_eq!(asked["text"], "one\u{1b}[31m\ntwo");
     // The hub goes and another comes: the tail goes on.
     home.run(&["stop"]);

@@ -53,7 +53,7 @@ fn join_asks() {
     bob.line("it is");
     carol.out.until("bob answers: it is\n");
     carol.line("@nobody x");
-    carol.err.until("relay: peer_not_found: nobody is called \"nobody\"");
+    carol.err.until("relay: peer_not_found: no peer named \"nobody\"");
     carol.line("/peers");
     carol.out.until("NAME");
     carol.line("#1 the work");

@@ -16,15 +16,17 @@ use crate::wire::Parcel;
 /// The most that is read of an answer, in bytes; Claude Code sends none.
 const ANSWER: usize = 64 << 10;
 
-/// How long the session may take to take a message from its inbox.
+/// How long a session that has read a message may take to close the connection: as long as late answers count.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long the session may take to read a message.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Starts a thread that waits for the session's inbox, so that its channel does not. `done` hears of each parcel whether it
-/// was taken, and says whether anybody still wants to know.
+/// Starts a thread that waits for the session's inbox, so that its channel does not. `done` gets the identifier of each push
+/// and, if the inbox did not take it, the reason, and returns whether to go on.
 pub fn serve(
     session: &Surroundings,
     parcels: Receiver<Parcel>,
-    done: impl Fn(Parcel, Option<String>) -> bool + Send + 'static,
+    done: impl Fn(String, Option<String>) -> bool + Send + 'static,
 ) {
     let (known, mut file) = (session.inbox(), session.file.clone());
     thread::spawn(move || {
@@ -33,12 +35,12 @@ pub fn serve(
             file.changed();
             let error = match known.as_ref().or(file.inbox.as_ref()) {
                 Some(socket) => {
-                    let text = fence::text(&parcel);
-                    push(socket, token.as_deref(), &text, &message_id(&parcel.push), TIMEOUT).err()
+                    let text = fence::inbox_text(&parcel);
+                    push(socket, token.as_deref(), &text, &message_id(&parcel.push), TIMEOUT, PATIENCE).err()
                 }
                 None => Some(io::Error::other("the session has no inbox socket")),
             };
-            if !done(parcel, error.map(|e| e.to_string())) {
+            if !done(parcel.push, error.map(|e| e.to_string())) {
                 return;
             }
         }
@@ -56,18 +58,18 @@ fn message_id(push: &str) -> String {
 /// connection. `token` is the session's `CLAUDE_CODE_MESSAGING_TOKEN`.
 ///
 /// `Ok` says that the session's process was given the text, not that the model will see it: the user's settings may hold
-/// it back without a word. A session that has the whole text and does not close within `timeout` is `Ok` too: what was
-/// written will be read, and a receipt tells the rest. `Err` says that it was not handed over: nobody listens, the
-/// session closed before it had read all, or it did not take the text within `timeout` (`TimedOut`).
+/// it back silently. `Err` says that it was not handed over: nobody listens, the session closed before it had read all, it
+/// did not read the text within `timeout`, or did not close within `patience` (both `TimedOut`). A session that is stopped
+/// has the text and does not close: it will take it when it goes on, so no other path may carry it meanwhile.
 ///
-/// Takes at most about three times `timeout` (which is not zero), not counting the connecting: that waits while more
-/// connections wait than the system queues, so call this from a thread that may wait.
+/// Call this from a thread that may wait: the connecting waits too while more connections wait than the system queues.
 pub fn push(
     socket: &Path,
     token: Option<&str>,
     text: &str,
     msg_id: &str,
     timeout: Duration,
+    patience: Duration,
 ) -> io::Result<()> {
     let mut lines = String::new();
     if let Some(token) = token {
@@ -80,7 +82,7 @@ pub fn push(
     let mut stream = UnixStream::connect(socket)?;
     // Once, at the beginning: macOS refuses it on a connection that the other side has closed.
     stream.set_write_timeout(Some(timeout))?;
-    stream.set_read_timeout(Some(timeout))?;
+    stream.set_read_timeout(Some(timeout.min(patience)))?;
     let deadline = Instant::now() + timeout;
     let mut unsent = lines.as_bytes();
     while !unsent.is_empty() {
@@ -100,11 +102,16 @@ pub fn push(
 
     let mut read = 0;
     let mut answer = [0; 1024];
-    while read < ANSWER && Instant::now() < deadline {
+    let deadline = Instant::now() + patience;
+    while read < ANSWER {
         match stream.read(&mut answer) {
             Ok(0) => break,
             Ok(n) => read += n,
-            Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {
+                if Instant::now() >= deadline {
+                    return Err(ErrorKind::TimedOut.into());
+                }
+            }
             Err(e) => return Err(e),
         }
     }
@@ -144,7 +151,7 @@ mod tests {
     fn auth_then_message() {
         let (path, listener) = socket("auth");
         let server = serve(listener, b"");
-        push(&path, Some("t0ken"), "a\n\"b\"", "id-1", LONG).expect("pushed");
+        push(&path, Some("t0ken"), "a\n\"b\"", "id-1", LONG, LONG).expect("pushed");
         let expected = json!({"type": "user", "message": {"role": "user", "content": "a\n\"b\""}, "priority": "next", "msg_id": "id-1"});
         assert_eq!(server.join().expect("server"), [json!({"type": "auth", "token": "t0ken"}), expected]);
         let _ = fs::remove_file(path);
@@ -155,7 +162,7 @@ mod tests {
         let (path, listener) = socket("long");
         let text = "é\n".repeat(1 << 18);
         let server = serve(listener, &[b'x'; 1 << 20]);
-        push(&path, None, &text, "id", LONG).expect("pushed");
+        push(&path, None, &text, "id", LONG, LONG).expect("pushed");
         let lines = server.join().expect("server");
         assert_eq!(lines.len(), 1);
         assert_eq!(lines[0]["message"]["content"], text);
@@ -166,14 +173,15 @@ mod tests {
     fn nobody_reads() {
         let (path, listener) = socket("stuck");
         let short = Duration::from_millis(20);
-        // It fits into the socket's buffer and stays there to be read.
-        push(&path, None, "short", "id", short).expect("handed over");
+        // It fits into the socket's buffer, and the session may still take it.
+        let error = push(&path, None, "short", "id", LONG, short).expect_err("not closed");
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
         let error =
-            push(&path, None, &"x".repeat(8 << 20), "id", short).expect_err("too long for the buffer");
+            push(&path, None, &"x".repeat(8 << 20), "id", short, short).expect_err("too long for the buffer");
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         drop(listener);
         assert_eq!(
-            push(&path, None, "x", "id", LONG).expect_err("nobody").kind(),
+            push(&path, None, "x", "id", LONG, LONG).expect_err("nobody").kind(),
             ErrorKind::ConnectionRefused
         );
         let _ = fs::remove_file(path);
@@ -184,7 +192,7 @@ mod tests {
         let (path, listener) = socket("closed");
         let server = thread::spawn(move || drop(listener.accept()));
         let text = "x".repeat(8 << 20);
-        assert!(push(&path, None, &text, "id", LONG).is_err());
+        assert!(push(&path, None, &text, "id", LONG, LONG).is_err());
         server.join().expect("server");
         let _ = fs::remove_file(path);
     }

@@ -1,30 +1,51 @@
-//! What hooks tell of a Claude Code process: whether it is in a turn, which pushes it took up, and its waiter. The
-//! process ties its hooks to its channel; the two arrive here on connections of their own and in any order.
+//! What hooks tell about a Claude Code process: whether it is in a turn, and its waiter. The process ties its hooks to its
+//! channel; the two arrive here on connections of their own and in any order.
+
+use serde::{Deserialize, Serialize};
 
 use super::delivery::Stage;
-use super::{ConnId, Ms, PeerNo, Reply, Router, Timer, fault};
-use crate::wire::{Activity, Answer, Code, HookEvent, Path, ToClient};
+use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
+use crate::wire::{Activity, Answer, Code, DebtLine, Fault, HookEvent, Path, PeerKind, ToClient, fault};
 
-/// The most processes that hooks spoke of and that have no peer.
+/// The most processes that hooks named and that have no peer.
 const MAX_UNTIED: usize = 1024;
+/// The most bytes of text for one waiter. Of what a hook prints Claude Code keeps about 100,000 characters (measured).
+const MAX_WAITER_LOAD: usize = 80_000;
 /// The longest key of a process, in bytes.
 const MAX_KEY: usize = 128;
 
 /// See the module.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Session {
     activity: Activity,
     /// Since when it is idle, if it is.
     idle_since: Ms,
     /// Whether a hook was ever heard: only then can a push be confirmed.
     hooked: bool,
-    /// When a turn last began or ended, as far as we had a hand in it: Claude Code waits for the hooks that tell of that.
+    /// When a hook or a waiter last told that a turn began or ended: Claude Code waits for those hooks, so they are exact.
     turned: Ms,
     /// When the last hook came, which may have searched the transcript.
     last_hook: Option<Ms>,
     /// It has said that it ends.
     ended: bool,
     waiter: Option<ConnId>,
+    /// Since when the waiter has been there, and the bytes of text that it was sent.
+    waiting_since: Ms,
+    waiter_load: usize,
+    /// The ask whose answer waits at a permission dialog.
+    dialog: Option<String>,
     peers: Vec<PeerNo>,
+}
+
+/// A hook of the Claude Code process `claude`; see [`ToHub::Hook`](crate::wire::ToHub).
+pub(super) struct Hook {
+    pub claude: String,
+    pub event: HookEvent,
+    pub turn: Option<String>,
+    pub ask_id: Option<String>,
+    pub reason: Option<String>,
+    /// How long ago it fired, in milliseconds.
+    pub age: Ms,
 }
 
 impl Session {
@@ -37,13 +58,16 @@ impl Session {
             last_hook: None,
             ended: false,
             waiter: None,
+            waiting_since: 0,
+            waiter_load: 0,
+            dialog: None,
             peers: Vec::new(),
         }
     }
 }
 
 impl Session {
-    /// Whether anybody holds on to it.
+    /// Whether a peer or a waiter belongs to it.
     #[cfg(test)]
     pub fn is_tied(&self) -> bool {
         !self.peers.is_empty() || self.waiter.is_some()
@@ -51,65 +75,124 @@ impl Session {
 }
 
 impl Router {
-    pub(super) fn hook(&mut self, claude: String, event: HookEvent, age: Ms) -> Reply {
-        let now = self.now;
-        let session = self.session(&claude)?;
+    pub(super) fn hook(&mut self, hook: &Hook) -> Reply {
+        let (now, event, claude) = (self.now, hook.event, hook.claude.as_str());
+        let session = self.session(claude)?;
         session.hooked = true;
         session.last_hook = Some(now);
         session.ended = event == HookEvent::End;
-        let is_turn = matches!(event, HookEvent::Start | HookEvent::Prompt | HookEvent::Stop);
+        let was_busy = session.activity == Activity::Busy;
+        let is_stop = matches!(event, HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed);
+        let is_turn = is_stop || matches!(event, HookEvent::Start | HookEvent::Prompt);
         if is_turn {
             session.turned = now;
         }
-        let is_late = !is_turn && session.turned > now.saturating_sub(age);
+        // The answer that waited at a dialog was given, or the turn ended without it.
+        let dialog = match event {
+            HookEvent::Permission => {
+                session.dialog.clone_from(&hook.ask_id);
+                None
+            }
+            HookEvent::Tool => {
+                session.dialog = None;
+                None
+            }
+            _ if is_stop => session.dialog.take(),
+            _ => None,
+        };
+        let is_late = !is_turn && session.turned > now.saturating_sub(hook.age);
         let activity = match (event, session.activity) {
             (_, now) if is_late => now,
-            (HookEvent::Start | HookEvent::Stop, _) => Activity::Idle,
-            (HookEvent::Prompt | HookEvent::Tool, _) => Activity::Busy,
+            (HookEvent::Start, _) => Activity::Idle,
+            (HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed, _) => Activity::Idle,
+            (HookEvent::Prompt | HookEvent::Tool | HookEvent::Denied, _) => Activity::Busy,
             (HookEvent::Permission, _) => Activity::Waiting,
             (HookEvent::End, now) => now,
         };
-        self.set_activity(&claude, activity);
-        let peers = self.peers_of(&claude);
+        self.set_activity(claude, activity);
+        let peers = self.peers_of(claude);
         if event == HookEvent::End {
-            for no in peers {
-                if self.peers.get(&no).is_some_and(|p| p.conn.is_none()) {
-                    self.gone(no);
-                }
-            }
-            self.forget_session(&claude);
-            return Ok(Some(Answer::Hooked { unconfirmed: 0 }));
+            self.session_over(claude, &peers);
+            return Ok(Some(Answer::Hooked { unconfirmed: 0, remind: Vec::new() }));
         }
-        let mut unconfirmed = 0;
-        for no in peers {
-            self.dispatch_all(no);
-            for delivery in self.peer(no).inbox.clone() {
-                if self.deliveries.get(&delivery).is_some_and(|d| !d.tries.is_empty()) {
-                    unconfirmed += 1;
-                    self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
-                }
-            }
+        if let Some(ask_id) = dialog {
+            self.declined(&peers, &ask_id, "its user did not allow it at the permission dialog");
         }
-        Ok(Some(Answer::Hooked { unconfirmed }))
+        let remind = self.turn_news(hook, &peers, was_busy);
+        Ok(Some(Answer::Hooked { unconfirmed: self.recheck(&peers), remind }))
     }
 
-    /// A waiter offers itself. One a session: it replaces the one before.
-    pub(super) fn wait(&mut self, conn: ConnId, id: u64, claude: String) -> Reply {
-        if self.conns.get(&conn).is_none_or(|c| c.peer.is_some() || c.waiter.is_some()) {
+    /// What a hook means for the asks of its session. Returns the asks to remind of.
+    fn turn_news(&mut self, hook: &Hook, peers: &[PeerNo], was_busy: bool) -> Vec<DebtLine> {
+        let Hook { event, turn, ask_id, reason, .. } = hook;
+        match (event, turn) {
+            // A prompt in the middle of a turn has the turn's identifier, and other hooks may refuse it alone.
+            (HookEvent::Prompt, Some(turn)) if !was_busy => self.turn_began(peers, turn),
+            (HookEvent::Stop | HookEvent::StopAgain, Some(turn)) => self.confirm_turn(peers, turn),
+            _ => {}
+        }
+        match event {
+            HookEvent::Stop => return self.turn_ended(peers, false),
+            HookEvent::StopAgain => return self.turn_ended(peers, true),
+            HookEvent::Failed => self.turn_failed(peers, reason.as_deref()),
+            HookEvent::Denied => {
+                let reason = reason.as_deref().unwrap_or("its permission mode");
+                ask_id.iter().for_each(|id| self.declined(peers, id, reason));
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    fn session_over(&mut self, claude: &str, peers: &[PeerNo]) {
+        for no in peers {
+            if self.peers.get(no).is_some_and(|p| p.conn.is_none()) {
+                self.gone(*no);
+            }
+        }
+        self.forget_session(claude);
+    }
+
+    /// Sends what waits, and returns how many pushes lack a receipt.
+    fn recheck(&mut self, peers: &[PeerNo]) -> usize {
+        let mut unconfirmed = 0;
+        for no in peers {
+            self.dispatch_all(*no);
+            for delivery in self.peer(*no).inbox.clone() {
+                if self.deliveries.get(&delivery).is_some_and(|d| !d.attempts.is_empty()) {
+                    unconfirmed += 1;
+                    self.arm(self.now + self.limits.confirm, Timer::Confirm(delivery));
+                }
+            }
+        }
+        unconfirmed
+    }
+
+    /// A waiter offers itself. A session has one: it replaces the one before.
+    pub(super) fn wait(&mut self, conn: ConnId, id: u64, claude: String, process: String) -> Reply {
+        if self.roles.contains_key(&conn) {
             return Err(fault(Code::BadMsg, "this connection is a peer or a waiter already"));
         }
+        if process.is_empty() || process.len() > MAX_KEY {
+            return Err(fault(Code::BadMsg, "`process` is empty or too long"));
+        }
+        let now = self.now;
         let session = self.session(&claude)?;
         session.hooked = true;
         let old = session.waiter.replace(conn);
-        if let Some(c) = self.conns.get_mut(&conn) {
-            c.waiter = Some(claude.clone());
+        session.waiter_load = 0;
+        if old.is_none() {
+            session.waiting_since = now;
         }
+        let role = Role::Waiter { claude: claude.clone(), process: process.clone() };
+        self.roles.insert(conn, role);
         self.answer(conn, id, Ok(Answer::Done));
         if let Some(old) = old.filter(|old| !self.is_handing_over(*old, &claude)) {
             self.dismiss(old);
         }
         let peers = self.peers_of(&claude);
         for no in &peers {
+            self.undoubt(*no, &process);
             self.dispatch_all(*no);
         }
         if !peers.is_empty() {
@@ -118,18 +201,28 @@ impl Router {
         Ok(None)
     }
 
+    /// A waiter that comes back has not handed over what it was sent on an earlier connection: it would have exited.
+    fn undoubt(&mut self, peer: PeerNo, process: &str) {
+        for no in self.peer(peer).inbox.clone() {
+            let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
+            if last.is_some_and(|a| a.in_doubt && a.waiter.as_deref() == Some(process)) {
+                self.forget_attempt(no);
+            }
+        }
+    }
+
     fn dismiss(&mut self, waiter: ConnId) {
         self.send(waiter, ToClient::Dismissed);
         self.close(waiter);
     }
 
-    /// Whether a waiter has been told of a text and has not said that it was handed over. It must not be cut off: it may
-    /// be about to print it, and another way would bring it twice.
+    /// Whether a waiter has been sent a text and has not reported that it handed it over. It must not be cut off: it may be
+    /// about to print it, and another path would bring it twice.
     fn is_handing_over(&self, waiter: ConnId, claude: &str) -> bool {
         let inboxes =
             self.sessions.get(claude).into_iter().flat_map(|s| &s.peers).map(|no| &self.peer(*no).inbox);
         let deliveries = inboxes.flatten().filter_map(|no| self.deliveries.get(no));
-        deliveries.flat_map(|d| &d.tries).any(|t| t.conn == waiter && t.stage == Stage::Sent)
+        deliveries.flat_map(|d| &d.attempts).any(|a| a.conn == waiter && a.stage == Stage::Sent)
     }
 
     /// A waiter woke the session: it is in a turn, and no hook says so.
@@ -142,13 +235,19 @@ impl Router {
         }
     }
 
+    /// The connection of a waiter is gone, and perhaps the waiter. What it was sent and did not report is in doubt.
     pub(super) fn waiter_left(&mut self, conn: ConnId, claude: &str) {
         let Some(session) = self.sessions.get_mut(claude) else { return };
         if session.waiter == Some(conn) {
             session.waiter = None;
         }
-        for no in self.peers_of(claude) {
-            self.recall_from_waiter(no, conn);
+        for peer in self.peers_of(claude) {
+            for no in self.peer(peer).inbox.clone() {
+                let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
+                if last.is_some_and(|a| a.conn == conn && a.stage == Stage::Sent) {
+                    self.put_in_doubt(no);
+                }
+            }
         }
     }
 
@@ -175,13 +274,28 @@ impl Router {
         }
     }
 
-    pub(super) fn waiter_of(&self, no: PeerNo) -> Option<ConnId> {
-        self.session_of(no).and_then(|s| s.waiter)
+    /// The waiter that a text of `size` bytes may go to. A text that is too large by itself goes alone.
+    pub(super) fn waiter_for(&self, no: PeerNo, size: usize) -> Option<ConnId> {
+        let session = self.session_of(no)?;
+        let has_room = session.waiter_load == 0 || session.waiter_load + size <= MAX_WAITER_LOAD;
+        session.waiter.filter(|_| has_room)
     }
 
-    pub(super) fn is_hooked(&self, no: PeerNo) -> bool {
-        // A peer that is its own reader confirms by itself.
-        self.session_of(no).is_some_and(|s| s.hooked) || self.peer(no).who.paths == [Path::Socket]
+    pub(super) fn load_waiter(&mut self, no: PeerNo, size: usize) {
+        let Some(claude) = self.peer(no).who.claude.clone() else { return };
+        if let Some(session) = self.sessions.get_mut(&claude) {
+            session.waiter_load += size;
+        }
+    }
+
+    /// Whether a waiter has read the session's transcript since `at` or longer.
+    pub(super) fn is_watched(&self, no: PeerNo, at: Ms) -> bool {
+        self.session_of(no).is_some_and(|s| s.waiter.is_some() && s.waiting_since <= at)
+    }
+
+    /// Whether pushes to this peer can be confirmed: hooks run in its session, or it reads its own connection.
+    pub(super) fn sends_receipts(&self, no: PeerNo) -> bool {
+        self.session_of(no).is_some_and(|s| s.hooked) || self.peer(no).who.kind != PeerKind::Session
     }
 
     pub(super) fn activity_of(&self, no: PeerNo) -> (Activity, Ms) {
@@ -233,11 +347,9 @@ impl Router {
 
     /// Ties a peer to its process.
     pub(super) fn tie(&mut self, no: PeerNo) {
-        let who = &self.peer(no).who;
-        let (Some(claude), hooked) = (who.claude.clone(), who.hooked) else { return };
+        let Some(claude) = self.peer(no).who.claude.clone() else { return };
         if let Ok(session) = self.session(&claude) {
             session.peers.push(no);
-            session.hooked |= hooked;
         }
     }
 
@@ -265,7 +377,7 @@ impl Router {
     }
 
     /// The entry for a process, new if need be.
-    fn session(&mut self, claude: &str) -> Result<&mut Session, super::Fault> {
+    fn session(&mut self, claude: &str) -> Result<&mut Session, Fault> {
         if claude.is_empty() || claude.len() > MAX_KEY {
             return Err(fault(Code::BadMsg, "`claude` is empty or too long"));
         }

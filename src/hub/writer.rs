@@ -11,13 +11,15 @@ use std::thread;
 use crossbeam_channel::{Sender, unbounded};
 
 /// The most bytes that wait to be written to one connection.
-const MAX_QUEUE: usize = 4 << 20;
+const MAX_QUEUE: usize = 16 << 20;
 
 /// See the module.
 pub struct Writer {
     pub stream: Arc<UnixStream>,
     /// Lines that go out together when the inputs that are there have been routed.
-    pub fresh: Vec<u8>,
+    pub unwritten: Vec<u8>,
+    /// Whether the connection is closed when all is written.
+    pub closing: bool,
     /// For a peer that once did not take everything at once.
     pub backlog: Option<Backlog>,
 }
@@ -31,7 +33,7 @@ pub struct Backlog {
 
 impl Writer {
     pub fn new(stream: Arc<UnixStream>) -> Self {
-        Writer { stream, fresh: Vec::new(), backlog: None }
+        Writer { stream, unwritten: Vec::new(), closing: false, backlog: None }
     }
 
     /// Bytes that wait in the backlog.
@@ -44,7 +46,7 @@ impl Writer {
     /// # Errors
     /// The connection is lost, or (`OutOfMemory`) the backlog is full.
     pub fn write(&mut self) -> io::Result<()> {
-        let mut lines = std::mem::take(&mut self.fresh);
+        let mut lines = std::mem::take(&mut self.unwritten);
         let queued = self.queued();
         if queued == 0 && !lines.is_empty() {
             match write_now(&self.stream, &lines) {

@@ -1,15 +1,20 @@
-//! Who is there: registration, names, and leaving.
+//! Registered peers: registration, names, and leaving.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer, fault};
+use serde::{Deserialize, Serialize};
+
+use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
-use crate::wire::{Activity, Answer, Code, MAX_LABEL, Path, PeerKind, What, Who};
+use crate::wire::{Activity, Answer, Code, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, fault};
 
 /// The most old names of others that a peer may still use.
 const MAX_ALIASES: usize = 64;
+/// The most asks of an earlier epoch that a registration may name.
+const MAX_LOST: usize = 1_024;
 
 /// Anything registered, and what the router keeps for it.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Peer {
     /// As it registered, but with the name that it has.
     pub who: Who,
@@ -17,19 +22,18 @@ pub(super) struct Peer {
     pub conn: Option<ConnId>,
     /// The newest connection that it registered on.
     newest: ConnId,
-    /// Until when it may.
+    /// Until when it may come back.
     pub grace: Option<Ms>,
     pub since: Ms,
-    /// Stands for a peer that others remember and that has not come back to this hub yet.
-    pub ghost: bool,
     /// Paths by which a push was confirmed.
     pub proven: Vec<Path>,
     /// When one was last.
     pub confirmed_at: Option<Ms>,
     /// Paths that swallowed a push.
     pub dead: Vec<Path>,
-    /// When its session's inbox has taken in all that it was given, by [`Limits::inbox_every`](super::Limits).
-    pub inbox_empty: Ms,
+    /// When its session's inbox has taken in all that it was given, at one text per
+    /// [`Limits::inbox_every`](super::Limits).
+    pub inbox_empty_at: Ms,
     /// Texts on their way to it, oldest first.
     pub inbox: BTreeSet<DeliveryNo>,
     /// Asks by it that are open.
@@ -37,12 +41,12 @@ pub(super) struct Peer {
     /// Asks to it that are open.
     pub owes: BTreeSet<Id>,
     pub broadcasts: BTreeSet<Id>,
-    /// Whom it asked or was asked by, at any time.
+    /// Peers that it asked or that asked it, at any time.
     met: BTreeSet<PeerNo>,
     /// Old names of those it met, oldest first.
     aliases: VecDeque<(String, PeerNo)>,
     /// When the current minute of asks to a peer began, and how many there were.
-    rate: HashMap<PeerNo, (Ms, u32)>,
+    rate: BTreeMap<PeerNo, (Ms, u32)>,
 }
 
 impl Peer {
@@ -53,29 +57,29 @@ impl Peer {
             newest: 0,
             grace: None,
             since,
-            ghost: false,
             proven: Vec::new(),
             confirmed_at: None,
             dead: Vec::new(),
-            inbox_empty: 0,
+            inbox_empty_at: 0,
             inbox: BTreeSet::new(),
             asked: BTreeSet::new(),
             owes: BTreeSet::new(),
             broadcasts: BTreeSet::new(),
             met: BTreeSet::new(),
             aliases: VecDeque::new(),
-            rate: HashMap::new(),
+            rate: BTreeMap::new(),
         }
     }
 }
 
 impl Router {
-    pub(super) fn register(&mut self, conn: ConnId, id: u64, who: Who) -> Reply {
-        if self.me(conn).is_ok() {
-            return Err(fault(Code::AlreadyRegistered, "this connection has registered already"));
-        }
-        if self.conns.get(&conn).is_some_and(|c| c.waiter.is_some()) {
-            return Err(fault(Code::BadMsg, "a waiter cannot register"));
+    pub(super) fn register(&mut self, conn: ConnId, id: u64, who: Who, lost: Vec<LostAsk>) -> Reply {
+        match self.roles.get(&conn) {
+            Some(Role::Peer(_)) => {
+                return Err(fault(Code::AlreadyRegistered, "this connection has registered already"));
+            }
+            Some(Role::Waiter { .. }) => return Err(fault(Code::BadMsg, "a waiter cannot register")),
+            None => {}
         }
         check(&who)?;
         let known = self.by_identity.get(&who.peer).copied();
@@ -86,17 +90,14 @@ impl Router {
             self.close(conn);
             return Ok(None);
         }
+        let fresh = who.fresh;
         let no = match known {
             Some(no) => self.come_back(no, who)?,
             None => self.join(who)?,
         };
-        if let Some(c) = self.conns.get_mut(&conn) {
-            c.peer = Some(no);
-        }
-        let held = self.take_held(conn);
-        let (now, peer) = (self.now, self.peer_mut(no));
-        let ghost = std::mem::replace(&mut peer.ghost, false);
-        let old = peer.conn.replace(conn);
+        self.roles.insert(conn, Role::Peer(no));
+        let peer = self.peer_mut(no);
+        let (old, before) = (peer.conn.replace(conn), peer.newest);
         peer.newest = conn;
         peer.dead.clear();
         if let Some(at) = peer.grace.take() {
@@ -104,28 +105,29 @@ impl Router {
         }
         if let Some(old) = old {
             // The same session again: the old connection is half open, or its process is on its way out.
-            if let Some(c) = self.conns.get_mut(&old) {
-                c.peer = None;
-            }
+            self.roles.remove(&old);
             self.close(old);
         }
         let name = self.peer(no).who.name.clone();
-        if known.is_none() || ghost {
-            self.peer_mut(no).since = now;
+        if known.is_none() {
             let joined = name.clone();
-            self.happened(What::Joined, |e| e.from = joined);
+            self.report(What::Joined, |e| e.from = joined);
         }
         self.tie(no);
-        // The answer goes out before what the commit sets in motion, and without `waiting`, which has a path again.
-        let answer = Answer::Registered { name };
-        self.send(conn, crate::wire::ToClient::Ok { id, answer, waiting: Vec::new() });
-        self.commit(no, held, known.is_some() && !ghost);
+        // The answer goes out before what the registration sets in motion, and without `waiting`: there are paths again.
+        let peer = self.peer(no);
+        let open = peer.asked.iter().chain(&peer.broadcasts).map(|id| id.to_string()).collect();
+        let answer = Answer::Registered { name, open };
+        self.send(conn, ToClient::Ok { id, answer, waiting: Vec::new() });
+        self.settle_sent(no, before, conn, fresh);
+        lost.into_iter().take(MAX_LOST).for_each(|lost| self.fail_lost(no, lost));
+        self.dispatch_all(no);
         Ok(None)
     }
 
     /// A new peer.
-    fn join(&mut self, mut who: Who) -> Result<PeerNo, super::Fault> {
-        if !who.secret.is_empty() && self.peers.values().filter(|p| !p.ghost).count() >= self.limits.peers {
+    fn join(&mut self, mut who: Who) -> Result<PeerNo, Fault> {
+        if self.peers.len() >= self.limits.peers {
             let most = self.limits.peers;
             return Err(fault(
                 Code::Overloaded,
@@ -141,62 +143,24 @@ impl Router {
         Ok(no)
     }
 
-    /// Stands in for a peer that `identity` and `name` are remembered of, until it comes back or the grace is over.
-    pub(super) fn ghost(&mut self, identity: &str, name: &str) -> Option<PeerNo> {
-        if let Some(no) = self.by_identity.get(identity) {
-            return Some(*no);
-        }
-        if self.peers.values().filter(|p| p.ghost).count() >= self.limits.peers {
-            return None;
-        }
-        let who = Who {
-            name: name.to_owned(),
-            exact: false,
-            kind: PeerKind::Session,
-            peer: identity.to_owned(),
-            secret: String::new(),
-            cwd: String::new(),
-            repo: None,
-            branch: None,
-            pid: 0,
-            claude: None,
-            paths: Vec::new(),
-            listens: false,
-            fresh: false,
-            hooked: false,
-        };
-        let no = self.join(who).ok()?;
-        let at = self.now + self.limits.grace;
-        let peer = self.peer_mut(no);
-        peer.ghost = true;
-        peer.grace = Some(at);
-        self.arm(at, Timer::Grace(no));
-        Some(no)
-    }
-
-    /// A peer that the hub knows registers again: another process of the same session, or another connection.
-    fn come_back(&mut self, no: PeerNo, mut who: Who) -> Result<PeerNo, super::Fault> {
+    /// A peer that the hub knows registers again: another process of the same session, or another connection. It keeps its
+    /// name.
+    fn come_back(&mut self, no: PeerNo, mut who: Who) -> Result<PeerNo, Fault> {
         let peer = self.peer(no);
-        if !peer.ghost && peer.who.secret != who.secret {
+        if peer.who.secret != who.secret {
             return Err(fault(
                 Code::NameTaken,
                 "this identity belongs to a session that is known by another secret",
             ));
         }
-        let old = peer.who.name.clone();
-        // A live hub knows the name best; a hub that forgot takes the one that the peer brings.
-        who.name = if peer.ghost { self.pick_name(&who.name, false, Some(no))? } else { old.clone() };
-        if who.name != old {
-            self.by_name.remove(&old);
-            self.by_name.insert(who.name.clone(), no);
-        }
+        who.name.clone_from(&peer.who.name);
         self.untie(no);
         self.peer_mut(no).who = who;
         Ok(no)
     }
 
     /// The slug of `wanted`, or one like it, that nobody but `own` has.
-    fn pick_name(&self, wanted: &str, exact: bool, own: Option<PeerNo>) -> Result<String, super::Fault> {
+    fn pick_name(&self, wanted: &str, exact: bool, own: Option<PeerNo>) -> Result<String, Fault> {
         let taken = |n: &str| self.by_name.get(n).is_some_and(|holder| Some(*holder) != own);
         let slug = name::slug(wanted);
         if exact && taken(&slug) {
@@ -224,7 +188,7 @@ impl Router {
             self.by_name.insert(new.clone(), no);
             self.remember_old_name(no, &old);
             let (from, to) = (old, new.clone());
-            self.happened(What::Renamed, |e| {
+            self.report(What::Renamed, |e| {
                 e.from = from;
                 e.to = Some(to);
             });
@@ -232,7 +196,7 @@ impl Router {
         Ok(Some(Answer::Renamed { name: new }))
     }
 
-    /// Whoever had to do with `no` may go on calling it `old`.
+    /// Peers that met `no` may go on calling it `old`.
     fn remember_old_name(&mut self, no: PeerNo, old: &str) {
         let met: Vec<PeerNo> = self.peer(no).met.iter().copied().collect();
         for other in met {
@@ -251,7 +215,7 @@ impl Router {
     }
 
     /// The peer that `me` calls `wanted`.
-    pub(super) fn find(&self, me: PeerNo, wanted: &str) -> Result<PeerNo, super::Fault> {
+    pub(super) fn find(&self, me: PeerNo, wanted: &str) -> Result<PeerNo, Fault> {
         let slug = name::slug(wanted);
         let alias = || {
             let aliases = &self.peer(me).aliases;
@@ -264,14 +228,17 @@ impl Router {
         let near = name::nearest(wanted, names);
         let hint = match near.as_slice() {
             [] if self.peers.len() < 2 => "no other peer is registered".to_owned(),
-            [] => "relay_peers lists who is there".to_owned(),
-            near => format!("the nearest names are {}; relay_peers lists all", near.join(", ")),
+            [] => "relay_peers lists the peers".to_owned(),
+            near => {
+                let near: Vec<String> = near.iter().map(|n| format!("\"{n}\"")).collect();
+                format!("did you mean {}? relay_peers lists all", near.join(" or "))
+            }
         };
-        Err(fault(Code::PeerNotFound, format!("nobody is called \"{slug}\"; {hint}")))
+        Err(fault(Code::PeerNotFound, format!("no peer named \"{slug}\"; {hint}")))
     }
 
     /// Counts one more ask from `me` to `to`, if the rate allows it.
-    pub(super) fn within_rate(&mut self, me: PeerNo, to: PeerNo) -> Result<(), super::Fault> {
+    pub(super) fn within_rate(&mut self, me: PeerNo, to: PeerNo) -> Result<(), Fault> {
         let (now, most) = (self.now, self.limits.asks_per_minute);
         let (start, count) = self.peer_mut(me).rate.entry(to).or_insert((now, 0));
         if now - *start >= 60_000 {
@@ -297,7 +264,7 @@ impl Router {
         branch: Option<String>,
         paths: Option<Vec<Path>>,
     ) {
-        let Ok(no) = self.me(conn) else {
+        let Some(no) = self.peer_on(conn) else {
             return self.refuse(conn, "activity comes after register");
         };
         let peer = self.peer_mut(no);
@@ -330,12 +297,10 @@ impl Router {
 
     /// A goodbye is final, unless hooks tell that the session lives on (its channel is being reloaded).
     pub(super) fn bye(&mut self, conn: ConnId) {
-        if let Ok(no) = self.me(conn)
+        if let Some(no) = self.peer_on(conn)
             && !self.lives_on(no)
         {
-            if let Some(c) = self.conns.get_mut(&conn) {
-                c.peer = None;
-            }
+            self.roles.remove(&conn);
             self.gone(no);
         }
         self.close(conn);
@@ -349,18 +314,17 @@ impl Router {
 
     /// The peer is gone for good: what it owed fails, what it asked is dropped.
     pub(super) fn gone(&mut self, no: PeerNo) {
-        self.forget_rival(no);
-        for id in self.peer(no).owes.iter().cloned().collect::<Vec<_>>() {
+        for id in self.peer(no).owes.clone() {
             self.fail(&id, Code::PeerGone);
         }
-        for id in self.peer(no).asked.iter().cloned().collect::<Vec<_>>() {
+        for all in self.peer(no).broadcasts.clone() {
+            self.drop_broadcast(&all);
+        }
+        for id in self.peer(no).asked.clone() {
             self.drop_ask(&id);
         }
         for delivery in self.peer(no).inbox.clone() {
             self.undeliverable(delivery);
-        }
-        for all in self.peer(no).broadcasts.iter().cloned().collect::<Vec<_>>() {
-            self.bury_broadcast(&all, no, false);
         }
         self.untie(no);
         let Some(peer) = self.peers.remove(&no) else { return };
@@ -370,9 +334,7 @@ impl Router {
         if let Some(at) = peer.grace {
             self.disarm(at, Timer::Grace(no));
         }
-        for id in &peer.broadcasts {
-            self.broadcasts.remove(id);
-        }
+        self.timers.retain(|(_, timer)| *timer != Timer::InboxRoom(no));
         self.by_name.remove(&peer.who.name);
         self.by_identity.remove(&peer.who.peer);
         for other in &peer.met {
@@ -382,9 +344,7 @@ impl Router {
                 other.rate.remove(&no);
             }
         }
-        if !peer.ghost {
-            self.happened(What::Left, |e| e.from = peer.who.name);
-        }
+        self.report(What::Left, |e| e.from = peer.who.name);
         if self.peers.is_empty() {
             self.empty_since = Some(self.now);
             self.arm(self.now + self.limits.idle_exit, Timer::Idle);
@@ -402,7 +362,7 @@ impl Router {
 }
 
 /// Whether what a peer says of itself can be kept.
-fn check(who: &Who) -> Result<(), super::Fault> {
+fn check(who: &Who) -> Result<(), Fault> {
     let bad = |what: &str| Err(fault(Code::BadMsg, format!("`who.{what}` is empty or too long")));
     let sized = |s: &str, most: usize| (1..=most).contains(&s.len());
     if !sized(&who.name, MAX_LABEL) {

@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::json;
-use crate::router::{MAX_TIMEOUT, fault};
-use crate::wire::{Activity, Answer, Code, Fault, MAX_TEXT, PeerKind, PeerLine, Roster, Scope, State, ToHub};
+use crate::wire::{
+    Activity, Answer, Code, Fault, MAX_TEXT, MAX_TIMEOUT_MS, PeerKind, PeerLine, Roster, Scope, State, ToHub,
+    fault,
+};
 
 /// Seconds until an ask ends in `timeout` when the caller does not say.
 pub const TIMEOUT_S: u64 = 600;
@@ -40,7 +41,7 @@ pub fn parse(
         Ok(match name {
             "relay_ask" => {
                 let (to, text, timeout_ms) = (args.label("to")?, args.text("question")?, args.timeout_ms()?);
-                ToHub::Ask { id, ask_id: new_id("ask_")?, to, text, timeout_ms }
+                ToHub::Ask { id, ask_id: new_id("ask_")?, to, text, timeout_ms, thread: None }
             }
             "relay_reply" => ToHub::Reply { id, ask_id: args.label("ask_id")?, text: args.text("answer")? },
             "relay_broadcast" => {
@@ -84,7 +85,7 @@ impl Args {
                 bad(format!("`{name}` is empty; say something"))
             }
             Some(Value::String(text)) if text.len() > MAX_TEXT => bad(format!(
-                "`{name}` has {} bytes, and {MAX_TEXT} (64 KiB) is the limit; shorten it or name a file to read",
+                "`{name}` has {} bytes, and {MAX_TEXT} (512 KiB) is the limit; shorten it or name a file to read",
                 text.len()
             )),
             Some(Value::String(text)) => Ok(text),
@@ -102,7 +103,7 @@ impl Args {
     }
 
     fn timeout_ms(&mut self) -> Result<u64, Fault> {
-        let most = MAX_TIMEOUT / 1000;
+        let most = MAX_TIMEOUT_MS / 1000;
         match self.0.remove("timeout_s") {
             None | Some(Value::Null) => Ok(TIMEOUT_S * 1000),
             Some(Value::Number(n)) => match n.as_u64() {
@@ -118,7 +119,7 @@ impl Args {
             None | Some(Value::Null) => Ok(Scope::Machine),
             Some(value) => value
                 .as_str()
-                .and_then(Scope::named)
+                .and_then(|_| serde_json::from_value(value.clone()).ok())
                 .map_or_else(|| bad("`scope` is none of \"machine\", \"repo\", \"directory\"".into()), Ok),
         }
     }
@@ -138,7 +139,7 @@ fn kind(value: &Value) -> &'static str {
 /// What the model reads, and the same for programs. `None` for an answer that no tool gives.
 pub fn render(answer: &Answer) -> Option<(String, Value)> {
     Some(match answer {
-        Answer::Peers(roster) => (describe(roster), json::fields(roster).into()),
+        Answer::Peers(roster) => (describe(roster), json!(roster)),
         Answer::Asked { ask_id, to, state, .. } => {
             let far = match state {
                 State::Queued => "The relay has it; it is handed over as soon as that session can take it.",
@@ -264,7 +265,7 @@ mod tests {
             ("relay_ask", json!({"to": "b"}), "`question` is missing"),
             ("relay_ask", json!({"to": 5, "question": "?"}), "`to` is a number"),
             ("relay_ask", json!({"to": "b", "question": " \n"}), "`question` is empty"),
-            ("relay_ask", json!({"to": "b", "question": long}), "`question` has 65537 bytes"),
+            ("relay_ask", json!({"to": "b", "question": long}), "`question` has 524289 bytes"),
             ("relay_ask", json!({"to": "b", "question": "?", "timeout_s": 0}), "`timeout_s` is 0"),
             ("relay_ask", json!({"to": "b", "question": "?", "timeout_s": 1.5}), "`timeout_s` is 1.5"),
             ("relay_ask", json!({"to": "b", "question": "?", "timeout_s": "9"}), "`timeout_s` is a string"),
@@ -300,7 +301,7 @@ mod tests {
             assert!(tool["description"].as_str().is_some_and(|d| d.len() <= 2048));
             assert_eq!(tool["annotations"]["readOnlyHint"], json!(tool["name"] == "relay_peers"));
             let timeout = &tool["inputSchema"]["properties"]["timeout_s"];
-            let limits = [json!(MAX_TIMEOUT / 1000), Value::Null];
+            let limits = [json!(MAX_TIMEOUT_MS / 1000), Value::Null];
             assert!(limits.contains(&timeout["maximum"]), "{timeout}");
         }
     }

@@ -1,0 +1,108 @@
+//! The identity of a session, kept in a file for the next channel of the same session: who it is to the hub, and the secret
+//! that proves it. Nothing else of a session is on disk.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::token::Tokens;
+
+/// The largest file that is read, in bytes.
+const MAX_FILE: u64 = 4096;
+
+/// See the module.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// Public.
+    pub peer: String,
+    pub secret: String,
+}
+
+impl Identity {
+    /// A new one.
+    ///
+    /// # Errors
+    /// No random numbers can be had.
+    pub fn new(tokens: &mut Tokens) -> io::Result<Identity> {
+        Ok(Identity { peer: tokens.id("p")?, secret: tokens.secret()? })
+    }
+
+    /// The identity in the file at `path`, or a new one that is kept there. Where another channel of the session has the
+    /// file, or it can't be used, the identity is new and not kept. The file is locked for as long as it is open.
+    ///
+    /// # Errors
+    /// No random numbers can be had.
+    pub fn open(path: &Path, tokens: &mut Tokens) -> io::Result<(Identity, Option<File>)> {
+        let Some(mut file) = lock(path) else { return Ok((Identity::new(tokens)?, None)) };
+        let mut text = Vec::new();
+        let read = Read::take(&mut file, MAX_FILE).read_to_end(&mut text);
+        let known = read.ok().and_then(|_| serde_json::from_slice::<Identity>(&text).ok());
+        if let Some(identity) = known.filter(Identity::is_plausible) {
+            return Ok((identity, Some(file)));
+        }
+        let identity = Identity::new(tokens)?;
+        let mut text = serde_json::to_vec(&identity)?;
+        text.push(b'\n');
+        // What can't be written (a full disk) is missed only by the next channel of this session.
+        let _ = file.set_len(0).and_then(|()| file.write_all(&text));
+        Ok((identity, Some(file)))
+    }
+
+    fn is_plausible(&self) -> bool {
+        let plain = |s: &str| (8..=64).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric());
+        plain(&self.peer) && plain(&self.secret)
+    }
+}
+
+/// The file, new if need be, locked; `None` if another process has it or it can't be used.
+fn lock(path: &Path) -> Option<File> {
+    if fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) {
+        return None; // opening it might wait without end
+    }
+    let mut options = OpenOptions::new();
+    let file = options.read(true).append(true).create(true).mode(0o600).open(path).ok()?;
+    // A sweep may have removed it meanwhile.
+    let is_same = |file: &File| Some(file.metadata().ok()?.ino() == fs::metadata(path).ok()?.ino());
+    (file.try_lock().is_ok() && is_same(&file) == Some(true)).then_some(file)
+}
+
+/// Removes the files of sessions whose process is gone. `is_alive` tells whether the process of that name may live.
+pub fn sweep(dir: &Path, is_alive: impl Fn(&str) -> bool) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default();
+        let is_file = fs::symlink_metadata(&path).is_ok_and(|m| m.is_file());
+        if is_file && !is_alive(name) && File::open(&path).is_ok_and(|f| f.try_lock().is_ok()) {
+            let _ = fs::remove_file(path); // another channel sweeps too
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_channel_of_a_session_has_its_identity_and_a_second_one_has_not() {
+        let path = std::env::temp_dir().join(format!("relay-identity-{}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        let mut tokens = Tokens::new().expect("random numbers");
+        let (first, file) = Identity::open(&path, &mut tokens).expect("random numbers");
+        let (second, none) = Identity::open(&path, &mut tokens).expect("random numbers");
+        assert!(none.is_none() && second.peer != first.peer);
+        drop(file);
+        let (again, file) = Identity::open(&path, &mut tokens).expect("random numbers");
+        assert_eq!((again.peer, again.secret), (first.peer.clone(), first.secret));
+        drop(file);
+        for broken in ["", "{", "{\"peer\":\"../../x\",\"secret\":\"\"}"] {
+            fs::write(&path, broken).expect("written");
+            let (other, file) = Identity::open(&path, &mut tokens).expect("random numbers");
+            assert!(file.is_some() && other.peer != first.peer, "{broken}");
+        }
+        sweep(&std::env::temp_dir().join("no such directory"), |_| false);
+        fs::remove_file(path).expect("removed");
+    }
+}

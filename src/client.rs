@@ -1,0 +1,394 @@
+//! A registered connection that comes back: what channels, `relay ask` and `relay join` are to the hub.
+//!
+//! The hub keeps the state; a client keeps what it needs to pick up where it was after its connection was lost: its
+//! identity and secret, requests that have no answer (each is sent again under the same ids: all are idempotent), the
+//! identifiers of its last pushes (a push that comes again is confirmed again and not made again), and the ids of its open
+//! asks. If it comes back to another epoch, the hub's state was lost: the client has the hub end its open asks.
+//!
+//! Every request ends: with the hub's answer, or in `hub_unreachable` after [`CONNECT`] without a hub or [`ANSWER`] in all,
+//! counted from the call and never extended. One whose hub died under it twice is not sent a third time. An ask that is
+//! given up is taken back with `withdraw`.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Instant;
+
+use crate::link::{ANSWER, CONNECT, FromHub, Sender, unreachable};
+use crate::token::Tokens;
+use crate::wire::{
+    Answer, Code, Fault, Kind, LostAsk, Note, Parcel, Path, Receipts, State, ToClient, ToHub, Who,
+};
+
+/// How many pushes are remembered.
+const MAX_PUSHES: usize = 1024;
+/// The request by which a client registers.
+const REGISTER: u64 = 0;
+
+/// What a client learns.
+#[derive(Debug)]
+pub enum Event {
+    Registered {
+        name: String,
+    },
+    /// The hub won't have this client.
+    Refused(Fault),
+    /// A request has ended. What waited for the session comes with it.
+    Ended {
+        id: u64,
+        request: ToHub,
+        result: Result<Answer, Fault>,
+        waiting: Vec<Parcel>,
+    },
+    /// To be pushed, and reported by [`Client::pushed`] or [`Client::seen`].
+    Push(Parcel),
+    /// How far an ask or broadcast of this client got.
+    State {
+        ask_id: String,
+        state: State,
+        path: Option<Path>,
+        code: Option<Code>,
+        note: Option<Note>,
+        detail: Option<String>,
+    },
+    /// An ask to this client has ended without its answer.
+    Over {
+        ask_id: String,
+        code: Code,
+    },
+    /// The hub went away; [`keep`](crate::link::keep) looks for another.
+    Lost(Fault),
+}
+
+/// A request that has no answer.
+struct Request {
+    message: ToHub,
+    called: Instant,
+    /// Whether the hub of the present connection has it.
+    sent: bool,
+    /// How many hubs died with it.
+    deaths: u32,
+}
+
+/// How a push went.
+#[derive(Debug, Clone, PartialEq)]
+enum Outcome {
+    UnderWay,
+    Pushed(Option<String>),
+    Seen,
+}
+
+/// See the module.
+pub struct Client {
+    tokens: Tokens,
+    pub who: Who,
+    sender: Option<Sender>,
+    registered: bool,
+    /// The epoch of the last registration, and that of the present connection.
+    epoch: Option<String>,
+    next_epoch: String,
+    /// Why there is no hub.
+    away: Fault,
+    next_id: u64,
+    requests: BTreeMap<u64, Request>,
+    pushes: HashMap<String, Outcome>,
+    /// The same identifiers, oldest first.
+    push_order: VecDeque<String>,
+    /// Open asks and broadcasts by id, with who was asked.
+    open: BTreeMap<String, String>,
+}
+
+impl Client {
+    /// A client that registers as `who` on each connection that [`handle`](Self::handle) is given. Until then `away` tells
+    /// why there is no hub.
+    pub fn new(tokens: Tokens, who: Who, away: Fault) -> Client {
+        Client {
+            tokens,
+            who,
+            sender: None,
+            registered: false,
+            epoch: None,
+            next_epoch: String::new(),
+            away,
+            next_id: REGISTER,
+            requests: BTreeMap::new(),
+            pushes: HashMap::new(),
+            push_order: VecDeque::new(),
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// An id that is never given twice.
+    ///
+    /// # Errors
+    /// No random numbers can be had.
+    pub fn new_id(&mut self, prefix: &str) -> Result<String, Fault> {
+        self.tokens.id(prefix).map_err(|e| unreachable(format!("cannot read /dev/urandom: {e}")))
+    }
+
+    pub fn is_registered(&self) -> bool {
+        self.registered
+    }
+
+    /// Whether there is a connection, registered or not.
+    pub fn is_connected(&self) -> bool {
+        self.sender.is_some()
+    }
+
+    /// Whether a request has no answer yet.
+    pub fn is_waiting(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
+    /// Files a request, which is sent as soon as the client is registered, and returns its id.
+    pub fn request(&mut self, make: impl FnOnce(u64) -> ToHub) -> u64 {
+        self.next_id += 1;
+        let (id, called) = (self.next_id, Instant::now());
+        self.requests.insert(id, Request { message: make(id), called, sent: false, deaths: 0 });
+        self.send_requests();
+        id
+    }
+
+    /// Sends what needs no answer, if there is a hub.
+    pub fn send(&mut self, message: &ToHub) {
+        if let Some(sender) = &self.sender
+            && sender.send(message).is_err()
+        {
+            sender.close(); // its reader sees the end
+        }
+    }
+
+    /// Reports that a push was made, or why not.
+    pub fn pushed(&mut self, push: &str, error: Option<String>) {
+        self.pushes.insert(push.to_owned(), Outcome::Pushed(error.clone()));
+        self.send(&ToHub::Pushed { push: push.to_owned(), error });
+    }
+
+    /// Reports that the recipient has seen what was pushed.
+    pub fn seen(&mut self, push: &str) {
+        self.pushes.insert(push.to_owned(), Outcome::Seen);
+        self.send(&seen(push));
+    }
+
+    /// Remembers a push that came with an answer; `false` if it is known.
+    pub fn remember(&mut self, push: &str) -> bool {
+        if self.pushes.contains_key(push) {
+            return false;
+        }
+        if self.push_order.len() >= MAX_PUSHES
+            && let Some(oldest) = self.push_order.pop_front()
+        {
+            self.pushes.remove(&oldest);
+        }
+        self.push_order.push_back(push.to_owned());
+        self.pushes.insert(push.to_owned(), Outcome::UnderWay);
+        true
+    }
+
+    /// Says goodbye, if there is a hub; `false` if there is none.
+    pub fn leave(&mut self) -> bool {
+        self.sender.take().is_some_and(|sender| sender.send(&ToHub::Bye).is_ok())
+    }
+
+    /// Takes what [`keep`](crate::link::keep) received.
+    pub fn handle(&mut self, message: FromHub) -> Vec<Event> {
+        match message {
+            FromHub::Up { sender, epoch } => {
+                (self.sender, self.registered, self.next_epoch) = (Some(sender), false, epoch);
+                let lost = match &self.epoch {
+                    Some(before) if *before != self.next_epoch => self.lost_asks(),
+                    _ => Vec::new(),
+                };
+                self.send(&ToHub::Register { id: REGISTER, who: Box::new(self.who.clone()), lost });
+                Vec::new()
+            }
+            FromHub::Down(why) => self.disconnected(why),
+            FromHub::Said(message) => self.received(*message),
+        }
+    }
+
+    fn lost_asks(&self) -> Vec<LostAsk> {
+        self.open.iter().map(|(id, to)| LostAsk { ask_id: id.clone(), to: to.clone() }).collect()
+    }
+
+    fn disconnected(&mut self, why: Fault) -> Vec<Event> {
+        let was_connected = self.sender.take().is_some();
+        self.registered = false;
+        self.away = why.clone();
+        let mut events = Vec::new();
+        for request in self.requests.values_mut().filter(|r| r.sent) {
+            (request.sent, request.deaths) = (false, request.deaths + 1);
+        }
+        let killers: Vec<u64> =
+            self.requests.iter().filter(|(_, r)| r.deaths >= 2).map(|(id, _)| *id).collect();
+        for id in killers {
+            let name = self.requests.get(&id).map_or("", |r| name(&r.message));
+            let why = format!(
+                "the hub died twice while it had this request ({name}), so it is not sent a third time; see `relay doctor`"
+            );
+            events.extend(self.give_up(id, unreachable(why)));
+        }
+        if was_connected {
+            events.push(Event::Lost(why));
+        }
+        events
+    }
+
+    fn received(&mut self, message: ToClient) -> Vec<Event> {
+        let event = match message {
+            ToClient::Ok { id: REGISTER, answer: Answer::Registered { name, open }, .. } => {
+                return self.is_back(name, &open);
+            }
+            ToClient::Error { id: None | Some(REGISTER), code, message, .. } => {
+                self.away = Fault { code, message };
+                Some(Event::Refused(self.away.clone()))
+            }
+            ToClient::Ok { id, answer, waiting } => self.answered(id, Ok(answer), waiting),
+            ToClient::Error { id: Some(id), code, message, waiting } => {
+                self.answered(id, Err(Fault { code, message }), waiting)
+            }
+            ToClient::Push(parcel) => self.push(parcel),
+            ToClient::State { ask_id, state, path, code, note, detail } => {
+                if state >= State::Replied {
+                    self.open.remove(&ask_id);
+                }
+                Some(Event::State { ask_id, state, path, code, note, detail })
+            }
+            ToClient::Over { ask_id, code } => Some(Event::Over { ask_id, code }),
+            ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => None,
+        };
+        event.into_iter().collect()
+    }
+
+    /// The client is registered. A request that an earlier epoch had may have had its effect: asking again might ask twice.
+    fn is_back(&mut self, name: String, open: &[String]) -> Vec<Event> {
+        let other = self.epoch.as_ref().is_some_and(|before| *before != self.next_epoch);
+        self.epoch = Some(self.next_epoch.clone());
+        (self.registered, self.who.fresh, self.who.exact) = (true, false, false);
+        self.who.name.clone_from(&name);
+        self.open.retain(|id, _| open.contains(id));
+        let is_lost = |r: &Request| {
+            let acts = matches!(r.message, ToHub::Ask { .. } | ToHub::Broadcast { .. } | ToHub::Reply { .. });
+            other && acts && r.deaths > 0
+        };
+        let lost: Vec<u64> = self.requests.iter().filter(|(_, r)| is_lost(r)).map(|(id, _)| *id).collect();
+        let mut events = vec![Event::Registered { name }];
+        for id in lost {
+            let why =
+                "the relay's state was lost while it had this request; whether it took effect is not known";
+            events.extend(self.give_up(id, unreachable(why)));
+        }
+        self.send_requests();
+        events
+    }
+
+    fn push(&mut self, parcel: Parcel) -> Option<Event> {
+        if matches!(parcel.kind, Kind::Reply | Kind::Failed | Kind::Summary) {
+            self.open.remove(&parcel.ask_id);
+        }
+        if self.remember(&parcel.push) {
+            return Some(Event::Push(parcel));
+        }
+        self.report_again(parcel.push);
+        None
+    }
+
+    /// Reports the outcome of a push that is known.
+    pub fn report_again(&mut self, push: String) {
+        match self.pushes.get(&push).cloned() {
+            Some(Outcome::Pushed(error)) => self.send(&ToHub::Pushed { push, error }),
+            Some(Outcome::Seen) => self.send(&seen(&push)),
+            Some(Outcome::UnderWay) | None => {} // its end is reported when it comes
+        }
+    }
+
+    fn answered(&mut self, id: u64, result: Result<Answer, Fault>, waiting: Vec<Parcel>) -> Option<Event> {
+        let Some(Request { message: request, .. }) = self.requests.remove(&id) else {
+            for parcel in waiting {
+                let error = Some("no request waits for this answer".to_owned());
+                self.send(&ToHub::Pushed { push: parcel.push, error });
+            }
+            return None;
+        };
+        match &result {
+            Ok(Answer::Asked { ask_id, to, state, .. }) if *state < State::Replied => {
+                self.open.insert(ask_id.clone(), to.clone());
+            }
+            Ok(Answer::Broadcast { broadcast_id, asks }) if !asks.is_empty() => {
+                self.open.insert(broadcast_id.clone(), "everyone".to_owned());
+            }
+            Ok(Answer::Renamed { name }) => self.who.name.clone_from(name),
+            _ => {}
+        }
+        Some(Event::Ended { id, request, result, waiting })
+    }
+
+    /// When [`expire`](Self::expire) has something to do, unless something else happens first.
+    pub fn deadline(&self) -> Option<Instant> {
+        let patience = if self.registered { ANSWER } else { CONNECT };
+        let called = self.requests.values().filter(|r| !is_withdrawal(&r.message)).map(|r| r.called);
+        called.min().map(|called| called + patience)
+    }
+
+    /// Ends the requests whose time is up.
+    pub fn expire(&mut self, now: Instant) -> Vec<Event> {
+        let patience = if self.registered { ANSWER } else { CONNECT };
+        let is_late = |r: &Request| r.called + patience <= now && !is_withdrawal(&r.message);
+        let late: Vec<u64> = self.requests.iter().filter(|(_, r)| is_late(r)).map(|(id, _)| *id).collect();
+        if late.is_empty() {
+            return Vec::new();
+        }
+        let mut fault = self.away.clone();
+        if self.registered {
+            fault = unreachable(format!(
+                "the hub did not answer within {} s; see `relay doctor`",
+                ANSWER.as_secs()
+            ));
+            self.sender.iter().for_each(Sender::close); // and look for another
+        }
+        late.into_iter().filter_map(|id| self.give_up(id, fault.clone())).collect()
+    }
+
+    /// Ends a request without an answer. An ask may have reached the hub all the same, so it is taken back.
+    fn give_up(&mut self, id: u64, fault: Fault) -> Option<Event> {
+        let Request { message: request, deaths, sent, .. } = self.requests.remove(&id)?;
+        if let ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast { broadcast_id: id, .. } = &request
+            && (sent || deaths > 0)
+        {
+            let ask_id = id.clone();
+            self.request(|id| ToHub::Withdraw { id, ask_id });
+        }
+        Some(Event::Ended { id, request, result: Err(fault), waiting: Vec::new() })
+    }
+
+    /// Sends what the hub does not have, in the order of the calls.
+    fn send_requests(&mut self) {
+        if !self.registered {
+            return;
+        }
+        let unsent: Vec<ToHub> =
+            self.requests.values().filter(|r| !r.sent).map(|r| r.message.clone()).collect();
+        self.requests.values_mut().for_each(|r| r.sent = true);
+        unsent.iter().for_each(|message| self.send(message));
+    }
+}
+
+/// The receipt of a peer that reads for itself.
+fn seen(push: &str) -> ToHub {
+    ToHub::Seen(Receipts { seen: vec![push.to_owned()], ..Receipts::default() })
+}
+
+/// Nobody waits for a withdrawal, so it has no time limit.
+fn is_withdrawal(message: &ToHub) -> bool {
+    matches!(message, ToHub::Withdraw { .. })
+}
+
+/// The name of a request, for people.
+fn name(request: &ToHub) -> &'static str {
+    match request {
+        ToHub::Ask { .. } => "ask",
+        ToHub::Broadcast { .. } => "broadcast",
+        ToHub::Reply { .. } => "reply",
+        ToHub::Rename { .. } => "rename",
+        ToHub::Withdraw { .. } => "withdraw",
+        _ => "peers",
+    }
+}

@@ -1,0 +1,227 @@
+//! Receipts in the transcript of a session, the file of JSON lines in which Claude Code keeps the conversation. Its format
+//! is not documented: lines of another form prove nothing, and a missing file proves nothing either.
+//!
+//! What each line proves was measured with Claude Code 2.1.197, 2.1.330 and 2.1.332; see `docs/reliability.md`.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::link::Sender;
+use crate::session;
+use crate::wire::{Receipts, ToHub};
+
+/// The most pushes that are looked for in one text.
+const MAX_PUSHES: usize = 256;
+/// The most that are reported at once.
+const MAX_REPORT: usize = 2048;
+/// How an identifier of a push begins, and how many hex digits follow.
+const MARK: &str = "push_";
+const DIGITS: usize = 24;
+/// How the client's note on a prompt that a hook refused begins.
+const REFUSED: &str = "UserPromptSubmit operation blocked by hook";
+
+/// A session's transcript, from some line near its end on.
+pub struct Transcript {
+    path: PathBuf,
+    /// Where the next search begins.
+    at: u64,
+    /// The most that one search reads, in bytes.
+    most: u64,
+}
+
+impl Transcript {
+    /// What the last `most` bytes hold by now, and what will be appended.
+    pub fn end(path: impl Into<PathBuf>, most: u64) -> Transcript {
+        let path = path.into();
+        let at = fs::metadata(&path).map_or(0, |m| m.len().saturating_sub(most));
+        Transcript { path, at, most }
+    }
+
+    /// Reports what was appended since the last report, and returns whether anything was.
+    pub fn report(&mut self, sender: &Sender) -> bool {
+        let before = self.at;
+        let Ok(mut receipts) = self.search() else { return false };
+        if !receipts.is_empty() {
+            receipts.claude = Some(session::key());
+            let _ = sender.send(&ToHub::Seen(receipts)); // a hub that has just left learns it from another hook
+        }
+        self.at != before
+    }
+
+    /// The receipts in what was appended since the last search. One `stat` where nothing happened.
+    fn search(&mut self) -> io::Result<Receipts> {
+        let mut found = Receipts::default();
+        let meta = fs::metadata(&self.path)?;
+        if !meta.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into()); // it might never open, or never end
+        }
+        if meta.len() <= self.at {
+            return Ok(found);
+        }
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.at))?;
+        let mut lines = BufReader::with_capacity(64 << 10, file.take(self.most));
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            let pushes = pushes_in(&line);
+            if !pushes.is_empty() {
+                match proof(&line) {
+                    Some(Proof::Conversation) => found.seen.extend(pushes),
+                    Some(Proof::ToolResult) => found.in_tool_result.extend(pushes),
+                    Some(Proof::Queue) => found.queued.extend(pushes),
+                    Some(Proof::Refusal) => found.refused.extend(pushes),
+                    None => {}
+                }
+            }
+            // A line that is half written is read again, unless it is too long for that.
+            let length = line.len() as u64;
+            self.at += if line.ends_with(b"\n") || length == self.most { length } else { 0 };
+            line.clear();
+        }
+        let Receipts { seen, in_tool_result, queued, refused, .. } = &mut found;
+        queued.retain(|push| !seen.contains(push));
+        for pushes in [seen, in_tool_result, queued, refused] {
+            let excess = pushes.len().saturating_sub(MAX_REPORT);
+            pushes.drain(..excess);
+        }
+        Ok(found)
+    }
+}
+
+/// What a line proves about a push in it.
+#[derive(Debug, PartialEq)]
+enum Proof {
+    /// The model gets it.
+    Conversation,
+    /// It stands in the result of a tool call.
+    ToolResult,
+    /// The client has it and will pass it on.
+    Queue,
+    /// A hook refused the prompt that held it.
+    Refusal,
+}
+
+/// A line of the transcript, as far as it matters here.
+#[derive(Deserialize)]
+struct Line {
+    r#type: String,
+    operation: Option<String>,
+    content: Option<Value>,
+    attachment: Option<Kind>,
+    origin: Option<Kind>,
+}
+
+/// An attachment has a `type`, an origin a `kind`.
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(alias = "type")]
+    kind: Option<String>,
+}
+
+fn proof(line: &[u8]) -> Option<Proof> {
+    let line: Line = serde_json::from_slice(line).ok()?; // the last line may be half written: next time
+    let kind = |k: &Option<Kind>| k.as_ref().and_then(|k| k.kind.clone());
+    match line.r#type.as_str() {
+        "user" => match kind(&line.origin).as_deref() {
+            Some("human") => None, // the user pasted it
+            Some(_) => Some(Proof::Conversation),
+            None => Some(Proof::ToolResult),
+        },
+        "attachment" if kind(&line.attachment).as_deref() == Some("queued_command") => {
+            Some(Proof::Conversation)
+        }
+        "queue-operation" if line.operation.as_deref() == Some("enqueue") => Some(Proof::Queue),
+        "system" => {
+            let text = line.content.as_ref().and_then(Value::as_str).unwrap_or_default();
+            text.starts_with(REFUSED).then_some(Proof::Refusal)
+        }
+        _ => None,
+    }
+}
+
+/// The identifiers of pushes in `text`, each once, in order, [`MAX_PUSHES`] at most. What peers write holds none that is
+/// whole: see [`crate::fence::clean`].
+pub fn pushes_in(text: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    let Ok(text) = std::str::from_utf8(text) else { return found }; // what the client writes is UTF-8, but for a cut line
+    // Hardly any text has one, and this is the fastest way to tell.
+    if !text.contains(MARK) {
+        return found;
+    }
+    for rest in text.split(MARK).skip(1) {
+        let digits = rest.bytes().take_while(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).count();
+        let push = format!("{MARK}{}", &rest[..digits]);
+        if digits == DIGITS && found.len() < MAX_PUSHES && !found.contains(&push) {
+            found.push(push);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fence;
+
+    const A: &str = "push_0123456789abcdef01234567";
+    const B: &str = "push_ffffffffffffffffffffffff";
+
+    #[test]
+    fn identifiers_are_found_whole_or_not_at_all() {
+        let text = format!("x [relay push={A}] push_123 push_{A} <channel push=\\\"{B}\\\"> {B}0 pushpush_");
+        assert_eq!(pushes_in(text.as_bytes()), [A, B]);
+        let many: String = (0..MAX_PUSHES * 2).map(|n| format!(" push_{n:024x}")).collect();
+        assert_eq!(pushes_in(many.as_bytes()).len(), MAX_PUSHES);
+        assert!(pushes_in(fence::clean(&many).as_bytes()).is_empty());
+        assert!(pushes_in(b"push_0123456789ABCDEF01234567").is_empty());
+        assert!(pushes_in(b"").is_empty());
+    }
+
+    #[test]
+    fn each_kind_of_line_proves_what_it_is() {
+        for (line, expected) in [
+            (
+                r#"{"type":"user","message":{},"origin":{"kind":"peer","from":"unknown"}}"#,
+                Some(Proof::Conversation),
+            ),
+            (r#"{"type":"user","origin":{"kind":"channel"}}"#, Some(Proof::Conversation)),
+            (r#"{"type":"user","origin":{"kind":"task-notification"}}"#, Some(Proof::Conversation)),
+            (r#"{"type":"user","origin":{"kind":"human"}}"#, None),
+            (r#"{"type":"user","message":{"content":[{"type":"tool_result"}]}}"#, Some(Proof::ToolResult)),
+            (
+                r#"{"type":"attachment","attachment":{"type":"queued_command","prompt":"x"}}"#,
+                Some(Proof::Conversation),
+            ),
+            (r#"{"type":"attachment","attachment":{"type":"hook_additional_context"}}"#, None),
+            (r#"{"type":"queue-operation","operation":"enqueue","content":"x"}"#, Some(Proof::Queue)),
+            (r#"{"type":"queue-operation","operation":"remove","content":"x"}"#, None),
+            (
+                r#"{"type":"system","subtype":"informational","content":"UserPromptSubmit operation blocked by hook:\nx"}"#,
+                Some(Proof::Refusal),
+            ),
+            (r#"{"type":"system","content":"other"}"#, None),
+            (r#"{"type":"assistant","message":{}}"#, None),
+            (r#"{"type":"user","mess"#, None),
+            ("", None),
+        ] {
+            assert_eq!(proof(line.as_bytes()), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_read_once_and_a_half_written_one_again() {
+        let path = std::env::temp_dir().join(format!("relay-transcript-{}", std::process::id()));
+        let line = format!(r#"{{"type":"user","origin":{{"kind":"peer"}},"message":"{A}"}}"#);
+        fs::write(&path, &line[..20]).expect("written");
+        let mut transcript = Transcript::end(&path, 1 << 20);
+        assert!(transcript.search().expect("read").is_empty());
+        fs::write(&path, format!("{line}\n")).expect("written");
+        assert_eq!(transcript.search().expect("read").seen, [A]);
+        assert!(transcript.search().expect("read").is_empty());
+        fs::remove_file(path).expect("removed");
+    }
+}

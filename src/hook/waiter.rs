@@ -1,0 +1,151 @@
+//! `relay hook --wait`: waits in the background of a session until the hub has something for it. What a waiter prints on
+//! stderr before it exits with 2 is given to the model, also in an idle session. Meanwhile it reports what the transcript
+//! proves.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::MAX_PROMPT;
+use super::transcript::Transcript;
+use crate::datadir::DataDir;
+use crate::link::{Link, Start};
+use crate::wire::{Parcel, ToClient, ToHub};
+use crate::{fence, session};
+
+/// How often a waiter checks that its session is still there, and reads on in the transcript.
+const CHECK: Duration = Duration::from_secs(1);
+/// The same where the session, at its end, waits for it, and while the transcript grows.
+const SHORT_CHECK: Duration = Duration::from_millis(100);
+/// How long after its start, and after the transcript last grew, a waiter checks at short intervals.
+const ACTIVE: Duration = Duration::from_secs(3);
+/// How long it stays where it can't see its session's input: longer than a client takes to write its transcript.
+const BRIEF: Duration = Duration::from_millis(600);
+
+/// Waits, for the hook `event`, until the hub has something for this session, prints it and exits with 2. Exits with 0 when
+/// it is not needed (any more), or the session ends.
+pub fn wait(dir: &DataDir, event: &str, transcript: &str) -> ExitCode {
+    let Some(stay) = Stay::of(event) else { return ExitCode::SUCCESS };
+    while !stay.is_over() {
+        if let Ok(mut link) = Link::open(dir, Start::No)
+            && let Some(code) = wait_on(&mut link, &stay, transcript)
+        {
+            return code;
+        }
+        thread::sleep(stay.check()); // the session's channel sees to it that there is a hub
+    }
+    ExitCode::SUCCESS
+}
+
+/// How long a waiter may stay.
+struct Stay {
+    parent: u32,
+    /// For a `claude -p`.
+    input: Option<InputWatch>,
+}
+
+/// Tells whether a `claude -p` still reads prompts.
+struct InputWatch {
+    /// `None` where nothing shows it.
+    stdin: Option<StdinPoll>,
+    since: Instant,
+}
+
+impl Stay {
+    /// In some cases Claude Code runs what it should run in the background while it waits for it, for a day if need be:
+    /// `SessionStart` hooks of any `claude -p`, and all hooks of one whose input is not a stream. There no waiter may
+    /// stay: `None`. And a `claude -p` whose input has ended waits half a minute for its waiters before it leaves.
+    /// (Measured: 2.1.197, 2.1.330.)
+    fn of(event: &str) -> Option<Stay> {
+        let parent = std::os::unix::process::parent_id();
+        let in_terminal = std::env::var("CLAUDE_CODE_ENTRYPOINT").is_ok_and(|entry| entry == "cli");
+        if in_terminal {
+            return Some(Stay { parent, input: None });
+        }
+        if event == "SessionStart" || !session::streams_input(parent) {
+            return None;
+        }
+        Some(Stay { parent, input: Some(InputWatch { stdin: StdinPoll::of(parent), since: Instant::now() }) })
+    }
+
+    fn is_over(&self) -> bool {
+        let has_ended = |input: &InputWatch| match &input.stdin {
+            Some(stdin) => !stdin.is_polled() && StdinPoll::of(self.parent).is_none(),
+            None => input.since.elapsed() >= BRIEF,
+        };
+        // 2.1.197 leaves a waiter behind when it exits; an orphan has another parent.
+        std::os::unix::process::parent_id() != self.parent || self.input.as_ref().is_some_and(has_ended)
+    }
+
+    /// How long to wait before `is_over` is asked again.
+    fn check(&self) -> Duration {
+        if self.input.is_some() { SHORT_CHECK } else { CHECK }
+    }
+}
+
+/// The epoll instance of a process that contains its standard input.
+struct StdinPoll(PathBuf);
+
+impl StdinPoll {
+    /// `None` if its input has ended, or where nothing shows it.
+    fn of(pid: u32) -> Option<StdinPoll> {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.filter_map(Result::ok);
+        let polls = open.filter(|fd| {
+            fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]")
+        });
+        let info = PathBuf::from(format!("/proc/{pid}/fdinfo"));
+        polls.map(|fd| StdinPoll(info.join(fd.file_name()))).find(StdinPoll::is_polled)
+    }
+
+    fn is_polled(&self) -> bool {
+        let waits_for = fs::read_to_string(&self.0).unwrap_or_default();
+        waits_for.lines().any(|line| {
+            let mut words = line.split_whitespace();
+            words.next() == Some("tfd:") && words.next() == Some("0")
+        })
+    }
+}
+
+/// `None` when the hub is lost and another may come.
+fn wait_on(link: &mut Link, stay: &Stay, transcript: &str) -> Option<ExitCode> {
+    let process = session::process_key(std::process::id());
+    link.call(|id| ToHub::Wait { id, claude: session::key(), process }).ok()?;
+    // The client writes its transcript up to some 100 ms late, so that the last hook of a turn may look too early.
+    let mut transcript = Transcript::end(transcript, MAX_PROMPT);
+    let mut active_until = Instant::now() + ACTIVE;
+    loop {
+        let now = Instant::now();
+        if transcript.report(&link.sender) {
+            active_until = now + ACTIVE;
+        }
+        let pause = if now < active_until { SHORT_CHECK } else { stay.check() };
+        match link.try_receive(now + pause) {
+            Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(link, parcel)),
+            Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),
+            Ok(_) if stay.is_over() => return Some(ExitCode::SUCCESS),
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Prints everything that has come. What was not read stays with the hub, which sends it by the next waiter.
+fn hand_over(link: &mut Link, first: Parcel) -> ExitCode {
+    let mut parcels = vec![first];
+    while let Some(ToClient::Push(parcel)) = link.receive(Some(Instant::now() + Duration::from_millis(10))) {
+        parcels.push(parcel);
+    }
+    let texts: Vec<String> = parcels.iter().map(fence::text).collect();
+    // Claude Code puts words of its own before what it reads, and our header belongs at the start of a line.
+    let text = format!("\n{}\n", texts.join("\n\n"));
+    if io::stderr().write_all(text.as_bytes()).is_err() {
+        return ExitCode::SUCCESS; // nobody reads it: the hub sends it another way
+    }
+    for parcel in parcels {
+        let _ = link.sender.send(&ToHub::Pushed { push: parcel.push, error: None }); // the receipt will tell as well
+    }
+    ExitCode::from(2)
+}

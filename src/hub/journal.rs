@@ -1,0 +1,347 @@
+//! The hub's journal: the inputs of the router on disk, so that the next hub can replay them.
+//!
+//! `hub.journal` (0600) is a file of JSON lines. The first is a [`Header`] with a snapshot of the router, every further one
+//! a [`Record`]: an input, its time, and the random identifiers that its step drew. The hub appends the records of a batch
+//! with one write before it sends any output of that batch. If the hub is killed between the two, its peers did not hear
+//! and ask again; a kill inside the write leaves a torn last line, which is cut off. There is no fsync: the journal guards
+//! against the death of the process, not of the machine, which takes all sessions with it.
+//!
+//! Compaction writes a new file that begins with a fresh snapshot, and renames it over the old one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::router::{Info, Input, Limits, Ms, Router, Step};
+use crate::wire::{JournalStatus, ToHub};
+
+/// The format that this version writes and reads.
+pub const FORMAT: u32 = 1;
+/// A file up to this size, in bytes, is not compacted because of its size.
+const SMALL: u64 = 1 << 20;
+/// How long text that nobody needs any more may stay in the file. Half of what the documentation promises.
+const STALE_TEXT: Duration = Duration::from_secs(30);
+/// How long to wait before a journal that could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// The first line.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Header<R> {
+    pub format: u32,
+    /// The life of the router's state: random, and the same in every hub process that carries the state on.
+    pub epoch: String,
+    /// The version of the program that wrote the file.
+    pub version: String,
+    /// The wall clock at the router's time 0, in milliseconds since 1970.
+    pub epoch_started_ms: u64,
+    pub snapshot: R,
+}
+
+/// Every other line.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// The router's time of the step.
+    pub at: Ms,
+    /// The identifiers that the step drew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<String>,
+    pub input: Input,
+}
+
+/// The records that could be read from a journal, in order.
+pub struct Records {
+    lines: BufReader<File>,
+    /// Whether a line was no record: the rest of the file is not read.
+    pub broken: bool,
+}
+
+impl Records {
+    /// Opens a journal and reads its header, with the router in it.
+    ///
+    /// # Errors
+    /// The file can't be read, or is no journal of [`FORMAT`].
+    pub fn open(path: &Path) -> io::Result<(Header<Router>, Records)> {
+        if !fs::symlink_metadata(path)?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        let mut lines = BufReader::new(File::open(path)?);
+        let first = whole_line(&mut lines)?.ok_or_else(|| io::Error::other("it has no whole line"))?;
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let format = serde_json::from_slice::<Format>(&first)?.format;
+        if format != FORMAT {
+            return Err(io::Error::other(format!("it has format {format}, and this version reads {FORMAT}")));
+        }
+        Ok((serde_json::from_slice(&first)?, Records { lines, broken: false }))
+    }
+}
+
+impl Iterator for Records {
+    type Item = Record;
+
+    /// A torn last line is the end.
+    fn next(&mut self) -> Option<Record> {
+        let line = whole_line(&mut self.lines).ok().flatten().filter(|_| !self.broken)?;
+        let record = serde_json::from_slice(&line).ok();
+        self.broken = record.is_none();
+        record
+    }
+}
+
+/// The next line with its newline; `None` at the end of the file and for a torn last line.
+fn whole_line(lines: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    lines.read_until(b'\n', &mut line)?;
+    Ok(line.ends_with(b"\n").then_some(line))
+}
+
+/// See the module.
+pub struct Journal {
+    path: PathBuf,
+    /// `None` while nothing is written.
+    file: Option<File>,
+    /// Why nothing is written.
+    off: Option<String>,
+    /// Records that are not written yet.
+    batch: Vec<u8>,
+    /// Bytes in the file, and in its first line.
+    size: u64,
+    snapshot_size: u64,
+    /// How much text the router had let go of when the file was compacted.
+    text_removed: u64,
+    /// Whether a record since then holds text.
+    has_new_text: bool,
+    /// When text in the file that may be stale has to be gone.
+    compact_at: Option<Instant>,
+    /// When to try again to write.
+    retry_at: Option<Instant>,
+}
+
+/// What a hub starts from.
+pub struct Start {
+    pub journal: Journal,
+    pub router: Router,
+}
+
+impl Journal {
+    /// Restores the router from the journal at `path` and closes the connections that died with the last hub; without a
+    /// usable journal the router is new and begins a new epoch, named `new_epoch`. Then writes a fresh journal, unless it
+    /// is not `wanted`.
+    pub fn start(
+        path: PathBuf,
+        wanted: bool,
+        limits: Limits,
+        info: Info,
+        new_epoch: String,
+        ids: Box<dyn FnMut() -> String + Send>,
+    ) -> Start {
+        let restored = if wanted { restore(&path) } else { None };
+        let router = match restored {
+            Some((header, mut router, now)) => {
+                let Header { epoch, epoch_started_ms, .. } = header;
+                let started = now;
+                router.equip(limits, Info { epoch, epoch_started_ms, started, ..info }, ids);
+                for conn in router.connections() {
+                    router.step(now, Input::Closed(conn));
+                }
+                router
+            }
+            None => {
+                let epoch_started_ms = unix_ms();
+                Router::new(limits, Info { epoch: new_epoch, epoch_started_ms, ..info }, ids)
+            }
+        };
+        let off = (!wanted).then(|| "RELAY_JOURNAL=off".to_owned());
+        let mut journal = Journal {
+            path,
+            file: None,
+            off,
+            batch: Vec::new(),
+            size: 0,
+            snapshot_size: 0,
+            text_removed: 0,
+            has_new_text: false,
+            compact_at: None,
+            retry_at: None,
+        };
+        match wanted {
+            true => journal.compact(&router),
+            false => journal.remove(),
+        }
+        Start { journal, router }
+    }
+
+    /// Steps the router and records the input if it may have changed the state. Nothing is written before
+    /// [`append`](Self::append).
+    pub fn step(&mut self, router: &mut Router, now: Ms, input: Input) -> Step {
+        if self.file.is_none() {
+            return router.step(now, input);
+        }
+        let has_text = matches!(
+            input,
+            Input::Said(_, ToHub::Ask { .. } | ToHub::Broadcast { .. } | ToHub::Reply { .. })
+        );
+        let text = serde_json::to_string(&input);
+        let step = router.step(now, input);
+        if step.changed {
+            let (Ok(text), Ok(ids)) = (text, serde_json::to_string(&step.drawn)) else {
+                self.give_up(&io::Error::other("an input could not be written as JSON"));
+                return step;
+            };
+            let line = format!("{{\"at\":{},\"ids\":{ids},\"input\":{text}}}\n", router.now());
+            self.batch.extend_from_slice(line.as_bytes());
+            self.has_new_text |= has_text;
+        }
+        step
+    }
+
+    /// Writes the records of this batch; to be called before any of its outputs is sent.
+    pub fn append(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        if let Some(file) = &mut self.file {
+            match file.write_all(&self.batch) {
+                Ok(()) => self.size += self.batch.len() as u64,
+                Err(e) => self.give_up(&e),
+            }
+        }
+        self.batch.clear();
+        if self.batch.capacity() > SMALL as usize {
+            self.batch.shrink_to(64 << 10);
+        }
+    }
+
+    /// Compacts the file if it has grown too large, or holds text that nobody needs any more; tries again to write one
+    /// that could not be written. To be called about once per second, and with an empty batch.
+    pub fn maintain(&mut self, router: &Router, now: Instant) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.compact(router);
+        }
+        if self.file.is_none() {
+            return;
+        }
+        if self.has_new_text || router.text_removed() != self.text_removed {
+            self.compact_at.get_or_insert(now + STALE_TEXT);
+        }
+        let too_large = self.size > SMALL && self.size > 2 * self.snapshot_size;
+        if too_large || self.compact_at.is_some_and(|at| at <= now) {
+            self.compact(router);
+        }
+    }
+
+    /// Leaves a snapshot alone, for a hub that stops cleanly.
+    pub fn close(&mut self, router: &Router) {
+        if self.file.is_some() {
+            self.append();
+            self.compact(router);
+        }
+    }
+
+    /// Whether the state would survive the death of this process.
+    pub fn status(&self) -> JournalStatus {
+        JournalStatus { bytes: self.size, off: self.off.clone() }
+    }
+
+    fn compact(&mut self, router: &Router) {
+        (self.compact_at, self.retry_at, self.has_new_text) = (None, None, false);
+        self.text_removed = router.text_removed();
+        match write_new(&self.path, router) {
+            Ok((file, size)) => {
+                if self.off.take().is_some() {
+                    log::info!("journal_resumed");
+                }
+                (self.file, self.size, self.snapshot_size) = (Some(file), size, size);
+            }
+            Err(e) => self.give_up(&e),
+        }
+    }
+
+    /// Goes on in memory alone. A stale journal must never be replayed, so the file is removed.
+    fn give_up(&mut self, e: &io::Error) {
+        log::error!(error:% = e; "journal_off");
+        self.off = Some(format!("cannot write {}: {e}", self.path.display()));
+        if let Some(file) = self.file.take() {
+            let _ = file.set_len(0); // where the directory can't be written, an empty file is as good
+        }
+        self.size = 0;
+        self.batch.clear();
+        self.remove();
+        self.retry_at = Some(Instant::now() + RETRY);
+    }
+
+    fn remove(&self) {
+        if let Err(e) = fs::remove_file(&self.path)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            log::error!(error:% = e; "journal_not_removed");
+        }
+    }
+}
+
+/// Writes a journal that holds a snapshot alone, in place of the old one, and returns it with its size.
+fn write_new(path: &Path, router: &Router) -> io::Result<(File, u64)> {
+    let new = path.with_extension("journal.new");
+    let _ = fs::remove_file(&new); // left by a hub that was killed here
+    let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new)?;
+    let info = router.info();
+    let header = Header {
+        format: FORMAT,
+        epoch: info.epoch.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        epoch_started_ms: info.epoch_started_ms,
+        snapshot: router,
+    };
+    let written = || {
+        let mut out = BufWriter::with_capacity(64 << 10, &file);
+        serde_json::to_writer(&mut out, &header)?;
+        out.write_all(b"\n")?;
+        out.flush()?;
+        drop(out);
+        fs::rename(&new, path)?;
+        file.metadata().map(|m| m.len())
+    };
+    match written() {
+        Ok(size) => Ok((file, size)),
+        Err(e) => {
+            let _ = fs::remove_file(&new); // else the next hub does it
+            Err(e)
+        }
+    }
+}
+
+/// The router as the last hub left it, and its time now: the wall clock goes on while no hub runs.
+fn restore(path: &Path) -> Option<(Header<()>, Router, Ms)> {
+    let (Header { format, epoch, version, epoch_started_ms, snapshot: mut router }, mut records) =
+        match Records::open(path) {
+            Ok(opened) => opened,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+            Err(e) => {
+                log::error!(error:% = e; "journal_unreadable");
+                return None;
+            }
+        };
+    let mut last = router.now();
+    for Record { at, ids, input } in &mut records {
+        router.replay(at, input, ids);
+        last = at;
+    }
+    if records.broken {
+        log::error!(after:% = last; "journal_broken");
+        return None;
+    }
+    let written = fs::metadata(path).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
+    let away = SystemTime::now().duration_since(written).unwrap_or_default(); // the clock may have been set back
+    let now = router.now() + away.as_millis() as u64;
+    Some((Header { format, epoch, version, epoch_started_ms, snapshot: () }, router, now))
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

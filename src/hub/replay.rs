@@ -1,0 +1,96 @@
+//! `relay replay`: steps a journal through the router and prints each input and what the router did, so that a bug report
+//! with its journal attached can be repeated step by step.
+
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::journal::{Record, Records};
+use super::router::{Input, Output};
+
+/// Prints what the router does with the journal at `path`.
+///
+/// # Errors
+/// The file can't be read, is no journal, or `out` can't be written.
+pub fn replay(path: &Path, out: &mut impl Write) -> io::Result<()> {
+    let (header, mut records) = Records::open(path)?;
+    let mut router = header.snapshot;
+    writeln!(
+        out,
+        "epoch {}, written by relay {}, snapshot at {} ms",
+        header.epoch,
+        header.version,
+        router.now()
+    )?;
+    for (number, Record { at, ids, input }) in (1..).zip(&mut records) {
+        writeln!(out, "{number:>5} {at:>9} ms  {}", describe(&input)?)?;
+        for output in router.replay(at, input, ids).outputs {
+            match output {
+                Output::Send(conn, message) => {
+                    writeln!(out, "{:18} -> {conn} {}", "", serde_json::to_string(&message)?)?;
+                }
+                Output::Close(conn) => writeln!(out, "{:18} -> {conn} closed", "")?,
+                Output::Log(event) => writeln!(out, "{:18} log {}", "", serde_json::to_string(&event)?)?,
+                Output::Exit => writeln!(out, "{:18} exit", "")?,
+            }
+        }
+    }
+    if records.broken {
+        return Err(io::Error::other("the next line is no record; the rest of the file was not read"));
+    }
+    writeln!(out, "at the end: {}", serde_json::to_string(&router.status())?)
+}
+
+fn describe(input: &Input) -> io::Result<String> {
+    Ok(match input {
+        Input::Opened(conn) => format!("{conn} opened"),
+        Input::Said(conn, message) => format!("{conn} {}", serde_json::to_string(message)?),
+        Input::Closed(conn) => format!("{conn} closed"),
+        Input::Tick => "a timer".to_owned(),
+        Input::Stop => "stop".to_owned(),
+    })
+}
+
+/// Prints the journal at `path` with every text and secret replaced by meaningless letters of the same length: equal ones
+/// stay equal and different ones different, so that a replay does the same. Names, directories and branches stay.
+///
+/// # Errors
+/// The file can't be read, is no journal, or `out` can't be written.
+pub fn redact(path: &Path, out: &mut impl Write) -> io::Result<()> {
+    Records::open(path)?; // refuses what is no journal
+    let key = RandomState::new();
+    for line in fs::read_to_string(path)?.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+        let mut line: Value = serde_json::from_str(line)?;
+        blank(&mut line, &key);
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
+fn blank(value: &mut Value, key: &RandomState) {
+    match value {
+        Value::Array(all) => all.iter_mut().for_each(|v| blank(v, key)),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(text) if name == "text" || name == "secret" => *text = letters(text, key),
+                    value => blank(value, key),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// As many letters as `text` has bytes, made from a keyed hash of it. White space stays.
+fn letters(text: &str, key: &RandomState) -> String {
+    let mut state = key.hash_one(text);
+    let letter = |byte: u8| {
+        state = key.hash_one(state);
+        if byte.is_ascii_whitespace() { char::from(byte) } else { char::from(b'a' + (state % 26) as u8) }
+    };
+    text.bytes().map(letter).collect()
+}

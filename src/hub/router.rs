@@ -1,0 +1,594 @@
+//! The hub's core: which peers are registered, who asked whom, how far each text got. A pure, deterministic state machine
+//! that knows no socket and no clock: [`Router::step`] takes an input and the time, and returns what to do about it.
+//!
+//! Its whole state can be serialized, and it is the fold of its inputs: the same snapshot, inputs, times and drawn
+//! identifiers lead to the same state, byte for byte. That is what the [journal](super::journal) rests on. So nothing here
+//! iterates over a map whose order is random, and what must not survive a hub's death (open connections without a role,
+//! watchers) is not serialized.
+//!
+//! The nouns live in files of their own: [`peer`] (registered peers), [`ask`] (questions and how they end), [`ended`] (what
+//! is kept of asks that ended), [`broadcast`] (a question to many), [`delivery`] (a text on its way into a session),
+//! [`receipt`] (what is learned about a push after it was sent), [`session`] (what hooks tell about a Claude Code process),
+//! [`roster`] (descriptions of all this for clients).
+
+mod ask;
+mod broadcast;
+mod delivery;
+mod ended;
+mod peer;
+mod receipt;
+mod roster;
+mod session;
+#[cfg(test)]
+mod simulation;
+mod standing;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, What, fault};
+use ask::Ask;
+use broadcast::Broadcast;
+use delivery::Delivery;
+use ended::EndedAsks;
+use peer::Peer;
+use session::Session;
+
+/// Milliseconds since the start of the epoch.
+pub type Ms = u64;
+/// A connection, numbered by the hub in the order of arrival, over all hub processes of the epoch.
+pub type ConnId = u64;
+/// An `ask_id` or `broadcast_id`.
+type Id = Arc<str>;
+type PeerNo = u64;
+type DeliveryNo = u64;
+
+/// What a peer may cost, and how long the hub waits for what. Times are in milliseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Limits {
+    pub peers: usize,
+    /// Open asks per asker; a broadcast counts as one.
+    pub open_asks: usize,
+    /// Texts per target that are not known to have arrived.
+    pub undelivered: usize,
+    /// Asks per minute from one peer to another; 0 for no limit.
+    pub asks_per_minute: u32,
+    /// How long a peer that lost its connection may take to come back.
+    pub grace: Ms,
+    /// How long the hub stays without peers.
+    pub idle_exit: Ms,
+    /// How long an idle session has to confirm a push before the next path is tried.
+    pub confirm: Ms,
+    /// How many texts the inbox of a session takes at once, and how long it takes to make room for one more. Claude Code
+    /// 2.1.330 silently drops what exceeds 30 at once, and then more than one in about 2.3 s (measured).
+    pub inbox_burst: u64,
+    pub inbox_every: Ms,
+    /// How long an idle session that has seen a question may take to begin a turn.
+    pub begin_turn: Ms,
+    /// How long after a turn failed the session is reminded of what it left unanswered.
+    pub nudge: Ms,
+    /// How long the answer to `ask` and `reply` waits for the text to be handed over.
+    pub handover: Ms,
+    /// How long after its timeout an ask may still be answered.
+    pub late: Ms,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            peers: 1024,
+            open_asks: 64,
+            undelivered: 256,
+            asks_per_minute: 30,
+            grace: 5_000,
+            idle_exit: 300_000,
+            confirm: 4_000,
+            inbox_burst: 25,
+            inbox_every: 2_500,
+            begin_turn: 10_000,
+            nudge: 60_000,
+            handover: 500,
+            late: 3_600_000,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "nearly every input is of the large kind")]
+pub enum Input {
+    /// A client said hello.
+    Opened(ConnId),
+    Said(ConnId, ToHub),
+    /// The connection is gone, whoever closed it.
+    Closed(ConnId),
+    /// A deadline passed.
+    Tick,
+    /// SIGTERM.
+    Stop,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Output {
+    Send(ConnId, ToClient),
+    /// Close after what was sent.
+    Close(ConnId),
+    /// For the log; its text is `None`.
+    Log(Event),
+    /// Flush and exit.
+    Exit,
+}
+
+/// The outcome of one step.
+#[derive(Debug, Default)]
+pub struct Step {
+    pub outputs: Vec<Output>,
+    /// Whether the state may have changed: the journal must record the input.
+    pub changed: bool,
+    /// The random identifiers that the step drew, in order. A replay needs them.
+    pub drawn: Vec<String>,
+}
+
+/// Something that is due at a time, if it still applies by then.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+enum Timer {
+    /// The ask ends in `timeout`.
+    Timeout(Id),
+    /// The peer that lost its connection is gone.
+    Grace(PeerNo),
+    /// The push should have been confirmed.
+    Confirm(DeliveryNo),
+    /// The request that started the delivery is answered now.
+    Handover(DeliveryNo),
+    /// The ask that an idle session has seen should have begun a turn.
+    NoTurn(Id),
+    /// The session is reminded of an ask that its failed turn left unanswered.
+    Nudge(Id),
+    /// The session's inbox takes one more text.
+    InboxRoom(PeerNo),
+    /// No peer came.
+    Idle,
+}
+
+/// What a connection is for, once it has registered or offered itself as a waiter.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Role {
+    Peer(PeerNo),
+    /// The waiter of the Claude Code process `claude`.
+    Waiter {
+        claude: String,
+        process: String,
+    },
+}
+
+/// The most connections that watch.
+const MAX_WATCHERS: usize = 32;
+
+/// Draws the identifiers of pushes and threads: unguessable in the hub, counted in tests, read from the journal in a
+/// replay.
+#[derive(Default)]
+struct Ids {
+    source: Option<Box<dyn FnMut() -> String + Send>>,
+    /// Identifiers to draw before the source is asked.
+    replayed: VecDeque<String>,
+    /// Drawn in this step.
+    drawn: Vec<String>,
+}
+
+impl Ids {
+    fn draw(&mut self) -> String {
+        let fresh = || self.source.as_mut().map(|source| source()).unwrap_or_default();
+        let id = self.replayed.pop_front().unwrap_or_else(fresh);
+        self.drawn.push(id.clone());
+        id
+    }
+}
+
+/// See the module.
+#[derive(Serialize, Deserialize)]
+pub struct Router {
+    /// Those of the hub that made the snapshot: a replay needs them.
+    limits: Limits,
+    #[serde(skip)]
+    info: Info,
+    #[serde(skip)]
+    ids: Ids,
+    now: Ms,
+    next_no: u64,
+    /// The highest connection number so far.
+    last_conn: ConnId,
+    /// Connections that said hello and are not closed. Those that have a role are in `roles` too.
+    #[serde(skip)]
+    open: BTreeSet<ConnId>,
+    roles: BTreeMap<ConnId, Role>,
+    #[serde(skip)]
+    watchers: BTreeSet<ConnId>,
+    /// When the log last told about a limit that the connection met.
+    #[serde(skip)]
+    refused: BTreeMap<ConnId, Ms>,
+    peers: BTreeMap<PeerNo, Peer>,
+    by_identity: BTreeMap<String, PeerNo>,
+    by_name: BTreeMap<String, PeerNo>,
+    sessions: BTreeMap<String, Session>,
+    asks: BTreeMap<Id, Ask>,
+    broadcasts: BTreeMap<Id, Broadcast>,
+    deliveries: BTreeMap<DeliveryNo, Delivery>,
+    /// The bytes of text in them.
+    text: usize,
+    /// The bytes of text that were in them before.
+    text_removed: u64,
+    /// By the identifier of a push.
+    pushes: BTreeMap<String, DeliveryNo>,
+    ended: EndedAsks,
+    timers: BTreeSet<(Ms, Timer)>,
+    /// Since when no peer is registered.
+    empty_since: Option<Ms>,
+    #[serde(skip)]
+    out: Vec<Output>,
+    /// Whether a timer expired in this step.
+    #[serde(skip)]
+    expired: bool,
+}
+
+/// What the hub says about itself. Not part of the state: it is another one in each hub process.
+#[derive(Debug, Clone, Default)]
+pub struct Info {
+    pub pid: u32,
+    pub version: String,
+    /// The life of the state, whatever process carries it.
+    pub epoch: String,
+    /// The wall clock at the router's time 0, in milliseconds since 1970.
+    pub epoch_started_ms: u64,
+    /// The router's time when this hub process started.
+    pub started: Ms,
+    /// Whether the log wants every ask and every state, not only what is rare.
+    pub log_all: bool,
+    pub journal: JournalStatus,
+}
+
+/// The result of a request: an answer for now, or `None` when it is answered later.
+type Reply = Result<Option<Answer>, Fault>;
+
+impl Router {
+    /// A router without a past. `ids` makes identifiers.
+    pub fn new(limits: Limits, info: Info, ids: Box<dyn FnMut() -> String + Send>) -> Self {
+        let timers = BTreeSet::from([(limits.idle_exit, Timer::Idle)]);
+        Router {
+            ids: Ids { source: Some(ids), ..Ids::default() },
+            now: 0,
+            next_no: 0,
+            last_conn: 0,
+            open: BTreeSet::new(),
+            roles: BTreeMap::new(),
+            watchers: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            by_identity: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            broadcasts: BTreeMap::new(),
+            deliveries: BTreeMap::new(),
+            text: 0,
+            text_removed: 0,
+            pushes: BTreeMap::new(),
+            ended: EndedAsks::default(),
+            timers,
+            empty_since: Some(0),
+            out: Vec::new(),
+            expired: false,
+            limits,
+            info,
+        }
+    }
+
+    /// Equips a router that was read from a snapshot, after the replay.
+    pub fn equip(&mut self, limits: Limits, info: Info, ids: Box<dyn FnMut() -> String + Send>) {
+        (self.limits, self.info, self.ids.source) = (limits, info, Some(ids));
+    }
+
+    /// Repeats a recorded step, with the identifiers that it drew.
+    pub fn replay(&mut self, now: Ms, input: Input, drawn: Vec<String>) -> Step {
+        if let Input::Said(conn, _) = &input {
+            self.open.insert(*conn); // that it opened changed nothing, so it was not recorded
+            self.last_conn = self.last_conn.max(*conn);
+        }
+        self.ids.replayed = drawn.into();
+        let step = self.step(now, input);
+        self.ids.replayed.clear();
+        step
+    }
+
+    /// The connections that have a role. A new hub closes each of them: they died with the old one.
+    pub fn connections(&self) -> Vec<ConnId> {
+        self.roles.keys().copied().collect()
+    }
+
+    pub fn info_mut(&mut self) -> &mut Info {
+        &mut self.info
+    }
+
+    pub fn now(&self) -> Ms {
+        self.now
+    }
+
+    pub fn last_conn(&self) -> ConnId {
+        self.last_conn
+    }
+
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// How many bytes of text the state no longer holds.
+    pub fn text_removed(&self) -> u64 {
+        self.text_removed
+    }
+
+    /// When [`Input::Tick`] is due, unless something else happens first.
+    pub fn next_deadline(&self) -> Option<Ms> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Takes one thing that happened at `now`, which never goes back, and returns what to do, in this order.
+    pub fn step(&mut self, now: Ms, input: Input) -> Step {
+        self.now = self.now.max(now);
+        self.expired = false;
+        self.expire_timers();
+        let mut changes = false;
+        match input {
+            Input::Opened(conn) => {
+                self.open.insert(conn);
+                self.last_conn = self.last_conn.max(conn);
+                self.welcome(conn);
+            }
+            Input::Said(conn, message) if self.open.contains(&conn) => {
+                let reads_only = |m: &ToHub| {
+                    matches!(
+                        m,
+                        ToHub::Hello { .. }
+                            | ToHub::Peers { .. }
+                            | ToHub::Asks { .. }
+                            | ToHub::Watch { .. }
+                            | ToHub::Status { .. }
+                    )
+                };
+                changes = !reads_only(&message);
+                self.handle(conn, message);
+            }
+            Input::Said(..) => {} // an earlier step closed it
+            Input::Closed(conn) => {
+                changes = self.roles.contains_key(&conn);
+                self.closed(conn);
+            }
+            Input::Tick => {}
+            Input::Stop => self.out.push(Output::Exit),
+        }
+        let drawn = std::mem::take(&mut self.ids.drawn);
+        let changed = changes || self.expired || !drawn.is_empty();
+        Step { outputs: std::mem::take(&mut self.out), changed, drawn }
+    }
+
+    fn welcome(&mut self, conn: ConnId) {
+        let Info { pid, version, epoch, .. } = self.info.clone();
+        self.send(conn, ToClient::Welcome { v: crate::wire::VERSION, pid, version, epoch });
+    }
+
+    fn expire_timers(&mut self) {
+        while let Some((at, _)) = self.timers.first()
+            && *at <= self.now
+        {
+            let Some((at, timer)) = self.timers.pop_first() else {
+                return;
+            };
+            self.expired = true;
+            match timer {
+                Timer::Timeout(id) => self.fail(&id, Code::Timeout),
+                Timer::Grace(peer) => self.grace_over(peer),
+                Timer::Confirm(no) => self.unconfirmed(no),
+                Timer::Handover(no) => self.answer_starter(no),
+                Timer::NoTurn(id) => self.no_turn(&id),
+                Timer::Nudge(id) => self.nudge(&id),
+                Timer::InboxRoom(peer) => self.dispatch_all(peer),
+                Timer::Idle => {
+                    if self.empty_since.is_some_and(|t| t + self.limits.idle_exit <= at) {
+                        self.out.push(Output::Exit);
+                    }
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, conn: ConnId, message: ToHub) {
+        let (id, reply) = match message {
+            ToHub::Register { id, who, lost } => (id, self.register(conn, id, *who, lost)),
+            ToHub::Peers { id } => (id, Ok(Some(Answer::Peers(self.roster(conn))))),
+            ToHub::Asks { id } => (id, Ok(Some(Answer::Asks(self.ask_list())))),
+            ToHub::Ask { id, ask_id, to, text, timeout_ms, thread } => {
+                (id, self.ask(conn, id, ask::Question { ask_id, to, text, timeout_ms, thread }))
+            }
+            ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms } => {
+                (id, self.broadcast(conn, id, &broadcast_id, text, scope, timeout_ms))
+            }
+            ToHub::Reply { id, ask_id, text } => (id, self.reply(conn, id, &ask_id, text)),
+            ToHub::Withdraw { id, ask_id } => (id, self.withdraw(conn, &ask_id)),
+            ToHub::Rename { id, name, exact } => (id, self.rename(conn, &name, exact)),
+            ToHub::Hook { id, claude, event, turn, ask_id, reason, age_ms } => {
+                let age = age_ms.unwrap_or(0);
+                (id, self.hook(&session::Hook { claude, event, turn, ask_id, reason, age }))
+            }
+            ToHub::Wait { id, claude, process } => (id, self.wait(conn, id, claude, process)),
+            ToHub::Watch { id } => (id, self.watch(conn)),
+            ToHub::Status { id } => (id, Ok(Some(Answer::Status(self.status())))),
+            ToHub::Stop { id } => {
+                self.answer(conn, id, Ok(Answer::Done));
+                return self.out.push(Output::Exit);
+            }
+            ToHub::Hello { .. } => return self.refuse(conn, "hello was said already"),
+            ToHub::Pushed { push, error } => return self.pushed(conn, &push, error),
+            ToHub::Seen(receipts) => return self.take_receipts(conn, &receipts),
+            ToHub::Activity { activity, age_ms, branch, paths } => {
+                let activity = activity.map(|a| (a, age_ms.unwrap_or(0)));
+                return self.activity(conn, activity, branch, paths);
+            }
+            ToHub::Bye => return self.bye(conn),
+        };
+        match reply {
+            Ok(Some(answer)) => self.answer(conn, id, Ok(answer)),
+            Ok(None) => {}
+            Err(fault) => {
+                if matches!(fault.code, Code::Overloaded | Code::BadArgs) {
+                    self.log_refusal(conn, &fault);
+                }
+                self.answer(conn, id, Err(fault));
+            }
+        }
+    }
+
+    /// Each watcher gets a copy of every text, so they are few.
+    fn watch(&mut self, conn: ConnId) -> Reply {
+        if self.watchers.len() >= MAX_WATCHERS && !self.watchers.contains(&conn) {
+            let full = format!(
+                "{MAX_WATCHERS} connections watch the hub, which is the limit; retry when one has left"
+            );
+            return Err(fault(Code::Overloaded, full));
+        }
+        self.watchers.insert(conn);
+        Ok(Some(Answer::Done))
+    }
+
+    /// Logs that a limit was met, once per second and connection: a peer that floods must not flood the log.
+    fn log_refusal(&mut self, conn: ConnId, fault: &Fault) {
+        let (now, from) = (self.now, self.name_of(conn));
+        if self.refused.get(&conn).is_none_or(|at| now >= at + 1000) {
+            self.refused.insert(conn, now);
+            self.report(What::Refused, |e| {
+                e.from = from;
+                e.code = Some(fault.code);
+                e.why = Some(fault.message.clone());
+            });
+        }
+    }
+
+    fn closed(&mut self, conn: ConnId) {
+        self.open.remove(&conn);
+        self.watchers.remove(&conn);
+        self.refused.remove(&conn);
+        match self.roles.remove(&conn) {
+            Some(Role::Waiter { claude, .. }) => self.waiter_left(conn, &claude),
+            Some(Role::Peer(peer)) => self.vanished(peer, conn),
+            None => {}
+        }
+    }
+
+    /// One error line, then the end of the connection: it broke the protocol.
+    fn refuse(&mut self, conn: ConnId, why: &str) {
+        let (code, message, waiting) = (Code::BadMsg, why.to_owned(), Vec::new());
+        self.send(conn, ToClient::Error { id: None, code, message, waiting });
+        self.close(conn);
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        self.closed(conn);
+        self.out.push(Output::Close(conn));
+    }
+
+    fn send(&mut self, conn: ConnId, message: ToClient) {
+        self.out.push(Output::Send(conn, message));
+    }
+
+    fn answer(&mut self, conn: ConnId, id: u64, reply: Result<Answer, Fault>) {
+        let waiting = self.take_waiting(conn);
+        let message = match reply {
+            Ok(answer) => ToClient::Ok { id, answer, waiting },
+            Err(Fault { code, message }) => ToClient::Error { id: Some(id), code, message, waiting },
+        };
+        self.send(conn, message);
+    }
+
+    /// The peer that this connection registered.
+    fn peer_on(&self, conn: ConnId) -> Option<PeerNo> {
+        match self.roles.get(&conn) {
+            Some(Role::Peer(no)) => Some(*no),
+            _ => None,
+        }
+    }
+
+    /// The same, for a request that needs one.
+    fn me(&self, conn: ConnId) -> Result<PeerNo, Fault> {
+        self.peer_on(conn).ok_or_else(|| {
+            fault(Code::NotRegistered, "this connection has not registered; send register first")
+        })
+    }
+
+    fn name_of(&self, conn: ConnId) -> String {
+        self.peer_on(conn).map(|no| self.peer(no).who.name.clone()).unwrap_or_default()
+    }
+
+    fn no(&mut self) -> u64 {
+        self.next_no += 1;
+        self.next_no
+    }
+
+    fn arm(&mut self, at: Ms, timer: Timer) {
+        self.timers.insert((at, timer));
+    }
+
+    fn disarm(&mut self, at: Ms, timer: Timer) {
+        self.timers.remove(&(at, timer));
+    }
+
+    /// Reports an event to the log and the watchers.
+    fn report(&mut self, what: What, fill: impl FnOnce(&mut Event)) {
+        let common = matches!(what, What::Ask | What::Reply | What::Summary | What::State);
+        if common && self.watchers.is_empty() && !self.info.log_all {
+            return;
+        }
+        let mut event = Event {
+            ts_ms: self.info.epoch_started_ms + self.now,
+            event: what,
+            from: String::new(),
+            to: None,
+            ask_id: None,
+            thread: None,
+            kind: None,
+            state: None,
+            path: None,
+            code: None,
+            text: None,
+            why: None,
+        };
+        fill(&mut event);
+        for conn in &self.watchers {
+            self.out.push(Output::Send(*conn, ToClient::Event(event.clone())));
+        }
+        event.text = None; // message text never goes to a log
+        self.out.push(Output::Log(event));
+    }
+}
+
+#[cfg(test)]
+impl Router {
+    /// What is left though every peer is gone, in words.
+    fn leftovers(&self) -> String {
+        let held = [
+            ("roles", self.roles.len()),
+            ("peers", self.peers.len()),
+            ("identities", self.by_identity.len()),
+            ("names", self.by_name.len()),
+            ("sessions", self.sessions.values().filter(|s| s.is_tied()).count()),
+            ("asks", self.asks.len()),
+            ("broadcasts", self.broadcasts.len()),
+            ("deliveries", self.deliveries.len()),
+            ("bytes of text", self.text),
+            ("pushes", self.pushes.len()),
+            ("timers", self.timers.iter().filter(|(_, t)| *t != Timer::Idle).count()),
+        ];
+        let left = held.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}"));
+        left.collect::<Vec<_>>().join(", ")
+    }
+}

@@ -1,0 +1,451 @@
+//! Questions, and the one end that each of them has.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use serde::{Deserialize, Serialize};
+
+use super::delivery::Progress;
+use super::ended::Tombstone;
+use super::standing::Standing;
+use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
+use crate::wire::{
+    Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, State, ToClient, What, fault,
+};
+
+/// The most bytes of undelivered text, over all peers.
+const MAX_TEXT_BY_ALL: usize = 256 << 20;
+/// How much of a question its answer quotes, in characters.
+const MAX_ABOUT: usize = 100;
+/// The longest thread id, in bytes.
+const MAX_THREAD: usize = 128;
+
+/// What `ask` asks for.
+pub(super) struct Question {
+    pub ask_id: String,
+    /// The target's name.
+    pub to: String,
+    pub text: String,
+    pub timeout_ms: u64,
+    pub thread: Option<String>,
+}
+
+/// A question that has not ended.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Ask {
+    pub asker: PeerNo,
+    pub target: PeerNo,
+    /// The target's name when it was asked.
+    pub to: String,
+    pub thread: String,
+    /// The beginning of the question, in one line.
+    pub about: String,
+    pub broadcast: Option<Id>,
+    pub asked_at: Ms,
+    pub deadline: Ms,
+    pub progress: Progress,
+    /// The question on its way; `None` when it needs no more care.
+    pub delivery: Option<DeliveryNo>,
+    pub standing: Standing,
+}
+
+impl Router {
+    pub(super) fn ask(&mut self, conn: ConnId, id: u64, question: Question) -> Reply {
+        let me = self.me(conn)?;
+        check_id(&question.ask_id)?;
+        check_text("question", &question.text)?;
+        check_timeout(question.timeout_ms)?;
+        if question.thread.as_ref().is_some_and(|t| t.is_empty() || t.len() > MAX_THREAD) {
+            return Err(fault(
+                Code::BadArgs,
+                format!(
+                    "`thread_id` has to have 1 to {MAX_THREAD} bytes; pass the one of an earlier message"
+                ),
+            ));
+        }
+        if let Some(known) = self.asked_before(me, &question.ask_id)? {
+            return Ok(Some(known));
+        }
+        let target = self.find(me, &question.to)?;
+        if target == me {
+            return Err(fault(Code::BadArgs, "`to` is this session itself; ask another peer"));
+        }
+        self.room_for_ask(me)?;
+        self.room_for_text(target)?;
+        self.within_rate(me, target)?;
+        let thread = question.thread.unwrap_or_else(|| self.new_thread());
+        let ask = self.new_ask(me, target, thread, None, question.timeout_ms);
+        self.open_ask(&Id::from(question.ask_id), ask, question.text, Some((conn, id)));
+        Ok(None)
+    }
+
+    fn new_thread(&mut self) -> String {
+        self.ids.draw().replacen("push_", "thr_", 1)
+    }
+
+    pub(super) fn new_ask(
+        &self,
+        asker: PeerNo,
+        target: PeerNo,
+        thread: String,
+        broadcast: Option<Id>,
+        timeout: Ms,
+    ) -> Ask {
+        Ask {
+            asker,
+            target,
+            to: self.peer(target).who.name.clone(),
+            thread,
+            about: String::new(),
+            broadcast,
+            asked_at: self.now,
+            deadline: self.now + timeout,
+            progress: Progress::queued(self.now),
+            delivery: None,
+            standing: Standing::default(),
+        }
+    }
+
+    /// The answer to a request for an ask that this peer has made already: requests are idempotent.
+    fn asked_before(&self, me: PeerNo, ask_id: &str) -> Result<Option<Answer>, Fault> {
+        let (asker, to, state, thread) = match (self.asks.get(ask_id), self.ended.get(ask_id)) {
+            (Some(ask), _) => (&self.peer(ask.asker).who.peer, &ask.to, ask.progress.state, &ask.thread),
+            (None, Some(t)) => {
+                let state = if t.code.is_some() { State::Ended } else { State::Replied };
+                (&t.asker, &t.to, state, &t.thread)
+            }
+            (None, None) => return Ok(None),
+        };
+        if *asker != self.peer(me).who.peer {
+            return Err(fault(Code::BadMsg, "`ask_id` is taken; every ask needs a new one"));
+        }
+        let (ask_id, to, thread) = (ask_id.to_owned(), to.clone(), thread.clone());
+        Ok(Some(Answer::Asked { ask_id, to, state, thread }))
+    }
+
+    /// Whether `me` may ask once more: not while it has too many open asks, nor while it does not take what it is sent.
+    pub(super) fn room_for_ask(&self, me: PeerNo) -> Result<(), Fault> {
+        if self.peer(me).inbox.len() >= self.limits.undelivered {
+            let held = self.limits.undelivered;
+            return Err(fault(
+                Code::Overloaded,
+                format!(
+                    "{held} messages to this session are undelivered, which is the limit; retry when it has taken some"
+                ),
+            ));
+        }
+        let most = self.limits.open_asks;
+        let peer = self.peer(me);
+        let single = |id: &&Id| self.asks.get(*id).is_some_and(|a| a.broadcast.is_none());
+        let open = peer.broadcasts.len() + peer.asked.iter().filter(single).take(most).count();
+        if open < most {
+            return Ok(());
+        }
+        Err(fault(
+            Code::Overloaded,
+            format!("this session has {most} open asks, which is the limit; retry when one has ended"),
+        ))
+    }
+
+    /// Whether one more text may be on its way to `target`.
+    pub(super) fn room_for_text(&self, target: PeerNo) -> Result<(), Fault> {
+        if self.text >= MAX_TEXT_BY_ALL {
+            return Err(fault(
+                Code::Overloaded,
+                "undelivered messages to all peers have 256 MiB of text, which is the limit; retry when some were taken",
+            ));
+        }
+        let most = self.limits.undelivered;
+        if self.peer(target).inbox.len() < most {
+            return Ok(());
+        }
+        let name = &self.peer(target).who.name;
+        Err(fault(
+            Code::Overloaded,
+            format!(
+                "{most} messages to \"{name}\" are undelivered, which is the limit; retry when it has taken some"
+            ),
+        ))
+    }
+
+    /// Files an ask and sends its question on its way. `starter` is the request that gets the answer.
+    pub(super) fn open_ask(&mut self, id: &Id, ask: Ask, text: String, starter: Option<(ConnId, u64)>) {
+        let (asker, target, thread) = (ask.asker, ask.target, ask.thread.clone());
+        let (from, to) = (self.peer(asker).who.name.clone(), ask.to.clone());
+        let said = text.clone();
+        self.report(What::Ask, |e| {
+            e.from = from;
+            e.to = Some(to);
+            e.ask_id = Some(id.to_string());
+            e.thread = Some(thread);
+            e.text = Some(said);
+        });
+        let mut parcel = self.parcel(Kind::Ask, id, asker, text, &ask.thread);
+        parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
+        self.have_met(asker, target);
+        self.peer_mut(asker).asked.insert(id.clone());
+        self.peer_mut(target).owes.insert(id.clone());
+        self.arm(ask.deadline, Timer::Timeout(id.clone()));
+        let about = crate::fence::label(parcel.text.trim().lines().next().unwrap_or_default());
+        let about = about.chars().take(MAX_ABOUT).collect();
+        let no = self.deliver(target, parcel, starter);
+        self.asks.insert(id.clone(), Ask { delivery: Some(no), about, ..ask });
+        self.dispatch(no);
+    }
+
+    /// A parcel with the text of `from`; the delivery fills in its push.
+    pub(super) fn parcel(&self, kind: Kind, ask_id: &Id, from: PeerNo, text: String, thread: &str) -> Parcel {
+        let who = &self.peer(from).who;
+        let is_theirs = matches!(kind, Kind::Ask | Kind::Reply);
+        Parcel {
+            push: String::new(),
+            path: Path::Socket,
+            kind,
+            ask_id: ask_id.to_string(),
+            from: who.name.clone(),
+            from_kind: Some(who.kind).filter(|_| is_theirs),
+            about: None,
+            cwd: Some(who.cwd.clone()).filter(|_| is_theirs),
+            text,
+            code: None,
+            broadcast: None,
+            thread: Some(thread.to_owned()).filter(|t| !t.is_empty()),
+            late: false,
+        }
+    }
+
+    pub(super) fn reply(&mut self, conn: ConnId, id: u64, ask_id: &str, text: String) -> Reply {
+        let me = self.me(conn)?;
+        check_text("answer", &text)?;
+        if self.asks.get(ask_id).is_some_and(|ask| ask.target == me) {
+            self.replied(&Id::from(ask_id), text, Some((conn, id)));
+            return Ok(None);
+        }
+        let identity = &self.peer(me).who.peer;
+        // To another peer the ask does not exist.
+        let Some(ended) = self.ended.get(ask_id).filter(|t| t.target == *identity && !identity.is_empty())
+        else {
+            return unknown("the hub knows no ask of this session by that id");
+        };
+        let asker = self.by_identity.get(&ended.asker).copied();
+        match (ended.code, ended.answer, asker) {
+            (_, Some(before), _) if before != digest(&text) => {
+                unknown("that ask has been answered already, and an ask has one answer")
+            }
+            (_, Some(_), _) if ended.lost => Err(fault(Code::PeerGone, NOBODY_WAITS)),
+            (_, Some(_), asker) => {
+                // The same answer again: the confirmation of the first one got lost.
+                let (ask_id, to) = (ask_id.to_owned(), ended.from.clone());
+                let state = asker.map_or(State::Pushed, |asker| self.reply_state(asker, &ask_id));
+                Ok(Some(Answer::Replied { ask_id, to, state }))
+            }
+            (Some(Code::Timeout), None, Some(asker)) => {
+                self.room_for_text(asker)?;
+                self.late_reply(&Id::from(ask_id), me, asker, text, (conn, id));
+                Ok(None)
+            }
+            _ => Err(fault(Code::PeerGone, NOBODY_WAITS)),
+        }
+    }
+
+    /// An answer to an ask that has timed out: no second end, but it still holds work.
+    fn late_reply(&mut self, id: &Id, from: PeerNo, to: PeerNo, text: String, starter: (ConnId, u64)) {
+        let Some(tombstone) = self.ended.get_mut(id) else { return };
+        tombstone.answer = Some(digest(&text));
+        let (thread, broadcast) = (tombstone.thread.clone(), tombstone.broadcast.clone());
+        let mut parcel = self.parcel(Kind::Reply, id, from, text, &thread);
+        parcel.broadcast = broadcast.map(|b| b.to_string());
+        parcel.late = true;
+        self.send_reply(parcel, to, Some(starter));
+    }
+
+    /// The ask's one good end.
+    fn replied(&mut self, id: &Id, text: String, starter: Option<(ConnId, u64)>) {
+        let Some(ask) = self.end(id, None, Some(digest(&text))) else { return };
+        let mut parcel = self.parcel(Kind::Reply, id, ask.target, text, &ask.thread);
+        parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
+        parcel.about = Some(ask.about.clone());
+        self.send_reply(parcel, ask.asker, starter);
+        self.count_outcome(id, &ask, None);
+    }
+
+    fn send_reply(&mut self, parcel: Parcel, to: PeerNo, starter: Option<(ConnId, u64)>) {
+        let receiver = self.peer(to).who.name.clone();
+        self.report(What::Reply, |e| {
+            e.from.clone_from(&parcel.from);
+            e.to = Some(receiver);
+            e.ask_id = Some(parcel.ask_id.clone());
+            e.thread.clone_from(&parcel.thread);
+            e.text = Some(parcel.text.clone());
+        });
+        let no = self.deliver(to, parcel, starter);
+        self.dispatch(no);
+    }
+
+    /// The ask's one bad end: the asker is told, by a push of its own or with the summary of its broadcast.
+    pub(super) fn fail(&mut self, id: &Id, code: Code) {
+        let Some(ask) = self.asks.get(id) else { return };
+        let message = self.failure(ask, code);
+        let Some(ask) = self.end(id, Some(code), None) else { return };
+        self.tell_over(ask.target, id, code);
+        let (from, to) = (ask.to.clone(), self.peer(ask.asker).who.name.clone());
+        self.report(What::Failed, |e| {
+            e.from = from;
+            e.to = Some(to);
+            e.ask_id = Some(id.to_string());
+            e.thread = Some(ask.thread.clone());
+            e.code = Some(code);
+        });
+        if ask.broadcast.is_some() {
+            return self.count_outcome(id, &ask, Some(code));
+        }
+        let mut parcel = self.parcel(Kind::Failed, id, ask.target, message, &ask.thread);
+        parcel.code = Some(code);
+        let no = self.deliver(ask.asker, parcel, None);
+        self.dispatch(no);
+    }
+
+    /// Nobody waits for these any more, by their ask's or their broadcast's id.
+    pub(super) fn withdraw(&mut self, conn: ConnId, id: &str) -> Reply {
+        let me = self.me(conn)?;
+        if self.asks.get(id).is_some_and(|ask| ask.asker == me) {
+            self.drop_ask(&Id::from(id));
+        } else if self.broadcasts.get(id).is_some_and(|b| b.asker == me) {
+            self.drop_broadcast(&Id::from(id));
+        }
+        Ok(Some(Answer::Done))
+    }
+
+    /// The ask ends without news for its asker, which has left or has withdrawn it.
+    pub(super) fn drop_ask(&mut self, id: &Id) {
+        let Some(ask) = self.end(id, Some(Code::HubUnreachable), None) else { return };
+        self.tell_over(ask.target, id, Code::PeerGone);
+        self.count_outcome(id, &ask, Some(Code::HubUnreachable));
+    }
+
+    /// An ask that this peer had open when the state of an earlier epoch was lost: an honest end.
+    pub(super) fn fail_lost(&mut self, me: PeerNo, lost: LostAsk) {
+        let id = Id::from(lost.ask_id);
+        if check_id(&id).is_err() || self.ended.get(&id).is_some() || self.asks.contains_key(&id) {
+            return;
+        }
+        let code = Code::HubUnreachable;
+        let to = crate::fence::label(&lost.to);
+        let text = format!(
+            "hub_unreachable: the relay's state was lost, and with it this question to \"{to}\" or its answer; ask \
+             again if it still matters"
+        );
+        let mut parcel = self.parcel(Kind::Failed, &id, me, text, "");
+        (parcel.from, parcel.code) = (to.clone(), Some(code));
+        let who = &self.peer(me).who;
+        let tombstone = Tombstone {
+            asker: who.peer.clone(),
+            target: String::new(),
+            from: who.name.clone(),
+            to,
+            thread: String::new(),
+            broadcast: None,
+            code: Some(code),
+            answer: None,
+            lost: false,
+            members: Vec::new(),
+        };
+        self.ended.insert(self.now, self.limits.late, id, tombstone);
+        let no = self.deliver(me, parcel, None);
+        self.dispatch(no);
+    }
+
+    /// Takes an ask out of every table and leaves a tombstone; its question goes no further.
+    fn end(&mut self, id: &Id, code: Option<Code>, answer: Option<u64>) -> Option<Ask> {
+        let ask = self.asks.remove(id)?;
+        self.disarm(ask.deadline, Timer::Timeout(id.clone()));
+        self.timers.retain(|(_, timer)| !matches!(timer, Timer::NoTurn(i) | Timer::Nudge(i) if i == id));
+        self.peer_mut(ask.asker).asked.remove(id);
+        self.peer_mut(ask.target).owes.remove(id);
+        let (asker, target) = (&self.peer(ask.asker).who, &self.peer(ask.target).who);
+        let tombstone = Tombstone {
+            asker: asker.peer.clone(),
+            target: target.peer.clone(),
+            from: asker.name.clone(),
+            to: ask.to.clone(),
+            thread: ask.thread.clone(),
+            broadcast: ask.broadcast.clone(),
+            code,
+            answer,
+            lost: false,
+            members: Vec::new(),
+        };
+        self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);
+        if let Some(no) = ask.delivery {
+            self.remove_delivery(no);
+        }
+        let state = if code.is_some() { State::Ended } else { State::Replied };
+        self.tell_asker(ask.asker, id, state, None, code);
+        Some(ask)
+    }
+
+    /// Tells the asker how far its ask got, if it is connected.
+    pub(super) fn tell_asker(
+        &mut self,
+        asker: PeerNo,
+        id: &str,
+        state: State,
+        path: Option<Path>,
+        code: Option<Code>,
+    ) {
+        if let Some(conn) = self.peers.get(&asker).and_then(|p| p.conn) {
+            let ask_id = id.to_owned();
+            self.send(conn, ToClient::State { ask_id, state, path, code, note: None, detail: None });
+        }
+    }
+
+    /// Tells the target that an ask has ended without its answer.
+    fn tell_over(&mut self, target: PeerNo, id: &str, code: Code) {
+        if let Some(conn) = self.peers.get(&target).and_then(|p| p.conn) {
+            let ask_id = id.to_owned();
+            self.send(conn, ToClient::Over { ask_id, code });
+        }
+    }
+}
+
+const NOBODY_WAITS: &str = "the asker is gone or has withdrawn the ask; nobody waits for this answer";
+
+fn unknown(why: &str) -> Reply {
+    Err(fault(Code::UnknownAsk, format!("{why}; relay_peers lists the asks that this session owes")))
+}
+
+fn digest(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new(); // with fixed keys: the same in every hub process
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+pub(super) fn check_id(id: &str) -> Result<(), Fault> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    if (8..=48).contains(&id.len()) && id.bytes().all(plain) {
+        return Ok(());
+    }
+    Err(fault(Code::BadMsg, "an id has 8 to 48 letters, digits, `_` and `-`"))
+}
+
+pub(super) fn check_text(what: &str, text: &str) -> Result<(), Fault> {
+    if text.trim().is_empty() {
+        return Err(fault(Code::BadArgs, format!("`{what}` is empty; say something")));
+    }
+    if text.len() > MAX_TEXT {
+        let size = text.len();
+        return Err(fault(
+            Code::BadArgs,
+            format!(
+                "`{what}` has {size} bytes, over the limit of {MAX_TEXT} (512 KiB); shorten it or name a file to read"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn check_timeout(timeout: Ms) -> Result<(), Fault> {
+    if (1..=MAX_TIMEOUT_MS).contains(&timeout) {
+        return Ok(());
+    }
+    Err(fault(Code::BadArgs, "the timeout is out of range; give 1 second to 1 day"))
+}

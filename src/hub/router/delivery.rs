@@ -1,0 +1,411 @@
+//! A text on its way into a session: which path it takes, whether it arrived, and what is tried next.
+
+use serde::{Deserialize, Serialize};
+
+use super::peer::Peer;
+use super::{ConnId, DeliveryNo, Id, Limits, Ms, PeerNo, Role, Router, Timer};
+use crate::wire::{Answer, Code, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault};
+
+/// The most bytes of text that one answer carries for the path `tool`. Claude Code replaces a tool result of over about
+/// 50,000 characters by a short preview (measured).
+const MAX_WAITING: usize = 40_000;
+
+/// How far a text got, by which path, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Progress {
+    pub state: State,
+    pub path: Option<Path>,
+    pub since: Ms,
+}
+
+impl Progress {
+    pub fn queued(since: Ms) -> Self {
+        Progress { state: State::Queued, path: None, since }
+    }
+}
+
+/// See the module.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Delivery {
+    pub to: PeerNo,
+    pub parcel: Parcel,
+    pub progress: Progress,
+    pub attempts: Vec<Attempt>,
+    /// A path that this text must not take.
+    pub avoid: Option<Path>,
+    /// The request that began this and is answered when the text is handed over, or at the time given.
+    starter: Option<(ConnId, u64, Ms)>,
+}
+
+/// One push by one path.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Attempt {
+    pub push: String,
+    pub path: Path,
+    /// The connection that was told to push.
+    pub conn: ConnId,
+    /// The process of the waiter that was told, if it was one.
+    pub waiter: Option<String>,
+    pub sent: Ms,
+    pub stage: Stage,
+    /// The turn that this push began, once it is a prompt: the end of that turn proves that the model had it.
+    pub turn: Option<String>,
+    /// Nobody told the outcome: the process that was told to push is gone. It counts as handed over, a receipt settles it,
+    /// and its path is not to blame if none comes.
+    pub in_doubt: bool,
+}
+
+/// How a push went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Stage {
+    /// The pushing process has been told.
+    Sent,
+    /// It has done it.
+    Handed(Ms),
+    /// The client has the text in its queue: it is only a matter of time.
+    Queued,
+    /// The client has made it a prompt; another hook may still refuse it.
+    Prompted(Ms),
+    /// It could not, or the client swallowed the text.
+    Failed,
+}
+
+impl Delivery {
+    /// The push that may still arrive.
+    fn current(&self) -> Option<&Attempt> {
+        self.attempts.last().filter(|a| a.stage != Stage::Failed)
+    }
+}
+
+impl Router {
+    /// Files a text for `to`; [`dispatch`](Self::dispatch) sends it.
+    pub(super) fn deliver(
+        &mut self,
+        to: PeerNo,
+        parcel: Parcel,
+        starter: Option<(ConnId, u64)>,
+    ) -> DeliveryNo {
+        let no = self.no();
+        let until = self.now + self.limits.handover;
+        let starter = starter.map(|(conn, id)| (conn, id, until));
+        if starter.is_some() {
+            self.arm(until, Timer::Handover(no));
+        }
+        self.text += parcel.text.len();
+        let progress = Progress::queued(self.now);
+        self.deliveries
+            .insert(no, Delivery { to, parcel, progress, attempts: Vec::new(), avoid: None, starter });
+        self.peer_mut(to).inbox.insert(no);
+        no
+    }
+
+    /// Sends a text that is not on any path by the best path that is left; where none is left, it stays queued.
+    pub(super) fn dispatch(&mut self, no: DeliveryNo) {
+        let Some(delivery) = self.deliveries.get(&no) else { return };
+        if delivery.current().is_some() {
+            return;
+        }
+        match self.route(delivery) {
+            Some((path, conn)) => {
+                let parcel = self.start_attempt(no, path, conn);
+                self.send(conn, ToClient::Push(parcel));
+            }
+            None if delivery.progress.state != State::Queued => {
+                self.progress(no, State::Queued, None);
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn dispatch_all(&mut self, peer: PeerNo) {
+        let Some(peer) = self.peers.get(&peer) else { return };
+        for no in peer.inbox.clone() {
+            self.dispatch(no);
+        }
+    }
+
+    /// The first path of the target that is open, not dead, and was not tried for this text.
+    fn route(&self, delivery: &Delivery) -> Option<(Path, ConnId)> {
+        let peer = self.peer(delivery.to);
+        let size = delivery.parcel.text.len();
+        let untried = |p: &Path| !peer.dead.contains(p) && !delivery.attempts.iter().any(|a| a.path == *p);
+        let allowed = peer.who.paths.iter().copied().filter(|p| Some(*p) != delivery.avoid);
+        allowed.filter(untried).find_map(|path| {
+            let conn = match path {
+                Path::Hook => self.waiter_for(delivery.to, size),
+                Path::Inbox if self.inbox_room_at(peer) > self.now => None,
+                _ => peer.conn,
+            };
+            conn.map(|c| (path, c))
+        })
+    }
+
+    /// The path that the next push to this peer takes.
+    pub(super) fn best_path(&self, peer: PeerNo) -> Option<Path> {
+        let peer = self.peer(peer);
+        peer.who.paths.iter().copied().find(|p| !peer.dead.contains(p))
+    }
+
+    /// Notes a new push; the parcel tells what to do.
+    fn start_attempt(&mut self, no: DeliveryNo, path: Path, conn: ConnId) -> Parcel {
+        let push = self.ids.draw();
+        let waiter = match self.roles.get(&conn) {
+            Some(Role::Waiter { process, .. }) => Some(process.clone()),
+            _ => None,
+        };
+        let (stage, turn, in_doubt) = (Stage::Sent, None, false);
+        let attempt =
+            Attempt { push: push.clone(), path, conn, waiter, sent: self.now, stage, turn, in_doubt };
+        let delivery = self.deliveries.get_mut(&no).expect("invariant: callers have just looked it up");
+        delivery.attempts.push(attempt);
+        (delivery.parcel.push, delivery.parcel.path) = (push.clone(), path);
+        let (parcel, to) = (delivery.parcel.clone(), delivery.to);
+        self.pushes.insert(push, no);
+        if path == Path::Hook {
+            self.load_waiter(to, parcel.text.len());
+        }
+        if path == Path::Inbox {
+            let (now, every) = (self.now, self.limits.inbox_every);
+            let peer = self.peer_mut(to);
+            peer.inbox_empty_at = peer.inbox_empty_at.max(now) + every;
+            let at = self.inbox_room_at(self.peer(to));
+            if at > now {
+                self.arm(at, Timer::InboxRoom(to));
+            }
+        }
+        parcel
+    }
+
+    /// When the inbox of Claude Code takes one more text. It silently drops what exceeds its capacity.
+    fn inbox_room_at(&self, peer: &Peer) -> Ms {
+        let Limits { inbox_burst, inbox_every, .. } = self.limits;
+        (peer.inbox_empty_at + inbox_every).saturating_sub(inbox_burst * inbox_every)
+    }
+
+    /// Texts that have no path left go out with the answer to this request.
+    pub(super) fn take_waiting(&mut self, conn: ConnId) -> Vec<Parcel> {
+        let Some(me) = self.peer_on(conn) else { return Vec::new() };
+        if self.peer(me).inbox.is_empty() || self.peer(me).who.kind != PeerKind::Session {
+            return Vec::new();
+        }
+        let mut waiting = Vec::new();
+        let mut size = 0;
+        for no in self.peer(me).inbox.clone() {
+            let Some(delivery) = self.deliveries.get(&no) else { continue };
+            if delivery.current().is_some() || self.route(delivery).is_some() {
+                continue;
+            }
+            size += delivery.parcel.text.len();
+            if size > MAX_WAITING && !waiting.is_empty() {
+                break;
+            }
+            waiting.push(self.start_attempt(no, Path::Tool, conn));
+        }
+        waiting
+    }
+
+    /// What this peer's last connection `old` was told to push and did not report. `conn` is of the same process, which
+    /// answers from memory, or of a new one (`fresh`), which knows nothing: then the outcome is in doubt.
+    pub(super) fn settle_sent(&mut self, me: PeerNo, old: ConnId, conn: ConnId, fresh: bool) {
+        for no in self.peer(me).inbox.clone() {
+            let Some(delivery) = self.deliveries.get_mut(&no) else { continue };
+            let Some(attempt) = delivery.attempts.last_mut() else { continue };
+            if attempt.stage != Stage::Sent || attempt.conn != old {
+                continue;
+            }
+            if fresh {
+                self.put_in_doubt(no);
+            } else {
+                attempt.conn = conn;
+                let parcel = delivery.parcel.clone();
+                self.send(conn, ToClient::Push(parcel));
+            }
+        }
+    }
+
+    /// The process that was told to make the last push is gone: the push counts as handed over and unconfirmed. Where no
+    /// receipt can come, it is made again at once.
+    pub(super) fn put_in_doubt(&mut self, no: DeliveryNo) {
+        let now = self.now;
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        let to = delivery.to;
+        if let Some(attempt) = delivery.attempts.last_mut() {
+            (attempt.stage, attempt.in_doubt) = (Stage::Handed(now), true);
+        }
+        if self.sends_receipts(to) {
+            self.arm(now + self.limits.confirm, Timer::Confirm(no));
+        } else {
+            self.forget_attempt(no);
+            self.dispatch(no);
+        }
+    }
+
+    /// Drops the last push, so that its path may be tried again.
+    pub(super) fn forget_attempt(&mut self, no: DeliveryNo) {
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        if let Some(attempt) = delivery.attempts.pop() {
+            self.pushes.remove(&attempt.push);
+        }
+    }
+
+    /// Moves a text to another state and tells the asker, if it is a question.
+    pub(super) fn progress(&mut self, no: DeliveryNo, state: State, path: Option<Path>) {
+        let progress = Progress { state, path, since: self.now };
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        delivery.progress = progress;
+        let (to, kind, from) = (delivery.to, delivery.parcel.kind, delivery.parcel.from.clone());
+        let id = Id::from(delivery.parcel.ask_id.as_str());
+        if state != State::Queued && delivery.starter.is_some() {
+            self.answer_starter(no);
+        } else if kind == Kind::Ask
+            && let Some(asker) = self.asks.get(&id).map(|ask| ask.asker)
+        {
+            self.tell_asker(asker, &id, state, path, None);
+        }
+        if kind == Kind::Ask
+            && let Some(ask) = self.asks.get_mut(&id)
+        {
+            ask.progress = progress;
+        }
+        let to = self.peer(to).who.name.clone();
+        self.report(What::State, |e| {
+            e.from = from;
+            e.to = Some(to);
+            e.ask_id = Some(id.to_string());
+            e.kind = Some(kind);
+            e.state = Some(state);
+            e.path = path;
+        });
+    }
+
+    /// Answers the request that began this delivery with the state that it has by now.
+    pub(super) fn answer_starter(&mut self, no: DeliveryNo) {
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        let Some((conn, id, until)) = delivery.starter.take() else { return };
+        let (state, to, kind) = (delivery.progress.state, delivery.to, delivery.parcel.kind);
+        let (ask_id, thread) = (delivery.parcel.ask_id.clone(), delivery.parcel.thread.clone());
+        self.disarm(until, Timer::Handover(no));
+        let to = self.peer(to).who.name.clone();
+        let answer = match kind {
+            Kind::Ask => Answer::Asked { ask_id, to, state, thread: thread.unwrap_or_default() },
+            _ => Answer::Replied { ask_id, to, state },
+        };
+        if self.roles.contains_key(&conn) {
+            self.answer(conn, id, Ok(answer));
+        }
+    }
+
+    /// The target of a text that is no question is gone.
+    pub(super) fn undeliverable(&mut self, no: DeliveryNo) {
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        let handed = |a: &Attempt| !a.in_doubt && !matches!(a.stage, Stage::Sent | Stage::Failed);
+        let lost = !delivery.attempts.iter().any(handed);
+        if delivery.parcel.kind == Kind::Reply
+            && let Some(tombstone) = self.ended.get_mut(&delivery.parcel.ask_id)
+        {
+            tombstone.lost = lost;
+        }
+        if let Some((conn, request, until)) = delivery.starter.take() {
+            self.disarm(until, Timer::Handover(no));
+            let gone = fault(Code::PeerGone, "the asker left before it had the answer; nobody waits for it");
+            if self.roles.contains_key(&conn) {
+                self.answer(conn, request, Err(gone));
+            }
+        }
+        self.remove_delivery(no);
+    }
+
+    /// How far the answer to an ask got on its way to `asker`.
+    pub(super) fn reply_state(&self, asker: PeerNo, ask_id: &str) -> State {
+        let texts = self.peer(asker).inbox.iter().filter_map(|no| self.deliveries.get(no));
+        let mut replies = texts.filter(|d| d.parcel.kind == Kind::Reply && d.parcel.ask_id == ask_id);
+        replies.next().map_or(State::Pushed, |d| d.progress.state)
+    }
+
+    /// The text needs no more care. How far a question got stays with its ask.
+    pub(super) fn remove_delivery(&mut self, no: DeliveryNo) {
+        self.answer_starter(no);
+        let Some(delivery) = self.deliveries.remove(&no) else { return };
+        let length = delivery.parcel.text.len();
+        (self.text, self.text_removed) = (self.text - length, self.text_removed + length as u64);
+        for attempt in &delivery.attempts {
+            self.pushes.remove(&attempt.push);
+        }
+        if let Some(peer) = self.peers.get_mut(&delivery.to) {
+            peer.inbox.remove(&no);
+        }
+        if delivery.parcel.kind == Kind::Ask
+            && let Some(ask) = self.asks.get_mut(delivery.parcel.ask_id.as_str())
+        {
+            ask.delivery = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::router::{Info, Input, Output};
+    use crate::wire::{ToHub, Who};
+
+    fn who(name: &str, path: Path) -> Box<Who> {
+        let (kind, cwd, paths) = (PeerKind::Session, "/".to_owned(), vec![path]);
+        let (repo, branch, claude, exact, held) = Default::default();
+        let (peer, secret, name) = (name.to_owned(), name.to_owned(), name.to_owned());
+        let (pid, listens, fresh) = (1, true, true);
+        Box::new(Who {
+            name,
+            exact,
+            kind,
+            peer,
+            secret,
+            cwd,
+            repo,
+            branch,
+            pid,
+            claude,
+            paths,
+            listens,
+            held,
+            fresh,
+        })
+    }
+
+    fn pushed(out: &[Output]) -> usize {
+        out.iter().filter(|o| matches!(o, Output::Send(2, ToClient::Push(_)))).count()
+    }
+
+    #[test]
+    fn an_inbox_is_never_sent_more_than_it_has_room_for() {
+        let limits = Limits { asks_per_minute: 0, ..Limits::default() };
+        let (burst, every) = (limits.inbox_burst as usize, limits.inbox_every);
+        let mut last = 0;
+        let ids = move || {
+            last += 1;
+            format!("push_{last:024x}")
+        };
+        let mut router = Router::new(limits, Info::default(), Box::new(ids));
+        for (conn, name, path) in [(1, "a", Path::Socket), (2, "b", Path::Inbox)] {
+            router.step(0, Input::Opened(conn));
+            let register = ToHub::Register { id: 0, who: who(name, path), lost: Vec::new() };
+            router.step(0, Input::Said(conn, register));
+        }
+        let ask = |router: &mut Router, now: Ms, n: usize| {
+            let (ask_id, to, text) = (format!("ask_{n:016x}"), "b".to_owned(), "?".to_owned());
+            let ask = ToHub::Ask { id: n as u64, ask_id, to, text, timeout_ms: 60_000, thread: None };
+            pushed(&router.step(now, Input::Said(1, ask)).outputs)
+        };
+        let first: usize = (0..burst + 3).map(|n| ask(&mut router, 1_000, n)).sum();
+        assert_eq!(first, burst);
+        for n in 1..=3 {
+            let early = router.step(1_000 + n * every - 1, Input::Tick);
+            assert_eq!(pushed(&early.outputs), 0, "no room yet");
+            let due = router.step(1_000 + n * every, Input::Tick);
+            assert_eq!(pushed(&due.outputs), 1, "room for one");
+        }
+        let later = 1_000 + (burst as u64 + 3) * every;
+        assert_eq!(pushed(&router.step(later, Input::Tick).outputs), 0);
+        let again: usize = (0..burst + 1).map(|n| ask(&mut router, later, 100 + n)).sum();
+        assert_eq!(again, burst);
+    }
+}

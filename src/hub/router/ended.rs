@@ -1,0 +1,107 @@
+//! Asks that have ended: what the router keeps of them, and for how long.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Id, Ms};
+use crate::wire::{Code, Member};
+
+/// The most tombstones; the oldest give way.
+const MAX: usize = 4_096;
+
+/// What is kept of an ask or a broadcast that has ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Tombstone {
+    /// The identities of both sides. A broadcast has no target.
+    pub asker: String,
+    pub target: String,
+    /// Their names at the end.
+    pub from: String,
+    pub to: String,
+    pub thread: String,
+    pub broadcast: Option<Id>,
+    /// How it failed.
+    pub code: Option<Code>,
+    /// A digest of its answer, which tells the same answer sent again from another one.
+    pub answer: Option<u64>,
+    /// Whether the asker left before it had the answer.
+    pub lost: bool,
+    /// The asks of a broadcast, so that the same request sent again gets the same answer.
+    pub members: Vec<Member>,
+}
+
+/// The asks that ended within the last hour, [`MAX`] at most.
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct EndedAsks {
+    by_id: BTreeMap<Id, (Ms, Tombstone)>,
+    /// In the order of insertion. An entry whose time differs from the tombstone's is of an earlier insertion.
+    order: VecDeque<(Ms, Id)>,
+}
+
+impl EndedAsks {
+    /// Keeps a tombstone; those older than `keep` milliseconds go.
+    pub fn insert(&mut self, now: Ms, keep: Ms, id: Id, tombstone: Tombstone) {
+        while let Some((at, _)) = self.order.front()
+            && (self.order.len() >= MAX || *at + keep < now)
+        {
+            let Some((at, old)) = self.order.pop_front() else { return };
+            if self.by_id.get(&old).is_some_and(|(inserted, _)| *inserted == at) {
+                self.by_id.remove(&old);
+            }
+        }
+        let before = self.by_id.insert(id.clone(), (now, tombstone));
+        if before.is_none_or(|(at, _)| at != now) {
+            self.order.push_back((now, id));
+        }
+    }
+
+    pub fn get(&self, id: &str) -> Option<&Tombstone> {
+        self.by_id.get(id).map(|(_, tombstone)| tombstone)
+    }
+
+    pub fn get_mut(&mut self, id: &str) -> Option<&mut Tombstone> {
+        self.by_id.get_mut(id).map(|(_, tombstone)| tombstone)
+    }
+
+    /// The latest, newest first, with the time of their end.
+    pub fn latest(&self) -> impl Iterator<Item = (&Id, Ms, &Tombstone)> {
+        self.order.iter().rev().filter_map(|(at, id)| {
+            let (inserted, tombstone) = self.by_id.get(id)?;
+            (inserted == at).then_some((id, *at, tombstone))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tombstone(to: &str) -> Tombstone {
+        let (asker, target, from, to) = ("a".to_owned(), "b".to_owned(), "a".to_owned(), to.to_owned());
+        let (thread, broadcast, code, answer, lost, members) = Default::default();
+        Tombstone { asker, target, from, to, thread, broadcast, code, answer, lost, members }
+    }
+
+    #[test]
+    fn oldest_tombstones_are_dropped_when_full_or_too_old() {
+        let mut ended = EndedAsks::default();
+        for n in 0..=MAX as u64 {
+            ended.insert(n, 1 << 20, Id::from(format!("ask{n}")), tombstone("x"));
+        }
+        assert!(ended.get("ask0").is_none() && ended.get("ask1").is_some());
+        ended.insert(2 << 20, 1 << 20, Id::from("late"), tombstone("late"));
+        assert!(ended.get("ask4096").is_none() && ended.get("late").is_some());
+    }
+
+    #[test]
+    fn a_tombstone_that_is_replaced_counts_from_its_replacement() {
+        let mut ended = EndedAsks::default();
+        ended.insert(0, 10, Id::from("one"), tombstone("one"));
+        ended.insert(8, 10, Id::from("one"), tombstone("again"));
+        ended.insert(15, 10, Id::from("two"), tombstone("two"));
+        assert_eq!(ended.get("one").map(|t| t.to.as_str()), Some("again"));
+        let latest: Vec<&str> = ended.latest().map(|(id, ..)| &**id).collect();
+        assert_eq!(latest, ["two", "one"]);
+    }
+}

@@ -1,0 +1,202 @@
+//! Receipts: what the hub learns about a push after it was sent. That it was done, that the client has the text in its
+//! queue, that the conversation has it, or nothing in time.
+
+use super::delivery::{Attempt, Stage};
+use super::{ConnId, DeliveryNo, Id, PeerNo, Router, Timer};
+use crate::wire::{Activity, Kind, Path, Receipts, State, What};
+
+/// The most identifiers of one kind that one message reports; a hook has fewer at a time.
+const MAX_RECEIPTS: usize = 512;
+
+impl Router {
+    /// The process that was told to push reports how it went.
+    pub(super) fn pushed(&mut self, conn: ConnId, push: &str, error: Option<String>) {
+        let Some(&no) = self.pushes.get(push) else { return };
+        let (now, by_waiter) = (self.now, self.peer_on(conn).is_none());
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        let to = delivery.to;
+        let Some(attempt) = delivery.attempts.iter_mut().find(|a| a.push == push && a.conn == conn) else {
+            return; // not the process that was told
+        };
+        if attempt.stage != Stage::Sent {
+            return;
+        }
+        let path = attempt.path;
+        if error.is_some() {
+            attempt.stage = Stage::Failed;
+            if path == Path::Tool {
+                // There was no tool call that could carry it: the next one can.
+                self.forget_attempt(no);
+            }
+            self.path_died(to, path);
+            return self.dispatch(no);
+        }
+        attempt.stage = Stage::Handed(now);
+        if by_waiter {
+            self.woke(to);
+        }
+        self.progress(no, State::Pushed, Some(path));
+        if self.sends_receipts(to) {
+            self.arm(now + self.limits.confirm, Timer::Confirm(no));
+        } else {
+            self.remove_delivery(no); // this is as far as anyone can know
+        }
+    }
+
+    /// A process found out how far pushes got.
+    pub(super) fn take_receipts(&mut self, conn: ConnId, receipts: &Receipts) {
+        let Receipts { claude, seen, in_tool_result, queued, prompted, refused } = receipts;
+        let claude = claude.as_deref();
+        for push in seen.iter().take(MAX_RECEIPTS) {
+            if let Some((no, path)) = self.confirmable(conn, claude, push) {
+                self.confirm(no, path);
+            }
+        }
+        for push in in_tool_result.iter().take(MAX_RECEIPTS) {
+            if let Some((no, Path::Tool)) = self.confirmable(conn, claude, push) {
+                self.confirm(no, Path::Tool);
+            }
+        }
+        for push in queued.iter().take(MAX_RECEIPTS) {
+            self.accepted(conn, claude, push, Stage::Queued);
+        }
+        for push in prompted.iter().take(MAX_RECEIPTS) {
+            self.accepted(conn, claude, push, Stage::Prompted(self.now));
+        }
+        for push in refused.iter().take(MAX_RECEIPTS) {
+            if let Some((no, _)) = self.confirmable(conn, claude, push)
+                && let Some(attempt) = self.attempt(no, push)
+            {
+                attempt.stage = Stage::Failed;
+                self.dispatch(no);
+            }
+        }
+    }
+
+    /// The client has a text, but its model not yet.
+    fn accepted(&mut self, conn: ConnId, claude: Option<&str>, push: &str, stage: Stage) {
+        let Some((no, path)) = self.confirmable(conn, claude, push) else { return };
+        let Some(attempt) = self.attempt(no, push).filter(|a| !matches!(a.stage, Stage::Prompted(_))) else {
+            return;
+        };
+        (attempt.stage, attempt.in_doubt) = (stage, false);
+        let is_queued = self.deliveries.get(&no).is_some_and(|d| d.progress.state == State::Queued);
+        if is_queued {
+            self.progress(no, State::Pushed, Some(path));
+        }
+    }
+
+    fn attempt(&mut self, no: DeliveryNo, push: &str) -> Option<&mut Attempt> {
+        self.deliveries.get_mut(&no)?.attempts.iter_mut().find(|a| a.push == push)
+    }
+
+    /// A prompt began `turn`: those of our pushes that are in it and not in an earlier turn are tied to it.
+    pub(super) fn turn_began(&mut self, peers: &[PeerNo], turn: &str) {
+        for no in self.inboxes(peers) {
+            let Some(attempt) = self.deliveries.get_mut(&no).and_then(|d| d.attempts.last_mut()) else {
+                continue;
+            };
+            if matches!(attempt.stage, Stage::Prompted(_)) && attempt.turn.is_none() {
+                attempt.turn = Some(turn.to_owned());
+            }
+        }
+    }
+
+    /// `turn` has ended: the model had what began it.
+    pub(super) fn confirm_turn(&mut self, peers: &[PeerNo], turn: &str) {
+        for no in self.inboxes(peers) {
+            let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
+            if let Some(path) = last.filter(|a| a.turn.as_deref() == Some(turn)).map(|a| a.path) {
+                self.confirm(no, path);
+            }
+        }
+    }
+
+    fn inboxes(&self, peers: &[PeerNo]) -> Vec<DeliveryNo> {
+        peers.iter().flat_map(|no| self.peer(*no).inbox.iter().copied()).collect()
+    }
+
+    /// The delivery of a push that this connection may report on: a peer on its own, a hook on those of its session.
+    fn confirmable(&self, conn: ConnId, claude: Option<&str>, push: &str) -> Option<(DeliveryNo, Path)> {
+        let no = *self.pushes.get(push)?;
+        let delivery = self.deliveries.get(&no)?;
+        let attempt = delivery.attempts.iter().find(|a| a.push == push)?;
+        let is_own = match self.peer_on(conn) {
+            Some(peer) => peer == delivery.to,
+            None => claude.is_some() && self.peer(delivery.to).who.claude.as_deref() == claude,
+        };
+        is_own.then_some((no, attempt.path))
+    }
+
+    fn confirm(&mut self, no: DeliveryNo, path: Path) {
+        let Some(delivery) = self.deliveries.get(&no) else { return };
+        let (to, now) = (delivery.to, self.now);
+        let question = (delivery.parcel.kind == Kind::Ask).then(|| Id::from(delivery.parcel.ask_id.as_str()));
+        let peer = self.peer_mut(to);
+        peer.confirmed_at = Some(now);
+        peer.dead.retain(|p| *p != path);
+        if !peer.proven.contains(&path) {
+            peer.proven.push(path);
+        }
+        self.progress(no, State::Seen, Some(path));
+        self.remove_delivery(no);
+        self.confirmed(to);
+        if let Some(id) = question {
+            self.expect_turn(&id);
+        }
+    }
+
+    /// The time to confirm is over. Only an idle session has to confirm: one that is in a turn takes the text up at its end.
+    /// And silence counts only where a receipt would have come: a waiter has read the transcript since before the push, or
+    /// a hook that came since has searched it. A client that shows a screen of its own, or is stopped, is silent too.
+    pub(super) fn unconfirmed(&mut self, no: DeliveryNo) {
+        let Some(delivery) = self.deliveries.get(&no) else { return };
+        let to = delivery.to;
+        let Some(attempt) = delivery.attempts.last() else { return };
+        let (path, in_doubt, sent) = (attempt.path, attempt.in_doubt, attempt.sent);
+        let (at, prompted) = match attempt.stage {
+            Stage::Handed(at) => (at, false),
+            Stage::Prompted(at) => (at, true),
+            Stage::Sent | Stage::Queued | Stage::Failed => return,
+        };
+        let is_held = path == Path::Inbox && self.peer(to).who.held;
+        let may_swallow = matches!(path, Path::Channel | Path::Inbox) && !is_held;
+        if !may_swallow && !in_doubt && !prompted {
+            return;
+        }
+        let (Activity::Idle, idle_since) = self.activity_of(to) else { return };
+        let mut since = at.max(idle_since);
+        match self.last_hook(to).filter(|hook| *hook > if in_doubt || prompted { at } else { sent }) {
+            Some(hook) => since = since.max(hook),
+            None if !in_doubt && self.is_watched(to, sent) && (prompted || idle_since < sent) => {}
+            None => return, // the next hook will lead here again
+        }
+        let due = since + self.limits.confirm;
+        if self.now < due {
+            return self.arm(due, Timer::Confirm(no));
+        }
+        if in_doubt {
+            self.forget_attempt(no);
+        } else {
+            if let Some(attempt) = self.deliveries.get_mut(&no).and_then(|d| d.attempts.last_mut()) {
+                attempt.stage = Stage::Failed;
+            }
+            if !prompted {
+                self.path_died(to, path);
+            }
+        }
+        self.dispatch(no);
+    }
+
+    fn path_died(&mut self, to: PeerNo, path: Path) {
+        let peer = self.peer_mut(to);
+        if matches!(path, Path::Channel | Path::Inbox) && !peer.dead.contains(&path) {
+            peer.dead.push(path);
+            let name = peer.who.name.clone();
+            self.report(What::DeadPath, |e| {
+                e.from = name;
+                e.path = Some(path);
+            });
+        }
+    }
+}

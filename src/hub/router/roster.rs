@@ -1,0 +1,240 @@
+//! Descriptions for clients: the peers, how far an ask got, how a broadcast went.
+
+use super::ask::Ask;
+use super::broadcast::Outcome;
+use super::delivery::Stage;
+use super::standing::phrase;
+use super::{ConnId, Ms, PeerNo, Router};
+use crate::fence::label;
+use crate::span::span;
+use crate::wire::{
+    Activity, AskLine, AskList, Code, DebtLine, EndedAsk, Me, OpenAsk, Path, PeerLine, Roster, State, Status,
+    VERSION,
+};
+
+/// How many ended asks a list shows.
+const MAX_ENDED: usize = 50;
+
+impl Router {
+    pub(super) fn roster(&self, conn: ConnId) -> Roster {
+        let me = self.peer_on(conn);
+        let others = self.by_name.values().filter(|no| Some(**no) != me);
+        let peers: Vec<PeerLine> = others.map(|no| self.peer_line(*no)).collect();
+        let Some(no) = me else { return Roster { peers, ..Roster::default() } };
+        let own = self.peer(no);
+        let open = |id| self.asks.get(id).map(|ask| (id, ask));
+        let mut asked: Vec<_> = own.asked.iter().filter_map(open).collect();
+        asked.sort_by_key(|(_, ask)| ask.asked_at);
+        let asks = asked.into_iter().map(|(id, ask)| AskLine {
+            ask_id: id.to_string(),
+            to: self.peer(ask.target).who.name.clone(),
+            state: ask.progress.state,
+            note: ask.standing.note,
+            age_s: (self.now - ask.asked_at) / 1000,
+            detail: self.describe(ask),
+        });
+        let mut owes: Vec<_> = own.owes.iter().filter_map(open).collect();
+        owes.sort_by_key(|(_, ask)| ask.asked_at);
+        let owed =
+            owes.into_iter().filter(|(_, ask)| ask.progress.state >= State::Pushed).map(|(id, ask)| {
+                DebtLine {
+                    ask_id: id.to_string(),
+                    from: self.peer(ask.asker).who.name.clone(),
+                    age_s: (self.now - ask.asked_at) / 1000,
+                }
+            });
+        let me = Me { name: own.who.name.clone(), cwd: label(&own.who.cwd), push: self.best_path(no) };
+        Roster { me: Some(me), peers, asks: asks.collect(), owed: owed.collect() }
+    }
+
+    /// The open asks of all peers, oldest first, and the last that ended, newest first.
+    pub(super) fn ask_list(&self) -> AskList {
+        let mut open: Vec<_> = self.asks.iter().collect();
+        open.sort_by_key(|(_, ask)| ask.asked_at);
+        let open = open.into_iter().map(|(id, ask)| OpenAsk {
+            ask_id: id.to_string(),
+            from: self.peer(ask.asker).who.name.clone(),
+            to: self.peer(ask.target).who.name.clone(),
+            state: ask.progress.state,
+            note: ask.standing.note,
+            age_s: (self.now - ask.asked_at) / 1000,
+            left_s: ask.deadline.saturating_sub(self.now) / 1000,
+            thread: ask.thread.clone(),
+            detail: self.describe(ask),
+        });
+        let ended = self.ended.latest().filter(|(.., tombstone)| !tombstone.to.is_empty());
+        let ended = ended.take(MAX_ENDED).map(|(id, at, tombstone)| EndedAsk {
+            ask_id: id.to_string(),
+            from: tombstone.from.clone(),
+            to: tombstone.to.clone(),
+            code: tombstone.code,
+            ended_s: (self.now - at) / 1000,
+        });
+        AskList { open: open.collect(), ended: ended.collect() }
+    }
+
+    fn peer_line(&self, no: PeerNo) -> PeerLine {
+        let peer = self.peer(no);
+        PeerLine {
+            name: peer.who.name.clone(),
+            kind: peer.who.kind,
+            cwd: label(&peer.who.cwd),
+            branch: peer.who.branch.as_deref().map(label),
+            pid: peer.who.pid,
+            activity: self.activity_of(no).0,
+            push: self.best_path(no),
+            confirmed: !peer.proven.is_empty(),
+            confirmed_s: peer.confirmed_at.map(|at| (self.now - at) / 1000),
+            connected_s: (self.now - peer.since) / 1000,
+        }
+    }
+
+    /// The state in numbers.
+    pub fn status(&self) -> Status {
+        let info = &self.info;
+        Status {
+            pid: info.pid,
+            version: info.version.clone(),
+            protocol: VERSION,
+            uptime_s: self.now.saturating_sub(info.started) / 1000,
+            epoch: info.epoch.clone(),
+            peers: self.peers.len(),
+            open_asks: self.asks.len(),
+            undelivered: self.deliveries.len(),
+            connections: self.open.len(),
+            journal: info.journal.clone(),
+        }
+    }
+
+    /// How far an ask got, and what it waits for.
+    pub(super) fn describe(&self, ask: &Ask) -> String {
+        let ago = ago(self.now - ask.progress.since);
+        let by = ask.progress.path.map(|p| format!(" by {}", path_name(p))).unwrap_or_default();
+        let mut said = match ask.progress.state {
+            State::Queued => self.why_queued(ask),
+            State::Pushed if !self.sends_receipts(ask.target) => format!(
+                "pushed{by} {ago} ago; that session sends no receipts (the relay's hooks do not run there), so more is not known"
+            ),
+            State::Pushed => format!(
+                "pushed{by} {ago} ago, {}not seen yet: {}",
+                self.accepted_by(ask),
+                self.why_unseen(ask)
+            ),
+            _ => match phrase(&ask.standing) {
+                Some(why) => format!("seen {ago} ago, {why}"),
+                None => format!("seen {ago} ago, no reply yet"),
+            },
+        };
+        if self.activity_of(ask.target).0 == Activity::Waiting {
+            said.push_str("; the session is waiting for its user's permission");
+        }
+        said
+    }
+
+    /// Whether the client has the text.
+    fn accepted_by(&self, ask: &Ask) -> &'static str {
+        let delivery = ask.delivery.and_then(|no| self.deliveries.get(&no));
+        match delivery.and_then(|d| d.attempts.last()).map(|a| a.stage) {
+            Some(Stage::Queued | Stage::Prompted(_)) => "accepted by the client, ",
+            _ => "",
+        }
+    }
+
+    fn why_queued(&self, ask: &Ask) -> String {
+        let target = self.peer(ask.target);
+        let delivery = ask.delivery.and_then(|no| self.deliveries.get(&no));
+        let last = delivery.and_then(|d| d.attempts.last());
+        if last.is_some_and(|a| a.in_doubt) {
+            return "queued: the process that was told to push it is gone; it is pushed again unless a receipt comes"
+                .to_owned();
+        }
+        if target.conn.is_none() {
+            return "queued: the peer has lost its connection and may be back within seconds".to_owned();
+        }
+        match last.is_some() || self.best_path(ask.target).is_none() {
+            true => "queued: no way into that session works; it is handed over at its next hook event or relay tool call",
+            false => "queued: it is handed over as soon as the session can take it",
+        }
+        .to_owned()
+    }
+
+    fn why_unseen(&self, ask: &Ask) -> &'static str {
+        if ask.progress.path == Some(Path::Inbox) && self.peer(ask.target).who.held {
+            return "its user's setting crossSessionInbound holds it until the user accepts it there";
+        }
+        match self.activity_of(ask.target).0 {
+            Activity::Busy | Activity::Waiting => "the session is in the middle of a turn",
+            Activity::Idle => "the session has taken no prompt since",
+            Activity::Unknown => "the session has not been heard of since",
+        }
+    }
+
+    /// What the asker is told when its ask fails.
+    pub(super) fn failure(&self, ask: &Ask, code: Code) -> String {
+        let name = &self.peer(ask.target).who.name;
+        let asked = ago(self.now - ask.asked_at);
+        let far = match ask.progress.state {
+            State::Seen => match phrase(&ask.standing) {
+                Some(why) => format!("seen {} ago, {why}", ago(self.now - ask.progress.since)),
+                None => format!("seen {} ago, no reply", ago(self.now - ask.progress.since)),
+            },
+            State::Queued => format!("never seen; {}", self.why_queued(ask)),
+            _ if self.sends_receipts(ask.target) => format!("never seen; {}", self.describe(ask)),
+            _ => self.describe(ask),
+        };
+        let waiting =
+            self.activity_of(ask.target).0 == Activity::Waiting && ask.progress.state == State::Seen;
+        let dialog = if waiting { "; the session is waiting for its user's permission" } else { "" };
+        // A script leaves when its time is up.
+        let then = match self.peer(ask.asker).who.listens {
+            true => "A late answer is still delivered for an hour; ask again only if it still matters",
+            false => "Ask again with more time if it still matters",
+        };
+        match code {
+            Code::PeerGone => format!(
+                "peer_gone: \"{name}\" left before it answered, {asked} after it was asked ({}). relay_peers lists the peers",
+                gone_after(ask.progress.state)
+            ),
+            _ => format!("timeout: \"{name}\" did not answer within {asked} ({far}{dialog}). {then}"),
+        }
+    }
+}
+
+fn gone_after(state: State) -> &'static str {
+    match state {
+        State::Queued => "it never got the question",
+        State::Pushed => "the question was pushed, whether it was seen is not known",
+        _ => "it had seen the question",
+    }
+}
+
+/// The closing summary of a broadcast.
+pub(super) fn summary(outcomes: &[Outcome]) -> String {
+    let names = |which: &dyn Fn(&Outcome) -> Option<String>| {
+        outcomes.iter().filter_map(which).collect::<Vec<_>>().join(", ")
+    };
+    let answered = outcomes.iter().filter(|o| o.code.is_none()).count();
+    let mut text = format!("The broadcast is closed: {answered} of {} answered", outcomes.len());
+    if answered > 0 {
+        text += &format!(" ({})", names(&|o| o.code.is_none().then(|| o.to.clone())));
+    }
+    if answered < outcomes.len() {
+        let failed = names(&|o| o.code.map(|c| format!("{} ({})", o.to, c.name())));
+        text += &format!("; no answer from {failed}");
+    }
+    text + "."
+}
+
+fn ago(ms: Ms) -> String {
+    span(ms / 1000)
+}
+
+fn path_name(path: Path) -> &'static str {
+    match path {
+        Path::Channel => "channel",
+        Path::Inbox => "inbox",
+        Path::Hook => "hook",
+        Path::Tool => "tool result",
+        Path::Socket => "its own connection",
+    }
+}

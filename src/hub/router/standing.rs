@@ -1,0 +1,160 @@
+//! Why an ask that its session has seen may not be answered: no turn began, the turn ended without an answer, the answer
+//! was refused. The ask stays open, and an answer counts until the timeout; but the asker learns of it at once.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Id, PeerNo, Router, Timer};
+use crate::fence::label;
+use crate::wire::{Activity, DebtLine, Kind, Note, PeerKind, State, ToClient};
+
+/// The longest reason that is passed on, in characters.
+const MAX_REASON: usize = 300;
+
+/// See the module.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Standing {
+    pub note: Option<Note>,
+    /// Why the answer was declined or the turn failed.
+    pub reason: Option<String>,
+    /// Whether the model was reminded at the end of a turn.
+    reminded: bool,
+    /// Whether the session was reminded by a push.
+    nudged: bool,
+}
+
+impl Router {
+    /// A turn of a session ended. Returns the asks to remind its model of: those that it has seen and not answered, once
+    /// each. Asks of which it was reminded before are unanswered. `again`: another hook has made the turn go on before, so
+    /// nothing is reminded of.
+    pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool) -> Vec<DebtLine> {
+        let mut remind = Vec::new();
+        for id in self.owed_and_seen(peers) {
+            let Some(ask) = self.asks.get_mut(&id) else { continue };
+            let is_declined = ask.standing.note == Some(Note::Declined);
+            if is_declined {
+                continue;
+            }
+            if again || ask.standing.reminded {
+                ask.standing.reminded = true;
+                self.take_note(&id, Note::Unanswered, None);
+                continue;
+            }
+            ask.standing.reminded = true;
+            let (from, age_s) = (self.asks[&id].asker, (self.now - self.asks[&id].asked_at) / 1000);
+            let from = self.peer(from).who.name.clone();
+            remind.push(DebtLine { ask_id: id.to_string(), from, age_s });
+        }
+        remind
+    }
+
+    /// A turn of a session failed: the model's server had an error.
+    pub(super) fn turn_failed(&mut self, peers: &[PeerNo], reason: Option<&str>) {
+        for id in self.owed_and_seen(peers) {
+            self.take_note(&id, Note::TurnFailed, reason);
+            self.arm(self.now + self.limits.nudge, Timer::Nudge(id));
+        }
+    }
+
+    /// The answer to an ask was refused, by the client's classifier or its user.
+    pub(super) fn declined(&mut self, peers: &[PeerNo], ask_id: &str, reason: &str) {
+        let id = Id::from(ask_id);
+        if self.asks.get(&id).is_some_and(|ask| peers.contains(&ask.target)) {
+            self.take_note(&id, Note::Declined, Some(reason));
+        }
+    }
+
+    /// A question is in the conversation: an idle session should begin a turn.
+    pub(super) fn expect_turn(&mut self, id: &Id) {
+        let Some(ask) = self.asks.get(id) else { return };
+        if self.activity_of(ask.target).0 == Activity::Idle {
+            self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id.clone()));
+        }
+    }
+
+    /// It has had the time to.
+    pub(super) fn no_turn(&mut self, id: &Id) {
+        let Some(ask) = self.asks.get(id) else { return };
+        let (activity, idle_since) = self.activity_of(ask.target);
+        let is_idle = activity == Activity::Idle && idle_since <= ask.progress.since;
+        if is_idle && ask.progress.state == State::Seen && ask.standing.note.is_none() {
+            self.take_note(id, Note::NoTurn, None);
+            self.nudge(id);
+        }
+    }
+
+    /// Reminds a session of an ask by a push of its own, once, and by another path than the question took.
+    pub(super) fn nudge(&mut self, id: &Id) {
+        let Some(ask) = self.asks.get_mut(id) else { return };
+        if std::mem::replace(&mut ask.standing.nudged, true) {
+            return;
+        }
+        let (asker, target, used, thread) = (ask.asker, ask.target, ask.progress.path, ask.thread.clone());
+        let text = format!(
+            "\"{}\" still waits for the answer to {id}, which is in this conversation. Answer it with relay_reply and this \
+             ask_id, even if only to say why you can't.",
+            self.peer(asker).who.name
+        );
+        let parcel = self.parcel(Kind::Notice, id, asker, text, &thread);
+        let no = self.deliver(target, parcel, None);
+        if let Some(delivery) = self.deliveries.get_mut(&no) {
+            delivery.avoid = used;
+        }
+        self.dispatch(no);
+    }
+
+    /// Open asks to these peers that are in the conversation.
+    fn owed_and_seen(&self, peers: &[PeerNo]) -> Vec<Id> {
+        let owed = peers.iter().flat_map(|no| &self.peer(*no).owes);
+        let seen = |id: &&Id| self.asks.get(*id).is_some_and(|ask| ask.progress.state == State::Seen);
+        owed.filter(seen).cloned().collect()
+    }
+
+    /// Notes why an answer may not come, and tells the asker, unless it knows that.
+    fn take_note(&mut self, id: &Id, note: Note, reason: Option<&str>) {
+        let Some(ask) = self.asks.get_mut(id) else { return };
+        if ask.standing.note == Some(note) {
+            return;
+        }
+        ask.standing.note = Some(note);
+        ask.standing.reason = reason.map(|r| label(r).chars().take(MAX_REASON).collect());
+        let Some(ask) = self.asks.get(id) else { return };
+        let (asker, target, state, thread) = (ask.asker, ask.target, ask.progress.state, ask.thread.clone());
+        let detail = self.describe(ask);
+        let is_member = ask.broadcast.is_some();
+        if let Some(conn) = self.peer(asker).conn {
+            let (ask_id, detail) = (id.to_string(), Some(detail.clone()));
+            self.send(
+                conn,
+                ToClient::State { ask_id, state, path: None, code: None, note: Some(note), detail },
+            );
+        }
+        // A person or script sees the state; a model has to be told. No turn begun: the nudge comes first.
+        if self.peer(asker).who.kind == PeerKind::Session && note != Note::NoTurn && !is_member {
+            let text = format!(
+                "{id} to \"{}\": {detail}. The ask stays open: an answer still counts until its timeout. Tell your user if it \
+                 matters; do not broadcast the question.",
+                self.peer(target).who.name
+            );
+            let parcel = self.parcel(Kind::Notice, id, target, text, &thread);
+            let no = self.deliver(asker, parcel, None);
+            self.dispatch(no);
+        }
+    }
+}
+
+/// What a note says to people.
+pub(super) fn phrase(standing: &Standing) -> Option<String> {
+    let because = standing.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
+    Some(match standing.note? {
+        Note::NoTurn => {
+            "no turn begun: the session is idle and has not taken it up; it was reminded".to_owned()
+        }
+        Note::Unanswered => {
+            "unanswered: the session ended its turn without a reply, also after a reminder".to_owned()
+        }
+        Note::Declined => format!("declined: the reply was refused there{because}"),
+        Note::TurnFailed => {
+            format!("turn failed: the session's model had an error{because}; it will be reminded")
+        }
+    })
+}

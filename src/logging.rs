@@ -1,0 +1,493 @@
+//! Logging: the sinks behind the `log` macros. `log::info!(version = "1.0"; "hub_started")` logs the event `hub_started` with
+//! one field. Fields never hold message text.
+//!
+//! Every process of a data directory appends JSON lines to the same `logs/relay-YYYY-MM-DD.log` (date in UTC). `relay hub` in
+//! the foreground and `relay channel` also write readable lines to stderr; Claude Code keeps those of a channel in `mcp-logs`.
+//! Errors while logging are ignored: logging must never stop or delay what it reports.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
+use log::{Level, LevelFilter, Log, Metadata, Record, kv};
+use serde_json::{Value, json};
+use simplelog::{CombinedLogger, Config, SharedLogger};
+use time::format_description::FormatItem;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime};
+
+/// Size limit of one day's file in bytes.
+const MAX_FILE_BYTES: u64 = 50_000_000;
+/// Age in days after which a file is removed.
+const KEPT_DAYS: i64 = 7;
+/// Lines per second and level, except for errors: frequent events can't crowd out warnings. No limit applies at `debug`.
+const MAX_LINES_PER_SECOND: u64 = 200;
+/// Lines that wait for a slow reader of stderr before further lines are dropped.
+const STDERR_BACKLOG: usize = 256;
+/// How long [`Log::flush`] waits for a slow reader of stderr.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
+
+const TIMESTAMP: &[FormatItem] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+const TIME: &[FormatItem] = format_description!("[hour]:[minute]:[second]");
+const FILE_NAME: &[FormatItem] = format_description!("relay-[year]-[month]-[day].log");
+
+/// Installs the loggers of this process, of kind `proc` (`hub`, `channel`), and logs panics. `RELAY_LOG` sets the level:
+/// `debug`, `info` (the default, also for unknown values), `warn`, `error` or `off`. Touches no file before the first event.
+pub fn init(dir: &Path, proc: &'static str, stderr: bool) {
+    let level = std::env::var("RELAY_LOG").ok().and_then(|level| level.parse().ok());
+    let level = level.unwrap_or(LevelFilter::Info);
+    let mut sinks: Vec<Box<dyn SharedLogger>> = vec![Box::new(DayFiles { dir: dir.to_owned(), proc, level })];
+    if stderr && level != LevelFilter::Off {
+        sinks.push(Box::new(Stderr::new(level)));
+    }
+    let sinks = CombinedLogger::new(sinks);
+    log::set_max_level(level);
+    // Fails only if a logger is installed already, which then stays.
+    let _ = log::set_boxed_logger(Box::new(Throttle {
+        sinks,
+        start: Instant::now(),
+        counts: Default::default(),
+    }));
+    let default_hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        // Without the message, which may quote input.
+        log::error!(at = info.location().map(ToString::to_string); "panic");
+        default_hook(info);
+    }));
+}
+
+/// Limits the lines per second of each level.
+struct Throttle {
+    sinks: Box<CombinedLogger>,
+    start: Instant,
+    /// By `Level as usize`, which begins at 1.
+    counts: [LineCount; 6],
+}
+
+impl Log for Throttle {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        self.sinks.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record) {
+        let level = record.level();
+        if level == Level::Error || self.sinks.level() >= LevelFilter::Debug {
+            return self.sinks.log(record);
+        }
+        let (has_room, skipped) = self.counts[level as usize].add(self.start.elapsed().as_secs());
+        if skipped > 0 {
+            let (lines, mut builder) = (("lines", skipped), Record::builder());
+            builder.level(Level::Warn).key_values(&lines);
+            self.sinks.log(&builder.args(format_args!("log_skipped")).build());
+        }
+        if has_room {
+            self.sinks.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.sinks.flush();
+    }
+}
+
+/// Counts the lines of the current second. Two threads at the turn of a second may miscount by one line.
+#[derive(Default)]
+struct LineCount {
+    second: AtomicU64,
+    lines: AtomicU64,
+}
+
+impl LineCount {
+    /// Counts a line. Returns whether it fits into this second, and the number of skipped lines not yet reported.
+    fn add(&self, second: u64) -> (bool, u64) {
+        let is_new = self.second.swap(second, Ordering::Relaxed) != second;
+        let before = if is_new { self.lines.swap(0, Ordering::Relaxed) } else { 0 };
+        let lines = self.lines.fetch_add(1, Ordering::Relaxed);
+        (lines < MAX_LINES_PER_SECOND, before.saturating_sub(MAX_LINES_PER_SECOND))
+    }
+}
+
+/// The sink for JSON lines. One line: `ts`, `level`, `proc`, `pid`, `event`, then the fields in their order.
+struct DayFiles {
+    dir: PathBuf,
+    proc: &'static str,
+    level: LevelFilter,
+}
+
+impl DayFiles {
+    fn write(&self, now: OffsetDateTime, record: &Record) -> io::Result<()> {
+        let mut line = self.line(now, record)?;
+        // Opened for each event: the file may have been removed, and tomorrow's is another one.
+        let mut file = self.open(now.date())?;
+        let length = file.metadata()?.len();
+        if length >= MAX_FILE_BYTES {
+            return Ok(());
+        }
+        if length + line.len() as u64 >= MAX_FILE_BYTES {
+            // Part of the same write as the line that fills the file, so that it is logged once.
+            let (until, mut builder) = (("until", "tomorrow, UTC"), Record::builder());
+            builder.level(Level::Warn).key_values(&until);
+            line += &self.line(now, &builder.args(format_args!("log_full")).build())?;
+        }
+        file.write_all(line.as_bytes())
+    }
+
+    fn line(&self, now: OffsetDateTime, record: &Record) -> io::Result<String> {
+        let ts = now.format(TIMESTAMP).map_err(io::Error::other)?;
+        let level = record.level().as_str().to_ascii_lowercase();
+        let (proc, pid, event) = (self.proc, std::process::id(), json!(record.args().to_string()));
+        let mut line =
+            format!(r#"{{"ts":"{ts}","level":"{level}","proc":"{proc}","pid":{pid},"event":{event}"#);
+        for (key, value) in Fields::of(record) {
+            line += &format!(",{}:{value}", json!(key));
+        }
+        Ok(line + "}\n")
+    }
+
+    /// Opens the file of a day. The first writer of a day removes files that are too old.
+    fn open(&self, today: Date) -> io::Result<File> {
+        let path = self.dir.join(file_name(today)?);
+        if fs::symlink_metadata(&path).is_ok_and(|m| !m.is_file()) {
+            return Err(io::ErrorKind::InvalidInput.into()); // never follow a link or wait for a pipe's reader
+        }
+        let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        let file = open().or_else(|_| {
+            // Without its parents: a data directory that was removed must not come back.
+            DirBuilder::new().mode(0o700).create(&self.dir)?;
+            open()
+        })?;
+        if file.metadata()?.len() == 0 {
+            let oldest = file_name(today.saturating_sub(time::Duration::days(KEPT_DAYS)))?;
+            for entry in fs::read_dir(&self.dir)?.flatten() {
+                // The names sort by date.
+                if entry.file_name().to_str().is_some_and(|name| is_file_name(name) && *name < *oldest) {
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+        }
+        Ok(file)
+    }
+}
+
+impl Log for DayFiles {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        metadata.level() <= self.level
+    }
+
+    fn log(&self, record: &Record) {
+        let _ = self.write(OffsetDateTime::now_utc(), record); // see the module
+    }
+
+    fn flush(&self) {}
+}
+
+fn file_name(day: Date) -> io::Result<String> {
+    day.format(FILE_NAME).map_err(io::Error::other)
+}
+
+/// Whether `name` has exactly the shape of a [`file_name`].
+fn is_file_name(name: &str) -> bool {
+    let shape = "relay-0000-00-00.log";
+    let fits = |(b, s): (u8, u8)| b == s || s == b'0' && b.is_ascii_digit();
+    name.len() == shape.len() && name.bytes().zip(shape.bytes()).all(fits)
+}
+
+/// The sink for readable lines. A thread writes them, since a client may never read our stderr.
+struct Stderr {
+    lines: Sender<String>,
+    level: LevelFilter,
+}
+
+impl Stderr {
+    fn new(level: LevelFilter) -> Self {
+        let (lines, to_write) = bounded::<String>(STDERR_BACKLOG);
+        let write = move || {
+            for line in to_write {
+                let _ = io::stderr().write_all(line.as_bytes()); // see the module
+            }
+        };
+        // Without the thread every line is dropped.
+        let _ = thread::Builder::new().name("stderr".into()).stack_size(64 << 10).spawn(write);
+        Stderr { lines, level }
+    }
+}
+
+impl Log for Stderr {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        metadata.level() <= self.level
+    }
+
+    fn log(&self, record: &Record) {
+        let _ = self.lines.try_send(readable_line(OffsetDateTime::now_utc(), record)); // dropped if the backlog is full
+    }
+
+    fn flush(&self) {
+        let deadline = Instant::now() + FLUSH_TIMEOUT;
+        // Once the thread has taken an empty line, all lines before it are written.
+        let _ = self.lines.send_deadline(String::new(), deadline);
+        while !self.lines.is_empty() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// `12:34:56 INFO hub_started version="0.1.0"`. Strings are escaped so that they can't control a terminal.
+fn readable_line(now: OffsetDateTime, record: &Record) -> String {
+    let time = now.format(TIME).unwrap_or_default();
+    let mut line = format!("{time} {} {}", record.level(), record.args());
+    for (key, value) in Fields::of(record) {
+        line += &match value {
+            Value::String(text) => format!(" {key}={text:?}"),
+            other => format!(" {key}={other}"),
+        };
+    }
+    line + "\n"
+}
+
+macro_rules! shared_logger {
+    ($sink:ty) => {
+        impl SharedLogger for $sink {
+            fn level(&self) -> LevelFilter {
+                self.level
+            }
+
+            fn config(&self) -> Option<&Config> {
+                None
+            }
+
+            fn as_log(self: Box<Self>) -> Box<dyn Log> {
+                self
+            }
+        }
+    };
+}
+
+shared_logger!(DayFiles);
+shared_logger!(Stderr);
+
+/// Collects the key-value pairs of a record as JSON. A pair whose value is `None` is left out.
+#[derive(Default)]
+struct Fields {
+    pairs: Vec<(String, Value)>,
+    value: Value,
+}
+
+impl Fields {
+    fn of(record: &Record) -> Vec<(String, Value)> {
+        let mut fields = Fields::default();
+        let _ = record.key_values().visit(&mut fields); // our visitor returns no errors
+        fields.pairs
+    }
+}
+
+impl<'kvs> kv::VisitSource<'kvs> for Fields {
+    fn visit_pair(&mut self, key: kv::Key<'kvs>, value: kv::Value<'kvs>) -> Result<(), kv::Error> {
+        value.visit(&mut *self)?;
+        match self.value.take() {
+            Value::Null => {}
+            value => self.pairs.push((key.to_string(), value)),
+        }
+        Ok(())
+    }
+}
+
+impl kv::VisitValue<'_> for Fields {
+    fn visit_any(&mut self, value: kv::Value) -> Result<(), kv::Error> {
+        self.value = value.to_string().into();
+        Ok(())
+    }
+
+    fn visit_null(&mut self) -> Result<(), kv::Error> {
+        self.value = Value::Null;
+        Ok(())
+    }
+
+    fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
+        self.value = value.into();
+        Ok(())
+    }
+
+    fn visit_i64(&mut self, value: i64) -> Result<(), kv::Error> {
+        self.value = value.into();
+        Ok(())
+    }
+
+    fn visit_f64(&mut self, value: f64) -> Result<(), kv::Error> {
+        self.value = value.into();
+        Ok(())
+    }
+
+    fn visit_bool(&mut self, value: bool) -> Result<(), kv::Error> {
+        self.value = value.into();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use time::macros::datetime;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-23 06:58:00.123 UTC);
+    const TODAY: &str = "relay-2026-11-23.log";
+
+    fn day_files(test: &str) -> DayFiles {
+        let dir = std::env::temp_dir().join(format!("relay-logging-{}-{test}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        DayFiles { dir, proc: "test", level: LevelFilter::Info }
+    }
+
+    fn names(files: &DayFiles) -> Vec<String> {
+        let entries = fs::read_dir(&files.dir).expect("the log's directory");
+        let mut names: Vec<_> =
+            entries.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect();
+        names.sort();
+        names
+    }
+
+    /// Passes a record of an event at level `warn` to `use_record`.
+    fn with_record<T>(event: &str, fields: &dyn kv::Source, use_record: impl FnOnce(&Record) -> T) -> T {
+        let mut builder = Record::builder();
+        builder.level(Level::Warn).key_values(&fields);
+        use_record(&builder.args(format_args!("{event}")).build())
+    }
+
+    fn write(files: &DayFiles, now: OffsetDateTime, event: &str) {
+        let _ = with_record(event, &("conn", 7), |record| files.write(now, record));
+    }
+
+    #[test]
+    fn only_names_of_day_files_are_recognized() {
+        assert!(is_file_name(TODAY) && file_name(NOW.date()).expect("a name") == TODAY);
+        for name in [
+            "relay-2026-1-01.log",
+            "relay-2026-11-23.log.gz",
+            "xrelay-2026-11-23.log",
+            "relay-.log",
+            "relay-2026-11-+3.log",
+            "relay-2026_11-23.log",
+        ] {
+            assert!(!is_file_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn line_has_its_keys_in_order_and_one_type_per_value() {
+        let files = day_files("line");
+        let code: Option<&str> = None;
+        let fields: [(&str, kv::Value); 7] = [
+            ("peer", "x\u{1b}".into()),
+            ("count", 3_u64.into()),
+            ("change", (-3).into()),
+            ("ratio", 0.5.into()),
+            ("hooked", true.into()),
+            ("code", kv::ToValue::to_value(&code)),
+            ("error", kv::Value::from_dyn_display(&io::ErrorKind::NotFound)),
+        ];
+        let _ = with_record("a\n\"b\"", &fields, |record| files.write(NOW, record));
+        let text = fs::read_to_string(files.dir.join(TODAY)).expect("the file");
+        let start = r#"{"ts":"2026-11-23T06:58:00.123Z","level":"warn","proc":"test","pid":"#;
+        let end = r#","event":"a\n\"b\"","peer":"x\u001b","count":3,"change":-3,"ratio":0.5,"hooked":true,"error":"entity not found"}"#;
+        assert!(text.starts_with(start) && text.ends_with(&format!("{end}\n")), "{text}");
+        serde_json::from_str::<Value>(&text).expect("JSON");
+        fs::remove_dir_all(&files.dir).expect("removed");
+
+        let line = with_record("event", &fields, |record| readable_line(NOW, record));
+        let want = r#"06:58:00 WARN event peer="x\u{1b}" count=3 change=-3 ratio=0.5 hooked=true error="entity not found""#;
+        assert_eq!(line, format!("{want}\n"));
+    }
+
+    #[test]
+    fn file_is_private_and_made_again_after_its_directory_was_removed() {
+        let files = day_files("removed");
+        for event in ["first", "again"] {
+            assert!(!files.dir.exists());
+            write(&files, NOW, event);
+            assert_eq!(names(&files), [TODAY]);
+            let mode = fs::metadata(files.dir.join(TODAY)).expect("the file").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            fs::remove_dir_all(&files.dir).expect("removed");
+        }
+    }
+
+    #[test]
+    fn first_event_of_a_day_removes_files_older_than_seven_days() {
+        let files = day_files("day");
+        fs::create_dir(&files.dir).expect("the directory");
+        for name in [
+            "relay-2026-11-15.log",
+            "relay-2026-11-16.log",
+            "relay-2026-11-17.log",
+            "relay-2026-01-01.log.bak",
+            "notes",
+        ] {
+            fs::write(files.dir.join(name), "").expect("a file");
+        }
+        write(&files, NOW, "today");
+        assert_eq!(
+            names(&files),
+            ["notes", "relay-2026-01-01.log.bak", "relay-2026-11-16.log", "relay-2026-11-17.log", TODAY]
+        );
+        write(&files, NOW + time::Duration::DAY, "tomorrow");
+        assert_eq!(
+            names(&files),
+            ["notes", "relay-2026-01-01.log.bak", "relay-2026-11-17.log", TODAY, "relay-2026-11-24.log"]
+        );
+        fs::remove_dir_all(&files.dir).expect("removed");
+    }
+
+    #[test]
+    fn full_file_says_so_once_and_does_not_grow() {
+        let files = day_files("full");
+        fs::create_dir(&files.dir).expect("the directory");
+        let path = files.dir.join(TODAY);
+        File::create(&path).and_then(|f| f.set_len(MAX_FILE_BYTES - 10)).expect("a sparse file");
+        write(&files, NOW, "last");
+        let text = fs::read(&path).expect("the file");
+        assert!(text.ends_with(b"\"event\":\"log_full\",\"until\":\"tomorrow, UTC\"}\n"));
+        write(&files, NOW, "more");
+        assert_eq!(fs::metadata(&path).expect("the file").len(), text.len() as u64);
+        fs::remove_dir_all(&files.dir).expect("removed");
+    }
+
+    #[test]
+    fn directory_that_cannot_be_made_is_an_error() {
+        let mut files = day_files("nowhere");
+        files.dir = PathBuf::from("/dev/null/logs");
+        assert!(with_record("lost", &("conn", 7), |record| files.write(NOW, record)).is_err());
+    }
+
+    #[test]
+    fn a_flood_gets_its_share_and_is_told_of() {
+        let mut throttle = Throttle {
+            sinks: CombinedLogger::new(vec![Box::new(day_files("flood"))]),
+            start: Instant::now(),
+            counts: Default::default(),
+        };
+        // With the start in the future it stays second 0, however slow this test is.
+        throttle.start += Duration::from_secs(3600);
+        let dir = day_files("flood").dir;
+        let log = |throttle: &Throttle, level| throttle.log(&Record::builder().level(level).build());
+        let lines = || -> usize {
+            let files = fs::read_dir(&dir).expect("the log's directory").flatten();
+            files.map(|f| fs::read_to_string(f.path()).expect("text").lines().count()).sum()
+        };
+        let most = MAX_LINES_PER_SECOND as usize;
+        (0..most + 50).for_each(|_| log(&throttle, Level::Info));
+        assert_eq!(lines(), most);
+        log(&throttle, Level::Warn);
+        (0..most + 50).for_each(|_| log(&throttle, Level::Error));
+        assert_eq!(lines(), 2 * most + 51);
+        throttle.start -= Duration::from_secs(3605);
+        log(&throttle, Level::Info);
+        assert_eq!(lines(), 2 * most + 53, "log_skipped and the line itself");
+        fs::remove_dir_all(&dir).expect("removed");
+    }
+}

@@ -1,0 +1,230 @@
+//! A person or a script as a peer: a [`Client`] together with stdin and the signals of a shell command.
+
+use std::collections::VecDeque;
+use std::io::{IsTerminal, Read, stderr, stdin};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::client::{Client, Event};
+use crate::datadir::DataDir;
+use crate::link::{self, FromHub, unreachable};
+use crate::session;
+use crate::token::Tokens;
+use crate::wire::{Answer, Code, Fault, Parcel, Path, PeerKind, Scope, State, ToHub, Who};
+
+/// See the module.
+pub struct Guest {
+    client: Client,
+    received: Receiver<Received>,
+    /// News that came together with another.
+    early: VecDeque<News>,
+}
+
+/// What a guest learns.
+pub enum News {
+    /// It is registered under this name.
+    Named(String),
+    /// Its request succeeded.
+    Answer(Answer),
+    /// Its request failed.
+    Refused(ToHub, Fault),
+    /// A question, an answer, a failure or a summary; to be confirmed by [`Guest::confirm`].
+    Parcel(Parcel),
+    /// How far an ask of the guest got.
+    State {
+        ask_id: String,
+        state: State,
+        path: Option<Path>,
+        code: Option<Code>,
+        /// Why no answer may come, in words.
+        detail: Option<String>,
+    },
+    /// A question to the guest has ended without its answer.
+    Over { ask_id: String, code: Code },
+    /// The hub went away; the client looks for another.
+    Lost,
+    /// Bytes from stdin; empty at its end.
+    Typed(Vec<u8>),
+    /// A signal says to leave, with this exit code.
+    Signal(ExitCode),
+    /// Nothing happened for the time given.
+    Quiet,
+}
+
+/// What its threads send.
+enum Received {
+    Hub(FromHub),
+    Typed(Vec<u8>),
+    Signal(i32),
+}
+
+impl Guest {
+    /// Registers at the hub of `dir`, which is started if need be. With a `name` only that one will do. One that `joins` can
+    /// be asked, and receives what is typed.
+    ///
+    /// # Errors
+    /// What keeps this process from being a peer.
+    pub fn arrive(dir: &DataDir, name: Option<&str>, joins: bool) -> Result<Guest, Fault> {
+        let cannot = |e: std::io::Error| unreachable(format!("this process cannot be a peer: {e}"));
+        let mut tokens = Tokens::new().map_err(cannot)?;
+        let who = who(&mut tokens, name, joins).map_err(cannot)?;
+        let (send, received) = bounded(64);
+        let (dir, hub) = (dir.clone(), send.clone());
+        thread::spawn(move || link::keep(dir, |message| hub.send(Received::Hub(message)).is_ok()));
+        if joins {
+            let typed = send.clone();
+            thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                loop {
+                    let n = stdin().lock().read(&mut buffer).unwrap_or(0);
+                    let typed = typed.send(Received::Typed(buffer[..n].to_vec()));
+                    if n == 0 || typed.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(cannot)?;
+        thread::spawn(move || signals.forever().all(|s| send.send(Received::Signal(s)).is_ok()));
+        let client = Client::new(tokens, who, unreachable("the hub is not reached yet; try again"));
+        Ok(Guest { client, received, early: VecDeque::new() })
+    }
+
+    /// Asks, now or as soon as the hub is there. Returns the ask's id at once.
+    ///
+    /// # Errors
+    /// No random numbers can be had.
+    pub fn ask(&mut self, to: &str, text: &str, timeout: Duration) -> Result<String, Fault> {
+        let (ask_id, timeout_ms) = (self.client.new_id("ask_")?, timeout.as_millis() as u64);
+        let (id, to, text, thread) = (ask_id.clone(), to.to_owned(), text.to_owned(), None);
+        self.client.request(|n| ToHub::Ask { id: n, ask_id: id, to, text, timeout_ms, thread });
+        Ok(ask_id)
+    }
+
+    /// Asks everyone in `scope`. Returns the broadcast's id at once.
+    ///
+    /// # Errors
+    /// No random numbers can be had.
+    pub fn broadcast(&mut self, text: &str, scope: Scope, timeout: Duration) -> Result<String, Fault> {
+        let (all, timeout_ms) = (self.client.new_id("bc_")?, timeout.as_millis() as u64);
+        let (broadcast_id, text) = (all.clone(), text.to_owned());
+        self.client.request(|id| ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms });
+        Ok(all)
+    }
+
+    /// Answers.
+    pub fn reply(&mut self, ask_id: &str, text: &str) {
+        let (ask_id, text) = (ask_id.to_owned(), text.to_owned());
+        self.client.request(|id| ToHub::Reply { id, ask_id, text });
+    }
+
+    /// Asks for the roster.
+    pub fn peers(&mut self) {
+        self.client.request(|id| ToHub::Peers { id });
+    }
+
+    /// Whether a request has no answer yet.
+    pub fn is_waiting(&self) -> bool {
+        self.client.is_waiting()
+    }
+
+    /// The parcel has been shown: its sender may know.
+    pub fn confirm(&mut self, parcel: &Parcel) {
+        self.client.seen(&parcel.push);
+    }
+
+    /// Leaves for good: what is open is withdrawn. Returns when the hub has heard it, after a second at most.
+    pub fn leave(mut self) {
+        let until = Instant::now() + Duration::from_secs(1);
+        if self.client.leave() {
+            while !matches!(self.received.recv_deadline(until), Ok(Received::Hub(FromHub::Down(_))) | Err(_))
+            {
+            }
+        }
+    }
+
+    /// The next thing that happens, or [`News::Quiet`] after `patience`.
+    ///
+    /// # Errors
+    /// No hub can be had, or it won't have us.
+    pub fn next(&mut self, patience: Duration) -> Result<News, Fault> {
+        let until = Instant::now() + patience;
+        loop {
+            if let Some(news) = self.early.pop_front() {
+                return Ok(news);
+            }
+            let wake = self.client.deadline().map_or(until, |at| at.min(until));
+            let events = match self.received.recv_deadline(wake) {
+                Ok(Received::Typed(bytes)) => return Ok(News::Typed(bytes)),
+                Ok(Received::Signal(signal)) => {
+                    return Ok(News::Signal(ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))));
+                }
+                Ok(Received::Hub(message)) => {
+                    let no_hub = match &message {
+                        FromHub::Down(why) if !self.client.is_connected() => Some(why.clone()),
+                        _ => None,
+                    };
+                    let events = self.client.handle(message);
+                    if let Some(why) = no_hub {
+                        return Err(why);
+                    }
+                    events
+                }
+                Err(_) => self.client.expire(Instant::now()),
+            };
+            if events.is_empty() && Instant::now() >= until {
+                return Ok(News::Quiet);
+            }
+            for event in events {
+                self.take(event)?;
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) -> Result<(), Fault> {
+        let news = match event {
+            Event::Registered { name } => News::Named(name),
+            Event::Refused(fault) => return Err(fault),
+            Event::Ended { request: ToHub::Withdraw { .. }, .. } => return Ok(()),
+            Event::Ended { result: Ok(answer), .. } => News::Answer(answer),
+            Event::Ended { request, result: Err(fault), .. } => News::Refused(request, fault),
+            Event::Push(parcel) => News::Parcel(parcel),
+            Event::State { ask_id, state, path, code, detail, .. } => {
+                News::State { ask_id, state, path, code, detail }
+            }
+            Event::Over { ask_id, code } => News::Over { ask_id, code },
+            Event::Lost(_) => News::Lost,
+        };
+        self.early.push_back(news);
+        Ok(())
+    }
+}
+
+fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> std::io::Result<Who> {
+    // Before the first connection, which may change the working directory.
+    let cwd = std::env::current_dir()?;
+    let git = session::git(&cwd);
+    let is_person = stdin().is_terminal() && stderr().is_terminal();
+    let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
+    Ok(Who {
+        name: name.map(str::to_owned).or(user).unwrap_or_else(|| "shell".to_owned()),
+        exact: name.is_some(),
+        kind: if is_person { PeerKind::Person } else { PeerKind::Script },
+        peer: tokens.id("p")?,
+        secret: tokens.secret()?,
+        cwd: cwd.to_string_lossy().into_owned(),
+        repo: git.repo,
+        branch: git.branch,
+        pid: std::process::id(),
+        claude: None,
+        paths: vec![Path::Socket],
+        listens: joins,
+        held: false,
+        fresh: true,
+    })
+}
