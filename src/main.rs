@@ -26,8 +26,8 @@ use std::process::ExitCode;
 use datadir::DataDir;
 use shell::args::{self, Args};
 use shell::{
-    Failure, FailureJson, Outcome, ask, completions, demo, doctor, join, peers, report, setup, status, tail,
-    usage_error,
+    Failure, FailureJson, Outcome, ask, asks, completions, demo, doctor, join, peers, report, setup, status,
+    tail, usage_error,
 };
 
 fn main() -> ExitCode {
@@ -65,6 +65,8 @@ fn run(dir: &DataDir, args: &Args) -> Outcome {
         "hook" => Ok(hook::run(dir, args.has("wait"))),
         "peers" => peers::peers(dir, args),
         "ask" => ask::ask(dir, args),
+        "asks" => asks::asks(dir, args),
+        "statusline" => asks::statusline(dir),
         "broadcast" => ask::broadcast(dir, args),
         "join" => join::join(dir, args),
         "tail" => tail::tail(dir, args),

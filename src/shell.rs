@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod ask;
+pub mod asks;
 pub mod claude;
 pub mod completions;
 pub mod console;
@@ -142,6 +143,11 @@ pub fn open(dir: &DataDir) -> Result<Link, Fault> {
 pub fn is_no_hub(dir: &DataDir, fault: &Fault) -> bool {
     let is_absent = || dir.connect(CONNECT).is_err_and(|e| is_absent(&e)) && dir.look().is_ok();
     fault.code == Code::HubUnreachable && is_absent()
+}
+
+/// The beginning of an ask's id, enough to tell asks apart: `ask_` and eight digits.
+pub fn short_id(id: &str) -> String {
+    id.chars().take(12).collect()
 }
 
 /// A number with its noun: `1 peer`, `2 peers`.

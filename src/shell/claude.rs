@@ -263,6 +263,25 @@ fn config_dir_of(process: &Path) -> Option<PathBuf> {
     value("CLAUDE_CONFIG_DIR").or_else(|| Some(value("HOME")?.join(".claude")))
 }
 
+/// The processes that started this one, up to four of them. Claude Code runs the command of a status line in a shell.
+pub fn ancestors() -> Vec<u32> {
+    let mut pids = vec![std::os::unix::process::parent_id()];
+    while let Some(parent) = pids.last().and_then(|pid| parent_of(*pid)).filter(|_| pids.len() < 4) {
+        pids.push(parent);
+    }
+    pids
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    if cfg!(target_os = "linux") {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    } else {
+        let ps = Command::new("ps").args(["-o", "ppid=", "-p", &pid.to_string()]).output().ok()?;
+        String::from_utf8_lossy(&ps.stdout).trim().parse().ok()
+    }
+}
+
 /// Reads a JSON file of at most [`MAX_READ`] bytes.
 ///
 /// # Errors

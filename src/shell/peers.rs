@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::args::Args;
 use super::claude::{self, SessionFile};
 use super::terminal::{columns, err, out, table};
+use super::width::keep_end;
 use super::{Outcome, count, is_no_hub, open, print};
 use crate::datadir::DataDir;
 use crate::span::span;
@@ -71,5 +72,5 @@ pub fn peer_table(roster: &Roster) -> String {
             claude::abbreviate_home(&peer.cwd) + &branch,
         ]
     }));
-    table(&rows, columns())
+    table(&rows, columns(), keep_end)
 }

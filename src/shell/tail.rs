@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::args::Args;
 use super::terminal::{err, first_line, out, paint};
-use super::{Failure, Outcome, open, print};
+use super::{Failure, Outcome, open, print, short_id};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
 use crate::link::{Link, Start};
@@ -17,8 +17,6 @@ use crate::wire::{Event, Kind, ToClient, ToHub, What};
 const RETRY: Duration = Duration::from_millis(250);
 /// The most columns of a message's text.
 const TEXT_COLUMNS: usize = 100;
-/// How many characters of an ask's id are shown: `ask_` and eight digits.
-const ID: usize = 12;
 
 /// Runs `relay tail`. It ends when its output is closed, and survives the end of a hub.
 pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
@@ -56,7 +54,7 @@ fn describe(event: &Event) -> String {
     let (from, to) = (label(&event.from), label(event.to.as_deref().unwrap_or_default()));
     let path = event.path.map_or("", |path| path.name());
     let code = event.code.map_or("", |code| code.name());
-    let id: String = event.ask_id.as_deref().map(label).unwrap_or_default().chars().take(ID).collect();
+    let id = event.ask_id.as_deref().map(|id| short_id(&label(id))).unwrap_or_default();
     let id = if id.is_empty() { id } else { paint("2", &format!("  {id}")) };
     match event.event {
         What::Joined => format!("{from}  joined"),
@@ -71,8 +69,12 @@ fn describe(event: &Event) -> String {
         What::Failed => paint("31", &format!("{to} → {from}  failed: {code}")) + &id,
         What::State => {
             let (kind, state) = (event.kind.map_or("", |k| k.name()), event.state.map_or("", |s| s.name()));
-            // These two are the hub's own messages.
-            let from = if matches!(event.kind, Some(Kind::Failed | Kind::Summary)) { "hub" } else { &from };
+            // These are the hub's own messages.
+            let from = if matches!(event.kind, Some(Kind::Failed | Kind::Summary | Kind::Notice)) {
+                "hub"
+            } else {
+                &from
+            };
             let by = if path.is_empty() { "" } else { " by " };
             paint("2", &format!("{from} → {to}  {kind} {state}{by}{path}")) + &id
         }

@@ -74,9 +74,13 @@ pub fn stty(args: &[&str]) -> Option<String> {
     run.status.success().then(|| String::from_utf8_lossy(&run.stdout).trim().to_owned())
 }
 
-/// A table whose columns are aligned, two spaces apart, as lines. The last column of `rows` and then the first are
-/// shortened where a line would exceed `columns`, the number of columns of the terminal.
-pub fn table<const N: usize>(rows: &[[String; N]], columns: Option<usize>) -> String {
+/// A table whose columns are aligned, two spaces apart, as lines. Where a line would exceed `columns`, the number of columns of
+/// the terminal, its last cell is shortened by `shorten`, and then its first.
+pub fn table<const N: usize>(
+    rows: &[[String; N]],
+    columns: Option<usize>,
+    shorten: fn(&str, usize) -> String,
+) -> String {
     const LEAST: usize = 12; // no column is shortened below this
     let mut widths = [0; N];
     for row in rows {
@@ -93,7 +97,7 @@ pub fn table<const N: usize>(rows: &[[String; N]], columns: Option<usize>) -> St
     }
     let line = |row: &[String; N]| {
         let cells = row.iter().zip(widths).enumerate().map(|(at, (cell, most))| match at {
-            at if at == N - 1 => width::keep_end(cell, most),
+            at if at == N - 1 => shorten(cell, most),
             _ => width::pad(&width::keep_start(cell, most), most),
         });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
@@ -114,13 +118,13 @@ mod tests {
         ]
         .map(|row| row.map(str::to_owned));
         assert_eq!(
-            table(&rows, None),
+            table(&rows, None, width::keep_end),
             "NAME                STATE  DIRECTORY\n\
              日本語プロジェクト  idle   ~/code/日本語プロジェクト (main)\n\
              web-app             busy   ~/code/web-app\n"
         );
         for columns in [60, 50, 45, 33] {
-            let text = table(&rows, Some(columns));
+            let text = table(&rows, Some(columns), width::keep_end);
             assert!(text.lines().all(|line| width::width(line) <= columns), "{columns}:\n{text}");
             assert!(text.contains("(main)\n"), "the end of the directory stays: {text}");
         }

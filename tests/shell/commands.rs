@@ -54,7 +54,7 @@ fn usage_errors_exit_with_2_and_say_what_to_do() {
     let home = Home::new();
     for (args, said) in [
         (&["frobnicate"][..], "unknown command 'frobnicate'"),
-        (&["aks", "bob"], "did you mean 'relay ask'?"),
+        (&["brodcast", "bob"], "did you mean 'relay broadcast'?"),
         (&["ask", "--jsn", "bob"], "did you mean '--json'?"),
         (&["ask", "bob", "--zzzzzz"], "write '--' before a text"),
         (&["ask", "bob", "x", "--timeout"], "--timeout"),

@@ -53,9 +53,9 @@ fn the_man_page_describes_what_the_program_has() {
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/relay.1")).expect("the page");
     let page = source.replace("\\-", "-");
     let section = |command: &str| {
-        let after = page
-            .split(&format!("\n.SS relay {command}"))
-            .nth(1)
+        let mut parts = page.split("\n.SS relay ").filter_map(|part| part.strip_prefix(command));
+        let after = parts
+            .find(|part| part.starts_with([' ', '\n']))
             .unwrap_or_else(|| panic!("{command} is missing"));
         after.split("\n.SS ").next().and_then(|s| s.split("\n.SH ").next()).unwrap_or_default().to_owned()
     };
@@ -153,7 +153,7 @@ fn completions_know_commands_options_and_peers() {
         let ran = home.command("bash").args(["-c", &script]).output().expect("bash runs");
         String::from_utf8_lossy(&ran.stdout).trim().to_owned()
     };
-    assert_eq!(complete(&["relay", "as"]), "ask");
+    assert_eq!(complete(&["relay", "as"]), "ask asks");
     assert_eq!(complete(&["relay", "ask", "--t"]), "--timeout");
     assert_eq!(complete(&["relay", "ask", "b"]), "bob");
     assert_eq!(complete(&["relay", "broadcast", "--scope", ""]), "machine repo directory");

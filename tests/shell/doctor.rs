@@ -30,19 +30,6 @@ fn diagnose(home: &Home) -> Value {
     home.run(&["doctor", "--json"]).json()
 }
 
-/// A channel that is registered. Its Claude Code process is the test.
-fn channel(home: &Home, session: &str) -> Proc {
-    let mut channel = Proc::start(home.relay(&["channel"]).env("RELAY_SESSION", session));
-    let client = json!({"name": "test", "version": "1"});
-    let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
-    channel.line(&json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}).to_string());
-    channel.out.until("\"id\":1");
-    let params = json!({"name": "relay_peers", "arguments": {}});
-    channel.line(&json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params}).to_string());
-    channel.out.until("\"id\":2");
-    channel
-}
-
 #[test]
 fn a_healthy_installation_has_no_errors() {
     let home = with_claude();
@@ -241,11 +228,11 @@ fn registered_sessions_are_not_missing_and_one_with_two_channels_is_found() {
     assert_eq!(home.json(&["peers", "--json"])["unregistered"][0]["name"], "me");
     assert!(problem(&diagnose(&home), "session", "error").contains("me (process"));
 
-    let _one = channel(&home, "one");
+    let _one = home.channel("one");
     let report = diagnose(&home);
     assert!(findings(&report, "session").iter().all(|finding| finding["level"] != "error"), "{report}");
     assert_eq!(home.json(&["peers", "--json"])["unregistered"], json!([]));
-    let _two = channel(&home, "two");
+    let _two = home.channel("two");
     assert!(problem(&diagnose(&home), "channels", "error").contains("has 2 channels"));
 }
 

@@ -1,5 +1,6 @@
 //! The shell commands: the built binary, with and without a terminal, and with a `claude` that is a script.
 
+mod asks;
 mod claude;
 mod commands;
 mod docs;

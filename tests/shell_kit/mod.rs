@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub const RELAY: &str = env!("CARGO_BIN_EXE_relay");
 pub const LONG: Duration = Duration::from_secs(30);
@@ -114,6 +114,21 @@ impl Home {
         let proc = self.start(&["join", name]);
         proc.err.until(&format!("You are {name}"));
         proc
+    }
+
+    /// A channel that is registered. Its Claude Code process is the test.
+    pub fn channel(&self, session: &str) -> Proc {
+        let mut channel = Proc::start(self.relay(&["channel"]).env("RELAY_SESSION", session));
+        let client = json!({"name": "test", "version": "1"});
+        let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
+        channel
+            .line(&json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}).to_string());
+        channel.out.until("\"id\":1");
+        let params = json!({"name": "relay_peers", "arguments": {}});
+        channel
+            .line(&json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params}).to_string());
+        channel.out.until("\"id\":2");
+        channel
     }
 
     pub fn json(&self, args: &[&str]) -> Value {
