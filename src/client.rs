@@ -14,9 +14,7 @@ use std::time::Instant;
 
 use crate::link::{ANSWER, CONNECT, FromHub, Sender, unreachable};
 use crate::token::Tokens;
-use crate::wire::{
-    Answer, Code, Fault, Kind, LostAsk, Note, Parcel, Path, Receipts, State, ToClient, ToHub, Who,
-};
+use crate::wire::{Answer, Code, Fault, Kind, LostAsk, Parcel, Path, Receipts, State, ToClient, ToHub, Who};
 
 /// How many pushes are remembered.
 const MAX_PUSHES: usize = 1024;
@@ -46,7 +44,7 @@ pub enum Event {
         state: State,
         path: Option<Path>,
         code: Option<Code>,
-        note: Option<Note>,
+        /// Why no answer may come though the ask is open, for people.
         detail: Option<String>,
     },
     /// An ask to this client has ended without its answer.
@@ -246,11 +244,11 @@ impl Client {
                 self.answered(id, Err(Fault { code, message }), waiting)
             }
             ToClient::Push(parcel) => self.push(parcel),
-            ToClient::State { ask_id, state, path, code, note, detail } => {
+            ToClient::State { ask_id, state, path, code, detail, .. } => {
                 if state >= State::Replied {
                     self.open.remove(&ask_id);
                 }
-                Some(Event::State { ask_id, state, path, code, note, detail })
+                Some(Event::State { ask_id, state, path, code, detail })
             }
             ToClient::Over { ask_id, code } => Some(Event::Over { ask_id, code }),
             ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => None,

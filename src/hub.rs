@@ -314,7 +314,9 @@ fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
             open.fetch_sub(1, Ordering::Relaxed);
             log::warn!("too_many_connections");
             let full = format!("the hub has {MAX_CONNECTIONS} connections, which is its limit; retry later");
-            last_words(&stream, fault(Code::Overloaded, full));
+            let mut refusal = Vec::new();
+            write_line(&mut refusal, &error_line(fault(Code::Overloaded, full)));
+            last_words(&stream, &refusal);
             continue;
         }
         let (conn, incoming, count) = (next, incoming.clone(), open.clone());
@@ -333,9 +335,9 @@ fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
 /// Reads one connection to its end. Whatever it does wrong costs itself the connection and nobody else anything.
 fn read(conn: ConnId, stream: &Arc<UnixStream>, incoming: &Sender<Incoming>) {
     let mut lines = Lines::new(stream.clone());
-    if let Err(fault) = hello(&mut lines) {
-        log::warn!(conn, code = fault.code.name(); "refused");
-        return last_words(stream, fault);
+    if let Err((code, refusal)) = hello(&mut lines) {
+        log::warn!(conn, code = code.name(); "refused");
+        return last_words(stream, &refusal);
     }
     // Sending fails only when the hub leaves.
     let _ = incoming.send(Incoming::Opened(conn, Writer::new(stream.clone())));
@@ -396,35 +398,50 @@ impl Share {
     }
 }
 
-/// The first line must be `hello` with our version.
-fn hello(lines: &mut Lines) -> Result<(), Fault> {
-    let bad = |why: String| Err(fault(Code::BadMsg, why));
+/// The first line must be `hello` with our version. Returns the line that refuses another.
+fn hello(lines: &mut Lines) -> Result<(), (Code, Vec<u8>)> {
+    let refuse = |fault: Fault| {
+        let (code, mut line) = (fault.code, Vec::new());
+        write_line(&mut line, &error_line(fault));
+        Err((code, line))
+    };
+    let bad = |why: String| refuse(fault(Code::BadMsg, why));
     let line = match lines.next(Some(Instant::now() + HELLO)) {
         Ok(Some(line)) => line,
         Ok(None) => return bad("the connection ended before hello".into()),
         Err(e) => return bad(format!("no hello: {e}")),
     };
+    let mismatch = |v: u32| {
+        let why = format!("the client speaks protocol {v}, this hub {VERSION}; restart the client's session");
+        fault(Code::ProtocolMismatch, why)
+    };
     match serde_json::from_slice::<ToHub>(line) {
         Ok(ToHub::Hello { v: VERSION }) => Ok(()),
-        Ok(ToHub::Hello { v }) => Err(fault(
-            Code::ProtocolMismatch,
-            format!("the client speaks protocol {v}, this hub {VERSION}; run `relay stop`, then retry"),
-        )),
+        Ok(ToHub::Hello { v }) => refuse(mismatch(v)),
         Ok(_) => bad("the first line must be hello".into()),
+        Err(_) if is_hello_of_version_1(line) => {
+            let Fault { code, message } = mismatch(1);
+            let refusal = serde_json::json!({"type": "error", "code": code, "message": message});
+            Err((code, format!("{refusal}\n").into_bytes()))
+        }
         Err(e) => bad(format!("the first line must be hello with `v`: {e}")),
     }
+}
+
+/// Version 1 tagged its messages by `type`, and is refused in its own form.
+fn is_hello_of_version_1(line: &[u8]) -> bool {
+    let line: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
+    line["type"] == "hello" && line["v"] == 1
 }
 
 fn error_line(fault: Fault) -> ToClient {
     ToClient::Error { id: None, code: fault.code, message: fault.message, waiting: Vec::new() }
 }
 
-/// One error line, then the end, for a connection that has no writer.
-fn last_words(stream: &Arc<UnixStream>, fault: Fault) {
-    let mut line = Vec::new();
-    write_line(&mut line, &error_line(fault));
+/// One line, then the end, for a connection that has no writer.
+fn last_words(stream: &UnixStream, line: &[u8]) {
     let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
-    let _ = (&**stream).write_all(&line); // it may be gone already
+    let _ = { stream }.write_all(line); // it may be gone already
     let _ = stream.shutdown(Shutdown::Both);
 }
 

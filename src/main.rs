@@ -31,16 +31,19 @@ use shell::{
 };
 
 fn main() -> ExitCode {
+    // A hook that exits with 2, the code of a usage error, blocks the user's prompt. Only the waiter may, to wake the session.
+    let is_hook = std::env::args_os().nth(1).is_some_and(|command| command == "hook");
+    let failed = |code| if is_hook { ExitCode::SUCCESS } else { code };
     let args = match args::parse(lexopt::Parser::from_env()) {
         Ok(args) => args,
-        Err(code) => return code,
+        Err(code) => return failed(code),
     };
     match DataDir::locate(args.data_dir.as_deref()) {
         Ok(dir) => match run(&dir, &args) {
             Ok(code) => code,
-            Err(failure) => report(&args, failure, |error| FailureJson { error }),
+            Err(failure) => failed(report(&args, failure, |error| FailureJson { error })),
         },
-        Err(why) => args::usage_error(None, &why),
+        Err(why) => failed(args::usage_error(None, &why)),
     }
 }
 

@@ -65,6 +65,13 @@ pub enum ToHub {
         broadcast_id: String,
         text: String,
         scope: Scope,
+        /// Whether the asker is asked as well.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        include_self: bool,
+        /// Hand the answers over together: when the last is in, or after so many milliseconds what is in by then. Without
+        /// it each answer is handed over as it comes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        collect_ms: Option<u64>,
         /// Milliseconds until the asks of those that have not answered end in `timeout`.
         timeout_ms: u64,
     },
@@ -577,18 +584,6 @@ words! {
         Notice = "notice",
     }
 
-    /// Why an ask that was seen may not be answered. The ask is still open: an answer counts until the timeout.
-    pub enum Note {
-        /// The question is in the conversation of an idle session, and no turn has begun.
-        NoTurn = "no_turn",
-        /// The turn ended without an answer, also after a reminder.
-        Unanswered = "unanswered",
-        /// The user, the permission mode or the client's classifier refused the answer.
-        Declined = "declined",
-        /// The turn ended in an error of the model's server.
-        TurnFailed = "turn_failed",
-    }
-
     /// How far a text or an ask got.
     pub enum State {
         /// The hub has it.
@@ -682,6 +677,20 @@ pub enum Scope {
     Machine,
     Repo,
     Directory,
+}
+
+/// Why an ask that was seen may not be answered. The ask is still open: an answer counts until the timeout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Note {
+    /// The question is in the conversation of an idle session, and no turn has begun.
+    NoTurn,
+    /// The turn ended without an answer, also after a reminder.
+    Unanswered,
+    /// The user, the permission mode or the client's classifier refused the answer.
+    Declined,
+    /// The turn ended in an error of the model's server.
+    TurnFailed,
 }
 
 /// Appends `message` as one line.

@@ -148,6 +148,8 @@ enum Timer {
     NoTurn(Id),
     /// The session is reminded of an ask that its failed turn left unanswered.
     Nudge(Id),
+    /// The answers to a broadcast that are in are handed over.
+    Collect(Id),
     /// The session's inbox takes one more text.
     InboxRoom(PeerNo),
     /// No peer came.
@@ -393,6 +395,7 @@ impl Router {
                 Timer::Handover(no) => self.answer_starter(no),
                 Timer::NoTurn(id) => self.no_turn(&id),
                 Timer::Nudge(id) => self.nudge(&id),
+                Timer::Collect(id) => self.hand_over_collected(&id),
                 Timer::InboxRoom(peer) => self.dispatch_all(peer),
                 Timer::Idle => {
                     if self.empty_since.is_some_and(|t| t + self.limits.idle_exit <= at) {
@@ -411,8 +414,10 @@ impl Router {
             ToHub::Ask { id, ask_id, to, text, timeout_ms, thread } => {
                 (id, self.ask(conn, id, ask::Question { ask_id, to, text, timeout_ms, thread }))
             }
-            ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms } => {
-                (id, self.broadcast(conn, id, &broadcast_id, text, scope, timeout_ms))
+            ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms, include_self, collect_ms } => {
+                let call =
+                    broadcast::Call { broadcast_id, text, scope, timeout_ms, include_self, collect_ms };
+                (id, self.broadcast(conn, id, call))
             }
             ToHub::Reply { id, ask_id, text } => (id, self.reply(conn, id, &ask_id, text)),
             ToHub::Withdraw { id, ask_id } => (id, self.withdraw(conn, &ask_id)),

@@ -151,8 +151,7 @@ fn print(text: &str) -> Result<Args, ExitCode> {
 pub fn usage_error(command: Option<&Command>, why: &str) -> ExitCode {
     let name = command.map(|c| format!(" {}", c.name)).unwrap_or_default();
     err(&format!("relay{name}: {}\nTry 'relay{name} --help'.\n", clean(why))); // `why` quotes the command line
-    // Claude Code takes exit code 2 of a hook as an order to block what the user is doing.
-    if name == " hook" { ExitCode::SUCCESS } else { exit_code(Code::BadArgs) }
+    exit_code(Code::BadArgs)
 }
 
 fn find(name: &str) -> Result<Command, ExitCode> {

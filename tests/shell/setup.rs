@@ -1,5 +1,6 @@
 //! `relay setup`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -63,6 +64,39 @@ fn setup_installs_a_copy_that_needs_nothing_else_and_remove_undoes_it() {
     assert_eq!(String::from_utf8_lossy(&left.stdout), "");
     setup(&home, &["--remove"]);
     assert_eq!(changes(&home), [""; 0]);
+}
+
+/// The files below `dir`, with whether they can be run and what is in them.
+fn files(root: &Path, dir: &Path, found: &mut BTreeMap<PathBuf, (bool, Vec<u8>)>) {
+    for entry in fs::read_dir(root.join(dir)).expect("a directory").flatten() {
+        let name = dir.join(entry.file_name());
+        let meta = entry.metadata().expect("it is there");
+        if meta.is_dir() {
+            files(root, &name, found);
+        } else {
+            let bytes = fs::read(entry.path()).expect("a file");
+            found.insert(name, (meta.permissions().mode() & 0o111 != 0, bytes));
+        }
+    }
+}
+
+#[test]
+fn the_copy_has_every_file_of_the_plugin() {
+    let home = with_claude();
+    setup(&home, &[]);
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for dir in ["plugin", ".claude-plugin"] {
+        let (mut ours, mut copied) = (BTreeMap::new(), BTreeMap::new());
+        files(checkout, Path::new(dir), &mut ours);
+        files(&copy(&home), Path::new(dir), &mut copied);
+        copied.retain(|path, _| path.file_name() != Some("relay".as_ref()));
+        assert_eq!(
+            copied.keys().collect::<Vec<_>>(),
+            ours.keys().collect::<Vec<_>>(),
+            "a new file must be added to the list in src/shell/package.rs"
+        );
+        assert!(copied == ours, "a file differs");
+    }
 }
 
 #[test]

@@ -260,7 +260,20 @@ impl Router {
 
     /// The ask's one good end.
     fn replied(&mut self, id: &Id, text: String, starter: Option<(ConnId, u64)>) {
+        // The model's own answer proves that it has the question.
+        let delivery = self.asks.get(id).and_then(|ask| ask.delivery);
+        if let Some(path) = delivery.and_then(|no| self.deliveries.get(&no)?.attempts.last().map(|a| a.path))
+        {
+            delivery.into_iter().for_each(|no| self.confirm(no, path));
+        }
         let Some(ask) = self.end(id, None, Some(digest(&text))) else { return };
+        if ask.broadcast.as_ref().is_some_and(|all| self.collect(all, ask.target, &text)) {
+            if let Some((conn, request)) = starter {
+                let (ask_id, to) = (id.to_string(), self.peer(ask.asker).who.name.clone());
+                self.answer(conn, request, Ok(Answer::Replied { ask_id, to, state: State::Queued }));
+            }
+            return self.count_outcome(id, &ask, None);
+        }
         let mut parcel = self.parcel(Kind::Reply, id, ask.target, text, &ask.thread);
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
         parcel.about = Some(ask.about.clone());
