@@ -145,7 +145,7 @@ pub fn is_no_hub(dir: &DataDir, fault: &Fault) -> bool {
     fault.code == Code::HubUnreachable && is_absent()
 }
 
-/// The beginning of an ask's id, enough to tell asks apart: `ask_` and eight digits.
+/// The beginning of an ask's id, `ask_` and eight digits. The asks of a broadcast share it.
 pub fn short_id(id: &str) -> String {
     id.chars().take(12).collect()
 }

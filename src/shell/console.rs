@@ -1,6 +1,7 @@
 //! The console of `relay join`: a line editor on a terminal, else plain lines from standard input.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,7 +12,6 @@ use super::Failure;
 use super::editor::{Completion, Editor, Input};
 use super::terminal::{ERASE, columns, err, is_ansi, out, paint, stty};
 use crate::wire::MAX_TEXT;
-use std::io::IsTerminal;
 
 /// The width that is assumed if the terminal does not report one.
 const DEFAULT_COLUMNS: usize = 80;
@@ -21,8 +21,12 @@ const BRACKETED_PASTE_OFF: &str = "\x1b[?2004l";
 /// See the module.
 pub enum Console {
     Terminal(Terminal),
-    /// Standard input is no terminal: the bytes of a line that is incomplete.
-    Lines(Vec<u8>),
+    /// Standard input is no terminal.
+    Lines {
+        /// The bytes of a line that is incomplete.
+        partial: Vec<u8>,
+        inputs: VecDeque<Input>,
+    },
 }
 
 /// A terminal that sends every key. It would mix arriving messages into the line that is being typed if it edited that
@@ -31,6 +35,10 @@ pub struct Terminal {
     /// The settings to restore, as `stty -g` prints them.
     saved: String,
     editor: Editor,
+    /// Bytes that the editor has not handled yet.
+    unread: VecDeque<u8>,
+    /// Whether standard input has ended.
+    is_closed: bool,
     columns: usize,
     /// Set by signals: the size or the settings of the terminal may have changed.
     is_stale: Arc<AtomicBool>,
@@ -41,13 +49,20 @@ impl Console {
     pub fn open() -> Result<Console, Failure> {
         let has_person = io::stdin().is_terminal() && is_ansi(&io::stdout());
         let Some(saved) = has_person.then(|| stty(&["-g"])).flatten().filter(|_| send_every_key()) else {
-            return Ok(Console::Lines(Vec::new()));
+            return Ok(Console::Lines { partial: Vec::new(), inputs: VecDeque::new() });
         };
         let is_stale = Arc::new(AtomicBool::new(true));
         for signal in [SIGWINCH, SIGCONT] {
             let _ = flag::register(signal, is_stale.clone()); // without it the width stays the same
         }
-        let mut terminal = Terminal { saved, editor: Editor::default(), columns: DEFAULT_COLUMNS, is_stale };
+        let mut terminal = Terminal {
+            saved,
+            editor: Editor::default(),
+            unread: VecDeque::new(),
+            is_closed: false,
+            columns: DEFAULT_COLUMNS,
+            is_stale,
+        };
         out(BRACKETED_PASTE_ON)?;
         terminal.draw()?;
         Ok(Console::Terminal(terminal))
@@ -84,30 +99,39 @@ impl Console {
         }
     }
 
-    /// Handles bytes from standard input; none means its end.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Input>, Failure> {
-        let terminal = match self {
-            Console::Lines(partial) => return Ok(split_lines(partial, bytes)),
-            Console::Terminal(_) if bytes.is_empty() => return Ok(vec![Input::End]),
-            Console::Terminal(terminal) => terminal,
-        };
-        let inputs = terminal.editor.feed(bytes);
-        for input in &inputs {
-            match input {
-                Input::Line(line) => out(&format!("{ERASE}{}\n", paint("2", &format!("> {line}"))))?,
-                Input::ClearScreen => out("\x1b[H\x1b[2J")?,
-                Input::Complete | Input::End => {}
+    /// Takes bytes from standard input; none means its end.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        match self {
+            Console::Lines { partial, inputs } => inputs.extend(split_lines(partial, bytes)),
+            Console::Terminal(terminal) => {
+                terminal.is_closed |= bytes.is_empty();
+                terminal.unread.extend(bytes);
             }
         }
+    }
+
+    /// The next input among the bytes that were taken.
+    pub fn next(&mut self) -> Result<Option<Input>, Failure> {
+        let terminal = match self {
+            Console::Lines { inputs, .. } => return Ok(inputs.pop_front()),
+            Console::Terminal(terminal) if terminal.is_closed => return Ok(Some(Input::End)),
+            Console::Terminal(terminal) => terminal,
+        };
+        let input = terminal.editor.next(&mut terminal.unread);
+        match &input {
+            Some(Input::Line(line)) => out(&format!("{ERASE}{}\n", paint("2", &format!("> {line}"))))?,
+            Some(Input::ClearScreen) => out("\x1b[H\x1b[2J")?,
+            Some(Input::Complete | Input::End) | None => {}
+        }
         terminal.draw()?;
-        Ok(inputs)
+        Ok(input)
     }
 
     /// The word that Tab completes.
     pub fn word(&self) -> Option<&str> {
         match self {
             Console::Terminal(terminal) => terminal.editor.word(),
-            Console::Lines(_) => None,
+            Console::Lines { .. } => None,
         }
     }
 

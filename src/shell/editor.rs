@@ -54,17 +54,18 @@ pub struct Editor {
 }
 
 impl Editor {
-    /// Handles bytes from the terminal.
-    pub fn feed(&mut self, bytes: &[u8]) -> Vec<Input> {
-        let mut inputs = Vec::new();
-        for byte in bytes {
-            self.key.push(*byte);
+    /// Handles bytes from the terminal up to the next input; the rest stays, because the keys after Tab depend on it.
+    pub fn next(&mut self, bytes: &mut VecDeque<u8>) -> Option<Input> {
+        while let Some(byte) = bytes.pop_front() {
+            self.key.push(byte);
             if !self.is_key_incomplete() {
                 let key = std::mem::take(&mut self.key);
-                inputs.extend(self.press(&key));
+                if let Some(input) = self.press(&key) {
+                    return Some(input);
+                }
             }
         }
-        inputs
+        None
     }
 
     fn is_key_incomplete(&self) -> bool {
@@ -240,6 +241,13 @@ fn common_start<'a>(a: &'a str, b: &str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Editor {
+        fn feed(&mut self, bytes: &[u8]) -> Vec<Input> {
+            let mut bytes = bytes.iter().copied().collect();
+            std::iter::from_fn(|| self.next(&mut bytes)).collect()
+        }
+    }
 
     /// The line that these keys make, with `|` for the cursor.
     fn edit(keys: &str) -> String {

@@ -72,7 +72,8 @@ impl Member {
             match self.guest.next(PATIENCE)? {
                 News::Signal(code) => return Ok(code),
                 News::Typed(bytes) => {
-                    for input in self.console.feed(&bytes)? {
+                    self.console.feed(&bytes);
+                    while let Some(input) = self.console.next()? {
                         match input {
                             Input::Line(line) if !self.handle_line(&line)? => return Ok(self.exit_code()),
                             Input::End if self.console.is_terminal() => return Ok(self.exit_code()),

@@ -92,3 +92,26 @@ fn an_answer_after_the_timeout_needs_its_number() {
     bob.line("#1 too late");
     bob.err.until("nobody waits for this answer");
 }
+
+#[test]
+fn join_completes_names_recalls_lines_and_rings_the_bell() {
+    let home = Home::new();
+    let mut bob = home.join("bob");
+    let _bill = home.join("bill");
+    let Some(mut anna) = home.on_terminal(&["join", "anna"]) else { return };
+    anna.out.until("You are anna");
+    anna.write("@b\t");
+    anna.out.until("@bill  @bob");
+    anna.write("o\t");
+    anna.out.until("> @bob ");
+    // The cursor goes to the left and back to the end.
+    anna.write("ello?\u{1b}[D\u{1b}[D\u{1b}[D\u{1b}[D\u{1b}[Dh\u{5}!\n");
+    bob.out.until("#1 anna asks: hello?!\n");
+    bob.line("yes");
+    anna.out.until("\u{7}");
+    anna.out.until("bob answers:");
+    anna.write("\u{1b}[A\u{7f}?\n");
+    bob.out.until("#2 anna asks: hello??\n");
+    anna.write("/q\t\n");
+    assert_eq!(anna.code(), Some(0));
+}
