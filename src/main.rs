@@ -38,13 +38,15 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return failed(code),
     };
-    match DataDir::locate(args.data_dir.as_deref()) {
+    let code = match DataDir::locate(args.data_dir.as_deref()) {
         Ok(dir) => match run(&dir, &args) {
             Ok(code) => code,
             Err(failure) => failed(report(&args, failure, |error| FailureJson { error })),
         },
         Err(why) => failed(args::usage_error(None, &why)),
-    }
+    };
+    log::logger().flush(); // the last readable lines may still wait for their thread
+    code
 }
 
 fn replay(args: &Args) -> Outcome {

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::shell_kit::{self, Home, Proc, RELAY, keys, kill, shown};
+use crate::shell_kit::{self, Home, Proc, keys, kill, relay_path, shown};
 use serde_json::{Value, json};
 
 #[test]
@@ -488,7 +488,7 @@ fn a_closed_pipe_is_no_error_and_a_full_device_is() {
         assert_eq!(ran.status.code(), Some(1), "{args:?} {err}");
         assert!(err.contains("cannot write to standard output: No space left"), "{args:?} {err}");
     }
-    let sh = format!("{RELAY} frob 2>&-; test $? = 2");
+    let sh = format!("{} frob 2>&-; test $? = 2", relay_path());
     let ran = Command::new("sh").args(["-c", &sh]).env("RELAY_DATA_DIR", home.data()).output().expect("sh");
     assert!(ran.status.success() && ran.stderr.is_empty(), "{ran:?}");
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::shell_kit::{self, Home, RELAY};
+use crate::shell_kit::{self, Home, relay_path};
 
 #[test]
 fn the_demo_plays_to_its_end_and_leaves_nothing() {
@@ -146,8 +146,9 @@ fn completions_know_commands_options_and_peers() {
         let (at, last) = (words.len() - 1, words[words.len() - 1]);
         let before = if at > 0 { words[at - 1] } else { "" };
         let script = format!(
-            "relay() {{ {RELAY} \"$@\"; }}\n. \"$HOME/completions.bash\"\nCOMP_WORDS=({})\nCOMP_CWORD={at}\n\
+            "relay() {{ {} \"$@\"; }}\n. \"$HOME/completions.bash\"\nCOMP_WORDS=({})\nCOMP_CWORD={at}\n\
              _relay relay '{last}' '{before}'\necho \"${{COMPREPLY[*]}}\"",
+            relay_path(),
             quoted.join(" ")
         );
         let ran = home.command("bash").args(["-c", &script]).output().expect("bash runs");

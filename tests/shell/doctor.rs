@@ -150,7 +150,7 @@ fn doctor_finds_what_is_wrong_with_the_data_directory() {
     fs::set_permissions(home.data(), fs::Permissions::from_mode(0o700)).expect("a mode");
 
     // A limit on the size of files stands in for a full disk.
-    let limited = format!("trap '' XFSZ; ulimit -f 1; exec {} doctor --json", shell_kit::RELAY);
+    let limited = format!("trap '' XFSZ; ulimit -f 1; exec {} doctor --json", shell_kit::relay_path());
     let ran = home.command("sh").args(["-c", &limited]).output().expect("sh runs");
     let report: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
     assert!(problem(&report, "directory", "error").contains("cannot write 256 KiB"));

@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::claude::{RULE, changes, copy, setup, with_claude};
-use crate::shell_kit::{self, Home, RELAY};
+use crate::shell_kit::{self, Home, relay_path};
 
 const INSTALL: &str = "plugin install relay@claude-relay";
 const REMOVE: &str = "plugin marketplace remove claude-relay";
@@ -27,7 +27,9 @@ fn setup_installs_a_copy_that_needs_nothing_else_and_remove_undoes_it() {
     let home = with_claude();
     // A program from somewhere else, which is gone afterwards.
     let download = home.path.join("download");
-    fs::create_dir(&download).and_then(|()| fs::copy(RELAY, download.join("relay"))).expect("a download");
+    fs::create_dir(&download)
+        .and_then(|()| fs::copy(relay_path(), download.join("relay")))
+        .expect("a download");
     let program = download.join("relay");
     let ran = home.command(program.to_str().expect("text")).arg("setup").output().expect("it runs");
     let out = String::from_utf8_lossy(&ran.stdout);
