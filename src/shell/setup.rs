@@ -37,8 +37,13 @@ fn install(args: &Args) -> Result<(), Failure> {
     };
     step("program", &program)?;
     permit(args)?;
-    let extras = package::install_extras();
-    let extras = extras.map(|dir| format!("installed below {}", shown(&dir))).unwrap_or_else(|why| why);
+    let mut extras = match package::install_extras() {
+        Ok(dir) => format!("installed below {}", shown(&dir)),
+        Err(why) => why,
+    };
+    if std::env::var("SHELL").is_ok_and(|shell| shell.ends_with("zsh")) {
+        extras += "; add its zsh/site-functions to fpath";
+    }
     step("shell", &format!("completions and man page: {extras}"))?;
     out(&format!(
         "\nEvery session that starts from now on is a peer; in a running session type /reload-plugins. Then run\n\
@@ -102,7 +107,8 @@ fn permit(args: &Args) -> Result<(), Failure> {
 
 /// Explains the allow rule, and asks for it if there is somebody to ask. The default is yes.
 fn confirm() -> Result<bool, Failure> {
-    out(&format!("\n{AUTO_MODE}\nIn other modes a dialog asks on the first use in each project.\n"))?;
+    let reason = AUTO_MODE.replace(" first costs", "\nfirst costs");
+    out(&format!("\n{reason}\nIn other modes a dialog asks on the first use in each project.\n"))?;
     let mut answer = String::new();
     if io::stdin().is_terminal() && io::stderr().is_terminal() {
         err("Allow the relay tools, in all projects of this user? [Y/n] ");
@@ -130,9 +136,10 @@ fn remove() -> Result<(), Failure> {
     step("copy", copy)
 }
 
-/// Prints the result of a step: the last line of what a program printed.
+/// Prints the result of a step: the last line of what a program printed, without the progress before its check mark.
 fn step(what: &str, result: &str) -> Result<(), Failure> {
-    out(&format!("{what:12} {}\n", clean(result.lines().last().unwrap_or_default())))
+    let line = result.lines().last().unwrap_or_default();
+    out(&format!("{what:12} {}\n", clean(line.rsplit('✔').next().unwrap_or_default().trim_start())))
 }
 
 fn shown(path: &Path) -> String {
