@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-/// The longest path of a socket, in bytes, the NUL at its end included.
-const SOCKET_PATH: usize = if cfg!(target_os = "linux") { 108 } else { 104 };
+use crate::proc;
+
+/// The longest path of a socket, in bytes, the NUL at its end included: that of macOS. Linux allows 108.
+const SOCKET_PATH: usize = 104;
 const SOCKET: &str = "hub.sock";
 const LOCK: &str = "hub.lock";
 const JOURNAL: &str = "hub.journal";
@@ -126,9 +128,9 @@ impl DataDir {
             return denied(format!("others can write to {}", self.0.display()));
         }
         // Whom the system takes us for; where there is no /proc, whoever can create a file here.
-        let me = match fs::metadata("/proc/self") {
-            Ok(process) => process.uid(),
-            Err(_) => self.prepare().map(|()| meta.uid()).map_err(io::Error::other)?,
+        let me = match proc::path("self").and_then(|own| fs::metadata(own).ok()) {
+            Some(process) => process.uid(),
+            None => self.prepare().map(|()| meta.uid()).map_err(io::Error::other)?,
         };
         match (meta.uid() == me, listener == me) {
             (true, true) => Ok(()),
@@ -272,8 +274,7 @@ struct Machine {
 
 impl Machine {
     fn this() -> Machine {
-        let read = |path| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-        let mut host: String = read("/proc/sys/kernel/hostname");
+        let mut host = proc::line("sys/kernel/hostname");
         if host.is_empty() {
             let uname = Command::new("uname").arg("-n").stderr(Stdio::null()).output();
             host = uname.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
@@ -281,7 +282,7 @@ impl Machine {
         let plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || *c == '.';
         Machine {
             host: host.chars().filter(plain).take(64).collect(),
-            boot: read("/proc/sys/kernel/random/boot_id"),
+            boot: proc::line("sys/kernel/random/boot_id"),
         }
     }
 }
@@ -457,8 +458,9 @@ mod tests {
         dir.connect(LONG).expect("connected");
         // A container has another name and the same kernel; after a reboot it is the other way round.
         for same in [format!("1\nname\n{boot}\n"), format!("1\n{}\nboot\n", own.host), "1\n".to_owned()] {
-            fs::write(dir.0.join(LOCK), same).expect("a lock");
-            assert_eq!(dir.other_machine(), None);
+            fs::write(dir.0.join(LOCK), &same).expect("a lock");
+            let is_known = !(boot.is_empty() && same.contains("name"));
+            assert_eq!(dir.other_machine().is_none(), is_known);
         }
         fs::remove_dir_all(dir.0).expect("removed");
     }
@@ -485,9 +487,12 @@ mod tests {
     #[test]
     fn sockets() {
         let short = dir("socket");
-        meet(&short);
         let before = env::current_dir().expect("a working directory");
-        meet(&DataDir(short.0.join("x".repeat(120)).join("y".repeat(120))));
+        // The longest path that fits, the first that does not, and one that no system takes.
+        for length in [SOCKET_PATH - 1, SOCKET_PATH, 240] {
+            let rest = length - short.socket_path().as_os_str().len() - "/".len();
+            meet(&DataDir(short.0.join("x".repeat(rest))));
+        }
         env::set_current_dir(before).expect("back");
         fs::remove_dir_all(short.0).expect("removed");
     }

@@ -13,6 +13,7 @@ mod link;
 mod logging;
 mod mcp;
 mod name;
+mod proc;
 mod session;
 mod shell;
 mod span;

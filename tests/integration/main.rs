@@ -9,6 +9,7 @@ mod files;
 mod hub_life;
 mod logging;
 mod names;
+mod no_proc;
 mod paths;
 mod protocol;
 mod resume;
