@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt,
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
@@ -180,7 +181,7 @@ impl DataDir {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(e)) => return Err(e),
         }
-        let Machine { host, boot } = Machine::this();
+        let Machine { host, boot } = &*MACHINE;
         lock.set_len(0)?;
         lock.write_all(format!("{}\n{host}\n{boot}\n", std::process::id()).as_bytes())?;
         Ok(Some(Claim { dir: self.clone(), suffix, _lock: lock }))
@@ -207,16 +208,16 @@ impl DataDir {
         lock.take(1024).read_to_string(&mut text).ok()?;
         let mut lines = text.lines().skip(1);
         let (host, boot) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-        let this = Machine::this();
         let known = |a: &str, b: &str| !a.is_empty() && !b.is_empty();
-        let other =
-            known(host, &this.host) && host != this.host && !(known(boot, &this.boot) && boot == this.boot);
+        let other = known(host, &MACHINE.host)
+            && host != MACHINE.host
+            && !(known(boot, &MACHINE.boot) && boot == MACHINE.boot);
         other.then(|| host.to_owned())
     }
 
     /// What this machine's file names carry where the directory is another machine's.
     fn foreign_suffix(&self) -> Option<String> {
-        self.other_machine().map(|_| Machine::this().host)
+        self.other_machine().map(|_| MACHINE.host.clone())
     }
 
     /// A path for the file `name` in this directory that a socket address can hold. Where the directory's own path is too
@@ -271,6 +272,9 @@ struct Machine {
     host: String,
     boot: String,
 }
+
+/// It stays what it is while we run, and without /proc it takes a process to find out.
+static MACHINE: LazyLock<Machine> = LazyLock::new(Machine::this);
 
 impl Machine {
     fn this() -> Machine {
@@ -445,22 +449,19 @@ mod tests {
         let dir = dir("machines");
         dir.prepare().expect("made");
         fs::write(dir.0.join(LOCK), "1\nother-machine\nother-boot\n").expect("a lock of another machine");
-        let (own, Machine { host, boot }) = (Machine::this(), Machine::this());
+        let Machine { host, boot } = &*MACHINE;
         assert_eq!(dir.other_machine().as_deref(), Some("other-machine"));
         let claim = dir.claim().expect("a lock file").expect("the lock");
         assert_eq!(claim.socket_path(), dir.0.join(format!("hub-{host}.sock")));
         assert_eq!(claim.journal_path(), dir.journal_path());
-        assert_eq!(
-            fs::read_to_string(dir.0.join(LOCK)).expect("it is there"),
-            "1\nother-machine\nother-boot\n"
-        );
+        let lock = fs::read_to_string(dir.0.join(LOCK)).expect("it is there");
+        assert_eq!(lock, "1\nother-machine\nother-boot\n");
         let _listener = claim.bind().expect("bound");
         dir.connect(LONG).expect("connected");
         // A container has another name and the same kernel; after a reboot it is the other way round.
-        for same in [format!("1\nname\n{boot}\n"), format!("1\n{}\nboot\n", own.host), "1\n".to_owned()] {
+        for same in [format!("1\nname\n{boot}\n"), format!("1\n{}\nboot\n", host), "1\n".to_owned()] {
             fs::write(dir.0.join(LOCK), &same).expect("a lock");
-            let is_known = !(boot.is_empty() && same.contains("name"));
-            assert_eq!(dir.other_machine().is_none(), is_known);
+            assert!(dir.other_machine().is_none() || boot.is_empty() && same.contains("name"));
         }
         fs::remove_dir_all(dir.0).expect("removed");
     }
