@@ -182,8 +182,10 @@ impl DataDir {
             Err(TryLockError::Error(e)) => return Err(e),
         }
         let Machine { host, boot } = &*MACHINE;
-        lock.set_len(0)?;
-        lock.write_all(format!("{}\n{host}\n{boot}\n", std::process::id()).as_bytes())?;
+        let text = format!("{}\n{host}\n{boot}\n", std::process::id());
+        if let Err(e) = lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes())) {
+            log::warn!(error:% = e; "lock_not_written"); // a full disk; it is locked all the same
+        }
         Ok(Some(Claim { dir: self.clone(), suffix, _lock: lock }))
     }
 
@@ -459,7 +461,7 @@ mod tests {
         let _listener = claim.bind().expect("bound");
         dir.connect(LONG).expect("connected");
         // A container has another name and the same kernel; after a reboot it is the other way round.
-        for same in [format!("1\nname\n{boot}\n"), format!("1\n{}\nboot\n", host), "1\n".to_owned()] {
+        for same in [format!("1\nname\n{boot}\n"), format!("1\n{host}\nboot\n"), "1\n".to_owned()] {
             fs::write(dir.0.join(LOCK), &same).expect("a lock");
             assert!(dir.other_machine().is_none() || boot.is_empty() && same.contains("name"));
         }
@@ -478,11 +480,8 @@ mod tests {
         assert_eq!(mode(&dir.socket_path()), 0o600);
         dir.connect(LONG).expect("connected");
         listener.accept().expect("accepted");
-        assert_eq!(
-            fs::read_dir(&dir.0).expect("it is there").count(),
-            4,
-            "logs, sessions, hub.lock, hub.sock"
-        );
+        let count = fs::read_dir(&dir.0).expect("it is there").count();
+        assert_eq!(count, 4, "logs, sessions, hub.lock, hub.sock");
     }
 
     #[test]

@@ -164,6 +164,11 @@ impl Push {
         }
     }
 
+    /// The text of the peer, as it is quoted.
+    pub fn quoted(&self) -> &str {
+        self.content.split("\n\n").next().unwrap_or_default()
+    }
+
     pub fn meta(&self, key: &str) -> &str {
         self.meta[key].as_str().unwrap_or_default()
     }

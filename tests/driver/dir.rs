@@ -159,6 +159,14 @@ impl DataDir {
         Hook(command.stderr(Stdio::piped()).spawn().expect("relay hook"))
     }
 
+    /// Writes a session's transcript with these lines, and gives its path.
+    pub fn transcript(&self, lines: &[&Value]) -> PathBuf {
+        let path = self.root.join("transcript.jsonl");
+        fs::write(&path, lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+            .expect("a transcript");
+        path
+    }
+
     /// Starts the waiter of a session in a terminal, as Claude Code does after the hook of the same event.
     pub fn waiter(&self, session: &str, input: &Value) -> Waiter {
         let mut command = self.command(&["hook", "--wait"]);

@@ -21,7 +21,7 @@ pub use binary::relay_path;
 pub use channel::{Channel, Launch, Push, Result, arguments};
 pub use dir::DataDir;
 pub use inbox::Inbox;
-pub use raw::Raw;
+pub use raw::{Raw, from_wire, to_wire};
 
 /// How long anything may take before the test gives up. Not a measure of anything.
 pub const LONG: Duration = Duration::from_secs(60);

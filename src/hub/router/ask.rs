@@ -370,6 +370,8 @@ impl Router {
     /// Takes an ask out of every table and leaves a tombstone; its question goes no further.
     fn end(&mut self, id: &Id, code: Option<Code>, answer: Option<u64>) -> Option<Ask> {
         let ask = self.asks.remove(id)?;
+        // The journal has to drop it as well: see `Journal::maintain`.
+        self.text_removed += ask.about.len() as u64;
         self.disarm(ask.deadline, Timer::Timeout(id.clone()));
         self.timers.retain(|(_, timer)| !matches!(timer, Timer::NoTurn(i) | Timer::Nudge(i) if i == id));
         self.peer_mut(ask.asker).asked.remove(id);
