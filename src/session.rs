@@ -252,7 +252,7 @@ fn holds_messages(cwd: &Path) -> bool {
         let settings: Value = serde_json::from_str(&read(path)?).ok()?;
         settings.get("crossSessionInbound")?.as_str().map(str::to_owned)
     };
-    user.into_iter().chain(project).filter_map(setting).last().as_deref() == Some("hold")
+    user.into_iter().chain(project).filter_map(setting).next_back().as_deref() == Some("hold")
 }
 
 /// Where a directory stands in git.

@@ -128,7 +128,13 @@ fn run(mut command: Command) -> Result<Result<String, String>, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.map_err(|e| format!("cannot start {name}: {e}"))?;
-    let (out, err) = (said(child.stdout.take()), said(child.stderr.take()));
+    let (out, err) = match (said(child.stdout.take()), said(child.stderr.take())) {
+        (Ok(out), Ok(err)) => (out, err),
+        (Err(e), _) | (_, Err(e)) => {
+            let _ = child.kill().and_then(|()| child.wait()); // it may have ended just now
+            return Err(format!("cannot read what {name} prints: {e}"));
+        }
+    };
     let until = Instant::now() + LIMIT;
     let status = loop {
         match child.try_wait() {
@@ -151,8 +157,8 @@ fn run(mut command: Command) -> Result<Result<String, String>, String> {
 }
 
 /// Reads what a program says, 1 MiB at most.
-fn said(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
+fn said(pipe: Option<impl Read + Send + 'static>) -> io::Result<JoinHandle<Vec<u8>>> {
+    thread::Builder::new().stack_size(64 << 10).spawn(move || {
         let mut text = Vec::new();
         if let Some(pipe) = pipe {
             let _ = pipe.take(1 << 20).read_to_end(&mut text); // what has been read by then counts
