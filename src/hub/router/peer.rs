@@ -337,7 +337,6 @@ impl Router {
         if let Some(at) = peer.grace {
             self.disarm(at, Timer::Grace(no));
         }
-        self.timers.retain(|(_, timer)| *timer != Timer::InboxRoom(no));
         self.by_name.remove(&peer.who.name);
         self.by_identity.remove(&peer.who.peer);
         for other in &peer.met {
