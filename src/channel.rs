@@ -100,11 +100,12 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         kind: PeerKind::Session,
         peer,
         secret,
-        cwd: session.cwd.clone(),
+        cwd: session.cwd(),
         repo: session.git.repo.clone(),
         branch: session.git.branch.clone(),
         pid: session.pid,
         claude: Some(session.key.clone()),
+        session: session.id.clone(),
         paths: session.paths.clone(),
         listens: true,
         held: session.is_held,
@@ -285,7 +286,7 @@ impl Channel {
     fn check_session(&mut self) {
         let file = &self.session.file;
         let before = (file.name.clone(), (file.status, file.status_at));
-        let git = session::git(self.session.cwd.as_ref());
+        let git = self.session.look_at_git();
         let branch = (git.branch != self.session.git.branch).then(|| git.branch.clone().unwrap_or_default());
         self.session.git = git;
         self.session.file.changed();

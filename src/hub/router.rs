@@ -6,7 +6,8 @@
 //! iterates over a map whose order is random, and what must not survive a hub's death (open connections without a role,
 //! watchers) is not serialized.
 //!
-//! The nouns live in files of their own: [`peer`] (registered peers), [`ask`] (questions and how they end), [`ended`] (what
+//! The nouns live in files of their own: [`peer`] (registered peers), [`naming`] (their
+//! names), [`ask`] (questions and how they end), [`ended`] (what
 //! is kept of asks that ended), [`broadcast`] (a question to many), [`delivery`] (a text on its way into a session),
 //! [`receipt`] (what is learned about a push after it was sent), [`session`] (what hooks tell about a Claude Code process),
 //! [`roster`] (descriptions of all this for clients).
@@ -15,6 +16,7 @@ mod ask;
 mod broadcast;
 mod delivery;
 mod ended;
+mod naming;
 mod peer;
 mod receipt;
 mod roster;
@@ -33,6 +35,7 @@ use ask::Ask;
 use broadcast::Broadcast;
 use delivery::Delivery;
 use ended::EndedAsks;
+use naming::Names;
 use peer::Peer;
 use session::Session;
 
@@ -214,7 +217,10 @@ pub struct Router {
     refused: BTreeMap<ConnId, Ms>,
     peers: BTreeMap<PeerNo, Peer>,
     by_identity: BTreeMap<String, PeerNo>,
+    /// By the [key](crate::name::key) of the name.
     by_name: BTreeMap<String, PeerNo>,
+    #[serde(default)]
+    names: Names,
     sessions: BTreeMap<String, Session>,
     asks: BTreeMap<Id, Ask>,
     broadcasts: BTreeMap<Id, Broadcast>,
@@ -271,6 +277,7 @@ impl Router {
             peers: BTreeMap::new(),
             by_identity: BTreeMap::new(),
             by_name: BTreeMap::new(),
+            names: Names::default(),
             sessions: BTreeMap::new(),
             asks: BTreeMap::new(),
             broadcasts: BTreeMap::new(),
