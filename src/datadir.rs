@@ -118,6 +118,11 @@ impl DataDir {
         self.0.join("sessions")
     }
 
+    /// Where texts are that a session did not get whole. Made when the first is written.
+    pub fn texts(&self) -> PathBuf {
+        self.0.join("texts")
+    }
+
     /// Whoever listens here would hear every question and could put words into a session: it must be one of ours.
     fn check_private(&self, listener: u32) -> io::Result<()> {
         let meta = fs::metadata(&self.0)?;

@@ -34,6 +34,7 @@ use crate::datadir::DataDir;
 use crate::lines::Lines;
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, ToClient, ToHub, VERSION, What, fault, write_line};
+use crate::{session, texts};
 use journal::{Journal, Start};
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use writer::{Backlog, Writer};
@@ -119,6 +120,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
         now_at_start: router.now(),
         inode: Inode::of(&socket),
         socket,
+        texts: dir.texts(),
         router,
         journal,
         writers: BTreeMap::new(),
@@ -147,6 +149,8 @@ struct Hub {
     unwritten: Vec<ConnId>,
     socket: PathBuf,
     inode: Option<Inode>,
+    /// Where texts are that sessions did not get whole.
+    texts: PathBuf,
     start: Instant,
     /// The router's time at `start`.
     now_at_start: Ms,
@@ -178,6 +182,7 @@ impl Hub {
                     return "its socket was removed or replaced";
                 }
                 self.journal.maintain(&self.router, now);
+                texts::sweep(&self.texts, session::is_alive);
                 self.router.info_mut().journal = self.journal.status();
             }
         }

@@ -16,6 +16,7 @@ mod name;
 mod session;
 mod shell;
 mod span;
+mod texts;
 mod token;
 mod wire;
 

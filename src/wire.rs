@@ -308,6 +308,10 @@ pub struct Parcel {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     pub text: String,
+    /// Tells that `text` is only the first part, and where the rest is. Not on the wire: the process that pushes it cuts it
+    /// as its path needs.
+    #[serde(skip)]
+    pub cut: Option<String>,
     /// For `failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,

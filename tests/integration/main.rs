@@ -12,5 +12,6 @@ mod logging;
 mod names;
 mod paths;
 mod protocol;
+mod texts;
 mod trouble;
 mod wire;
