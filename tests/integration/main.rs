@@ -12,6 +12,7 @@ mod logging;
 mod names;
 mod paths;
 mod protocol;
+mod surroundings;
 mod texts;
 mod trouble;
 mod wire;
