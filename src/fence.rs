@@ -401,7 +401,6 @@ mod tests {
             cut: None,
             code: None,
             broadcast: None,
-            thread: None,
             late: false,
         }
     }

@@ -51,7 +51,7 @@ pub struct Texts {
 
 impl Texts {
     pub fn new(dir: &DataDir, session: String) -> Texts {
-        Texts { dir: dir.texts(), session }
+        Texts { dir: directory(dir), session }
     }
 
     /// Shortens the longest of `parcels` until all fit together.
@@ -122,6 +122,11 @@ impl Texts {
     pub fn remove_question(&self, ask_id: &str) {
         let _ = fs::remove_file(self.path(ask_id, Kind::Ask)); // hardly any question has one
     }
+}
+
+/// Where the files of all sessions are. Made when the first is written.
+pub fn directory(dir: &DataDir) -> PathBuf {
+    dir.path().join("texts")
 }
 
 /// The longest beginning of `text` whose characters count `room` at most, up to the end of a line where that is not far.

@@ -1,7 +1,7 @@
 //! The names of peers: which one a peer gets, how it takes another, and what its old one still leads to. A name is found
 //! whatever the case of its letters, so tables have [keys](name::key).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +18,10 @@ const MAX_SESSIONS: usize = 256;
 /// The longest id of a session whose name is kept, in bytes.
 const MAX_SESSION: usize = 128;
 
-/// What is known of names that nobody has.
+/// Who has which name, and what is known of names that nobody has.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Names {
+    pub by_key: BTreeMap<String, PeerNo>,
     /// The keys of names that peers had before, oldest first.
     old: VecDeque<(String, PeerNo)>,
     /// Sessions whose model gave them a name, oldest first.
@@ -69,12 +70,12 @@ impl Router {
     pub(super) fn name_of_session(&self, who: &Who) -> Option<String> {
         let (session, wanted) = (who.session.as_ref()?, name::wish(&who.name));
         let known = self.names.sessions.iter().find(|s| s.session == *session && s.wanted == wanted)?;
-        (!self.by_name.contains_key(&name::key(&known.name))).then(|| known.name.clone())
+        (!self.names.by_key.contains_key(&name::key(&known.name))).then(|| known.name.clone())
     }
 
     /// The name that `wanted` stands for, or one like it, that nobody but `own` has.
     pub(super) fn pick_name(&self, wanted: &str, exact: bool, own: Option<PeerNo>) -> Result<String, Fault> {
-        let holder = |n: &str| self.by_name.get(&name::key(n)).copied().filter(|no| Some(*no) != own);
+        let holder = |n: &str| self.names.by_key.get(&name::key(n)).copied().filter(|no| Some(*no) != own);
         let name = name::wish(wanted);
         let free = name::free(&name, |n| holder(n).is_some());
         match holder(&name).filter(|_| exact) {
@@ -105,11 +106,11 @@ impl Router {
         let old = std::mem::replace(&mut self.peer_mut(no).who.name, new.clone());
         if new != old {
             let (old_key, new_key) = (name::key(&old), name::key(&new));
-            self.by_name.remove(&old_key);
+            self.names.by_key.remove(&old_key);
             if old_key != new_key {
                 self.remember_old_name(no, &old_key);
             }
-            self.by_name.insert(new_key, no);
+            self.names.by_key.insert(new_key, no);
             let (from, to) = (old, new.clone());
             self.report(What::Renamed, |e| {
                 e.from = from;
@@ -154,11 +155,12 @@ impl Router {
         let find = |names: &VecDeque<(String, PeerNo)>| {
             names.iter().rev().find(|(n, _)| keys.contains(n)).map(|(_, no)| *no)
         };
-        let by_name = keys.iter().find_map(|key| self.by_name.get(key).copied());
+        let by_name = keys.iter().find_map(|key| self.names.by_key.get(key).copied());
         if let Some(no) = by_name.or_else(|| find(&self.peer(me).aliases)) {
             return Ok(no);
         }
-        let names = self.by_name.values().filter(|no| **no != me).map(|no| self.peer(*no).who.name.as_str());
+        let names =
+            self.names.by_key.values().filter(|no| **no != me).map(|no| self.peer(*no).who.name.as_str());
         let near = name::nearest(wanted, names);
         let hint = match (find(&self.names.old), near.as_slice()) {
             (Some(no), _) => format!("it is now \"{}\"", self.peer(no).who.name),
