@@ -364,6 +364,7 @@ mod tests {
             branch,
             pid,
             claude,
+            session: None,
             paths,
             listens,
             held,
