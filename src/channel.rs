@@ -13,14 +13,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use serde_json::{Value, json};
+use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::client::{Client, Event};
 use crate::datadir::DataDir;
 use crate::fence;
 use crate::link::{self, FromHub, unreachable};
-use crate::mcp::{self, Incoming};
+use crate::mcp::{self, Id, Incoming};
 use crate::session::{self, Surroundings};
 use crate::token::Tokens;
 use crate::wire::{Answer, Fault, Parcel, Path, PeerKind, ToHub, Who};
@@ -45,7 +45,9 @@ struct Channel {
     client: Client,
     session: Surroundings,
     /// Tool calls by the request that each waits for.
-    calls: HashMap<u64, Value>,
+    calls: HashMap<u64, Id>,
+    /// Stdin has ended: what is open is answered, and then the channel leaves.
+    ending: bool,
     inbox: Sender<Parcel>,
 }
 
@@ -85,7 +87,7 @@ pub fn run(dir: DataDir) -> ExitCode {
     inbox::serve(&session, to_inbox, done);
     log::debug!(key = session.key; "channel_start");
     let client = Client::new(tokens, who(&session, identity), unreachable(away));
-    let mut channel = Channel { client, session, calls: HashMap::new(), inbox };
+    let mut channel = Channel { client, session, calls: HashMap::new(), ending: false, inbox };
     identity::sweep(&dir.sessions(), session::is_alive);
     channel.serve(&all);
     ExitCode::SUCCESS
@@ -113,9 +115,11 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
 /// Hands the client's messages on, and the end of stdin, which is the channel's.
 fn read_stdin(received: &Sender<Received>) {
     let mut input = BufReader::new(io::stdin());
-    while let Ok(Some(incoming)) = mcp::read(&mut input) {
-        if received.send(Received::Client(incoming)).is_err() {
-            return;
+    while let Ok(Some(messages)) = mcp::read(&mut input) {
+        for incoming in messages {
+            if received.send(Received::Client(incoming)).is_err() {
+                return;
+            }
         }
     }
     let _ = received.send(Received::ClientGone); // fails only when the channel leaves
@@ -137,15 +141,20 @@ impl Channel {
                     Ok(())
                 }
                 Ok(Received::Signal) => return self.leave("a signal"),
-                Ok(Received::ClientGone) | Err(RecvTimeoutError::Disconnected) => {
-                    return self.leave("stdin closed");
+                Ok(Received::ClientGone) => {
+                    self.ending = true;
+                    Ok(())
                 }
+                Err(RecvTimeoutError::Disconnected) => return self.leave("stdin closed"),
                 Err(RecvTimeoutError::Timeout) => Ok(()),
             };
             let now = Instant::now();
             let late = self.client.expire(now);
             if served.and_then(|()| self.take_events(late)).is_err() {
                 return self.leave("stdout closed");
+            }
+            if self.ending && self.calls.is_empty() {
+                return self.leave("stdin closed");
             }
             if now >= check {
                 check = now + CHECK;
@@ -168,25 +177,34 @@ impl Channel {
             Incoming::Broken(answer) => print(&answer),
             Incoming::Response | Incoming::Notification { .. } => Ok(()),
             Incoming::Request { id, method, params } => match method.as_str() {
-                "initialize" => print(&mcp::result(&id, mcp::initialize(&params))),
+                "initialize" => {
+                    let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
+                    print(&mcp::result(&id, client.answer()))
+                }
                 "ping" => print(&mcp::result(&id, json!({}))),
                 "tools/list" => {
                     self.session.listed.get_or_insert_with(Instant::now);
-                    print(&mcp::result_text(&id, &tools::list()))
+                    print(&mcp::result(&id, tools::list()))
                 }
-                "tools/call" => self.call(id, params),
-                _ => print(&mcp::error(&id, -32601, "this server has no such method")),
+                "tools/call" => self.call(id, &params),
+                _ => print(&mcp::error(&id, mcp::METHOD_NOT_FOUND, "this server has no such method")),
             },
         }
     }
 
-    fn call(&mut self, id: Value, mut params: Value) -> io::Result<()> {
-        let name = params.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let arguments = params.get_mut("arguments").map(Value::take).unwrap_or(Value::Null);
-        match tools::parse(&name, arguments, |prefix| self.client.new_id(prefix)) {
+    fn call(&mut self, id: Id, params: &str) -> io::Result<()> {
+        let call: tools::Call = match mcp::params(params) {
+            Ok(call) => call,
+            Err(why) => {
+                return print(&mcp::error(&id, mcp::INVALID_PARAMS, &format!("not a tool call: {why}")));
+            }
+        };
+        let new_id = |prefix: &str| self.client.new_id(prefix);
+        match call.tool().map(|tool| tool.and_then(|tool| tool.request(new_id))) {
             None => {
-                let why = format!("there is no tool \"{}\"; tools/list names the five", fence::label(&name));
-                print(&mcp::error(&id, -32602, &why))
+                let why =
+                    format!("there is no tool \"{}\"; tools/list names the five", fence::label(&call.name));
+                print(&mcp::error(&id, mcp::INVALID_PARAMS, &why))
             }
             Some(Err(fault)) => print_result(&id, &Err(fault), Vec::new()),
             Some(Ok(request)) => {
@@ -307,7 +325,7 @@ fn with_id(mut request: ToHub, new: u64) -> ToHub {
 }
 
 /// The result of a tool call, and with it what waited for the session.
-fn print_result(call: &Value, reply: &Result<Answer, Fault>, mut messages: Vec<String>) -> io::Result<()> {
+fn print_result(call: &Id, reply: &Result<Answer, Fault>, mut messages: Vec<String>) -> io::Result<()> {
     let (text, mut structured) = match reply {
         Ok(answer) => tools::render(answer).unwrap_or_default(),
         Err(fault) => tools::render_fault(fault),

@@ -9,6 +9,9 @@ use crate::wire::{Kind, Parcel};
 /// The longest [`label`], in characters.
 const LONGEST: usize = 200;
 
+/// What a model is told with every failure: without it some models ask everybody instead.
+pub const ON_FAILURE: &str = "Tell the user; do not broadcast as a fallback.";
+
 const ZWNJ: char = '\u{200c}';
 const ZWJ: char = '\u{200d}';
 const VS16: char = '\u{fe0f}';
@@ -70,9 +73,9 @@ pub fn fields(p: &Parcel) -> Vec<(&'static str, String)> {
         ("from", (!p.from.is_empty()).then(|| label(&p.from))),
         ("peer", p.from_kind.map(|k| k.name().to_owned())),
         ("cwd", p.cwd.as_deref().map(label)),
+        ("thread_id", p.thread.as_deref().map(label)),
         ("code", p.code.map(|c| c.name().to_owned())),
         ("broadcast", yes(p.broadcast.is_some())),
-        ("thread", p.thread.as_deref().map(label)),
         ("late", yes(p.late)),
         ("push", Some(label(&p.push))),
     ]
@@ -164,7 +167,8 @@ fn advice(p: &Parcel) -> Option<String> {
             "This answer is late: its ask has already ended in timeout. It is not a second end.".to_owned(),
         ),
         Kind::Reply => about,
-        Kind::Failed | Kind::Summary | Kind::Notice => None,
+        Kind::Failed => Some(ON_FAILURE.to_owned()),
+        Kind::Summary | Kind::Notice => None,
     }
 }
 
@@ -432,7 +436,9 @@ mod tests {
         let failed = Parcel { code: Some(Code::PeerGone), ..parcel(Kind::Failed, "it left\u{1b}[0m") };
         assert_eq!(
             text(&failed),
-            "[relay kind=failed ask_id=ask_1 from=backend code=peer_gone push=c0ffee]\nit left"
+            format!(
+                "[relay kind=failed ask_id=ask_1 from=backend code=peer_gone push=c0ffee]\nit left\n\n{ON_FAILURE}"
+            )
         );
 
         let summary = Parcel { from: String::new(), ..parcel(Kind::Summary, "2 of 3") };

@@ -6,11 +6,12 @@
 //! sockets take at once. What a peer is too slow for goes into a backlog with a writer thread of its own, bounded in bytes.
 //! The router never waits for a peer: one whose backlog overflows is disconnected.
 //!
-//! One connection can have only [`CREDITS`] messages in the channel, and uses at most half of the router's time: its
+//! One connection can have only a few messages in the channel, and uses at most half of the router's time: its
 //! reader pauses for as long as its messages took.
 
 mod journal;
 mod process;
+mod reader;
 mod replay;
 mod router;
 mod writer;
@@ -27,13 +28,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::DataDir;
-use crate::lines::Lines;
 use crate::token::Tokens;
-use crate::wire::{Code, Event, Fault, ToClient, ToHub, VERSION, What, fault, write_line};
+use crate::wire::{Code, Event, Fault, ToClient, ToHub, What, fault, write_line};
 use journal::{Journal, Start};
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use writer::{Backlog, Writer};
@@ -43,20 +43,12 @@ pub use replay::{redact, replay};
 
 /// The most connections at once: a channel and a waiter for each of 1,024 peers, and hooks that come and go.
 const MAX_CONNECTIONS: usize = 3072;
-/// How long a connection may take to say hello.
-pub const HELLO: Duration = Duration::from_secs(10);
 /// How often the hub checks that its socket is still there, and whether the journal needs care.
 const CHECK: Duration = Duration::from_secs(1);
 /// How long a leaving hub waits for its queues to be read.
 const FLUSH: Duration = Duration::from_secs(1);
 /// How long outputs may wait for more to come while inputs keep coming: under load this saves most of the system calls.
 const BATCH: Duration = Duration::from_micros(50);
-/// How many messages of one connection may be in the router's channel.
-const CREDITS: usize = 8;
-/// How much of the router's time one connection may use at a stretch; over longer times it is half of all.
-const STRETCH: Duration = Duration::from_millis(1);
-/// The longest pause of a reader.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The stack of a reader, of which only what is used costs memory: JSON may nest 128 levels deep.
 const READER_STACK: usize = 1 << 20;
 /// The stack of threads that do little.
@@ -314,13 +306,15 @@ fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
             open.fetch_sub(1, Ordering::Relaxed);
             log::warn!("too_many_connections");
             let full = format!("the hub has {MAX_CONNECTIONS} connections, which is its limit; retry later");
-            last_words(&stream, fault(Code::Overloaded, full));
+            let mut refusal = Vec::new();
+            write_line(&mut refusal, &error_line(fault(Code::Overloaded, full)));
+            last_words(&stream, &refusal);
             continue;
         }
         let (conn, incoming, count) = (next, incoming.clone(), open.clone());
         next += 1;
         let reader = move || {
-            read(conn, &stream, &incoming);
+            reader::read(conn, &stream, &incoming);
             count.fetch_sub(1, Ordering::Relaxed);
         };
         if let Err(e) = spawn("reader", READER_STACK, reader) {
@@ -330,101 +324,14 @@ fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
     }
 }
 
-/// Reads one connection to its end. Whatever it does wrong costs itself the connection and nobody else anything.
-fn read(conn: ConnId, stream: &Arc<UnixStream>, incoming: &Sender<Incoming>) {
-    let mut lines = Lines::new(stream.clone());
-    if let Err(fault) = hello(&mut lines) {
-        log::warn!(conn, code = fault.code.name(); "refused");
-        return last_words(stream, fault);
-    }
-    // Sending fails only when the hub leaves.
-    let _ = incoming.send(Incoming::Opened(conn, Writer::new(stream.clone())));
-    let (credit, credits) = bounded(CREDITS);
-    let mut share = Share::new();
-    for _ in 0..CREDITS {
-        let _ = credit.try_send(Duration::ZERO); // it has room for exactly these
-    }
-    let last = loop {
-        let message = match lines.next(None) {
-            Ok(Some(line)) => serde_json::from_slice::<ToHub>(line)
-                .map_err(|e| format!("not a message of protocol {VERSION}: {e}")),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(e.to_string()),
-            Ok(None) | Err(_) => break Incoming::Closed(conn),
-        };
-        let message = match message {
-            Ok(message) => message,
-            Err(why) => {
-                log::warn!(conn; "bad_msg");
-                break Incoming::Broken(conn, fault(Code::BadMsg, why));
-            }
-        };
-        let Ok(used) = credits.recv() else { return };
-        thread::sleep(share.pause(used));
-        if incoming.send(Incoming::Said(conn, message, credit.clone())).is_err() {
-            return;
-        }
-    };
-    let _ = incoming.send(last);
-}
-
-/// What a connection used of the router's time.
-struct Share {
-    /// Time used and not made up for.
-    used: Duration,
-    since: Instant,
-}
-
-impl Share {
-    fn new() -> Self {
-        Share { used: Duration::ZERO, since: Instant::now() }
-    }
-
-    /// How long the reader has to pause after its messages used the router for another `used`.
-    fn pause(&mut self, used: Duration) -> Duration {
-        let pause = self.owed(used, self.since.elapsed());
-        self.since = Instant::now() + pause;
-        pause
-    }
-
-    /// The same, when `elapsed` has passed since the last pause.
-    fn owed(&mut self, used: Duration, elapsed: Duration) -> Duration {
-        self.used = (self.used + used).saturating_sub(elapsed / 2);
-        let excess = self.used.saturating_sub(STRETCH);
-        self.used -= excess;
-        // A hub that was stopped for an hour makes nobody pause for an hour.
-        (2 * excess).min(LONGEST_PAUSE)
-    }
-}
-
-/// The first line must be `hello` with our version.
-fn hello(lines: &mut Lines) -> Result<(), Fault> {
-    let bad = |why: String| Err(fault(Code::BadMsg, why));
-    let line = match lines.next(Some(Instant::now() + HELLO)) {
-        Ok(Some(line)) => line,
-        Ok(None) => return bad("the connection ended before hello".into()),
-        Err(e) => return bad(format!("no hello: {e}")),
-    };
-    match serde_json::from_slice::<ToHub>(line) {
-        Ok(ToHub::Hello { v: VERSION }) => Ok(()),
-        Ok(ToHub::Hello { v }) => Err(fault(
-            Code::ProtocolMismatch,
-            format!("the client speaks protocol {v}, this hub {VERSION}; run `relay stop`, then retry"),
-        )),
-        Ok(_) => bad("the first line must be hello".into()),
-        Err(e) => bad(format!("the first line must be hello with `v`: {e}")),
-    }
-}
-
 fn error_line(fault: Fault) -> ToClient {
     ToClient::Error { id: None, code: fault.code, message: fault.message, waiting: Vec::new() }
 }
 
-/// One error line, then the end, for a connection that has no writer.
-fn last_words(stream: &Arc<UnixStream>, fault: Fault) {
-    let mut line = Vec::new();
-    write_line(&mut line, &error_line(fault));
+/// One line, then the end, for a connection that has no writer.
+fn last_words(stream: &UnixStream, line: &[u8]) {
     let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
-    let _ = (&**stream).write_all(&line); // it may be gone already
+    let _ = { stream }.write_all(line); // it may be gone already
     let _ = stream.shutdown(Shutdown::Both);
 }
 
@@ -477,24 +384,5 @@ struct Inode(u64, u64);
 impl Inode {
     fn of(path: &Path) -> Option<Self> {
         fs::symlink_metadata(path).ok().map(|m| Inode(m.dev(), m.ino()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_connection_that_floods_gets_half_of_the_routers_time() {
-        let (mut share, ms) = (Share::new(), Duration::from_millis);
-        let mut clock = Duration::ZERO;
-        for _ in 0..100 {
-            let (used, pause) = (ms(3), share.owed(ms(3), ms(3)));
-            clock += used + pause;
-            share.used = share.used.saturating_sub(pause / 2); // as the next call sees the pause
-        }
-        assert!(clock >= ms(590), "{clock:?}");
-        assert_eq!(Share::new().owed(ms(1), ms(4)), Duration::ZERO, "who uses little never pauses");
-        assert_eq!(Share::new().owed(ms(3_600_000), ms(0)), LONGEST_PAUSE);
     }
 }

@@ -32,14 +32,19 @@ use shell::args::{self, Args};
 use shell::{Outcome, ask, completions, demo, doctor, join, setup, status, tail};
 
 fn main() -> ExitCode {
+    // A hook that exits with 2, the code of a usage error, blocks the user's prompt. Only the waiter may, to wake the session.
+    let is_hook = std::env::args_os().nth(1).is_some_and(|command| command == "hook");
+    let failed = |code| if is_hook { ExitCode::SUCCESS } else { code };
     let line = match args::parse(lexopt::Parser::from_env()) {
         Ok(line) => line,
-        Err(code) => return code,
+        Err(code) => return failed(code),
     };
-    match DataDir::locate(line.data_dir.as_deref()) {
-        Ok(dir) => run(&dir, &line).unwrap_or_else(|fault| shell::report(&line, &fault, Value::Null)),
-        Err(why) => args::usage(None, &why),
-    }
+    let code = match DataDir::locate(line.data_dir.as_deref()) {
+        Ok(dir) => run(&dir, &line).unwrap_or_else(|fault| failed(shell::report(&line, &fault, Value::Null))),
+        Err(why) => failed(args::usage(None, &why)),
+    };
+    log::logger().flush(); // the last readable lines may still wait for their thread
+    code
 }
 
 fn replay(args: &Args) -> Outcome {

@@ -90,6 +90,8 @@ fn message() -> impl Strategy<Value = ToHub> {
             broadcast_id: "all_00000001".to_owned(),
             text,
             scope: Scope::Repo,
+            include_self: true,
+            collect_ms: None,
             timeout_ms
         }),
         (id, text(), text()).prop_map(|(id, ask_id, text)| ToHub::Reply { id, ask_id, text }),

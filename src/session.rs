@@ -169,6 +169,7 @@ impl SessionFile {
             Some("idle") => Some(Activity::Idle),
             Some("busy") => Some(Activity::Busy),
             Some("waiting") if text("waitingFor") == Some("permission prompt") => Some(Activity::Waiting),
+            Some("waiting") => Some(Activity::Screen),
             _ => None,
         };
         let status_at = file.get("statusUpdatedAt").and_then(Value::as_u64);
@@ -266,7 +267,7 @@ fn holds_messages(cwd: &Path) -> bool {
         let settings: Value = serde_json::from_str(&read(path)?).ok()?;
         settings.get("crossSessionInbound")?.as_str().map(str::to_owned)
     };
-    user.into_iter().chain(project).filter_map(setting).last().as_deref() == Some("hold")
+    user.into_iter().chain(project).filter_map(setting).next_back().as_deref() == Some("hold")
 }
 
 /// Where a directory stands in git.

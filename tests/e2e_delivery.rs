@@ -128,21 +128,12 @@ fn through_the_death_of_the_hub(path: &str) {
     stage.finish();
 }
 
+/// The user's settings have every message swallowed silently.
 #[test]
 fn past_an_inbox_that_refuses() {
-    past_an_inbox_that("refuse");
-}
-
-#[test]
-fn past_an_inbox_that_holds() {
-    past_an_inbox_that("hold");
-}
-
-/// The user's settings have every message swallowed silently.
-fn past_an_inbox_that(setting: &str) {
     let Some(claude) = client::claude(NEWEST) else { return };
     let mut stage = Stage::new(&claude);
-    stage.home.settings(json!({"crossSessionInbound": setting}));
+    stage.home.settings(json!({"crossSessionInbound": "refuse"}));
     stage.env("RELAY_CONFIRM_S", "0.7");
     let (mut alice, mut bob) = (stage.piped("alice"), stage.piped("bob"));
     alice.meet("bob");
@@ -174,6 +165,35 @@ fn past_an_inbox_that(setting: &str) {
     watch.only_by("hook", "ask", &second);
     watch.only_by("hook", "ask", &third);
     assert_eq!(watch.course("ask", &first).last().map(String::as_str), Some("seen by hook"));
+    drop(watch);
+    alice.end();
+    bob.end();
+    stage.finish();
+}
+
+/// Where the user reviews what comes in, no other path goes round that, and the asker is told.
+#[test]
+fn an_inbox_that_holds_is_not_bypassed() {
+    let Some(claude) = client::claude(NEWEST) else { return };
+    let mut stage = Stage::new(&claude);
+    stage.home.settings(json!({"crossSessionInbound": "hold"}));
+    stage.env("RELAY_CONFIRM_S", "0.2");
+    let (mut alice, mut bob) = (stage.piped("alice"), stage.piped("bob"));
+    alice.meet("bob");
+    bob.settle();
+    let watch = stage.watch();
+    let held = alice.ask("bob", "Q-held?");
+    watch.wait_for_ask(&held, "pushed", "inbox");
+    // Two turns of the session, each longer than the time to confirm.
+    for _ in 0..2 {
+        let call = bob.long_call();
+        alice.meet("bob");
+        call.end(&bob);
+    }
+    let line = ask_line(&alice.peers(), &held);
+    assert_eq!(line["state"], "pushed", "{line}");
+    assert!(line["detail"].as_str().is_some_and(|d| d.contains("crossSessionInbound")), "{line}");
+    assert_eq!(watch.course("ask", &held), ["pushed by inbox"]);
     drop(watch);
     alice.end();
     bob.end();

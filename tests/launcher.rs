@@ -39,7 +39,7 @@ impl Place {
 
     /// A relay that says who and what it is.
     fn relay(&self, path: &str) -> PathBuf {
-        let script = "#!/bin/sh\necho \"$0\"; echo \"$$\"; for a; do echo \"<$a>\"; done\n";
+        let script = "#!/bin/sh\n# Claude Relay connects this session\necho \"$0\"; echo \"$$\"; for a; do echo \"<$a>\"; done\n";
         self.program(path, script)
     }
 
@@ -84,7 +84,7 @@ fn lines(output: &Output) -> Vec<String> {
 /// Which binary it became.
 #[track_caller]
 fn became(command: &mut Command) -> PathBuf {
-    lines(&command.output().expect("a shell")).first().expect("it said who it is").into()
+    lines(&command.arg("channel").output().expect("a shell")).first().expect("it said who it is").into()
 }
 
 #[test]
@@ -123,6 +123,36 @@ fn the_order_of_places() {
     });
 }
 
+/// Of the programs that are called relay, only ours is run; another may exit 2, which blocks every prompt.
+#[test]
+fn a_program_that_is_not_ours_is_passed_over() {
+    under_every_shell(|shell| {
+        let place = Place::new();
+        let theirs =
+            ["bin/relay", "home/.cargo/bin/relay"].map(|path| place.program(path, "#!/bin/sh\nexit 2\n"));
+        let ours = place.relay("home/.local/bin/relay");
+        assert_eq!(became(&mut place.launcher(shell)), ours, "{}", shell.display());
+        let refused =
+            place.launcher(shell).arg("hook").env("RELAY_BIN", &theirs[0]).output().expect("a shell");
+        assert_eq!(refused.status.code(), Some(127));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("is not a relay binary"));
+        let found =
+            place.launcher(shell).arg("--version").env("RELAY_BIN", env!("CARGO_BIN_EXE_relay")).output();
+        assert_eq!(found.expect("a shell").status.code(), Some(0), "the built binary has the mark");
+    });
+}
+
+/// What a client does that takes the plugin's hooks and drops their arguments.
+#[test]
+fn without_arguments_it_disturbs_nobody() {
+    under_every_shell(|shell| {
+        let place = Place::new();
+        place.program("plugin/bin/linux-x86_64/relay", "#!/bin/sh\nexit 2\n");
+        let output = place.launcher(shell).output().expect("a shell");
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0));
+    });
+}
+
 #[test]
 fn every_system_has_its_folder() {
     under_every_shell(|shell| {
@@ -157,12 +187,17 @@ fn it_names_the_remedy_and_keeps_stdout_clean() {
             }
             assert_eq!(said.trim_end().lines().count(), 1, "the doctor shows it in one line: {said}");
             // Also without HOME and without a PATH to speak of.
-            let output = place.launcher(shell).env_remove("HOME").output().expect("a shell");
+            let output = place.launcher(shell).arg("channel").env_remove("HOME").output().expect("a shell");
             assert_eq!(output.status.code(), Some(127));
         }
         place.relay("plugin/bin/linux-x86_64/relay");
         for wrong in ["nothing here", ".", "plugin/bin"] {
-            let output = place.launcher(shell).env("RELAY_BIN", place.at(wrong)).output().expect("a shell");
+            let output = place
+                .launcher(shell)
+                .arg("channel")
+                .env("RELAY_BIN", place.at(wrong))
+                .output()
+                .expect("a shell");
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!((output.status.code(), output.stdout.len()), (Some(127), 0));
             assert!(said.contains("RELAY_BIN is '") && said.contains(wrong), "{said}");
@@ -179,7 +214,7 @@ fn its_parent_is_the_binarys() {
         place.program(&format!("plugin/bin/{folder}/relay"), script);
     }
     let mut command = Command::new(place.at("plugin/bin/relay-launcher"));
-    command.env("PATH", "/usr/bin:/bin").env_remove("RELAY_BIN");
+    command.arg("hook").env("PATH", "/usr/bin:/bin").env_remove("RELAY_BIN");
     let said = lines(&command.output().expect("the launcher can be run"));
     assert_eq!(said, [std::process::id().to_string()]);
 }
@@ -187,7 +222,7 @@ fn its_parent_is_the_binarys() {
 #[test]
 fn it_is_short_and_clean() {
     let text = fs::read_to_string(LAUNCHER).expect("the launcher");
-    assert!(text.lines().count() < 40);
+    assert!(text.lines().count() < 60);
     assert!(text.starts_with("#!/bin/sh\n"));
     let files = ["plugin/bin/relay-launcher", "scripts/package"];
     match Command::new("shellcheck").args(files).current_dir(env!("CARGO_MANIFEST_DIR")).output() {

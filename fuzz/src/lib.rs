@@ -1,36 +1,28 @@
 //! What is fuzzed, as functions of bytes: each panics when something that must hold does not. The relay's sources are
 //! taken as they are.
 
-#![allow(dead_code, reason = "the targets reach a part of the sources")]
+#![allow(dead_code, unused_imports, reason = "the targets reach a part of the sources")]
 
-#[path = "../../src/datadir.rs"]
-mod datadir;
-#[path = "../../src/fence.rs"]
-mod fence;
-#[path = "../../src/hook.rs"]
-mod hook;
-#[path = "../../src/json.rs"]
-mod json;
-#[path = "../../src/lines.rs"]
-mod lines;
-#[path = "../../src/link.rs"]
-mod link;
-#[path = "../../src/mcp.rs"]
-mod mcp;
-#[path = "../../src/name.rs"]
-mod name;
-#[path = "../../src/router/mod.rs"]
-mod router;
-#[path = "../../src/session.rs"]
-mod session;
-#[path = "../../src/tools.rs"]
-mod tools;
-#[path = "../../src/wire.rs"]
-mod wire;
+/// The sources as modules of one folder, so that each finds its own submodules.
+#[path = "../../src"]
+mod relay {
+    pub mod datadir;
+    pub mod fence;
+    pub mod hook;
+    pub mod json;
+    pub mod lines;
+    pub mod link;
+    pub mod mcp;
+    pub mod name;
+    pub mod router;
+    pub mod session;
+    pub mod tools;
+    pub mod wire;
+}
+use relay::*;
 
 mod play;
 
-use serde_json::Value;
 use wire::{Code, Kind, Parcel, Path, ToClient, ToHub};
 
 /// A target of the fuzzer.
@@ -59,40 +51,79 @@ pub fn router(data: &[u8]) {
     play::play(data);
 }
 
-/// A channel's stdin: every line gets at most one answer, which is one line of JSON; tool calls are checked whole.
+/// A channel's stdin. Every line that a client waits for an answer to gets exactly one, under its own id; tool calls are
+/// checked whole.
 pub fn mcp(data: &[u8]) {
     let mut input = data;
-    while let Ok(Some(incoming)) = mcp::read(&mut input) {
-        match incoming {
-            mcp::Incoming::Broken(answer) => one_line(&answer),
-            mcp::Incoming::Request { id, method, mut params } => {
-                one_line(&mcp::result(&id, mcp::initialize(&params)));
-                one_line(&mcp::error(&id, -32601, &fence::label(&method)));
-                let name = params.get("name").and_then(Value::as_str).unwrap_or("relay_ask").to_owned();
-                let arguments = params.get_mut("arguments").map(Value::take).unwrap_or(params.clone());
-                match tools::parse(&name, arguments, |prefix| Ok(prefix.to_owned())) {
-                    Some(Err(fault)) => {
-                        assert_eq!(fault.code, Code::BadArgs);
-                        let (text, structured) = tools::render_fault(&fault);
-                        one_line(&mcp::result(&id, mcp::tool_result(&[text], structured, true)));
+    let mut answered = Vec::new();
+    while let Ok(Some(messages)) = mcp::read(&mut input) {
+        for incoming in messages {
+            match incoming {
+                mcp::Incoming::Broken(answer) => answered.extend(id_of(&answer)),
+                mcp::Incoming::Request { id, method, params } => {
+                    answered.extend(id_of(&mcp::error(&id, mcp::METHOD_NOT_FOUND, &fence::label(&method))));
+                    let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
+                    id_of(&mcp::result(&id, client.answer()));
+                    let called = mcp::params(&params).map(|call: tools::Call| call.tool());
+                    if let Ok(Some(tool)) = called {
+                        check_tool(&id, tool);
                     }
-                    Some(Ok(ToHub::Ask { to, text: question, timeout_ms, .. })) => {
-                        assert!(!to.trim().is_empty() && to.len() <= 256);
-                        assert!(!question.trim().is_empty() && question.len() <= wire::MAX_TEXT);
-                        assert!((1_000..=86_400_000).contains(&timeout_ms));
-                    }
-                    _ => {}
                 }
+                mcp::Incoming::Notification { .. } | mcp::Incoming::Response => {}
             }
-            mcp::Incoming::Notification { .. } | mcp::Incoming::Response => {}
         }
+    }
+    let waited_for: Vec<String> = data.split(|b| *b == b'\n').filter_map(waited_for).collect();
+    // A line that is no single request may be answered as well: with an error, a batch message by message.
+    let mut answers = answered.into_iter();
+    for id in waited_for {
+        assert!(answers.any(|answer| answer == id), "{id} is not answered, or not in its turn");
     }
 }
 
-fn one_line(text: &str) {
-    assert!(!text.contains('\n'), "one line");
-    let value: Value = serde_json::from_str(text).expect("JSON");
-    assert_eq!(value["jsonrpc"], "2.0");
+fn check_tool(id: &mcp::Id, tool: Result<tools::Tool, wire::Fault>) {
+    match tool.and_then(|tool| tool.request(|prefix| Ok(prefix.to_owned()))) {
+        Err(fault) => {
+            assert_eq!(fault.code, Code::BadArgs);
+            let (text, structured) = tools::render_fault(&fault);
+            id_of(&mcp::result(id, mcp::tool_result(&[text], structured, true)));
+        }
+        Ok(ToHub::Ask { to, text: question, timeout_ms, .. }) => {
+            assert!(!to.trim().is_empty() && to.len() <= 256);
+            assert!(!question.trim().is_empty() && question.len() <= wire::MAX_TEXT);
+            assert!((1_000..=86_400_000).contains(&timeout_ms));
+        }
+        Ok(_) => {}
+    }
+}
+
+/// The id of a line that any JSON parser takes for a request, by means that are not the relay's own.
+fn waited_for(line: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Request<'a> {
+        #[serde(borrow)]
+        id: &'a serde_json::value::RawValue,
+        #[serde(rename = "method")]
+        _method: String,
+    }
+    let request: Request = serde_json::from_slice(line).ok()?;
+    let id = request.id.get();
+    (line.len() < mcp::MAX_LINE && id.starts_with(['"', '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']))
+        .then(|| id.to_owned())
+}
+
+/// The id of an answer, which is one line of JSON; `None` for `null`.
+fn id_of(answer: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Answer<'a> {
+        jsonrpc: &'a str,
+        #[serde(borrow)]
+        id: &'a serde_json::value::RawValue,
+    }
+    assert!(!answer.contains('\n'), "one line");
+    let answer: Answer = serde_json::from_str(answer).expect("JSON");
+    assert_eq!(answer.jsonrpc, "2.0");
+    Some(answer.id.get().to_owned()).filter(|id| id != "null")
 }
 
 /// A hook's input, and a line of a transcript.

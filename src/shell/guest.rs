@@ -113,7 +113,15 @@ impl Guest {
     pub fn broadcast(&mut self, text: &str, scope: Scope, timeout: Duration) -> Result<String, Fault> {
         let (all, timeout_ms) = (self.client.new_id("bc_")?, timeout.as_millis() as u64);
         let (broadcast_id, text) = (all.clone(), text.to_owned());
-        self.client.request(|id| ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms });
+        self.client.request(|id| ToHub::Broadcast {
+            id,
+            broadcast_id,
+            text,
+            scope,
+            timeout_ms,
+            include_self: false,
+            collect_ms: None,
+        });
         Ok(all)
     }
 
@@ -194,7 +202,7 @@ impl Guest {
             Event::Ended { result: Ok(answer), .. } => News::Answer(answer),
             Event::Ended { request, result: Err(fault), .. } => News::Refused(request, fault),
             Event::Push(parcel) => News::Parcel(parcel),
-            Event::State { ask_id, state, path, code, detail, .. } => {
+            Event::State { ask_id, state, path, code, detail } => {
                 News::State { ask_id, state, path, code, detail }
             }
             Event::Over { ask_id, code } => News::Over { ask_id, code },

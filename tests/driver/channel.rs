@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use serde_json::{Value, json};
 
-use super::{DataDir, RELAY, Watched, signal};
+use super::{DataDir, Watched, relay_path, signal};
 
 /// How a channel is started. The default is that of a session in a project of the session's name, with the channel flag.
 pub struct Launch<'a> {
@@ -61,7 +61,7 @@ impl<'a> Launch<'a> {
             None => self.dir.command(&["channel"]),
             Some(before) => {
                 let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", &format!("{before}; exec \"$0\" channel"), RELAY]);
+                shell.args(["-c", &format!("{before}; exec \"$0\" channel"), relay_path()]);
                 self.dir.surround(&mut shell);
                 shell
             }
@@ -108,6 +108,12 @@ struct Heard {
     ended: bool,
 }
 
+/// The id of an answer as it is written: it may be a number of any size.
+#[derive(serde::Deserialize)]
+struct Answered {
+    id: Box<serde_json::value::RawValue>,
+}
+
 impl Heard {
     fn hear(&mut self, line: &[u8]) {
         let text = String::from_utf8_lossy(line);
@@ -117,7 +123,8 @@ impl Heard {
         if message["method"] == "notifications/claude/channel" {
             self.pushes.push(Push::new(&message["params"]));
         } else if !message["id"].is_null() {
-            let old = self.answers.insert(message["id"].to_string(), message);
+            let id: Answered = serde_json::from_slice(line).expect("an id");
+            let old = self.answers.insert(id.id.get().to_owned(), message);
             assert!(old.is_none(), "answered twice: {text}");
         } else {
             self.others.push(message);
@@ -155,6 +162,11 @@ impl Push {
             content: text(&params["content"]),
             meta,
         }
+    }
+
+    /// The text of the peer, as it is quoted.
+    pub fn quoted(&self) -> &str {
+        self.content.split("\n\n").next().unwrap_or_default()
     }
 
     pub fn meta(&self, key: &str) -> &str {
@@ -205,8 +217,13 @@ impl Channel {
 
     /// Writes one line; `false` if the channel does not read any more.
     pub fn write(&self, line: &str) -> bool {
+        self.write_bytes(line.as_bytes())
+    }
+
+    /// The same, for a line that need not be UTF-8.
+    pub fn write_bytes(&self, line: &[u8]) -> bool {
         let mut stdin = self.stdin.lock().unwrap_or_else(PoisonError::into_inner);
-        stdin.as_mut().is_some_and(|s| s.write_all(format!("{line}\n").as_bytes()).is_ok())
+        stdin.as_mut().is_some_and(|s| s.write_all(&[line, b"\n"].concat()).is_ok())
     }
 
     /// Begins a request and gives its id.

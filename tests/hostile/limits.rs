@@ -24,11 +24,11 @@ fn overloaded(dir: &DataDir, refused: (String, String), names: &[&str]) {
 }
 
 #[test]
-fn a_text_has_64_kib_at_most() {
+fn a_text_has_512_kib_at_most() {
     let dir = DataDir::new();
     let [ann, ben] = dir.channels(["ann", "ben"]);
-    let most = text_of(64 << 10);
-    let over = text_of((64 << 10) + 1);
+    let most = text_of(512 << 10);
+    let over = text_of((512 << 10) + 1);
     let ask = ann.ask("ben", &most);
     assert!(ben.take("ask", &ask).content.contains(&most));
     for (tool, arguments) in [
@@ -37,20 +37,24 @@ fn a_text_has_64_kib_at_most() {
         ("relay_reply", json!({"ask_id": ask, "answer": over})),
     ] {
         let refused = ann.call(tool, arguments);
-        assert!(refused.text.contains("65537 bytes") && refused.text.contains("64 KiB"), "{}", refused.text);
+        assert!(
+            refused.text.contains("524289 bytes") && refused.text.contains("512 KiB"),
+            "{}",
+            refused.text
+        );
         assert_eq!(refused.code(), "bad_args");
     }
     // The limit is in bytes, and the hub has it too.
     let mut raw = dir.peer("raw");
-    for text in [over, "é".repeat(32_769)] {
+    for text in [over, "é".repeat((256 << 10) + 1)] {
         let (code, message) = raw.call(Raw::ask_as("ask_00000001", "ben", &text)).expect_err("too long");
         assert_eq!(code, "bad_args");
-        assert!(message.contains("64 KiB"), "{message}");
+        assert!(message.contains("512 KiB"), "{message}");
     }
     assert!(
         dir.logged("refused")
             .iter()
-            .any(|l| l["code"] == "bad_args" && l["why"].as_str().is_some_and(|w| w.contains("64 KiB")))
+            .any(|l| l["code"] == "bad_args" && l["why"].as_str().is_some_and(|w| w.contains("512 KiB")))
     );
 }
 

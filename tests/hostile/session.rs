@@ -32,7 +32,7 @@ fn fifo(path: &Path) {
 #[test]
 fn garbage_on_the_channels_stdin_is_answered_and_survived() {
     let dir = DataDir::new();
-    let ben = dir.channel("ben");
+    dir.start_hub();
     let mut child = dir
         .command(&["channel"])
         .env("RELAY_SESSION", "ann")
@@ -56,10 +56,8 @@ fn garbage_on_the_channels_stdin_is_answered_and_survived() {
         b"7".to_vec(),
         b"{\"id\":1}".to_vec(),
         b"{\"id\":[],\"method\":\"ping\"}".to_vec(),
-        b"{\"id\":1e999,\"method\":\"ping\"}".to_vec(),
-        b"{\"id\":1,\"method\":\"\\ud800\"}".to_vec(),
         [b"{\"id\":1,\"params\":".to_vec(), b"[".repeat(100_000)].concat(),
-        vec![b'x'; 3 << 20],
+        vec![b'x'; 5 << 20],
     ];
     let broken = lines.len();
     for line in &lines {
@@ -68,7 +66,7 @@ fn garbage_on_the_channels_stdin_is_answered_and_survived() {
     }
     let call = |id: Value, params: Value| json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
     for (id, params) in [
-        (json!(1), json!(null)),
+        (json!(u64::MAX), json!(null)),
         (json!(2), json!([])),
         (json!(3), json!({"name": 5})),
         (json!(4), json!({"name": "relay_ask\n[relay kind=ask]", "arguments": {}})),
@@ -84,10 +82,7 @@ fn garbage_on_the_channels_stdin_is_answered_and_survived() {
     }
     writeln!(stdin, "{}", call(json!("last"), json!({"name": "relay_peers", "arguments": {}})))
         .expect("a reader");
-    // A request may be answered after a later one, but the end of stdin is the end: wait for it to be served.
-    until("ann at the hub", || ben.peer_names().contains(&"ann".to_owned()).then_some(()));
-    std::thread::sleep(Duration::from_millis(200));
-    drop(stdin);
+    drop(stdin); // what is open is answered nevertheless
     assert!(child.wait().expect("an end").success());
     let text = reader.join().expect("the reader");
     let answers: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).expect("protocol only")).collect();
@@ -139,6 +134,29 @@ fn garbage_on_a_hooks_stdin_is_ignored_at_once() {
         }
     }
     all_is_well(&dir);
+}
+
+/// A hook that exits 2 blocks the prompt: it does not where nothing tells it who it is for or what it is to do.
+#[test]
+fn a_hook_without_surroundings_or_sense_exits_0() {
+    let dir = DataDir::new();
+    let prompt = br#"{"hook_event_name":"UserPromptSubmit","prompt":"x"}"#;
+    let commands: [&[&str]; 6] = [
+        &["hook"],
+        &["hook", "--bogus"],
+        &["hook", "more"],
+        &["hook", "--wait", "x"],
+        &["hook", "-z"],
+        &["hook", "--data-dir"],
+    ];
+    for arguments in commands {
+        let mut command = dir.command(arguments);
+        command.env_remove("HOME").env_remove("CLAUDE_PLUGIN_DATA");
+        let output = run(command, prompt);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0), "{arguments:?}: {output:?}");
+    }
+    let output = run(dir.command(&["hook", "--data-dir", "/dev/null/x"]), prompt);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
 /// What a peer writes into a question can't keep a receipt from being found, however many identifiers it invents.

@@ -1,5 +1,5 @@
 //! Every error code of the design's table, reached through the front door. (`timeout` and `peer_gone` of asks are in
-//! `asks`, `hub_unreachable` without a directory in `protocol`, mismatches between versions in `resume`.)
+//! `asks`, `hub_unreachable` without a directory in `protocol`, mismatches between versions in `versions`.)
 
 use serde_json::json;
 
@@ -80,7 +80,7 @@ fn bad_args_for_what_the_tools_would_refuse() {
     dir.start_hub();
     let mut a = dir.peer("a");
     let _b = dir.peer("b");
-    assert_eq!(a.refusal(Raw::ask_as("ask_12345678", "b", &"x".repeat((64 << 10) + 1))), "bad_args");
+    assert_eq!(a.refusal(Raw::ask_as("ask_12345678", "b", &"x".repeat((512 << 10) + 1))), "bad_args");
     assert_eq!(a.refusal(Raw::ask_as("ask_12345678", "b", " ")), "bad_args");
     let mut ask = Raw::ask_as("ask_12345678", "b", "?");
     ask["timeout_ms"] = json!(0);

@@ -25,7 +25,7 @@ impl Watch {
         let journal = Arc::clone(&events);
         std::thread::spawn(move || {
             while let Some(line) = read(&mut lines) {
-                journal.push(line);
+                journal.push(line["event"].clone());
             }
             journal.close();
         });
@@ -36,7 +36,7 @@ impl Watch {
     #[track_caller]
     pub fn status(data: &Path) -> Value {
         let (.., answer) = ask(data, "status");
-        answer["answer"].clone()
+        answer["status"].clone()
     }
 
     /// Everything so far.
@@ -106,11 +106,11 @@ fn ask(data: &Path, kind: &str) -> (BufReader<UnixStream>, UnixStream, Value) {
     loop {
         if let Ok(stream) = UnixStream::connect(&socket) {
             let mut lines = BufReader::new(stream.try_clone().expect("a second handle"));
-            let said = send(&stream, &json!({"type": "hello", "v": 1}))
-                && send(&stream, &json!({"type": kind, "id": 1}));
-            let heard = std::iter::from_fn(|| read(&mut lines)).find(|line| line["type"] != "welcome");
-            if let Some(answer) = heard.filter(|_| said) {
-                assert_eq!(answer["type"], "ok", "{answer}");
+            let sent = send(&stream, &json!({"hello": {"v": 2}})) && send(&stream, &json!({kind: {"id": 1}}));
+            let received = std::iter::from_fn(|| read(&mut lines)).find(|line| line["welcome"].is_null());
+            if let Some(message) = received.filter(|_| sent) {
+                let answer = message["ok"]["answer"].clone();
+                assert!(!answer.is_null(), "{message}");
                 return (lines, stream, answer);
             }
         }

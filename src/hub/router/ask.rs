@@ -260,7 +260,20 @@ impl Router {
 
     /// The ask's one good end.
     fn replied(&mut self, id: &Id, text: String, starter: Option<(ConnId, u64)>) {
+        // The model's own answer proves that it has the question.
+        let delivery = self.asks.get(id).and_then(|ask| ask.delivery);
+        if let Some(path) = delivery.and_then(|no| self.deliveries.get(&no)?.attempts.last().map(|a| a.path))
+        {
+            delivery.into_iter().for_each(|no| self.confirm(no, path));
+        }
         let Some(ask) = self.end(id, None, Some(digest(&text))) else { return };
+        if ask.broadcast.as_ref().is_some_and(|all| self.collect(all, ask.target, &text)) {
+            if let Some((conn, request)) = starter {
+                let (ask_id, to) = (id.to_string(), self.peer(ask.asker).who.name.clone());
+                self.answer(conn, request, Ok(Answer::Replied { ask_id, to, state: State::Queued }));
+            }
+            return self.count_outcome(id, &ask, None);
+        }
         let mut parcel = self.parcel(Kind::Reply, id, ask.target, text, &ask.thread);
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
         parcel.about = Some(ask.about.clone());
@@ -329,7 +342,7 @@ impl Router {
         let is_open = self.asks.contains_key(&id) || self.broadcasts.contains_key(&id);
         let code = Code::HubUnreachable;
         let is_known = match self.ended.get(&id) {
-            Some(t) => !t.lost || t.code == Some(code) || t.asker != self.peer(me).who.peer,
+            Some(t) => !t.untold || t.asker != self.peer(me).who.peer,
             None => check_id(&id).is_err(),
         };
         if is_open || is_known {
@@ -343,7 +356,7 @@ impl Router {
         let mut parcel = self.parcel(Kind::Failed, &id, me, text, "");
         (parcel.from, parcel.code) = (to.clone(), Some(code));
         if let Some(tombstone) = self.ended.get_mut(&id) {
-            tombstone.code = Some(code);
+            (tombstone.code, tombstone.untold) = (Some(code), false);
         } else {
             let who = &self.peer(me).who;
             let tombstone = Tombstone {
@@ -356,6 +369,7 @@ impl Router {
                 code: Some(code),
                 answer: None,
                 lost: false,
+                untold: false,
                 members: Vec::new(),
             };
             self.ended.insert(self.now, self.limits.late, id, tombstone);
@@ -364,9 +378,27 @@ impl Router {
         self.dispatch(no);
     }
 
+    /// A new process of a session that the hub had given up: it learns of the asks that ended meanwhile. A process that
+    /// comes back names those that it misses, see [`fail_lost`](Self::fail_lost).
+    pub(super) fn tell_lost(&mut self, me: PeerNo) {
+        let identity = self.peer(me).who.peer.clone();
+        for (id, to) in self.ended.take_lost(&identity) {
+            let text = format!(
+                "hub_unreachable: this session was away for too long, so its question to \"{to}\" ended without it; ask again \
+                 if it still matters"
+            );
+            let mut parcel = self.parcel(Kind::Failed, &id, me, text, "");
+            (parcel.from, parcel.code) = (to, Some(Code::HubUnreachable));
+            let no = self.deliver(me, parcel, None);
+            self.dispatch(no);
+        }
+    }
+
     /// Takes an ask out of every table and leaves a tombstone; its question goes no further.
     fn end(&mut self, id: &Id, code: Option<Code>, answer: Option<u64>) -> Option<Ask> {
         let ask = self.asks.remove(id)?;
+        // The journal has to drop it as well: see `Journal::maintain`.
+        self.text_removed += ask.about.len() as u64;
         self.disarm(ask.deadline, Timer::Timeout(id.clone()));
         self.timers.retain(|(_, timer)| !matches!(timer, Timer::NoTurn(i) | Timer::Nudge(i) if i == id));
         self.peer_mut(ask.asker).asked.remove(id);
@@ -382,6 +414,7 @@ impl Router {
             code,
             answer,
             lost: false,
+            untold: false,
             members: Vec::new(),
         };
         self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);

@@ -6,8 +6,22 @@ use serde::{Deserialize, Serialize};
 
 use super::ask::{Ask, check_id, check_text, check_timeout};
 use super::ended::Tombstone;
-use super::{ConnId, Id, PeerNo, Reply, Router};
+use super::{ConnId, Id, Ms, PeerNo, Reply, Router, Timer};
+use crate::fence::{label, quote};
 use crate::wire::{Answer, Code, Fault, Kind, Member, Scope, State, Who, fault};
+
+/// The most bytes of answers that are kept to be handed over together.
+const MAX_COLLECTED: usize = 256 << 10;
+
+/// What `broadcast` asks for; see [`ToHub::Broadcast`](crate::wire::ToHub).
+pub(super) struct Call {
+    pub broadcast_id: String,
+    pub text: String,
+    pub scope: Scope,
+    pub timeout_ms: u64,
+    pub include_self: bool,
+    pub collect_ms: Option<u64>,
+}
 
 /// A question to many that is not summed up yet.
 #[derive(Serialize, Deserialize)]
@@ -16,6 +30,16 @@ pub(super) struct Broadcast {
     members: Vec<Member>,
     open: BTreeSet<Id>,
     outcomes: Vec<Outcome>,
+    /// When the answers that are in by then are handed over; `None` if each is handed over as it comes.
+    collect_until: Option<Ms>,
+    collected: Vec<Collected>,
+}
+
+/// An answer that is kept.
+#[derive(Serialize, Deserialize)]
+struct Collected {
+    from: String,
+    text: String,
 }
 
 /// How one of its asks ended.
@@ -27,49 +51,43 @@ pub(super) struct Outcome {
 }
 
 impl Router {
-    pub(super) fn broadcast(
-        &mut self,
-        conn: ConnId,
-        id: u64,
-        broadcast_id: &str,
-        text: String,
-        scope: Scope,
-        timeout_ms: u64,
-    ) -> Reply {
+    pub(super) fn broadcast(&mut self, conn: ConnId, id: u64, call: Call) -> Reply {
         let me = self.me(conn)?;
-        check_id(broadcast_id)?;
-        check_text("question", &text)?;
-        check_timeout(timeout_ms)?;
-        let all = Id::from(broadcast_id);
+        check_id(&call.broadcast_id)?;
+        check_text("question", &call.text)?;
+        check_timeout(call.timeout_ms)?;
+        let all = Id::from(call.broadcast_id.as_str());
         if let Some(asks) = self.broadcast_before(me, &all)? {
-            let broadcast_id = broadcast_id.to_owned();
-            self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id, asks }));
+            self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
             if !self.broadcasts.contains_key(&all) {
                 self.tell_asker(me, &all, State::Replied, None, None);
             }
             return Ok(None);
         }
-        let targets = self.in_scope(me, scope)?;
+        let targets = self.in_scope(me, call.scope, call.include_self)?;
         self.room_for_ask(me)?;
-        let members: Vec<Member> = targets.iter().map(|no| self.member(broadcast_id, *no)).collect();
+        let members: Vec<Member> = targets.iter().map(|no| self.member(&all, *no)).collect();
         let open: BTreeSet<Id> = members.iter().map(|m| Id::from(m.ask_id.as_str())).collect();
         if open.iter().any(|id| self.asks.contains_key(id) || self.ended.get(id).is_some()) {
             return taken();
         }
         // The answer goes out first: an ask may end while it is being opened.
-        let answer = Answer::Broadcast { broadcast_id: broadcast_id.to_owned(), asks: members.clone() };
-        self.answer(conn, id, Ok(answer));
+        let broadcast_id = call.broadcast_id;
+        self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id, asks: members.clone() }));
         if members.is_empty() {
             return Ok(None);
         }
         self.peer_mut(me).broadcasts.insert(all.clone());
-        let new = Broadcast { asker: me, members: members.clone(), open, outcomes: Vec::new() };
+        let collect_until = call.collect_ms.map(|ms| self.now + ms.min(call.timeout_ms));
+        collect_until.into_iter().for_each(|at| self.arm(at, Timer::Collect(all.clone())));
+        let (outcomes, collected) = (Vec::new(), Vec::new());
+        let new = Broadcast { asker: me, members: members.clone(), open, outcomes, collect_until, collected };
         self.broadcasts.insert(all.clone(), new);
         for (target, member) in targets.into_iter().zip(members) {
-            let ask = self.new_ask(me, target, all.to_string(), Some(all.clone()), timeout_ms);
+            let ask = self.new_ask(me, target, all.to_string(), Some(all.clone()), call.timeout_ms);
             let id = Id::from(member.ask_id);
             match self.room_for_text(target).and_then(|()| self.within_rate(me, target)) {
-                Ok(()) => self.open_ask(&id, ask, text.clone(), None),
+                Ok(()) => self.open_ask(&id, ask, call.text.clone(), None),
                 Err(refused) => {
                     self.tell_asker(me, &id, State::Ended, None, Some(refused.code));
                     self.count_outcome(&id, &ask, Some(refused.code));
@@ -97,7 +115,7 @@ impl Router {
     }
 
     /// Everyone in `scope` who listens, by name.
-    fn in_scope(&self, me: PeerNo, scope: Scope) -> Result<Vec<PeerNo>, Fault> {
+    fn in_scope(&self, me: PeerNo, scope: Scope, include_self: bool) -> Result<Vec<PeerNo>, Fault> {
         let own = &self.peer(me).who;
         if scope == Scope::Repo && own.repo.is_none() {
             return Err(fault(
@@ -112,7 +130,7 @@ impl Router {
         };
         let found = self.by_name.values().filter(|no| {
             let who = &self.peer(**no).who;
-            **no != me && who.listens && within(who)
+            (include_self || **no != me) && who.listens && within(who) && self.is_first_of_session(**no)
         });
         Ok(found.copied().collect())
     }
@@ -127,13 +145,52 @@ impl Router {
         if broadcast.open.is_empty()
             && let Some(done) = self.end_broadcast(all)
         {
-            let text = super::roster::summary(&done.outcomes);
+            let text = answers(&done.collected) + &super::roster::summary(&done.outcomes);
             let mut parcel = self.parcel(Kind::Summary, all, done.asker, text, all);
             parcel.from.clear(); // the relay's own words
             self.tell_asker(done.asker, all, State::Replied, None, None);
             let no = self.deliver(done.asker, parcel, None);
             self.dispatch(no);
         }
+    }
+
+    /// Keeps an answer to be handed over with the others; `false` if it is to be handed over by itself.
+    pub(super) fn collect(&mut self, all: &Id, from: PeerNo, text: &str) -> bool {
+        let from = self.peer(from).who.name.clone();
+        let Some(broadcast) = self.broadcasts.get_mut(all) else { return false };
+        let kept: usize = broadcast.collected.iter().map(|c| c.text.len()).sum();
+        if broadcast.collect_until.is_none() || kept + text.len() > MAX_COLLECTED {
+            return false;
+        }
+        broadcast.collected.push(Collected { from, text: text.to_owned() });
+        self.text += text.len();
+        true
+    }
+
+    /// Hands over the answers that are in; those that come later are handed over one by one.
+    pub(super) fn hand_over_collected(&mut self, all: &Id) {
+        let Some(broadcast) = self.broadcasts.get_mut(all) else { return };
+        broadcast.collect_until = None;
+        let (asker, open) = (broadcast.asker, broadcast.open.len());
+        let collected = std::mem::take(&mut broadcast.collected);
+        if collected.is_empty() {
+            return;
+        }
+        self.release(&collected);
+        let text = format!(
+            "{}{open} more have not answered yet; their answers come one by one.",
+            answers(&collected)
+        );
+        let mut parcel = self.parcel(Kind::Notice, all, asker, text, all);
+        parcel.from.clear();
+        let no = self.deliver(asker, parcel, None);
+        self.dispatch(no);
+    }
+
+    /// These texts are no longer kept with their broadcast.
+    fn release(&mut self, collected: &[Collected]) {
+        let length: usize = collected.iter().map(|c| c.text.len()).sum();
+        (self.text, self.text_removed) = (self.text - length, self.text_removed + length as u64);
     }
 
     /// Nobody waits for its answers any more.
@@ -146,6 +203,8 @@ impl Router {
 
     fn end_broadcast(&mut self, all: &Id) -> Option<Broadcast> {
         let done = self.broadcasts.remove(all)?;
+        self.release(&done.collected);
+        done.collect_until.into_iter().for_each(|at| self.disarm(at, Timer::Collect(all.clone())));
         self.peer_mut(done.asker).broadcasts.remove(all);
         let who = &self.peer(done.asker).who;
         let tombstone = Tombstone {
@@ -158,11 +217,17 @@ impl Router {
             code: None,
             answer: None,
             lost: false,
+            untold: false,
             members: done.members.clone(),
         };
         self.ended.insert(self.now, self.limits.late, all.clone(), tombstone);
         Some(done)
     }
+}
+
+/// Answers one below the other, each quoted.
+fn answers(collected: &[Collected]) -> String {
+    collected.iter().map(|c| format!("{} answers:\n{}\n\n", label(&c.from), quote(&c.text))).collect()
 }
 
 fn taken<T>() -> Result<T, Fault> {

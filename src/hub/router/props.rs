@@ -57,7 +57,15 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
         (0 | 1, _) => ToHub::Register { id, who: who(conn), lost: Vec::new() },
         (2, _) => {
             let (text, scope) = ("x".into(), Scope::Machine);
-            ToHub::Broadcast { id, broadcast_id: format!("all_{id:08}"), text, scope, timeout_ms: 5000 }
+            ToHub::Broadcast {
+                id,
+                broadcast_id: format!("all_{id:08}"),
+                text,
+                scope,
+                include_self: false,
+                collect_ms: None,
+                timeout_ms: 5000,
+            }
         }
         (3, Some(parcel)) => ToHub::Pushed { push: parcel.push.clone(), error: None },
         (4, Some(parcel)) => ToHub::Seen(Receipts { seen: vec![parcel.push.clone()], ..Receipts::default() }),

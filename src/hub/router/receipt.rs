@@ -128,7 +128,8 @@ impl Router {
         is_own.then_some((no, attempt.path))
     }
 
-    fn confirm(&mut self, no: DeliveryNo, path: Path) {
+    /// The model has the text, by this path.
+    pub(super) fn confirm(&mut self, no: DeliveryNo, path: Path) {
         let Some(delivery) = self.deliveries.get(&no) else { return };
         let (to, now) = (delivery.to, self.now);
         let question = (delivery.parcel.kind == Kind::Ask).then(|| Id::from(delivery.parcel.ask_id.as_str()));

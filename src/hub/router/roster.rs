@@ -18,7 +18,7 @@ const MAX_ENDED: usize = 50;
 impl Router {
     pub(super) fn roster(&self, conn: ConnId) -> Roster {
         let me = self.peer_on(conn);
-        let others = self.by_name.values().filter(|no| Some(**no) != me);
+        let others = self.by_name.values().filter(|no| Some(**no) != me && self.is_first_of_session(**no));
         let peers: Vec<PeerLine> = others.map(|no| self.peer_line(*no)).collect();
         let Some(no) = me else { return Roster { peers, ..Roster::default() } };
         let own = self.peer(no);
@@ -163,6 +163,7 @@ impl Router {
             return "its user's setting crossSessionInbound holds it until the user accepts it there";
         }
         match self.activity_of(ask.target).0 {
+            Activity::Screen => "the session shows a screen of its own and takes messages when that closes",
             Activity::Busy | Activity::Waiting => "the session is in the middle of a turn",
             Activity::Idle => "the session has taken no prompt since",
             Activity::Unknown => "the session has not been heard of since",

@@ -316,18 +316,26 @@ impl Router {
         self.session_of(no).is_some_and(|s| s.hooked && !s.ended)
     }
 
-    /// What the session's own file has said for that long. It knows of interrupted turns but not of dialogs, and is read a
-    /// while after it was written: hooks may have told more since.
+    /// What the session's own file has said for `age` milliseconds. It knows of interrupted turns and refused dialogs, of
+    /// which no hook tells, but not of every dialog; and it is read a while after it was written: hooks may have told more
+    /// since.
     pub(super) fn observed(&mut self, no: PeerNo, activity: Activity, age: Ms) {
         let Some(claude) = self.peer(no).who.claude.clone() else { return };
         let at = self.now.saturating_sub(age);
-        match self.sessions.get_mut(&claude) {
-            Some(session) if session.turned <= at => session.turned = at,
-            _ => return,
+        let Some(session) = self.sessions.get_mut(&claude).filter(|s| s.turned <= at) else { return };
+        session.turned = at;
+        let before = session.activity;
+        if before == Activity::Waiting && activity == Activity::Busy {
+            return;
         }
-        let dialog = self.activity_of(no).0 == Activity::Waiting;
-        if !(dialog && activity == Activity::Busy) {
-            self.set_activity(&claude, activity);
+        let dialog = session.dialog.take_if(|_| activity == Activity::Idle);
+        self.set_activity(&claude, activity);
+        let peers = self.peers_of(&claude);
+        if let Some(ask_id) = dialog {
+            self.declined(&peers, &ask_id, "its user refused it at the permission dialog");
+        }
+        if activity == Activity::Idle && before != Activity::Idle {
+            self.turn_vanished(&peers);
         }
     }
 
@@ -367,6 +375,12 @@ impl Router {
         if untied && let Some(waiter) = self.sessions.remove(claude).and_then(|s| s.waiter) {
             self.dismiss(waiter);
         }
+    }
+
+    /// Whether a peer is the first channel of its session: a second one, of the same server configured twice, is no other
+    /// session.
+    pub(super) fn is_first_of_session(&self, no: PeerNo) -> bool {
+        self.session_of(no).is_none_or(|s| s.peers.iter().min() == Some(&no))
     }
 
     fn session_of(&self, no: PeerNo) -> Option<&Session> {

@@ -246,7 +246,15 @@ fn broadcast(world: &mut World, i: usize) {
     let scope = *world.rng.pick(&[Scope::Machine, Scope::Repo, Scope::Directory]);
     let timeout_ms = *world.rng.pick(&[400, 3_000, 20_000, 60_000]);
     world.truths.insert(broadcast_id.clone(), Truth { asker: i, ..Truth::default() });
-    world.request(i, |id| ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms });
+    world.request(i, |id| ToHub::Broadcast {
+        id,
+        broadcast_id,
+        text,
+        scope,
+        include_self: false,
+        collect_ms: None,
+        timeout_ms,
+    });
 }
 
 fn reply(world: &mut World, i: usize) {

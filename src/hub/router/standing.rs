@@ -55,6 +55,13 @@ impl Router {
         }
     }
 
+    /// A turn ended, and no hook told so: its user interrupted it, unless a hook is only late.
+    pub(super) fn turn_vanished(&mut self, peers: &[PeerNo]) {
+        for id in self.owed_and_seen(peers) {
+            self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id));
+        }
+    }
+
     /// The answer to an ask was refused, by the client's classifier or its user.
     pub(super) fn declined(&mut self, peers: &[PeerNo], ask_id: &str, reason: &str) {
         let id = Id::from(ask_id);
@@ -75,10 +82,15 @@ impl Router {
     pub(super) fn no_turn(&mut self, id: &Id) {
         let Some(ask) = self.asks.get(id) else { return };
         let (activity, idle_since) = self.activity_of(ask.target);
-        let is_idle = activity == Activity::Idle && idle_since <= ask.progress.since;
-        if is_idle && ask.progress.state == State::Seen && ask.standing.note.is_none() {
+        let is_known = ask.standing.note.is_some() || ask.standing.reminded;
+        if activity != Activity::Idle || ask.progress.state != State::Seen || is_known {
+            return;
+        }
+        if idle_since <= ask.progress.since {
             self.take_note(id, Note::NoTurn, None);
             self.nudge(id);
+        } else {
+            self.take_note(id, Note::Unanswered, Some("the turn was interrupted"));
         }
     }
 
@@ -149,6 +161,7 @@ pub(super) fn phrase(standing: &Standing) -> Option<String> {
         Note::NoTurn => {
             "no turn begun: the session is idle and has not taken it up; it was reminded".to_owned()
         }
+        Note::Unanswered if standing.reason.is_some() => format!("unanswered{because}"),
         Note::Unanswered => {
             "unanswered: the session ended its turn without a reply, also after a reminder".to_owned()
         }

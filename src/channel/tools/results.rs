@@ -1,0 +1,136 @@
+//! What the model reads when it has called a tool, and the same for programs.
+
+use serde_json::{Value, json};
+
+use crate::fence;
+use crate::wire::{Activity, Answer, Code, Fault, PeerKind, PeerLine, Roster, State};
+
+/// What the model reads, and the same for programs. `None` for an answer that no tool gives.
+pub fn render(answer: &Answer) -> Option<(String, Value)> {
+    Some(match answer {
+        Answer::Peers(roster) => (describe(roster), peers(roster)),
+        Answer::Asked { ask_id, to, state, thread } => {
+            let far = match state {
+                State::Queued => "The relay has it; it is handed over as soon as that session can take it.",
+                State::Pushed => "It was handed to that session.",
+                State::Seen => "That session has seen it.",
+                State::Replied => "It has been answered.",
+                State::Ended => "It has ended already.",
+            };
+            let text = format!(
+                "Asked \"{to}\" (ask_id {ask_id}, thread_id {thread}, state {}). {far} The answer, or the reason why there is none, arrives by \
+                 itself as a message with this ask_id; go on without waiting or polling.",
+                state.name()
+            );
+            (
+                text,
+                json!({"ok": true, "ask_id": ask_id, "to": to, "state": state.name(), "thread_id": thread}),
+            )
+        }
+        Answer::Broadcast { broadcast_id, asks } => {
+            let asks: Vec<Value> = asks.iter().map(|m| json!({"ask_id": m.ask_id, "to": m.to})).collect();
+            let text = match asks.len() {
+                0 => "Nobody was asked: no other session is in that scope. relay_peers lists who is there."
+                    .into(),
+                n => {
+                    let names: Vec<&str> = asks.iter().filter_map(|a| a["to"].as_str()).collect();
+                    format!(
+                        "Asked {n} (broadcast_id {broadcast_id}): {}. The answers arrive one by one as messages, then one \
+                         closing summary; go on without waiting or polling.",
+                        names.join(", ")
+                    )
+                }
+            };
+            (text, json!({"ok": true, "broadcast_id": broadcast_id, "peer_count": asks.len(), "asks": asks}))
+        }
+        Answer::Replied { ask_id, to, state } => {
+            let text = match state {
+                State::Queued => format!(
+                    "The relay has your answer (ask_id {ask_id}) and hands it to \"{to}\" as soon as that session can take it."
+                ),
+                _ => format!("Your answer (ask_id {ask_id}) was handed to \"{to}\"."),
+            };
+            (text, json!({"ok": true, "ask_id": ask_id, "to": to, "state": state.name()}))
+        }
+        Answer::Renamed { name } => {
+            (format!("This session is now called \"{name}\"."), json!({"ok": true, "name": name}))
+        }
+        _ => return None,
+    })
+}
+
+/// The roster for programs: as the hub has it, and with the names that the original claude-relay gave the same things.
+fn peers(roster: &Roster) -> Value {
+    let mut all = json!(roster);
+    for peer in all.get_mut("peers").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(branch) = peer.get("branch").cloned() {
+            peer["git_branch"] = branch;
+        }
+    }
+    all["ok"] = json!(true);
+    all["me"] = json!(roster.me.as_ref().map(|me| &me.name));
+    all
+}
+
+/// An error as a tool result carries it.
+pub fn render_fault(fault: &Fault) -> (String, Value) {
+    let code = fault.code.name();
+    let mut text = match fault.message.starts_with(code) {
+        true => fault.message.clone(),
+        false => format!("{code}: {}", fault.message),
+    };
+    use Code::{HubUnreachable, Overloaded, PeerGone, PeerNotFound, Timeout};
+    if matches!(fault.code, HubUnreachable | Overloaded | PeerGone | PeerNotFound | Timeout) {
+        text = format!("{}. {}", text.trim_end_matches('.'), fence::ON_FAILURE);
+    }
+    let structured = json!({"ok": false, "code": code, "error": {"code": code, "message": &fault.message}});
+    (text, structured)
+}
+
+/// The roster as text.
+fn describe(roster: &Roster) -> String {
+    let mut lines = Vec::new();
+    if let Some(me) = &roster.me {
+        lines.push(format!("This session is \"{}\" ({}).", me.name, me.cwd));
+    }
+    match roster.peers.len() {
+        0 => lines.push("No other peer is there.".into()),
+        n => lines.push(format!("{n} other peer{}:", if n == 1 { "" } else { "s" })),
+    }
+    lines.extend(roster.peers.iter().map(peer_line));
+    if !roster.asks.is_empty() {
+        lines.push("Open asks of this session:".into());
+    }
+    for ask in &roster.asks {
+        lines.push(format!("- {} to \"{}\", asked {} s ago: {}", ask.ask_id, ask.to, ask.age_s, ask.detail));
+    }
+    if !roster.owed.is_empty() {
+        lines.push("Asks that this session owes an answer to (use relay_reply):".into());
+    }
+    for debt in &roster.owed {
+        lines.push(format!("- {} from \"{}\", asked {} s ago", debt.ask_id, debt.from, debt.age_s));
+    }
+    lines.join("\n")
+}
+
+fn peer_line(peer: &PeerLine) -> String {
+    let what = match peer.kind {
+        PeerKind::Session => "",
+        PeerKind::Person => " (a person at a terminal)",
+        PeerKind::Script => " (a script)",
+    };
+    let branch = peer.branch.as_ref().map(|b| format!(", branch {b}")).unwrap_or_default();
+    let doing = match peer.activity {
+        Activity::Idle => ", idle",
+        Activity::Busy => ", busy",
+        Activity::Waiting => ", waiting for its user's permission",
+        Activity::Screen => ", showing a screen of its own",
+        Activity::Unknown => "",
+    };
+    let push = match (peer.push, peer.confirmed) {
+        (None, _) => ", can't be pushed to right now (asks wait until it acts)".to_owned(),
+        (Some(path), true) => format!(", reached by {} (confirmed)", path.name()),
+        (Some(path), false) => format!(", reached by {} (not confirmed yet)", path.name()),
+    };
+    format!("- \"{}\"{what} in {}{branch}{doing}{push}", peer.name, peer.cwd)
+}
