@@ -482,25 +482,3 @@ impl Router {
         self.timers.remove(&(at, timer));
     }
 }
-
-#[cfg(test)]
-impl Router {
-    /// What is left though every peer is gone, in words.
-    fn leftovers(&self) -> String {
-        let held = [
-            ("roles", self.roles.len()),
-            ("peers", self.peers.len()),
-            ("identities", self.by_identity.len()),
-            ("names", self.names.by_key.len()),
-            ("sessions", self.sessions.values().filter(|s| s.is_tied()).count()),
-            ("asks", self.asks.len()),
-            ("broadcasts", self.broadcasts.len()),
-            ("deliveries", self.deliveries.len()),
-            ("bytes of text", self.text),
-            ("pushes", self.pushes.len()),
-            ("timers", self.timers.iter().filter(|(_, t)| *t != Timer::Idle).count()),
-        ];
-        let left = held.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}"));
-        left.collect::<Vec<_>>().join(", ")
-    }
-}
