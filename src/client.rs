@@ -225,8 +225,12 @@ impl Client {
         for request in self.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
         }
-        let killers: Vec<u64> =
-            self.requests.iter().filter(|(_, r)| r.deaths >= 2).map(|(id, _)| *id).collect();
+        let killers: Vec<u64> = self
+            .requests
+            .iter()
+            .filter(|(_, r)| r.deaths >= 2 && !is_withdrawal(&r.message))
+            .map(|(id, _)| *id)
+            .collect();
         for id in killers {
             let name = self.requests.get(&id).map_or("", |r| name(&r.message));
             let why = format!(
