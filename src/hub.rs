@@ -34,6 +34,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::datadir::DataDir;
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, ToClient, ToHub, What, fault, write_line};
+use crate::{session, texts, threads};
 use journal::{Journal, Start};
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use writer::{Backlog, Writer};
@@ -49,10 +50,6 @@ const CHECK: Duration = Duration::from_secs(1);
 const FLUSH: Duration = Duration::from_secs(1);
 /// How long outputs may wait for more to come while inputs keep coming: under load this saves most of the system calls.
 const BATCH: Duration = Duration::from_micros(50);
-/// The stack of a reader, of which only what is used costs memory: JSON may nest 128 levels deep.
-const READER_STACK: usize = 1 << 20;
-/// The stack of threads that do little.
-const SMALL_STACK: usize = 64 << 10;
 
 /// How a call to [`run`] ended.
 pub enum Ran {
@@ -103,7 +100,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
     let first = router.last_conn() + 1;
-    spawn("accept", SMALL_STACK, move || accept(&listener, &incoming, first))
+    threads::spawn("accept", threads::SMALL, move || accept(&listener, &incoming, first))
         .map_err(|e| format!("cannot start a thread: {e}"))?;
     log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info().epoch.as_str(); "hub_started");
     ready();
@@ -111,6 +108,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
         now_at_start: router.now(),
         inode: Inode::of(&socket),
         socket,
+        texts: texts::directory(dir),
         router,
         journal,
         writers: BTreeMap::new(),
@@ -139,6 +137,8 @@ struct Hub {
     unwritten: Vec<ConnId>,
     socket: PathBuf,
     inode: Option<Inode>,
+    /// Where texts are that sessions did not get whole.
+    texts: PathBuf,
     start: Instant,
     /// The router's time at `start`.
     now_at_start: Ms,
@@ -170,6 +170,7 @@ impl Hub {
                     return "its socket was removed or replaced";
                 }
                 self.journal.maintain(&self.router, now);
+                texts::sweep(&self.texts, session::is_alive);
                 self.router.info_mut().journal = self.journal.status();
             }
         }
@@ -284,10 +285,6 @@ impl Hub {
     }
 }
 
-fn spawn(name: &str, stack: usize, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(run).map(|_| ())
-}
-
 /// Accepts connections and gives each its reader.
 fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
     let open = Arc::new(AtomicUsize::new(0));
@@ -317,7 +314,7 @@ fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
             reader::read(conn, &stream, &incoming);
             count.fetch_sub(1, Ordering::Relaxed);
         };
-        if let Err(e) = spawn("reader", READER_STACK, reader) {
+        if let Err(e) = threads::spawn("reader", threads::PARSER, reader) {
             open.fetch_sub(1, Ordering::Relaxed);
             log::error!(error:% = e; "no_thread");
         }
@@ -342,7 +339,7 @@ fn watch_signals(incoming: Sender<Incoming>) -> Result<(), String> {
     let watch = move || {
         signals.forever().filter(|s| *s != SIGHUP).for_each(|_| drop(incoming.send(Incoming::Stop)));
     };
-    spawn("signals", SMALL_STACK, watch).map_err(|e| format!("cannot start a thread: {e}"))
+    threads::spawn("signals", threads::SMALL, watch).map_err(|e| format!("cannot start a thread: {e}"))
 }
 
 /// Logs what the router reports, by the names that the original system uses where it has the event.

@@ -3,6 +3,8 @@
 //! bounded and leniently, and what is missing or odd is simply not known.
 
 use crate::datadir;
+use crate::name;
+use crate::proc;
 use crate::wire::{self, Activity};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -10,13 +12,14 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The most that is read of any file here, in bytes.
 const MOST: u64 = 64 << 10;
 /// The most that is taken over of a name or a branch, in characters.
 const LONGEST: usize = 250;
+/// The `nameSource` of names that Claude Code made up.
+const MADE_UP: [&str; 3] = ["derived", "auto", "collision"];
 /// How long after it has asked for our tools the client is taken to hear what comes by channel. Until its terminal UI has
 /// registered the channel it drops that without a word; 14 to 196 ms were measured, on an idle machine and a loaded one.
 const CHANNEL: Duration = Duration::from_secs(1);
@@ -42,21 +45,19 @@ pub fn is_alive(key: &str) -> bool {
             // In another namespace the same number means another process, of which nothing is known.
             now == key || !process_key(std::process::id()).starts_with(&format!("{namespace}-"))
         }
-        _ => true,
+        // Just a number: of a system like ours if ours has no more to tell either.
+        _ => proc::path("").is_some() || key.parse().map_or(true, |pid| !proc::was_gone(pid)),
     }
 }
 
 /// Names the process `pid` so that neither a later process with its number nor one in another container is taken for it,
 /// on Linux; elsewhere it is just the number. Made of `0-9` and `-` only: it may name a file.
 pub fn process_key(pid: u32) -> String {
-    if cfg!(target_os = "linux") {
-        let stat = read(format!("/proc/{pid}/stat"));
-        let start = stat.as_deref().and_then(start_time).unwrap_or(0);
-        let namespace = fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino());
-        format!("{namespace}-{pid}-{start}")
-    } else {
-        pid.to_string()
-    }
+    let Some(proc) = proc::path("") else { return pid.to_string() };
+    let stat = read(proc.join(format!("{pid}/stat")));
+    let start = stat.as_deref().and_then(start_time).unwrap_or(0);
+    let namespace = fs::metadata(proc.join("self/ns/pid")).map_or(0, |m| m.ino());
+    format!("{namespace}-{pid}-{start}")
 }
 
 /// Field 22 of `/proc/<pid>/stat`, in clock ticks since boot. Field 2 is the command's name, and may hold anything.
@@ -68,34 +69,21 @@ fn start_time(stat: &str) -> Option<u64> {
 /// How long ago our process was started, in milliseconds, to some 10 of them. Only Linux tells.
 pub fn own_age() -> Option<u64> {
     const TICK: u64 = 10; // whatever the kernel's own clock is
-    let up: f64 = read("/proc/uptime")?.split_whitespace().next()?.parse().ok()?;
-    let start = start_time(&read("/proc/self/stat")?)?;
+    let up: f64 = read(proc::path("uptime")?)?.split_whitespace().next()?.parse().ok()?;
+    let start = start_time(&read(proc::path("self/stat")?)?)?;
     Some(((up * 1000.0) as u64).saturating_sub(start * TICK))
 }
 
 /// Whether the process `pid` was launched with a channel flag that names us. What cannot be found out is no.
 pub fn channel_flag(pid: u32) -> bool {
-    names_us(arguments(pid).iter().map(String::as_str))
+    names_us(proc::arguments(pid).iter().map(String::as_str))
 }
 
 /// Whether the process `pid` is a `claude -p` that reads prompts as they come.
 pub fn streams_input(pid: u32) -> bool {
-    let args = arguments(pid);
+    let args = proc::arguments(pid);
     let follows = args.windows(2).any(|w| w[0] == "--input-format" && w[1] == "stream-json");
     follows || args.iter().any(|a| a == "--input-format=stream-json")
-}
-
-/// The command line of a process, as far as it can be found out.
-fn arguments(pid: u32) -> Vec<String> {
-    if cfg!(target_os = "linux") {
-        let line = read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split('\0').map(str::to_owned).collect()
-    } else {
-        // Words, not arguments: an argument with a space in it is taken for two.
-        let ps = Command::new("ps").args(["-ww", "-o", "args=", "-p", &pid.to_string()]).output();
-        let line = ps.map(|ps| String::from_utf8_lossy(&ps.stdout).into_owned()).unwrap_or_default();
-        line.split_whitespace().map(str::to_owned).collect()
-    }
 }
 
 fn names_us<'a>(args: impl Iterator<Item = &'a str>) -> bool {
@@ -163,7 +151,8 @@ impl SessionFile {
         self.stamp = stamp;
 
         let text = |key| file.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let name = text("name").filter(|_| text("nameSource") != Some("derived"));
+        let name =
+            text("name").filter(|_| text("nameSource").is_none_or(|source| !MADE_UP.contains(&source)));
         let name = name.map(|name| name.chars().take(LONGEST).collect());
         let status = match text("status") {
             Some("idle") => Some(Activity::Idle),
@@ -186,7 +175,10 @@ pub struct Surroundings {
     pub pid: u32,
     /// See [`process_key`].
     pub key: String,
-    pub cwd: String,
+    /// The id of the session in Claude Code.
+    pub id: Option<String>,
+    /// Where it works.
+    dir: PathBuf,
     pub git: Git,
     pub file: SessionFile,
     /// Whether the session was launched with a channel flag that names us.
@@ -204,18 +196,17 @@ impl Surroundings {
     pub fn new() -> Self {
         let pid = parent_id();
         let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-        let here =
-            || std::env::current_dir().map_or_else(|_| "/".into(), |d| d.to_string_lossy().into_owned());
-        let cwd = var("CLAUDE_PROJECT_DIR").unwrap_or_else(here);
+        let dir = path_var("CLAUDE_PROJECT_DIR").unwrap_or_else(current_dir);
         let only = var("RELAY_PUSH").and_then(|p| serde_json::from_value::<wire::Path>(p.into()).ok());
         let mut file = SessionFile::new(pid);
         file.changed();
         let mut all = Surroundings {
             pid,
             key: key(),
-            git: git(cwd.as_ref()),
-            is_held: holds_messages(cwd.as_ref()),
-            cwd,
+            id: var("CLAUDE_CODE_SESSION_ID"),
+            git: git(&dir),
+            is_held: holds_messages(&dir),
+            dir,
             file,
             flagged: channel_flag(pid),
             listed: None,
@@ -227,8 +218,17 @@ impl Surroundings {
     }
 
     pub fn inbox(&self) -> Option<PathBuf> {
-        let var = std::env::var_os("CLAUDE_CODE_MESSAGING_SOCKET").filter(|v| !v.is_empty());
-        var.map(PathBuf::from).or_else(|| self.file.inbox.clone())
+        path_var("CLAUDE_CODE_MESSAGING_SOCKET").or_else(|| self.file.inbox.clone())
+    }
+
+    /// Its directory, for peers to see.
+    pub fn cwd(&self) -> String {
+        shown(&self.dir)
+    }
+
+    /// Where the directory stands in git now.
+    pub fn look_at_git(&self) -> Git {
+        git(&self.dir)
     }
 
     /// The ways into this session, the preferred one first.
@@ -250,12 +250,34 @@ impl Surroundings {
         paths
     }
 
-    /// The name that the user gave the session, or that of its directory.
+    /// The name that whoever started the session preset, or that its user gave it, or that of its directory.
     pub fn default_name(&self) -> String {
-        let directory = || self.cwd.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default().to_owned();
-        let name = self.file.name.clone().unwrap_or_else(directory);
-        if name.is_empty() { crate::name::DEFAULT.to_owned() } else { name }
+        let preset = std::env::var("CLAUDE_RELAY_PRESET_NAME").unwrap_or_default();
+        let preset = Some(preset.trim()).filter(|name| name::is_valid(name)).map(str::to_owned);
+        let directory = || name::slug(&self.dir.file_name().unwrap_or_default().to_string_lossy());
+        preset.or_else(|| self.file.name.clone()).unwrap_or_else(directory)
     }
+}
+
+fn path_var(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The working directory. Where it is too deep for the system to name it, the shell that started us may have.
+pub fn current_dir() -> PathBuf {
+    std::env::current_dir().ok().or_else(|| path_var("PWD")).unwrap_or_else(|| "/".into())
+}
+
+/// A path as peers see it: the end of one that is too long for the wire.
+pub fn shown(path: &Path) -> String {
+    const ELLIPSIS: char = '…';
+    let path = path.to_string_lossy();
+    if path.len() <= wire::MAX_LABEL {
+        return path.into_owned();
+    }
+    let excess = path.len() - (wire::MAX_LABEL - ELLIPSIS.len_utf8());
+    let end = path.char_indices().find(|(at, _)| *at >= excess).map_or("", |(at, _)| &path[at..]);
+    format!("{ELLIPSIS}{end}")
 }
 
 /// Whether `crossSessionInbound` is `hold` in the settings that apply in `cwd`: the user's, the project's, the user's for
@@ -267,7 +289,7 @@ fn holds_messages(cwd: &Path) -> bool {
         let settings: Value = serde_json::from_str(&read(path)?).ok()?;
         settings.get("crossSessionInbound")?.as_str().map(str::to_owned)
     };
-    user.into_iter().chain(project).filter_map(setting).last().as_deref() == Some("hold")
+    user.into_iter().chain(project).filter_map(setting).next_back().as_deref() == Some("hold")
 }
 
 /// Where a directory stands in git.
@@ -295,7 +317,7 @@ fn git_at(dot_git: &Path) -> Option<Git> {
     let head = read(dir.join("HEAD"))?;
     let common = read(dir.join("commondir")).map_or(dir.clone(), |common| dir.join(common.trim()));
     let common = fs::canonicalize(common).ok()?;
-    Some(Git { repo: Some(common.to_string_lossy().into_owned()), branch: branch(head.trim()) })
+    Some(Git { repo: Some(shown(&common)), branch: branch(head.trim()) })
 }
 
 fn branch(head: &str) -> Option<String> {
@@ -404,10 +426,26 @@ mod tests {
         write(&path, r#"{"name":"made up","nameSource":"derived","status":7,"messagingSocketPath":"rel"}"#);
         assert!(file.changed());
         assert_eq!((file.name.clone(), file.status, file.inbox.clone()), (None, None, None));
+        for source in ["auto", "collision"] {
+            write(&path, &format!(r#"{{"name":"made up by {source}","nameSource":"{source}"}}"#));
+            assert!(!file.changed() && file.name.is_none(), "{source}");
+        }
         write(&path, r#"{"name":"old client","status":"idle"}"#);
         assert!(file.changed());
         assert_eq!(file.name.as_deref(), Some("old client"));
         fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn long_and_odd_paths_are_shown_as_well_as_they_can_be() {
+        use std::os::unix::ffi::OsStrExt;
+        let long = format!("/{}/é/end", "x".repeat(wire::MAX_LABEL));
+        assert!(shown(Path::new(&long)).starts_with('…') && shown(Path::new(&long)).ends_with("x/é/end"));
+        let odd = format!("/{}", "é".repeat(wire::MAX_LABEL));
+        for path in [&long, &odd] {
+            assert!((wire::MAX_LABEL - 3..=wire::MAX_LABEL).contains(&shown(Path::new(path)).len()));
+        }
+        assert_eq!(shown(Path::new(std::ffi::OsStr::from_bytes(b"/a\xff/b"))), "/a\u{fffd}/b");
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! iterates over a map whose order is random, and what must not survive a hub's death (open connections without a role,
 //! watchers) is not serialized.
 //!
-//! The nouns live in files of their own: [`peer`] (registered peers), [`ask`] (questions and how they end), [`ended`] (what
+//! The nouns live in files of their own: [`peer`] (registered peers), [`naming`] (their
+//! names), [`ask`] (questions and how they end), [`ended`] (what
 //! is kept of asks that ended), [`broadcast`] (a question to many), [`delivery`] (a text on its way into a session),
 //! [`receipt`] (what is learned about a push after it was sent), [`session`] (what hooks tell about a Claude Code process),
 //! [`roster`] (descriptions of all this for clients).
@@ -17,7 +18,10 @@ mod delivery;
 mod ended;
 mod ids;
 mod limits;
+mod naming;
 mod peer;
+#[cfg(test)]
+mod props;
 mod receipt;
 mod roster;
 mod session;
@@ -38,6 +42,7 @@ use delivery::Delivery;
 use ended::EndedAsks;
 use ids::Ids;
 pub use limits::Limits;
+use naming::Names;
 use peer::Peer;
 use session::Session;
 
@@ -82,10 +87,19 @@ pub enum Output {
 #[derive(Debug, Default)]
 pub struct Step {
     pub outputs: Vec<Output>,
-    /// Whether the state may have changed: the journal must record the input.
-    pub changed: bool,
+    pub change: Change,
     /// The random identifiers that the step drew, in order. A replay needs them.
     pub drawn: Vec<String>,
+}
+
+/// What may have changed the state in a step: the journal must record it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Change {
+    #[default]
+    None,
+    /// Timers expired; the input itself changed nothing.
+    Time,
+    Input,
 }
 
 /// Something that is due at a time, if it still applies by then.
@@ -146,7 +160,7 @@ pub struct Router {
     refused: BTreeMap<ConnId, Ms>,
     peers: BTreeMap<PeerNo, Peer>,
     by_identity: BTreeMap<String, PeerNo>,
-    by_name: BTreeMap<String, PeerNo>,
+    names: Names,
     sessions: BTreeMap<String, Session>,
     asks: BTreeMap<Id, Ask>,
     broadcasts: BTreeMap<Id, Broadcast>,
@@ -202,7 +216,7 @@ impl Router {
             refused: BTreeMap::new(),
             peers: BTreeMap::new(),
             by_identity: BTreeMap::new(),
-            by_name: BTreeMap::new(),
+            names: Names::default(),
             sessions: BTreeMap::new(),
             asks: BTreeMap::new(),
             broadcasts: BTreeMap::new(),
@@ -237,9 +251,24 @@ impl Router {
         step
     }
 
-    /// The connections that have a role. A new hub closes each of them: they died with the old one.
-    pub fn connections(&self) -> Vec<ConnId> {
-        self.roles.keys().copied().collect()
+    /// To be called once after a replay: the process that stepped the router died, and another goes on at `now`. Every
+    /// connection is closed, before any timer expires. The time that a hub stays without peers begins anew.
+    pub fn restart(&mut self, now: Ms) {
+        self.now = self.now.max(now);
+        self.open.clear();
+        // A hook that came just before may have had receipts to report.
+        self.sessions.values_mut().for_each(Session::forget_last_hook);
+        // Waiters first: what a peer that is gone leaves behind must not be sent to one of them.
+        let is_peer = |conn: &ConnId| matches!(self.roles.get(conn), Some(Role::Peer(_)));
+        let (peers, waiters): (Vec<_>, Vec<_>) = self.roles.keys().partition(|conn| is_peer(conn));
+        waiters.into_iter().chain(peers).for_each(|conn: ConnId| self.closed(conn));
+        if self.peers.is_empty() {
+            self.timers.retain(|(_, timer)| *timer != Timer::Idle);
+            self.empty_since = Some(self.now);
+            self.arm(self.now + self.limits.idle_exit, Timer::Idle);
+        }
+        self.ids.drawn.clear();
+        self.out.clear(); // nobody is there to hear it
     }
 
     pub fn info_mut(&mut self) -> &mut Info {
@@ -278,7 +307,8 @@ impl Router {
         self.now = self.now.max(now);
         self.expired = false;
         self.expire_timers();
-        let mut changes = false;
+        let drawn_by_timers = self.ids.drawn.len();
+        let mut changes = false; // the input itself
         match input {
             Input::Opened(conn) => {
                 self.open.insert(conn);
@@ -289,11 +319,7 @@ impl Router {
                 let reads_only = |m: &ToHub| {
                     matches!(
                         m,
-                        ToHub::Hello { .. }
-                            | ToHub::Peers { .. }
-                            | ToHub::Asks { .. }
-                            | ToHub::Watch { .. }
-                            | ToHub::Status { .. }
+                        ToHub::Peers { .. } | ToHub::Asks { .. } | ToHub::Watch { .. } | ToHub::Status { .. }
                     )
                 };
                 changes = !reads_only(&message);
@@ -308,8 +334,12 @@ impl Router {
             Input::Stop => self.out.push(Output::Exit),
         }
         let drawn = std::mem::take(&mut self.ids.drawn);
-        let changed = changes || self.expired || !drawn.is_empty();
-        Step { outputs: std::mem::take(&mut self.out), changed, drawn }
+        let change = match changes || drawn.len() > drawn_by_timers {
+            true => Change::Input,
+            false if self.expired => Change::Time,
+            false => Change::None,
+        };
+        Step { outputs: std::mem::take(&mut self.out), change, drawn }
     }
 
     fn welcome(&mut self, conn: ConnId) {
@@ -457,27 +487,5 @@ impl Router {
 
     fn disarm(&mut self, at: Ms, timer: Timer) {
         self.timers.remove(&(at, timer));
-    }
-}
-
-#[cfg(test)]
-impl Router {
-    /// What is left though every peer is gone, in words.
-    fn leftovers(&self) -> String {
-        let held = [
-            ("roles", self.roles.len()),
-            ("peers", self.peers.len()),
-            ("identities", self.by_identity.len()),
-            ("names", self.by_name.len()),
-            ("sessions", self.sessions.values().filter(|s| s.is_tied()).count()),
-            ("asks", self.asks.len()),
-            ("broadcasts", self.broadcasts.len()),
-            ("deliveries", self.deliveries.len()),
-            ("bytes of text", self.text),
-            ("pushes", self.pushes.len()),
-            ("timers", self.timers.iter().filter(|(_, t)| *t != Timer::Idle).count()),
-        ];
-        let left = held.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}"));
-        left.collect::<Vec<_>>().join(", ")
     }
 }

@@ -58,7 +58,11 @@ impl Router {
         check_timeout(call.timeout_ms)?;
         let all = Id::from(call.broadcast_id.as_str());
         if let Some(asks) = self.broadcast_before(me, &all)? {
-            return Ok(Some(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
+            self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
+            if !self.broadcasts.contains_key(&all) {
+                self.tell_asker(me, &all, State::Replied, None, None);
+            }
+            return Ok(None);
         }
         let targets = self.in_scope(me, call.scope, call.include_self)?;
         self.room_for_ask(me)?;
@@ -124,7 +128,7 @@ impl Router {
             Scope::Repo => other.repo == own.repo,
             Scope::Directory => other.cwd == own.cwd,
         };
-        let found = self.by_name.values().filter(|no| {
+        let found = self.names.by_key.values().filter(|no| {
             let who = &self.peer(**no).who;
             (include_self || **no != me) && who.listens && within(who) && self.is_first_of_session(**no)
         });
@@ -213,6 +217,7 @@ impl Router {
             code: None,
             answer: None,
             lost: false,
+            untold: false,
             members: done.members.clone(),
         };
         self.ended.insert(self.now, self.limits.late, all.clone(), tombstone);

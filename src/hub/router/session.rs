@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::delivery::Stage;
+use super::delivery::{Attempt, Stage};
 use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::wire::{Activity, Answer, Code, DebtLine, Fault, HookEvent, Path, PeerKind, ToClient, fault};
 
@@ -11,6 +11,8 @@ use crate::wire::{Activity, Answer, Code, DebtLine, Fault, HookEvent, Path, Peer
 const MAX_UNTIED: usize = 1024;
 /// The most bytes of text for one waiter. Of what a hook prints Claude Code keeps about 100,000 characters (measured).
 const MAX_WAITER_LOAD: usize = 80_000;
+/// What the header of a text and what is said around it count there.
+const WAITER_OVERHEAD: usize = 1_500;
 /// The longest key of a process, in bytes.
 const MAX_KEY: usize = 128;
 
@@ -67,6 +69,10 @@ impl Session {
 }
 
 impl Session {
+    pub fn forget_last_hook(&mut self) {
+        self.last_hook = None;
+    }
+
     /// Whether a peer or a waiter belongs to it.
     #[cfg(test)]
     pub fn is_tied(&self) -> bool {
@@ -205,7 +211,8 @@ impl Router {
     fn undoubt(&mut self, peer: PeerNo, process: &str) {
         for no in self.peer(peer).inbox.clone() {
             let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
-            if last.is_some_and(|a| a.in_doubt && a.waiter.as_deref() == Some(process)) {
+            let unreported = |a: &Attempt| a.in_doubt || a.stage == Stage::Sent;
+            if last.is_some_and(|a| unreported(a) && a.waiter.as_deref() == Some(process)) {
                 self.forget_attempt(no);
             }
         }
@@ -277,14 +284,15 @@ impl Router {
     /// The waiter that a text of `size` bytes may go to. A text that is too large by itself goes alone.
     pub(super) fn waiter_for(&self, no: PeerNo, size: usize) -> Option<ConnId> {
         let session = self.session_of(no)?;
-        let has_room = session.waiter_load == 0 || session.waiter_load + size <= MAX_WAITER_LOAD;
+        let has_room =
+            session.waiter_load == 0 || session.waiter_load + size + WAITER_OVERHEAD <= MAX_WAITER_LOAD;
         session.waiter.filter(|_| has_room)
     }
 
     pub(super) fn load_waiter(&mut self, no: PeerNo, size: usize) {
         let Some(claude) = self.peer(no).who.claude.clone() else { return };
         if let Some(session) = self.sessions.get_mut(&claude) {
-            session.waiter_load += size;
+            session.waiter_load += size + WAITER_OVERHEAD;
         }
     }
 
