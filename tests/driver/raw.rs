@@ -58,7 +58,7 @@ impl Raw {
     fn read(&mut self) -> Option<Value> {
         let mut line = String::new();
         match self.reader.read_line(&mut line) {
-            Ok(0) => None,
+            Ok(_) if !line.ends_with('\n') => None, // the end, perhaps of a hub that was killed in the middle of a line
             Ok(_) => {
                 let message = serde_json::from_str(&line);
                 Some(from_wire(message.unwrap_or_else(|e| panic!("not a message: {e}: {line}"))))
