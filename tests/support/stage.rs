@@ -299,7 +299,7 @@ impl Prompted for Terminal {
 pub struct Actor<'a, S> {
     pub name: String,
     pub session: S,
-    stage: &'a Stage,
+    pub(super) stage: &'a Stage,
     orders: usize,
 }
 
@@ -446,7 +446,7 @@ impl<S: Prompted> Actor<'_, S> {
         }
     }
 
-    fn order(&mut self, verb: &str) -> String {
+    pub(super) fn order(&mut self, verb: &str) -> String {
         self.orders += 1;
         format!("{verb}-{}", self.orders)
     }
