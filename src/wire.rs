@@ -8,7 +8,13 @@
 //!
 //! `docs/architecture.md` shows a whole exchange.
 
+mod report;
+mod words;
+
 use serde::{Deserialize, Serialize};
+
+pub use report::*;
+pub use words::*;
 
 /// The protocol version that this binary speaks.
 pub const VERSION: u32 = 2;
@@ -35,7 +41,7 @@ pub enum ToHub {
     Register {
         id: u64,
         who: Box<Who>,
-        /// Asks that this client had open in an earlier epoch: the hub ends each in `hub_unreachable`.
+        /// Asks and broadcasts that this client takes to be open: the hub ends each that it lost in `hub_unreachable`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         lost: Vec<LostAsk>,
     },
@@ -275,7 +281,7 @@ pub struct Who {
     pub fresh: bool,
 }
 
-/// An ask or a broadcast whose state was lost with its hub.
+/// An ask or a broadcast that may be lost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LostAsk {
     /// The ask's id, or the broadcast's.
@@ -364,170 +370,6 @@ pub enum Answer {
     Done,
 }
 
-/// One ask of a broadcast.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Member {
-    pub ask_id: String,
-    pub to: String,
-}
-
-/// The peers, as one connection sees them.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Roster {
-    /// The asking peer itself; `None` for a connection that has not registered.
-    #[serde(rename = "self", default, skip_serializing_if = "Option::is_none")]
-    pub me: Option<Me>,
-    pub peers: Vec<PeerLine>,
-    pub asks: Vec<AskLine>,
-    pub owed: Vec<DebtLine>,
-}
-
-/// The asking peer in its own roster.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Me {
-    pub name: String,
-    pub cwd: String,
-    /// The path that the next push will take; `None` when every path is dead.
-    pub push: Option<Path>,
-}
-
-/// Another peer in the roster.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PeerLine {
-    pub name: String,
-    pub kind: PeerKind,
-    pub cwd: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub branch: Option<String>,
-    pub pid: u32,
-    pub activity: Activity,
-    /// The path that the next push will take; `None` when every path is dead.
-    pub push: Option<Path>,
-    /// Whether the client ever confirmed a push to this peer.
-    pub confirmed: bool,
-    /// Seconds since it last did.
-    pub confirmed_s: Option<u64>,
-    /// Seconds since the peer registered.
-    pub connected_s: u64,
-}
-
-/// An open ask of the asking peer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AskLine {
-    pub ask_id: String,
-    pub to: String,
-    pub state: State,
-    /// Why no answer may come.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<Note>,
-    pub age_s: u64,
-    /// The same for people: when, by which path, and what it waits for.
-    pub detail: String,
-}
-
-/// An ask that the asking peer owes an answer to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DebtLine {
-    pub ask_id: String,
-    pub from: String,
-    pub age_s: u64,
-}
-
-/// The open asks of all peers, and the asks that ended last, newest first.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct AskList {
-    pub open: Vec<OpenAsk>,
-    pub ended: Vec<EndedAsk>,
-}
-
-/// An open ask.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OpenAsk {
-    pub ask_id: String,
-    pub from: String,
-    pub to: String,
-    pub state: State,
-    /// Why no answer may come.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<Note>,
-    pub age_s: u64,
-    /// Seconds until the timeout.
-    pub left_s: u64,
-    pub thread: String,
-    /// As in [`AskLine`].
-    pub detail: String,
-}
-
-/// An ask that has ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EndedAsk {
-    pub ask_id: String,
-    pub from: String,
-    pub to: String,
-    /// `None` when it was answered.
-    pub code: Option<Code>,
-    /// Seconds since the end.
-    pub ended_s: u64,
-}
-
-/// The hub about itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Status {
-    pub pid: u32,
-    pub version: String,
-    pub protocol: u32,
-    /// Seconds since this hub process started.
-    pub uptime_s: u64,
-    pub epoch: String,
-    pub peers: usize,
-    pub open_asks: usize,
-    /// Texts that are on their way or not confirmed.
-    pub undelivered: usize,
-    pub connections: usize,
-    pub journal: JournalStatus,
-}
-
-/// Whether the hub's state would survive its death.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct JournalStatus {
-    /// Bytes in the file; 0 where there is none.
-    pub bytes: u64,
-    /// Why there is no journal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub off: Option<String>,
-}
-
-/// Something that happened, for `relay tail`. Only the fields that apply are there.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Event {
-    /// Milliseconds since 1970, UTC.
-    pub ts_ms: u64,
-    pub event: What,
-    /// The peer that did it or whose text it is; for `renamed` the old name.
-    pub from: String,
-    /// The recipient; for `renamed` the new name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub to: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ask_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub thread: Option<String>,
-    /// For `state`: of what.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<Kind>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<State>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<Path>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<Code>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    /// For `refused`: which limit, and what to do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-}
-
 /// An error: the code, what happened, and what to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fault {
@@ -538,161 +380,6 @@ pub struct Fault {
 /// Makes a [`Fault`].
 pub fn fault(code: Code, message: impl Into<String>) -> Fault {
     Fault { code, message: message.into() }
-}
-
-/// Declares enums whose variants are words on the wire, and gives the words to the program as well.
-macro_rules! words {
-    ($($(#[$about:meta])* pub enum $name:ident { $($(#[$note:meta])* $variant:ident = $word:literal,)* })*) => {$(
-        $(#[$about])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub enum $name { $($(#[$note])* #[serde(rename = $word)] $variant,)* }
-
-        impl $name {
-            /// The word on the wire.
-            pub fn name(self) -> &'static str {
-                match self { $($name::$variant => $word,)* }
-            }
-        }
-    )*};
-}
-
-words! {
-    /// What happened.
-    pub enum What {
-        Joined = "joined",
-        Left = "left",
-        Renamed = "renamed",
-        Ask = "ask",
-        Reply = "reply",
-        Failed = "failed",
-        Summary = "summary",
-        /// A text got further.
-        State = "state",
-        /// A path into a session did not confirm and is not used again.
-        DeadPath = "dead_path",
-        /// A limit was met.
-        Refused = "refused",
-    }
-
-    /// What a parcel is.
-    pub enum Kind {
-        Ask = "ask",
-        Reply = "reply",
-        Failed = "failed",
-        Summary = "summary",
-        /// The relay's own words about an open ask.
-        Notice = "notice",
-    }
-
-    /// How far a text or an ask got.
-    pub enum State {
-        /// The hub has it.
-        Queued = "queued",
-        /// It was handed to the session.
-        Pushed = "pushed",
-        /// The client itself confirmed that it is in the session's conversation.
-        Seen = "seen",
-        /// The ask was answered.
-        Replied = "replied",
-        /// The ask ended without an answer.
-        Ended = "ended",
-    }
-
-    /// A way to get text into a session.
-    pub enum Path {
-        /// `notifications/claude/channel` from the session's channel.
-        Channel = "channel",
-        /// The inbox socket of the Claude Code process.
-        Inbox = "inbox",
-        /// The waiting hook that wakes an idle session.
-        Hook = "hook",
-        /// With the result of the session's next tool call: where every other path failed.
-        Tool = "tool",
-        /// The peer's own connection: a person or a script.
-        Socket = "socket",
-    }
-
-    /// What a session is doing.
-    pub enum Activity {
-        /// No hook told.
-        Unknown = "unknown",
-        Idle = "idle",
-        Busy = "busy",
-        /// At a permission dialog.
-        Waiting = "waiting",
-        /// Idle behind a screen of its own, such as `/model`, which holds messages back until it closes.
-        Screen = "screen",
-    }
-
-    /// What is behind a peer.
-    pub enum PeerKind {
-        Session = "session",
-        Person = "person",
-        Script = "script",
-    }
-
-    /// Why something failed: the error codes of the tools and the shell alike.
-    pub enum Code {
-        PeerNotFound = "peer_not_found",
-        PeerGone = "peer_gone",
-        Timeout = "timeout",
-        NameTaken = "name_taken",
-        NotRegistered = "not_registered",
-        AlreadyRegistered = "already_registered",
-        UnknownAsk = "unknown_ask",
-        BadMsg = "bad_msg",
-        HubUnreachable = "hub_unreachable",
-        BadArgs = "bad_args",
-        ProtocolMismatch = "protocol_mismatch",
-        Overloaded = "overloaded",
-    }
-}
-
-/// Which hook of Claude Code fired, as far as the hub needs to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HookEvent {
-    /// `SessionStart`, also after `/clear`: idle.
-    Start,
-    /// `UserPromptSubmit`: busy.
-    Prompt,
-    /// `PostToolUse`: busy again if a dialog was open.
-    Tool,
-    /// `PermissionRequest`: waiting for the user.
-    Permission,
-    /// `PermissionDenied`: the classifier of auto mode refused a tool call; still busy.
-    Denied,
-    /// `StopFailure`: idle, after an error of the model's server.
-    Failed,
-    /// `Stop`: idle, unless another hook makes the turn go on.
-    Stop,
-    /// The same, after another hook has made the turn go on.
-    StopAgain,
-    /// `SessionEnd`, but not that of `/clear`: the session will not come back.
-    End,
-}
-
-/// How far a broadcast reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    Machine,
-    Repo,
-    Directory,
-}
-
-/// Why an ask that was seen may not be answered. The ask is still open: an answer counts until the timeout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Note {
-    /// The question is in the conversation of an idle session, and no turn has begun.
-    NoTurn,
-    /// The turn ended without an answer, also after a reminder.
-    Unanswered,
-    /// The user, the permission mode or the client's classifier refused the answer.
-    Declined,
-    /// The turn ended in an error of the model's server.
-    TurnFailed,
 }
 
 /// Appends `message` as one line.

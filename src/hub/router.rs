@@ -15,24 +15,31 @@ mod ask;
 mod broadcast;
 mod delivery;
 mod ended;
+mod ids;
+mod limits;
 mod peer;
+#[cfg(test)]
+mod props;
 mod receipt;
 mod roster;
 mod session;
 #[cfg(test)]
 mod simulation;
 mod standing;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, What, fault};
+use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, fault};
 use ask::Ask;
 use broadcast::Broadcast;
 use delivery::Delivery;
 use ended::EndedAsks;
+use ids::Ids;
+pub use limits::Limits;
 use peer::Peer;
 use session::Session;
 
@@ -44,56 +51,6 @@ pub type ConnId = u64;
 type Id = Arc<str>;
 type PeerNo = u64;
 type DeliveryNo = u64;
-
-/// What a peer may cost, and how long the hub waits for what. Times are in milliseconds.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Limits {
-    pub peers: usize,
-    /// Open asks per asker; a broadcast counts as one.
-    pub open_asks: usize,
-    /// Texts per target that are not known to have arrived.
-    pub undelivered: usize,
-    /// Asks per minute from one peer to another; 0 for no limit.
-    pub asks_per_minute: u32,
-    /// How long a peer that lost its connection may take to come back.
-    pub grace: Ms,
-    /// How long the hub stays without peers.
-    pub idle_exit: Ms,
-    /// How long an idle session has to confirm a push before the next path is tried.
-    pub confirm: Ms,
-    /// How many texts the inbox of a session takes at once, and how long it takes to make room for one more. Claude Code
-    /// 2.1.330 silently drops what exceeds 30 at once, and then more than one in about 2.3 s (measured).
-    pub inbox_burst: u64,
-    pub inbox_every: Ms,
-    /// How long an idle session that has seen a question may take to begin a turn.
-    pub begin_turn: Ms,
-    /// How long after a turn failed the session is reminded of what it left unanswered.
-    pub nudge: Ms,
-    /// How long the answer to `ask` and `reply` waits for the text to be handed over.
-    pub handover: Ms,
-    /// How long after its timeout an ask may still be answered.
-    pub late: Ms,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            peers: 1024,
-            open_asks: 64,
-            undelivered: 256,
-            asks_per_minute: 30,
-            grace: 5_000,
-            idle_exit: 300_000,
-            confirm: 4_000,
-            inbox_burst: 25,
-            inbox_every: 2_500,
-            begin_turn: 10_000,
-            nudge: 60_000,
-            handover: 500,
-            late: 3_600_000,
-        }
-    }
-}
 
 /// What happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -127,10 +84,19 @@ pub enum Output {
 #[derive(Debug, Default)]
 pub struct Step {
     pub outputs: Vec<Output>,
-    /// Whether the state may have changed: the journal must record the input.
-    pub changed: bool,
+    pub change: Change,
     /// The random identifiers that the step drew, in order. A replay needs them.
     pub drawn: Vec<String>,
+}
+
+/// What may have changed the state in a step: the journal must record it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Change {
+    #[default]
+    None,
+    /// Timers expired; the input itself changed nothing.
+    Time,
+    Input,
 }
 
 /// Something that is due at a time, if it still applies by then.
@@ -165,29 +131,6 @@ enum Role {
         claude: String,
         process: String,
     },
-}
-
-/// The most connections that watch.
-const MAX_WATCHERS: usize = 32;
-
-/// Draws the identifiers of pushes and threads: unguessable in the hub, counted in tests, read from the journal in a
-/// replay.
-#[derive(Default)]
-struct Ids {
-    source: Option<Box<dyn FnMut() -> String + Send>>,
-    /// Identifiers to draw before the source is asked.
-    replayed: VecDeque<String>,
-    /// Drawn in this step.
-    drawn: Vec<String>,
-}
-
-impl Ids {
-    fn draw(&mut self) -> String {
-        let fresh = || self.source.as_mut().map(|source| source()).unwrap_or_default();
-        let id = self.replayed.pop_front().unwrap_or_else(fresh);
-        self.drawn.push(id.clone());
-        id
-    }
 }
 
 /// See the module.
@@ -305,9 +248,22 @@ impl Router {
         step
     }
 
-    /// The connections that have a role. A new hub closes each of them: they died with the old one.
-    pub fn connections(&self) -> Vec<ConnId> {
-        self.roles.keys().copied().collect()
+    /// To be called once after a replay: the process that stepped the router died, and another goes on at `now`. Every
+    /// connection is closed, before any timer expires. The time that a hub stays without peers begins anew.
+    pub fn restart(&mut self, now: Ms) {
+        self.now = self.now.max(now);
+        self.open.clear();
+        // Waiters first: what a peer that is gone leaves behind must not be sent to one of them.
+        let is_peer = |conn: &ConnId| matches!(self.roles.get(conn), Some(Role::Peer(_)));
+        let (peers, waiters): (Vec<_>, Vec<_>) = self.roles.keys().partition(|conn| is_peer(conn));
+        waiters.into_iter().chain(peers).for_each(|conn: ConnId| self.closed(conn));
+        if self.peers.is_empty() {
+            self.timers.retain(|(_, timer)| *timer != Timer::Idle);
+            self.empty_since = Some(self.now);
+            self.arm(self.now + self.limits.idle_exit, Timer::Idle);
+        }
+        self.ids.drawn.clear();
+        self.out.clear(); // nobody is there to hear it
     }
 
     pub fn info_mut(&mut self) -> &mut Info {
@@ -341,7 +297,8 @@ impl Router {
         self.now = self.now.max(now);
         self.expired = false;
         self.expire_timers();
-        let mut changes = false;
+        let drawn_by_timers = self.ids.drawn.len();
+        let mut changes = false; // the input itself
         match input {
             Input::Opened(conn) => {
                 self.open.insert(conn);
@@ -352,11 +309,7 @@ impl Router {
                 let reads_only = |m: &ToHub| {
                     matches!(
                         m,
-                        ToHub::Hello { .. }
-                            | ToHub::Peers { .. }
-                            | ToHub::Asks { .. }
-                            | ToHub::Watch { .. }
-                            | ToHub::Status { .. }
+                        ToHub::Peers { .. } | ToHub::Asks { .. } | ToHub::Watch { .. } | ToHub::Status { .. }
                     )
                 };
                 changes = !reads_only(&message);
@@ -371,8 +324,12 @@ impl Router {
             Input::Stop => self.out.push(Output::Exit),
         }
         let drawn = std::mem::take(&mut self.ids.drawn);
-        let changed = changes || self.expired || !drawn.is_empty();
-        Step { outputs: std::mem::take(&mut self.out), changed, drawn }
+        let change = match changes || drawn.len() > drawn_by_timers {
+            true => Change::Input,
+            false if self.expired => Change::Time,
+            false => Change::None,
+        };
+        Step { outputs: std::mem::take(&mut self.out), change, drawn }
     }
 
     fn welcome(&mut self, conn: ConnId) {
@@ -454,31 +411,6 @@ impl Router {
         }
     }
 
-    /// Each watcher gets a copy of every text, so they are few.
-    fn watch(&mut self, conn: ConnId) -> Reply {
-        if self.watchers.len() >= MAX_WATCHERS && !self.watchers.contains(&conn) {
-            let full = format!(
-                "{MAX_WATCHERS} connections watch the hub, which is the limit; retry when one has left"
-            );
-            return Err(fault(Code::Overloaded, full));
-        }
-        self.watchers.insert(conn);
-        Ok(Some(Answer::Done))
-    }
-
-    /// Logs that a limit was met, once per second and connection: a peer that floods must not flood the log.
-    fn log_refusal(&mut self, conn: ConnId, fault: &Fault) {
-        let (now, from) = (self.now, self.name_of(conn));
-        if self.refused.get(&conn).is_none_or(|at| now >= at + 1000) {
-            self.refused.insert(conn, now);
-            self.report(What::Refused, |e| {
-                e.from = from;
-                e.code = Some(fault.code);
-                e.why = Some(fault.message.clone());
-            });
-        }
-    }
-
     fn closed(&mut self, conn: ConnId) {
         self.open.remove(&conn);
         self.watchers.remove(&conn);
@@ -545,34 +477,6 @@ impl Router {
 
     fn disarm(&mut self, at: Ms, timer: Timer) {
         self.timers.remove(&(at, timer));
-    }
-
-    /// Reports an event to the log and the watchers.
-    fn report(&mut self, what: What, fill: impl FnOnce(&mut Event)) {
-        let common = matches!(what, What::Ask | What::Reply | What::Summary | What::State);
-        if common && self.watchers.is_empty() && !self.info.log_all {
-            return;
-        }
-        let mut event = Event {
-            ts_ms: self.info.epoch_started_ms + self.now,
-            event: what,
-            from: String::new(),
-            to: None,
-            ask_id: None,
-            thread: None,
-            kind: None,
-            state: None,
-            path: None,
-            code: None,
-            text: None,
-            why: None,
-        };
-        fill(&mut event);
-        for conn in &self.watchers {
-            self.out.push(Output::Send(*conn, ToClient::Event(event.clone())));
-        }
-        event.text = None; // message text never goes to a log
-        self.out.push(Output::Log(event));
     }
 }
 

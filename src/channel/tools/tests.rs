@@ -84,7 +84,15 @@ fn refusals_name_the_argument_and_the_remedy() {
 #[test]
 fn defaults_apply() {
     let (broadcast_id, text, timeout_ms) = ("bc_1".to_owned(), "?".to_owned(), TIMEOUT_S * 1000);
-    let want = ToHub::Broadcast { id: 0, broadcast_id, text, scope: wire::Scope::Machine, timeout_ms };
+    let want = ToHub::Broadcast {
+        id: 0,
+        broadcast_id,
+        text,
+        scope: wire::Scope::Machine,
+        timeout_ms,
+        include_self: false,
+        collect_ms: None,
+    };
     assert_eq!(request("relay_broadcast", json!({"question": "?"})), want);
     assert_eq!(request("relay_broadcast", json!({"question": "?", "scope": null, "timeout_s": null})), want);
     assert_eq!(request("relay_peers", Value::Null), ToHub::Peers { id: 0 });
