@@ -23,7 +23,7 @@ use crate::link::{self, FromHub, unreachable};
 use crate::mcp::{self, Id, Incoming};
 use crate::session::{self, Surroundings};
 use crate::token::Tokens;
-use crate::wire::{Answer, Fault, Parcel, Path, PeerKind, ToHub, Who};
+use crate::wire::{Activity, Answer, Fault, Parcel, Path, PeerKind, ToHub, Who};
 use identity::Identity;
 
 /// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
@@ -48,6 +48,8 @@ struct Channel {
     calls: HashMap<u64, Id>,
     /// Stdin has ended: what is open is answered, and then the channel leaves.
     ending: bool,
+    /// Whether the client's process was stopped at the last check.
+    is_stopped: bool,
     inbox: Sender<Parcel>,
 }
 
@@ -87,7 +89,7 @@ pub fn run(dir: DataDir) -> ExitCode {
     inbox::serve(&session, to_inbox, done);
     log::debug!(key = session.key; "channel_start");
     let client = Client::new(tokens, who(&session, identity), unreachable(away));
-    let mut channel = Channel { client, session, calls: HashMap::new(), ending: false, inbox };
+    let mut channel = Channel { client, session, calls: HashMap::new(), ending: false, is_stopped: false, inbox };
     identity::sweep(&dir.sessions(), session::is_alive);
     channel.serve(&all);
     ExitCode::SUCCESS
@@ -290,8 +292,16 @@ impl Channel {
         self.session.git = git;
         self.session.file.changed();
         let file = &self.session.file;
-        let status = file.status.filter(|_| before.1 != (file.status, file.status_at));
-        let age_ms = file.status_age();
+        let mut status = file.status.filter(|_| before.1 != (file.status, file.status_at));
+        let mut age_ms = file.status_age();
+        let was_stopped = std::mem::replace(&mut self.is_stopped, session::is_stopped(self.session.pid));
+        if self.is_stopped != was_stopped {
+            // What hooks told since the last check counts more.
+            (status, age_ms) = match self.is_stopped {
+                true => (Some(Activity::Stopped), Some(0)),
+                false => (file.status.or(Some(Activity::Unknown)), Some(CHECK.as_millis() as u64)),
+            };
+        }
         let paths = self.session.find_paths();
         let rerouted = paths != self.session.paths;
         self.session.paths.clone_from(&paths);

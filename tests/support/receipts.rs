@@ -10,13 +10,10 @@ use super::model::{Request, ToolResult};
 use super::stage::{Actor, Prompted, Stage};
 use super::watch::Watch;
 
-/// The client writes its transcript and makes its request at the same time: on a loaded machine one of the two may be so
-/// much later, in milliseconds. What this guards against were seconds.
-const ONE_WRITE_MS: u64 = 1000;
-
 impl Stage {
-    /// Fails if the asker was ever shown a question as seen that the session's model did not have: at the latest the first
-    /// request after that moment must hold it. Returns the longest time in milliseconds that `seen` was ahead of the request.
+    /// Fails if the asker was ever shown a question as seen that the session's model did not have: the first request after
+    /// that moment must hold it, if none before it did. Returns the longest time in milliseconds that `seen` was ahead of
+    /// the request.
     #[track_caller]
     pub fn seen_never_early(&self, watch: &Watch, name: &str, questions: &[(String, String)]) -> u64 {
         let requests: Vec<Request> =
@@ -28,11 +25,7 @@ impl Stage {
             let first = first.unwrap_or_else(|| panic!("{ask_id} was seen, and {name} never got {question:?}"));
             let between = requests.iter().filter(|r| r.number < first.number && r.ts_ms > seen).count();
             let ahead = first.ts_ms.saturating_sub(seen);
-            assert!(
-                between == 0 && ahead < ONE_WRITE_MS,
-                "{question:?} was seen {ahead} ms and {between} requests before {name} had it\n{}",
-                watch.dump()
-            );
+            assert_eq!(between, 0, "{question:?} was seen {ahead} ms before {name} had it\n{}", watch.dump());
             longest = longest.max(ahead);
         }
         longest
@@ -74,7 +67,7 @@ impl<S: Prompted> Actor<'_, S> {
     }
 }
 
-/// A `UserPromptSubmit` hook of the user's own, beside those of the relay.
+/// A `UserPromptSubmit` hook of bob's project, beside those of the relay.
 pub struct PromptHook {
     open: PathBuf,
 }
@@ -100,5 +93,8 @@ impl PromptHook {
 
 fn install(home: &Home, script: &str) {
     let hook = json!({"type": "command", "command": script, "timeout": 60});
-    home.settings(json!({"hooks": {"UserPromptSubmit": [{"hooks": [hook]}]}}));
+    let settings = json!({"hooks": {"UserPromptSubmit": [{"hooks": [hook]}]}});
+    let dir = home.project("bob").join(".claude");
+    std::fs::create_dir_all(&dir).expect("the project's settings directory");
+    std::fs::write(dir.join("settings.json"), settings.to_string()).expect("the project's settings");
 }

@@ -35,7 +35,6 @@ impl Router {
                 continue;
             }
             if again || ask.standing.reminded {
-                ask.standing.reminded = true;
                 self.take_note(&id, Note::Unanswered, None);
                 continue;
             }
@@ -94,10 +93,11 @@ impl Router {
         }
     }
 
-    /// Reminds a session of an ask by a push of its own, once, and by another path than the question took.
+    /// Reminds a session of an ask by a push of its own, once, if the end of a turn has not reminded it; by another path than
+    /// the question took, where there is one.
     pub(super) fn nudge(&mut self, id: &Id) {
         let Some(ask) = self.asks.get_mut(id) else { return };
-        if std::mem::replace(&mut ask.standing.nudged, true) {
+        if ask.standing.reminded || std::mem::replace(&mut ask.standing.nudged, true) {
             return;
         }
         let (asker, target, used, thread) = (ask.asker, ask.target, ask.progress.path, ask.thread.clone());
@@ -162,9 +162,10 @@ pub(super) fn phrase(standing: &Standing) -> Option<String> {
             "no turn begun: the session is idle and has not taken it up; it was reminded".to_owned()
         }
         Note::Unanswered if standing.reason.is_some() => format!("unanswered{because}"),
-        Note::Unanswered => {
+        Note::Unanswered if standing.reminded => {
             "unanswered: the session ended its turn without a reply, also after a reminder".to_owned()
         }
+        Note::Unanswered => "unanswered: the session ended its turn without a reply".to_owned(),
         Note::Declined => format!("declined: the reply was refused there{because}"),
         Note::TurnFailed => {
             format!("turn failed: the session's model had an error{because}; it will be reminded")
