@@ -13,11 +13,13 @@ mod link;
 mod logging;
 mod mcp;
 mod name;
+mod proc;
 #[cfg(test)]
 mod props;
 mod session;
 mod shell;
 mod span;
+mod threads;
 mod token;
 mod wire;
 

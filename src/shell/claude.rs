@@ -92,7 +92,13 @@ fn run(mut command: Command) -> Result<Result<String, String>, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.map_err(|e| format!("cannot start {name}: {e}"))?;
-    let (stdout, stderr) = (read_all(child.stdout.take()), read_all(child.stderr.take()));
+    let (stdout, stderr) = match (read_all(child.stdout.take()), read_all(child.stderr.take())) {
+        (Ok(stdout), Ok(stderr)) => (stdout, stderr),
+        (Err(e), _) | (_, Err(e)) => {
+            let _ = child.kill().and_then(|()| child.wait()); // it may have ended just now
+            return Err(format!("cannot read what {name} prints: {e}"));
+        }
+    };
     let until = Instant::now() + RUN_LIMIT;
     let status = loop {
         match child.try_wait() {
@@ -115,8 +121,8 @@ fn run(mut command: Command) -> Result<Result<String, String>, String> {
 }
 
 /// Reads a pipe up to [`MAX_READ`] in a thread of its own.
-fn read_all(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
+fn read_all(pipe: Option<impl Read + Send + 'static>) -> std::io::Result<JoinHandle<Vec<u8>>> {
+    thread::Builder::new().stack_size(crate::threads::SMALL).spawn(move || {
         let mut bytes = Vec::new();
         if let Some(pipe) = pipe {
             let _ = pipe.take(MAX_READ).read_to_end(&mut bytes); // what was read until then counts
