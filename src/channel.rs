@@ -94,7 +94,8 @@ pub fn run(dir: DataDir) -> ExitCode {
     inbox::serve(&session, to_inbox, done);
     log::debug!(key = session.key; "channel_start");
     let client = Client::new(tokens, who(&session, identity), unreachable(away));
-    let mut channel = Channel { client, session, calls: HashMap::new(), ending: false, is_stopped: false, inbox };
+    let mut channel =
+        Channel { client, session, calls: HashMap::new(), ending: false, is_stopped: false, inbox };
     identity::sweep(&dir.sessions(), session::is_alive);
     channel.serve(&all);
     ExitCode::SUCCESS

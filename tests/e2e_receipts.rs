@@ -310,5 +310,5 @@ fn an_answer_on_its_way_through_the_death_of_the_hub() {
         let all = stage.model.requests("alice");
         let ends: usize = all.iter().map(|r| headers_in(r, "failed").len()).sum();
         assert_eq!(ends, 0);
-        }
+    }
 }

@@ -7,8 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use support::client::{self, BEFORE_MESSAGING, NEWEST, VERSIONS};
-use support::leftovers;
+use support::client::{self, BEFORE_MESSAGING, NEWEST, WITH_MESSAGING};
 use support::model::Request;
 use support::session::Session;
 use support::stage::{Actor, Prompted, Stage, ask_line, field, headers_in, peer_line};
@@ -48,9 +47,12 @@ fn is_open_and_noted<S: Prompted>(
 /// The turn ends without an answer: the model is reminded once, and when it ends its turn again, the asker is told.
 #[test]
 fn a_turn_that_ends_without_an_answer() {
-    for version in VERSIONS {
+    for (version, push) in
+        [(NEWEST, "auto"), (NEWEST, "hook"), (WITH_MESSAGING, "auto"), (BEFORE_MESSAGING, "auto")]
+    {
         let Some(claude) = client::claude(version) else { return };
-        let stage = Stage::new(&claude);
+        let mut stage = Stage::new(&claude);
+        stage.env("RELAY_PUSH", push);
         let (mut alice, mut bob) = (stage.piped("alice"), stage.piped("bob"));
         alice.meet("bob");
         bob.settle();
@@ -92,9 +94,9 @@ fn an_answer_that_the_classifier_denies() {
         let (mut alice, mut bob) = (stage.piped("alice"), stage.act(auto, "bob"));
         alice.meet("bob");
         bob.settle();
-        stage.model.side_script("bob", |_| {
-            "<block>yes</block><reason>A peer is not the user</reason>".to_owned()
-        });
+        stage
+            .model
+            .side_script("bob", |_| "<block>yes</block><reason>A peer is not the user</reason>".to_owned());
         stage.answers("bob", "A-denied");
         let id = alice.ask("bob", "Q-denied?");
         let notice = wait_for_notice(&stage, &id, "declined");
@@ -166,28 +168,30 @@ fn a_turn_that_fails() {
     }
 }
 
-/// The question is in the conversation and no turn begins, a fault that the client has at times. Here the client is stopped
-/// with the question in its inbox, and the test writes into the transcript what the client would have written.
+/// The question is in the conversation and no turn begins, a fault that the client has at times. Here the user's settings
+/// have the client swallow the question, and the test writes into the transcript what the client would have written.
 #[test]
 fn a_turn_that_does_not_begin() {
     let Some(claude) = client::claude(NEWEST) else { return };
     let mut stage = Stage::new(&claude);
+    stage.home.settings(json!({"crossSessionInbound": "refuse"}));
     stage.env("RELAY_BEGIN_TURN_S", "2");
     let (mut alice, mut bob) = (stage.piped("alice"), stage.piped("bob"));
     alice.meet("bob");
     bob.settle();
     alice.wait_for_peers("an idle bob", |peers| peer_line(peers, "bob")["activity"] == "idle");
-    leftovers::signal(bob.session.pid(), "STOP");
+    let watch = stage.watch();
     let id = alice.ask("bob", "Q-no-turn?");
+    watch.wait_for_ask(&id, "pushed", "inbox");
     write_receipt(&stage, &id);
     let noted = alice.wait_for_peers("the note", |peers| ask_line(peers, &id)["note"] == "no_turn");
     assert_eq!(ask_line(&noted, &id)["state"], "seen");
-    leftovers::signal(bob.session.pid(), "CONT");
     stage.model.wait_for("bob", "the nudge", |request| request.hears(&format!("{NUDGE}{id}")));
-    bob.got_each_once(&["Q-no-turn?", NUDGE]);
+    let notice = watch.wait_for("the nudge", |event| event["kind"] == "notice" && event["to"] == "bob");
+    assert_eq!(notice["path"], "hook", "another path than the question's");
+    bob.got_each_once(&[NUDGE]);
     bob.get("relay_reply", json!({"ask_id": id, "answer": "A-no-turn"}));
-    stage.model.wait_for("alice", "the answer", |request| request.hears("A-no-turn"));
-    alice.got_each_once(&["A-no-turn"]);
+    assert_eq!(alice.peers()["asks"], json!([]));
 }
 
 /// Appends to bob's transcript the line that the client writes for the push of this ask.
@@ -195,9 +199,9 @@ fn write_receipt(stage: &Stage, ask_id: &str) {
     let journal = fs::read_to_string(stage.home.plugin_data().join("hub.journal")).expect("the journal");
     let step = journal.lines().rfind(|line| line.contains(ask_id)).expect("the ask in the journal");
     let at = step.rfind("push_").expect("the identifier that the ask drew");
-    let push: String =
-        step[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-    let line = json!({"type": "user", "origin": {"kind": "peer"}, "message": {"role": "user", "content": push}});
+    let push: String = step[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+    let line =
+        json!({"type": "user", "origin": {"kind": "peer"}, "message": {"role": "user", "content": push}});
     let transcript = transcript_of(&stage.home.path().join(".claude/projects"), "-bob");
     let mut file = fs::OpenOptions::new().append(true).open(transcript).expect("the transcript");
     writeln!(file, "{line}").expect("a line in the transcript");

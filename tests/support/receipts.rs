@@ -22,7 +22,8 @@ impl Stage {
         for (ask_id, question) in questions {
             let Some(seen) = watch.seen_at(ask_id) else { continue };
             let first = requests.iter().find(|request| request.received(question).matches > 0);
-            let first = first.unwrap_or_else(|| panic!("{ask_id} was seen, and {name} never got {question:?}"));
+            let first =
+                first.unwrap_or_else(|| panic!("{ask_id} was seen, and {name} never got {question:?}"));
             let between = requests.iter().filter(|r| r.number < first.number && r.ts_ms > seen).count();
             let ahead = first.ts_ms.saturating_sub(seen);
             assert_eq!(between, 0, "{question:?} was seen {ahead} ms before {name} had it\n{}", watch.dump());

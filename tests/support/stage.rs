@@ -248,7 +248,8 @@ impl Plot {
         if let Some((words, answer)) = reminded
             && let Some((_, rest)) = text.split_once(&words)
         {
-            let ask_id: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            let ask_id: String =
+                rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
             calls.push((format!("{tools}relay_reply"), json!({"ask_id": ask_id, "answer": answer})));
         }
         let manners = lock(&self.manners).get(&turn.session).cloned();

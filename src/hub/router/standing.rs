@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Id, PeerNo, Router, Timer};
 use crate::fence::label;
-use crate::wire::{Activity, DebtLine, Kind, Note, PeerKind, State, ToClient};
+use crate::wire::{Activity, DebtLine, Kind, Note, Path, PeerKind, State, ToClient};
 
 /// The longest reason that is passed on, in characters.
 const MAX_REASON: usize = 300;
@@ -20,13 +20,17 @@ pub(super) struct Standing {
     reminded: bool,
     /// Whether the session was reminded by a push.
     nudged: bool,
+    /// Whether an idle session has just seen the question and should begin a turn.
+    #[serde(default)]
+    expects_turn: bool,
 }
 
 impl Router {
     /// A turn of a session ended. Returns the asks to remind its model of: those that it has seen and not answered, once
-    /// each. Asks of which it was reminded before are unanswered. `again`: another hook has made the turn go on before, so
-    /// nothing is reminded of.
-    pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool) -> Vec<DebtLine> {
+    /// each. Asks of which it was reminded before are unanswered. `again`: a hook has made the turn go on before, so nothing is
+    /// reminded of, except where that hook may have been the waiter that brought the ask (`may_be_woken`: no reminder has made
+    /// this turn go on).
+    pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool, may_be_woken: bool) -> Vec<DebtLine> {
         let mut remind = Vec::new();
         for id in self.owed_and_seen(peers) {
             let Some(ask) = self.asks.get_mut(&id) else { continue };
@@ -34,7 +38,8 @@ impl Router {
             if is_declined {
                 continue;
             }
-            if again || ask.standing.reminded {
+            let is_woken = may_be_woken && ask.progress.path == Some(Path::Hook);
+            if again && !is_woken || ask.standing.reminded {
                 self.take_note(&id, Note::Unanswered, None);
                 continue;
             }
@@ -73,17 +78,26 @@ impl Router {
     pub(super) fn expect_turn(&mut self, id: &Id) {
         let Some(ask) = self.asks.get(id) else { return };
         if self.activity_of(ask.target).0 == Activity::Idle {
+            self.asks.get_mut(id).into_iter().for_each(|ask| ask.standing.expects_turn = true);
             self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id.clone()));
         }
     }
 
+    /// Whether a session may have to be nudged soon, which should not go the way of the question.
+    pub(super) fn expects_turn(&self, no: PeerNo) -> bool {
+        let owed = self.peer(no).owes.iter().filter_map(|id| self.asks.get(id));
+        owed.into_iter().any(|ask| ask.standing.expects_turn)
+    }
+
     /// It has had the time to.
     pub(super) fn no_turn(&mut self, id: &Id) {
+        let Some(ask) = self.asks.get_mut(id) else { return };
+        ask.standing.expects_turn = false;
         let Some(ask) = self.asks.get(id) else { return };
-        let (activity, idle_since) = self.activity_of(ask.target);
+        let (target, (activity, idle_since)) = (ask.target, self.activity_of(ask.target));
         let is_known = ask.standing.note.is_some() || ask.standing.reminded;
         if activity != Activity::Idle || ask.progress.state != State::Seen || is_known {
-            return;
+            return self.confirmed(target);
         }
         if idle_since <= ask.progress.since {
             self.take_note(id, Note::NoTurn, None);
