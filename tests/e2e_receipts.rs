@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -34,7 +34,7 @@ fn pair(stage: &Stage) -> (Actor<'_, Session>, Actor<'_, Session>) {
 }
 
 /// A session in a terminal that can be asked by channel, and one in a pipe that asks it.
-fn pair_by_channel<'a>(stage: &'a Stage, tmux: &PathBuf) -> (Actor<'a, Session>, Actor<'a, Terminal>) {
+fn pair_by_channel<'a>(stage: &'a Stage, tmux: &Path) -> (Actor<'a, Session>, Actor<'a, Terminal>) {
     let bob = stage.launch("bob").channel(CHANNEL).in_terminal(tmux);
     let mut alice = stage.piped("alice");
     let bob = stage.act_in_terminal(bob, "bob");
