@@ -161,6 +161,7 @@ fn a_turn_that_fails() {
         stage.overload("bob", false);
         stage.model.wait_for("bob", "the nudge", |request| request.hears(&format!("{NUDGE}{id}")));
         bob.got_each_once(&["Q-overloaded?", NUDGE]);
+        assert_eq!(bob.settle().received(REMINDER).matches, 0, "one reminder is enough");
         bob.get("relay_reply", json!({"ask_id": id, "answer": "A-overloaded"}));
         stage.model.wait_for("alice", "the answer", |request| request.hears("A-overloaded"));
         alice.got_each_once(&["A-overloaded"]);
@@ -181,6 +182,7 @@ fn a_turn_that_does_not_begin() {
     bob.settle();
     alice.wait_for_peers("an idle bob", |peers| peer_line(peers, "bob")["activity"] == "idle");
     let watch = stage.watch();
+    let nudged = stage.hold_at("bob", NUDGE);
     let id = alice.ask("bob", "Q-no-turn?");
     watch.wait_for_ask(&id, "pushed", "inbox");
     write_receipt(&stage, &id);
@@ -189,7 +191,9 @@ fn a_turn_that_does_not_begin() {
     stage.model.wait_for("bob", "the nudge", |request| request.hears(&format!("{NUDGE}{id}")));
     let notice = watch.wait_for("the nudge", |event| event["kind"] == "notice" && event["to"] == "bob");
     assert_eq!(notice["path"], "hook", "another path than the question's");
+    nudged.open();
     bob.got_each_once(&[NUDGE]);
+    assert_eq!(bob.settle().received(REMINDER).matches, 0, "one reminder is enough");
     bob.get("relay_reply", json!({"ask_id": id, "answer": "A-no-turn"}));
     assert_eq!(alice.peers()["asks"], json!([]));
 }

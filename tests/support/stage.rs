@@ -45,6 +45,8 @@ struct Plot {
     gates: Mutex<BTreeMap<String, Gate>>,
     /// By session: the words after which an ask's id stands, and the answer to it.
     reminded: Mutex<BTreeMap<String, (String, String)>>,
+    /// By session: the words at which its model waits for the gate.
+    held: Mutex<BTreeMap<String, (String, Gate)>>,
     /// The sessions whose model is overloaded.
     overloaded: Mutex<BTreeSet<String>>,
 }
@@ -143,6 +145,13 @@ impl Stage {
         lock(&self.plot.reminded).insert(name.to_owned(), (words.to_owned(), answer.to_owned()));
     }
 
+    /// From now on the session's model waits at the gate when it is told these words.
+    pub fn hold_at(&self, name: &str, words: &str) -> Gate {
+        let gate = Gate::new();
+        lock(&self.plot.held).insert(name.to_owned(), (words.to_owned(), gate.clone()));
+        gate
+    }
+
     /// From now on every request of the session fails, as of a server that is overloaded, or succeeds again.
     pub fn overload(&self, name: &str, is_overloaded: bool) {
         let mut overloaded = lock(&self.plot.overloaded);
@@ -232,7 +241,8 @@ impl Plot {
         }
         let text = turn.fresh_text();
         let mut calls = Vec::new();
-        let mut gate = None;
+        let held = lock(&self.held).get(&turn.session).cloned();
+        let mut gate = held.filter(|(words, _)| text.contains(words)).map(|(_, gate)| gate);
         for line in text.lines() {
             if let Some((tool, input)) = order(line, "CALL-") {
                 let input = serde_json::from_str(input).unwrap_or_else(|e| panic!("{line}: {e}"));

@@ -25,6 +25,13 @@ pub(super) struct Standing {
     expects_turn: bool,
 }
 
+impl Standing {
+    /// Whether the session was reminded, in one way or the other: once is enough.
+    fn was_reminded(&self) -> bool {
+        self.reminded || self.nudged
+    }
+}
+
 impl Router {
     /// A turn of a session ended. Returns the asks to remind its model of: those that it has seen and not answered, once
     /// each. Asks of which it was reminded before are unanswered. `again`: a hook has made the turn go on before, so nothing is
@@ -39,7 +46,7 @@ impl Router {
                 continue;
             }
             let is_woken = may_be_woken && ask.progress.path == Some(Path::Hook);
-            if again && !is_woken || ask.standing.reminded {
+            if again && !is_woken || ask.standing.was_reminded() {
                 self.take_note(&id, Note::Unanswered, None);
                 continue;
             }
@@ -95,7 +102,7 @@ impl Router {
         ask.standing.expects_turn = false;
         let Some(ask) = self.asks.get(id) else { return };
         let (target, (activity, idle_since)) = (ask.target, self.activity_of(ask.target));
-        let is_known = ask.standing.note.is_some() || ask.standing.reminded;
+        let is_known = ask.standing.note.is_some() || ask.standing.was_reminded();
         if activity != Activity::Idle || ask.progress.state != State::Seen || is_known {
             return self.confirmed(target);
         }
@@ -176,13 +183,14 @@ pub(super) fn phrase(standing: &Standing) -> Option<String> {
             "no turn begun: the session is idle and has not taken it up; it was reminded".to_owned()
         }
         Note::Unanswered if standing.reason.is_some() => format!("unanswered{because}"),
-        Note::Unanswered if standing.reminded => {
+        Note::Unanswered if standing.was_reminded() => {
             "unanswered: the session ended its turn without a reply, also after a reminder".to_owned()
         }
         Note::Unanswered => "unanswered: the session ended its turn without a reply".to_owned(),
         Note::Declined => format!("declined: the reply was refused there{because}"),
         Note::TurnFailed => {
-            format!("turn failed: the session's model had an error{because}; it will be reminded")
+            let reminded = if standing.was_reminded() { "was" } else { "will be" };
+            format!("turn failed: the session's model had an error{because}; it {reminded} reminded")
         }
     })
 }
