@@ -21,6 +21,7 @@ use crate::fence;
 use crate::link::{self, FromHub, unreachable};
 use crate::mcp::{self, Id, Incoming};
 use crate::session::{self, Surroundings};
+use crate::texts::{Limit, Texts, json_cost};
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Activity, Answer, Fault, Parcel, Path, PeerKind, ToHub, Who};
@@ -28,6 +29,10 @@ use identity::Identity;
 
 /// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
 const CHECK: Duration = Duration::from_secs(1);
+
+/// The most that the result of a tool call carries of messages, in UTF-16 units as JSON escapes them. Claude Code replaces a
+/// result of over about 50,000 by a short preview (measured).
+const MAX_RESULT: usize = 45_000;
 
 /// What a channel receives, from all sides.
 enum Received {
@@ -44,6 +49,7 @@ enum Received {
 struct Channel {
     client: Client,
     session: Surroundings,
+    texts: Texts,
     /// Tool calls by the request that each waits for.
     calls: HashMap<u64, Id>,
     /// Stdin has ended: what is open is answered, and then the channel leaves.
@@ -91,11 +97,13 @@ pub fn run(dir: DataDir) -> ExitCode {
     let away = prepared.err().unwrap_or_else(|| "the hub is not reached yet; try again".to_owned());
     let (inbox, to_inbox) = unbounded();
     let done = move |push, error| received.send(Received::Inbox(push, error)).is_ok();
-    inbox::serve(&session, to_inbox, done);
+    let texts = || Texts::new(&dir, session.key.clone());
+    inbox::serve(&session, texts(), to_inbox, done);
     log::debug!(key = session.key; "channel_start");
     let client = Client::new(tokens, who(&session, identity), unreachable(away));
-    let mut channel =
-        Channel { client, session, calls: HashMap::new(), ending: false, is_stopped: false, inbox };
+    let texts = texts();
+    let (calls, ending, is_stopped) = (HashMap::new(), false, false);
+    let mut channel = Channel { client, session, texts, calls, ending, is_stopped, inbox };
     identity::sweep(&dir.sessions(), session::is_alive);
     channel.serve(&all);
     ExitCode::SUCCESS
@@ -108,11 +116,12 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         kind: PeerKind::Session,
         peer,
         secret,
-        cwd: session.cwd.clone(),
+        cwd: session.cwd(),
         repo: session.git.repo.clone(),
         branch: session.git.branch.clone(),
         pid: session.pid,
         claude: Some(session.key.clone()),
+        session: session.id.clone(),
         paths: session.paths.clone(),
         listens: true,
         held: session.is_held,
@@ -231,7 +240,8 @@ impl Channel {
                 Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_lost"),
                 Event::Ended { id, result, waiting, .. } => self.ended(id, &result, waiting)?,
                 Event::Push(parcel) => self.push(parcel)?,
-                Event::State { .. } | Event::Over { .. } => {}
+                Event::Over { ask_id, .. } => self.texts.remove_question(&ask_id),
+                Event::State { .. } => {}
             }
         }
         Ok(())
@@ -256,7 +266,12 @@ impl Channel {
             }
             return Ok(());
         };
-        let (new, known): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|p| self.client.remember(&p.push));
+        if let Ok(Answer::Replied { ask_id, .. }) = result {
+            self.texts.remove_question(ask_id);
+        }
+        let (mut new, known): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|p| self.client.remember(&p.push));
+        self.texts.fit(&mut new, &Limit { most: MAX_RESULT, cost: json_cost, form: fence::text });
         print_result(&call, result, new.iter().map(fence::text).collect())?;
         known.into_iter().for_each(|parcel| self.client.report_again(parcel.push));
         new.iter().for_each(|parcel| self.client.pushed(&parcel.push, None));
@@ -293,7 +308,7 @@ impl Channel {
     fn check_session(&mut self) {
         let file = &self.session.file;
         let before = (file.name.clone(), (file.status, file.status_at));
-        let git = session::git(self.session.cwd.as_ref());
+        let git = self.session.look_at_git();
         let branch = (git.branch != self.session.git.branch).then(|| git.branch.clone().unwrap_or_default());
         self.session.git = git;
         self.session.file.changed();

@@ -6,7 +6,8 @@
 //! iterates over a map whose order is random, and what must not survive a hub's death (open connections without a role,
 //! watchers) is not serialized.
 //!
-//! The nouns live in files of their own: [`peer`] (registered peers), [`ask`] (questions and how they end), [`ended`] (what
+//! The nouns live in files of their own: [`peer`] (registered peers), [`naming`] (their
+//! names), [`ask`] (questions and how they end), [`ended`] (what
 //! is kept of asks that ended), [`broadcast`] (a question to many), [`delivery`] (a text on its way into a session),
 //! [`receipt`] (what is learned about a push after it was sent), [`session`] (what hooks tell about a Claude Code process),
 //! [`roster`] (descriptions of all this for clients).
@@ -17,6 +18,7 @@ mod delivery;
 mod ended;
 mod ids;
 mod limits;
+mod naming;
 mod peer;
 #[cfg(test)]
 mod props;
@@ -40,6 +42,7 @@ use delivery::Delivery;
 use ended::EndedAsks;
 use ids::Ids;
 pub use limits::Limits;
+use naming::Names;
 use peer::Peer;
 use session::Session;
 
@@ -157,7 +160,7 @@ pub struct Router {
     refused: BTreeMap<ConnId, Ms>,
     peers: BTreeMap<PeerNo, Peer>,
     by_identity: BTreeMap<String, PeerNo>,
-    by_name: BTreeMap<String, PeerNo>,
+    names: Names,
     sessions: BTreeMap<String, Session>,
     asks: BTreeMap<Id, Ask>,
     broadcasts: BTreeMap<Id, Broadcast>,
@@ -213,7 +216,7 @@ impl Router {
             refused: BTreeMap::new(),
             peers: BTreeMap::new(),
             by_identity: BTreeMap::new(),
-            by_name: BTreeMap::new(),
+            names: Names::default(),
             sessions: BTreeMap::new(),
             asks: BTreeMap::new(),
             broadcasts: BTreeMap::new(),
@@ -253,6 +256,8 @@ impl Router {
     pub fn restart(&mut self, now: Ms) {
         self.now = self.now.max(now);
         self.open.clear();
+        // A hook that came just before may have had receipts to report.
+        self.sessions.values_mut().for_each(Session::forget_last_hook);
         // Waiters first: what a peer that is gone leaves behind must not be sent to one of them.
         let is_peer = |conn: &ConnId| matches!(self.roles.get(conn), Some(Role::Peer(_)));
         let (peers, waiters): (Vec<_>, Vec<_>) = self.roles.keys().partition(|conn| is_peer(conn));
@@ -477,27 +482,5 @@ impl Router {
 
     fn disarm(&mut self, at: Ms, timer: Timer) {
         self.timers.remove(&(at, timer));
-    }
-}
-
-#[cfg(test)]
-impl Router {
-    /// What is left though every peer is gone, in words.
-    fn leftovers(&self) -> String {
-        let held = [
-            ("roles", self.roles.len()),
-            ("peers", self.peers.len()),
-            ("identities", self.by_identity.len()),
-            ("names", self.by_name.len()),
-            ("sessions", self.sessions.values().filter(|s| s.is_tied()).count()),
-            ("asks", self.asks.len()),
-            ("broadcasts", self.broadcasts.len()),
-            ("deliveries", self.deliveries.len()),
-            ("bytes of text", self.text),
-            ("pushes", self.pushes.len()),
-            ("timers", self.timers.iter().filter(|(_, t)| *t != Timer::Idle).count()),
-        ];
-        let left = held.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}"));
-        left.collect::<Vec<_>>().join(", ")
     }
 }

@@ -89,9 +89,9 @@ fn defaults_apply() {
         broadcast_id,
         text,
         scope: wire::Scope::Machine,
-        timeout_ms,
         include_self: false,
         collect_ms: None,
+        timeout_ms,
     };
     assert_eq!(request("relay_broadcast", json!({"question": "?"})), want);
     assert_eq!(request("relay_broadcast", json!({"question": "?", "scope": null, "timeout_s": null})), want);

@@ -58,8 +58,7 @@ impl Router {
         check_timeout(call.timeout_ms)?;
         let all = Id::from(call.broadcast_id.as_str());
         if let Some(asks) = self.broadcast_before(me, &all)? {
-            let broadcast_id = call.broadcast_id;
-            self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id, asks }));
+            self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
             if !self.broadcasts.contains_key(&all) {
                 self.tell_asker(me, &all, State::Replied, None, None);
             }
@@ -129,7 +128,7 @@ impl Router {
             Scope::Repo => other.repo == own.repo,
             Scope::Directory => other.cwd == own.cwd,
         };
-        let found = self.by_name.values().filter(|no| {
+        let found = self.names.by_key.values().filter(|no| {
             let who = &self.peer(**no).who;
             (include_self || **no != me) && who.listens && within(who) && self.is_first_of_session(**no)
         });
@@ -218,6 +217,7 @@ impl Router {
             code: None,
             answer: None,
             lost: false,
+            untold: false,
             members: done.members.clone(),
         };
         self.ended.insert(self.now, self.limits.late, all.clone(), tombstone);

@@ -42,6 +42,7 @@ fn who(conn: u64) -> Box<Who> {
         branch: None,
         pid: 1,
         claude: Some(format!("claude{conn}")),
+        session: None,
         paths: if conn.is_multiple_of(2) { vec![Path::Channel] } else { Vec::new() },
         listens: true,
         held: false,
@@ -62,9 +63,9 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
                 broadcast_id: format!("all_{id:08}"),
                 text,
                 scope,
-                timeout_ms: 5000,
                 include_self: false,
                 collect_ms: None,
+                timeout_ms: 5000,
             }
         }
         (3, Some(parcel)) => ToHub::Pushed { push: parcel.push.clone(), error: None },
