@@ -389,7 +389,6 @@ impl Router {
         // The journal has to drop it as well: see `Journal::maintain`.
         self.text_removed += ask.about.len() as u64;
         self.disarm(ask.deadline, Timer::Timeout(id.clone()));
-        self.timers.retain(|(_, timer)| !matches!(timer, Timer::NoTurn(i) | Timer::Nudge(i) if i == id));
         self.peer_mut(ask.asker).asked.remove(id);
         self.peer_mut(ask.target).owes.remove(id);
         let (asker, target) = (&self.peer(ask.asker).who, &self.peer(ask.target).who);

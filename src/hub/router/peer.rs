@@ -270,7 +270,6 @@ impl Router {
         if let Some(at) = peer.grace {
             self.disarm(at, Timer::Grace(no));
         }
-        self.timers.retain(|(_, timer)| *timer != Timer::InboxRoom(no));
         self.names.by_key.remove(&name::key(&peer.who.name));
         self.names.forget(no);
         self.by_identity.remove(&peer.who.peer);
