@@ -60,7 +60,7 @@ fn what_a_path_cannot_carry_is_in_a_file_that_goes_with_the_ask() {
         let Some(claude) = client::claude(version) else { return };
         let mut stage = Stage::new(&claude);
         stage.env("RELAY_PUSH", push);
-        let rule = "Read(~/.claude/plugins/data/relay-claude-relay/texts/**)"; // `relay setup` adds it
+        let rule = "Read(~/.claude/plugins/data/relay-claude-relay/texts/**)"; // as docs/reference.md says
         stage.home.settings(json!({"permissions": {"allow": [rule]}}));
         let (mut alice, mut bob) = (stage.piped("alice"), stage.piped("bob"));
         alice.meet("bob");
