@@ -118,7 +118,7 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         branch: session.git.branch.clone(),
         pid: session.pid,
         claude: Some(session.key.clone()),
-        session: session.id.clone(),
+        session: session.id(),
         paths: session.paths.clone(),
         listens: true,
         held: session.is_held,
@@ -323,6 +323,13 @@ impl Channel {
         if status.is_some() || branch.is_some() || rerouted {
             let paths = rerouted.then_some(paths);
             self.client.send(&ToHub::Activity { activity: status, age_ms, branch, paths });
+        }
+        let id = self.session.id();
+        if id != self.client.who.session
+            && let Some(session) = id
+        {
+            self.client.who.session = Some(session.clone());
+            self.client.send(&ToHub::Session { session });
         }
         if let Some(name) = self.session.file.name.clone()
             && before.0.as_ref() != Some(&name)
