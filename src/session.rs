@@ -21,13 +21,13 @@ const LONGEST: usize = 250;
 /// registered the channel it drops that without a word; 14 to 196 ms were measured, on an idle machine and a loaded one.
 const CHANNEL: Duration = Duration::from_secs(1);
 
-/// What ties the hooks of a session to its channel: the process that started both, or `RELAY_SESSION` where the caller is
-/// not Claude Code and starts several.
-pub fn key() -> String {
+/// What ties the hooks of a session to its channel: the process `pid` that started both, or `RELAY_SESSION` where it starts
+/// several sessions.
+pub fn key(pid: u32) -> String {
     let named = std::env::var("RELAY_SESSION").unwrap_or_default();
     let named: String = named.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
     match named.is_empty() {
-        true => process_key(parent_id()),
+        true => process_key(pid),
         false => format!("named-{named}"),
     }
 }
@@ -196,7 +196,6 @@ pub struct Surroundings {
     pub listed: Option<Instant>,
     /// `RELAY_PUSH`, unless it is `auto`.
     only: Option<wire::Path>,
-    pub paths: Vec<wire::Path>,
 }
 
 impl Surroundings {
@@ -209,9 +208,9 @@ impl Surroundings {
         let only = var("RELAY_PUSH").and_then(|p| serde_json::from_value::<wire::Path>(p.into()).ok());
         let mut file = SessionFile::new(pid);
         file.changed();
-        let mut all = Surroundings {
+        Surroundings {
             pid,
-            key: key(),
+            key: key(pid),
             git: git(cwd.as_ref()),
             is_held: holds_messages(cwd.as_ref()),
             cwd,
@@ -219,15 +218,17 @@ impl Surroundings {
             flagged: channel_flag(pid),
             listed: None,
             only: only.filter(|p| matches!(p, wire::Path::Channel | wire::Path::Inbox | wire::Path::Hook)),
-            paths: Vec::new(),
-        };
-        all.paths = all.find_paths();
-        all
+        }
     }
 
     pub fn inbox(&self) -> Option<PathBuf> {
         let var = std::env::var_os("CLAUDE_CODE_MESSAGING_SOCKET").filter(|v| !v.is_empty());
         var.map(PathBuf::from).or_else(|| self.file.inbox.clone())
+    }
+
+    /// Whether `RELAY_PUSH` names the way into this session.
+    pub fn is_way_forced(&self) -> bool {
+        self.only.is_some()
     }
 
     /// The ways into this session, the preferred one first.

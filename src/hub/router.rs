@@ -209,6 +209,9 @@ pub struct Router {
     roles: BTreeMap<ConnId, Role>,
     #[serde(skip)]
     watchers: BTreeSet<ConnId>,
+    /// Connections that are told once when the roster changes.
+    #[serde(skip)]
+    roster_watchers: BTreeSet<ConnId>,
     /// When the log last told about a limit that the connection met.
     #[serde(skip)]
     refused: BTreeMap<ConnId, Ms>,
@@ -267,6 +270,7 @@ impl Router {
             open: BTreeSet::new(),
             roles: BTreeMap::new(),
             watchers: BTreeSet::new(),
+            roster_watchers: BTreeSet::new(),
             refused: BTreeMap::new(),
             peers: BTreeMap::new(),
             by_identity: BTreeMap::new(),
@@ -354,6 +358,7 @@ impl Router {
                         m,
                         ToHub::Hello { .. }
                             | ToHub::Peers { .. }
+                            | ToHub::WatchRoster
                             | ToHub::Asks { .. }
                             | ToHub::Watch { .. }
                             | ToHub::Status { .. }
@@ -434,6 +439,10 @@ impl Router {
                 return self.out.push(Output::Exit);
             }
             ToHub::Hello { .. } => return self.refuse(conn, "hello was said already"),
+            ToHub::WatchRoster => {
+                self.roster_watchers.insert(conn);
+                return;
+            }
             ToHub::Pushed { push, error } => return self.pushed(conn, &push, error),
             ToHub::Seen(receipts) => return self.take_receipts(conn, &receipts),
             ToHub::Activity { activity, age_ms, branch, paths } => {
@@ -482,6 +491,7 @@ impl Router {
     fn closed(&mut self, conn: ConnId) {
         self.open.remove(&conn);
         self.watchers.remove(&conn);
+        self.roster_watchers.remove(&conn);
         self.refused.remove(&conn);
         match self.roles.remove(&conn) {
             Some(Role::Waiter { claude, .. }) => self.waiter_left(conn, &claude),
@@ -549,6 +559,11 @@ impl Router {
 
     /// Reports an event to the log and the watchers.
     fn report(&mut self, what: What, fill: impl FnOnce(&mut Event)) {
+        if matches!(what, What::Joined | What::Left | What::Renamed) {
+            for conn in std::mem::take(&mut self.roster_watchers) {
+                self.send(conn, ToClient::RosterChanged);
+            }
+        }
         let common = matches!(what, What::Ask | What::Reply | What::Summary | What::State);
         if common && self.watchers.is_empty() && !self.info.log_all {
             return;

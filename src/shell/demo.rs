@@ -52,12 +52,10 @@ fn play(stage: &Stage, verbose: bool) -> Result<()> {
     bob.answer("Yes: since Tuesday it has `sub` and no `user_id`.")?;
     alice.hear("reply")?;
 
-    tell("\nalice asks everyone.\n");
+    tell("\nalice asks everyone. All answers come in one message, when the last is in.\n");
     alice.call("relay_broadcast", json!({"question": "what are you working on?"}))?;
     bob.answer("The token migration.")?;
-    alice.hear("reply")?;
     carol.answer("Reviewing bob's branch.")?;
-    alice.hear("reply")?;
     alice.hear("summary")?;
 
     tell("\ncarol takes another name, is asked by it, and leaves without an answer. alice is told.\n");
@@ -128,7 +126,7 @@ impl Actor {
         let stream = Arc::new(stream);
         let lines = Lines::new(stream.clone());
         let mut actor = Actor { name, child, stream, lines, pushed: Vec::new(), verbose };
-        let client = json!({"name": "relay demo", "version": env!("CARGO_PKG_VERSION")});
+        let client = json!({"name": "claude-code", "version": env!("CARGO_PKG_VERSION")});
         let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         actor.request("initialize", hello)?;
         actor.say(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))?;

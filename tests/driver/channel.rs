@@ -248,8 +248,14 @@ impl Channel {
         self.answer_to(&id.to_string()).unwrap_or_else(|| panic!("{} ended before it answered", self.session))
     }
 
+    /// As Claude Code does.
     pub fn initialize(&self) -> Value {
-        let client = json!({"name": "test", "version": "0"});
+        self.initialize_as("claude-code")
+    }
+
+    /// As the client of that name does.
+    pub fn initialize_as(&self, client: &str) -> Value {
+        let client = json!({"name": client, "version": "0"});
         let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         let answer = self.request("initialize", &params);
         self.write(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);

@@ -266,7 +266,10 @@ impl World {
 
     pub fn hear(&mut self, conn: ConnId, owner: Owner, message: ToClient) {
         match (owner, message) {
-            (_, ToClient::Welcome { .. } | ToClient::Event(_) | ToClient::Dismissed) => {}
+            (
+                _,
+                ToClient::Welcome { .. } | ToClient::Event(_) | ToClient::Dismissed | ToClient::RosterChanged,
+            ) => {}
             (Owner::Channel(i), message) => {
                 if self.peers[i].channel.as_ref().is_some_and(|c| c.conn == Some(conn)) {
                     self.channel_hears(i, conn, message);
