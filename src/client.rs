@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
 
-use crate::link::{ANSWER, CONNECT, FromHub, Sender, unreachable};
+use crate::link::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
 use crate::token::Tokens;
 use crate::wire::{Answer, Code, Fault, Kind, LostAsk, Parcel, Path, Receipts, State, ToClient, ToHub, Who};
 
@@ -85,8 +85,10 @@ pub struct Client {
     /// The epoch of the last registration, and that of the present connection.
     epoch: Option<String>,
     next_epoch: String,
-    /// Why there is no hub.
+    /// Why there is no hub, or none that answers.
     away: Fault,
+    /// Whether the present connection was closed because its hub does not answer.
+    hung: bool,
     next_id: u64,
     requests: BTreeMap<u64, Request>,
     pushes: HashMap<String, Outcome>,
@@ -108,6 +110,7 @@ impl Client {
             epoch: None,
             next_epoch: String::new(),
             away,
+            hung: false,
             next_id: REGISTER,
             requests: BTreeMap::new(),
             pushes: HashMap::new(),
@@ -158,14 +161,21 @@ impl Client {
 
     /// Reports that a push was made, or why not.
     pub fn pushed(&mut self, push: &str, error: Option<String>) {
-        self.pushes.insert(push.to_owned(), Outcome::Pushed(error.clone()));
+        self.conclude(push, Outcome::Pushed(error.clone()));
         self.send(&ToHub::Pushed { push: push.to_owned(), error });
     }
 
     /// Reports that the recipient has seen what was pushed.
     pub fn seen(&mut self, push: &str) {
-        self.pushes.insert(push.to_owned(), Outcome::Seen);
+        self.conclude(push, Outcome::Seen);
         self.send(&seen(push));
+    }
+
+    /// Notes how a push went, if it is one that is remembered.
+    fn conclude(&mut self, push: &str, outcome: Outcome) {
+        if let Some(known) = self.pushes.get_mut(push) {
+            *known = outcome;
+        }
     }
 
     /// Remembers a push that came with an answer; `false` if it is known.
@@ -191,8 +201,9 @@ impl Client {
     /// Takes what [`keep`](crate::link::keep) received.
     pub fn handle(&mut self, message: FromHub) -> Vec<Event> {
         match message {
-            FromHub::Up { sender, epoch } => {
+            FromHub::Up { sender, epoch, pid } => {
                 (self.sender, self.registered, self.next_epoch) = (Some(sender), false, epoch);
+                self.away = silent(Some(pid)); // should it end a request
                 let lost = match &self.epoch {
                     Some(before) if *before != self.next_epoch => self.lost_asks(),
                     _ => Vec::new(),
@@ -212,7 +223,9 @@ impl Client {
     fn disconnected(&mut self, why: Fault) -> Vec<Event> {
         let was_connected = self.sender.take().is_some();
         self.registered = false;
-        self.away = why.clone();
+        if !std::mem::take(&mut self.hung) {
+            self.away = why.clone();
+        }
         let mut events = Vec::new();
         for request in self.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
@@ -337,14 +350,11 @@ impl Client {
         if late.is_empty() {
             return Vec::new();
         }
-        let mut fault = self.away.clone();
-        if self.registered {
-            fault = unreachable(format!(
-                "the hub did not answer within {} s; see `relay doctor`",
-                ANSWER.as_secs()
-            ));
-            self.sender.iter().for_each(Sender::close); // and look for another
+        if let Some(sender) = &self.sender {
+            sender.close(); // and look for another
+            self.hung = true;
         }
+        let fault = self.away.clone();
         late.into_iter().filter_map(|id| self.give_up(id, fault.clone())).collect()
     }
 

@@ -179,8 +179,10 @@ impl DataDir {
             Err(TryLockError::Error(e)) => return Err(e),
         }
         let Machine { host, boot } = Machine::this();
-        lock.set_len(0)?;
-        lock.write_all(format!("{}\n{host}\n{boot}\n", std::process::id()).as_bytes())?;
+        let text = format!("{}\n{host}\n{boot}\n", std::process::id());
+        if let Err(e) = lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes())) {
+            log::warn!(error:% = e; "lock_not_written"); // a full disk; it is locked all the same
+        }
         Ok(Some(Claim { dir: self.clone(), suffix, _lock: lock }))
     }
 

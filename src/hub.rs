@@ -412,7 +412,9 @@ fn hello(lines: &mut Lines) -> Result<(), (Code, Vec<u8>)> {
         Err(e) => return bad(format!("no hello: {e}")),
     };
     let mismatch = |v: u32| {
-        let why = format!("the client speaks protocol {v}, this hub {VERSION}; restart the client's session");
+        let why = format!(
+            "the client speaks protocol {v}, this hub {VERSION}; run `relay stop`, or restart the older of the two"
+        );
         fault(Code::ProtocolMismatch, why)
     };
     match serde_json::from_slice::<ToHub>(line) {

@@ -17,9 +17,11 @@ use crate::datadir::{DataDir, is_absent};
 use crate::lines::Lines;
 use crate::wire::{Answer, Code, Fault, ToClient, ToHub, VERSION, fault, write_line};
 
-/// How long a client looks for a hub before it reports that there is none. A hub whose socket was deleted needs a second to
-/// notice and leave.
+/// How long a request may wait for a hub.
 pub const CONNECT: Duration = Duration::from_secs(5);
+/// How long a client looks for a hub, its welcome included, before it reports what is wrong. Less than [`CONNECT`], so that
+/// a request that waits can tell. A hub whose socket was deleted needs a second to notice and leave.
+const LOOK: Duration = Duration::from_secs(4);
 /// How long the hub may take to answer.
 pub const ANSWER: Duration = Duration::from_secs(10);
 /// How long the hub may take to read what it is sent.
@@ -67,6 +69,15 @@ impl Sender {
     }
 }
 
+/// Why the hub did not welcome us.
+enum Greeting {
+    Refused(Fault),
+    /// It took the connection and said nothing.
+    Silence,
+    /// It was on its way out.
+    End,
+}
+
 /// A connection that the hub has welcomed.
 pub struct Link {
     pub sender: Sender,
@@ -81,25 +92,26 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects, and with [`Start::Yes`] starts a hub where there is none. Takes up to [`CONNECT`], and the time that a hub
-    /// needs to answer.
+    /// Connects, and with [`Start::Yes`] starts a hub where there is none. Takes up to [`LOOK`], and the time that it takes
+    /// to start a hub.
     ///
     /// # Errors
     /// `hub_unreachable` and `protocol_mismatch`.
     pub fn open(dir: &DataDir, start: Start) -> Result<Link, Fault> {
-        let until = Instant::now() + CONNECT;
+        let until = Instant::now() + LOOK;
         let mut pause = Duration::from_millis(1);
         // From when on a hub may be started: where another process has just become the hub, it only needs time.
         let mut start_at = Instant::now();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let lost = match dir.connect(left.max(Duration::from_millis(1))) {
-                Ok(stream) => match Link::greet(stream) {
+                Ok(stream) => match Link::greet(stream, Instant::now() + left) {
                     Ok(link) => return Ok(link),
-                    Err(Some(fault)) => return Err(fault),
-                    Err(None) => "the hub closed the connection before it answered".to_owned(),
+                    Err(Greeting::Refused(fault)) => return Err(fault),
+                    Err(Greeting::Silence) => return Err(silent(dir.hub_process())),
+                    Err(Greeting::End) => "the hub closed the connection before it answered".to_owned(),
                 },
-                Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir)),
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir.hub_process())),
                 Err(e) if start == Start::No && is_absent(&e) => {
                     return Err(unreachable(format!(
                         "no hub runs for {}; the first session or `relay ask` starts one",
@@ -112,12 +124,11 @@ impl Link {
                     }
                     e.to_string()
                 }
-                // A sandbox, most likely: another hub would not help.
+                // A directory that can't be used, or a sandbox: another hub would not help.
                 Err(e) => {
-                    return Err(unreachable(format!(
-                        "cannot connect to {}: {e}; see `relay doctor`",
-                        dir.socket_path().display()
-                    )));
+                    let at = dir.socket_path();
+                    let why = format!("cannot connect to {}: {e}; see `relay doctor`", at.display());
+                    return Err(unreachable(dir.look().err().unwrap_or(why)));
                 }
             };
             if Instant::now() >= until {
@@ -148,28 +159,22 @@ impl Link {
         ToHub::Hello { v: VERSION }
     }
 
-    /// Says hello and reads the welcome. `None`: the hub was on its way out.
-    fn greet(stream: UnixStream) -> Result<Link, Option<Fault>> {
-        let mut link = Link::over(stream).map_err(|_| None)?;
-        link.sender.send(&Link::hello()).map_err(|_| None)?;
-        let line = match link.lines.next(Some(Instant::now() + ANSWER)) {
+    /// Says hello and reads the welcome.
+    fn greet(stream: UnixStream, until: Instant) -> Result<Link, Greeting> {
+        let mut link = Link::over(stream).map_err(|_| Greeting::End)?;
+        link.sender.send(&Link::hello()).map_err(|_| Greeting::End)?;
+        let line = match link.lines.next(Some(until)) {
             Ok(Some(line)) => line,
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => {
-                let why = format!(
-                    "the hub accepted the connection but did not answer within {} s; see `relay doctor`",
-                    ANSWER.as_secs()
-                );
-                return Err(Some(unreachable(why)));
-            }
-            Ok(None) | Err(_) => return Err(None),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(Greeting::Silence),
+            Ok(None) | Err(_) => return Err(Greeting::End),
         };
         match serde_json::from_slice(line) {
             Ok(ToClient::Welcome { v: VERSION, pid, version, epoch }) => {
                 (link.pid, link.version, link.epoch) = (pid, version, epoch);
                 Ok(link)
             }
-            Ok(ToClient::Error { code, message, .. }) => Err(Some(Fault { code, message })),
-            _ => Err(Some(fault(
+            Ok(ToClient::Error { code, message, .. }) => Err(Greeting::Refused(Fault { code, message })),
+            _ => Err(Greeting::Refused(fault(
                 Code::ProtocolMismatch,
                 format!(
                     "the hub does not speak protocol {VERSION}, which this version does; run `relay stop`, then retry"
@@ -180,10 +185,10 @@ impl Link {
 
     /// The next message, or `None` when the hub is gone or `until` has passed.
     pub fn receive(&mut self, until: Option<Instant>) -> Option<ToClient> {
-        match self.early.pop_front() {
-            Some(message) => Some(message),
-            None => self.read(until),
+        if let Some(message) = self.early.pop_front() {
+            return Some(message);
         }
+        serde_json::from_slice(self.lines.next(until).ok()??).ok()
     }
 
     /// The next message, or `None` when `until` has passed.
@@ -202,11 +207,6 @@ impl Link {
         }
     }
 
-    fn read(&mut self, until: Option<Instant>) -> Option<ToClient> {
-        let line = self.lines.next(until).ok()??;
-        serde_json::from_slice(line).ok()
-    }
-
     /// Sends a request and waits for its answer, for up to [`ANSWER`].
     ///
     /// # Errors
@@ -216,9 +216,13 @@ impl Link {
         let id = self.next_id;
         let lost = || unreachable("the hub closed the connection before it answered; try again");
         self.sender.send(&request(id)).map_err(|_| lost())?;
-        let until = Some(Instant::now() + ANSWER);
+        let until = Instant::now() + ANSWER;
         loop {
-            match self.read(until).ok_or_else(lost)? {
+            let line = match self.lines.next(Some(until)) {
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(Some(self.pid))),
+                read => read.ok().flatten().ok_or_else(lost)?,
+            };
+            match serde_json::from_slice(line).map_err(|_| lost())? {
                 ToClient::Ok { id: to, answer, .. } if to == id => return Ok(answer),
                 ToClient::Error { id: to, code, message, .. } if to.is_none_or(|to| to == id) => {
                     return Err(Fault { code, message });
@@ -235,6 +239,8 @@ pub enum FromHub {
     Up {
         sender: Sender,
         epoch: String,
+        /// The hub's process.
+        pid: u32,
     },
     Said(Box<ToClient>),
     /// The connection is lost, or none could be had; [`keep`] looks for another.
@@ -248,7 +254,8 @@ pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
         let why = match Link::open(&dir, Start::Yes) {
             Ok(mut link) => {
                 failures = 0;
-                if !receive(FromHub::Up { sender: link.sender.clone(), epoch: link.epoch.clone() }) {
+                let (sender, epoch, pid) = (link.sender.clone(), link.epoch.clone(), link.pid);
+                if !receive(FromHub::Up { sender, epoch, pid }) {
                     return;
                 }
                 while let Some(message) = link.receive(None) {
@@ -329,12 +336,10 @@ pub fn unreachable(why: impl Into<String>) -> Fault {
     fault(Code::HubUnreachable, why)
 }
 
-/// The hub does not accept connections.
-fn silent(dir: &DataDir) -> Fault {
-    unreachable(match dir.hub_process() {
-        Some(pid) => {
-            format!("the hub (process {pid}) does not accept connections; if that lasts: kill {pid}")
-        }
-        None => "the hub does not accept connections; see `relay doctor`".to_owned(),
+/// The hub is there and does not answer.
+pub fn silent(pid: Option<u32>) -> Fault {
+    unreachable(match pid {
+        Some(pid) => format!("the hub (process {pid}) does not answer; if that lasts: kill {pid}"),
+        None => "the hub does not answer; see `relay doctor`".to_owned(),
     })
 }

@@ -37,10 +37,12 @@ fn main() -> ExitCode {
         Ok(line) => line,
         Err(code) => return failed(code),
     };
-    match DataDir::locate(line.data_dir.as_deref()) {
+    let code = match DataDir::locate(line.data_dir.as_deref()) {
         Ok(dir) => run(&dir, &line).unwrap_or_else(|fault| failed(shell::report(&line, &fault, Value::Null))),
         Err(why) => failed(args::usage(None, &why)),
-    }
+    };
+    log::logger().flush(); // the last readable lines may still wait for their thread
+    code
 }
 
 fn replay(args: &Args) -> Outcome {

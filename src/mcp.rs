@@ -18,7 +18,7 @@ mod scan;
 /// negotiates it as a channel.
 const REVISIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 /// The longest line that is read whole, in bytes: a 512 KiB text, each byte of it escaped, and what surrounds it.
-pub const MAX_LINE: usize = 4 << 20;
+pub const MAX_LINE: usize = crate::wire::MAX_LINE;
 /// The most messages that one line may carry. Only revision 2025-03-26 has such batches.
 const MAX_BATCH: usize = 256;
 /// The code of an answer to a line that is not JSON.

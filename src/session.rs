@@ -169,6 +169,7 @@ impl SessionFile {
             Some("idle") => Some(Activity::Idle),
             Some("busy") => Some(Activity::Busy),
             Some("waiting") if text("waitingFor") == Some("permission prompt") => Some(Activity::Waiting),
+            Some("waiting") => Some(Activity::Screen),
             _ => None,
         };
         let status_at = file.get("statusUpdatedAt").and_then(Value::as_u64);

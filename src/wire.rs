@@ -624,6 +624,8 @@ words! {
         Busy = "busy",
         /// At a permission dialog.
         Waiting = "waiting",
+        /// Idle behind a screen of its own, such as `/model`, which holds messages back until it closes.
+        Screen = "screen",
     }
 
     /// What is behind a peer.

@@ -48,7 +48,7 @@ fn a_session_asks_another_and_gets_the_answer() {
 
     drop(watch);
     let logs = logs_of(&stage.home);
-    assert!(logs.contains("\"registered\"") && !logs.contains("4711") && !logs.contains("which port?"));
+    assert!(logs.contains("\"register_ack\"") && !logs.contains("4711") && !logs.contains("which port?"));
     alice.end();
     bob.end();
     stage.finish();
@@ -103,7 +103,7 @@ fn a_session_is_asked_by_the_name_it_has() {
     stage.model.wait_for("alice", "the answer", |request| request.hears("yes, we can"));
 
     assert!(bob.fail("relay_rename", json!({"name": "Alice"})).starts_with("name_taken: "));
-    assert_eq!(bob.get("relay_rename", json!({"name": "Back End"})), json!({"name": "back-end"}));
+    assert_eq!(bob.get("relay_rename", json!({"name": "Back End"})), json!({"ok": true, "name": "back-end"}));
     stage.answers("bob", "of course");
     alice.ask("back-end", "and that?");
     stage.model.wait_for("alice", "the second answer", |request| request.hears("of course"));
@@ -160,7 +160,7 @@ fn what_cannot_be_asked_is_a_tool_error() {
     alice.meet("bob");
     let unknown = alice.fail("relay_ask", json!({"to": "bobb", "question": "?"}));
     assert!(
-        unknown.starts_with("peer_not_found: ") && unknown.contains("nearest names are bob"),
+        unknown.starts_with("peer_not_found: ") && unknown.contains("did you mean \"bob\"?"),
         "{unknown}"
     );
     assert!(alice.fail("relay_ask", json!({"to": "alice", "question": "?"})).starts_with("bad_args: "));
@@ -181,7 +181,7 @@ fn a_session_of_one_prompt_answers_and_ends() {
         let mut command = stage.home.command(&claude);
         command.args(["-p", "one prompt only"]).current_dir(stage.home.project("alice"));
         command.env("ANTHROPIC_BASE_URL", stage.model.base_url("alice"));
-        command.env("RELAY_BIN", env!("CARGO_BIN_EXE_relay")).env("RELAY_IDLE_EXIT_S", "0.5");
+        command.env("RELAY_BIN", support::relay_path()).env("RELAY_IDLE_EXIT_S", "0.5");
         assert_eq!(run(&mut command), "here you are\n");
         stage.finish();
     }
@@ -198,10 +198,7 @@ fn the_client_accepts_the_plugin_and_its_server() {
         let listed = run(stage.home.command(&claude).args(["plugin", "list"]));
         assert!(listed.contains("relay@claude-relay") && listed.contains("enabled"), "{listed}");
         let mut servers = stage.home.command(&claude);
-        servers
-            .args(["mcp", "list"])
-            .env("RELAY_BIN", env!("CARGO_BIN_EXE_relay"))
-            .env("RELAY_IDLE_EXIT_S", "0.5");
+        servers.args(["mcp", "list"]).env("RELAY_BIN", support::relay_path()).env("RELAY_IDLE_EXIT_S", "0.5");
         let servers = run(&mut servers);
         let ours = servers.lines().find(|line| line.contains("plugin:relay:relay")).expect("our server");
         assert!(ours.contains("Connected"), "{ours}");

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use serde_json::{Value, json};
-use shell_kit::{Home, RELAY, keys, kill};
+use shell_kit::{Home, keys, kill, relay_path};
 
 /// What the terminal shows once it has done all the erasing.
 fn shown(raw: &str) -> String {
@@ -579,7 +579,8 @@ fn nobody_reads() {
     }
     assert_eq!(tail.wait().expect("its end").code(), Some(0));
     // Full disks and closed stderr are no reason to panic either.
-    let sh = format!("{RELAY} peers >/dev/full; {RELAY} frob 2>&-; test $? = 2");
+    let relay = relay_path();
+    let sh = format!("{relay} peers >/dev/full; {relay} frob 2>&-; test $? = 2");
     let ran = Command::new("sh").args(["-c", &sh]).env("RELAY_DATA_DIR", home.data()).output().expect("sh");
     assert!(ran.status.success() && ran.stderr.is_empty(), "{ran:?}");
 }

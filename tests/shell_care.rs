@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use shell_kit::{Home, RELAY, Ran, keys};
+use shell_kit::{Home, Ran, keys, relay_path};
 
 const RULE: &str = "mcp__plugin_relay_relay__*";
 
@@ -42,7 +42,7 @@ fn with_claude() -> (Home, PathBuf) {
     let mcp =
         json!({"mcpServers": {"relay": {"command": "${CLAUDE_PLUGIN_ROOT}/start", "args": ["channel"]}}});
     home.write("market-dir/plugin/.mcp.json", &mcp.to_string());
-    home.program("../market-dir/plugin/start", &format!("#!/bin/sh\nexec {RELAY} \"$@\"\n"));
+    home.program("../market-dir/plugin/start", &format!("#!/bin/sh\nexec {} \"$@\"\n", relay_path()));
     let market = fs::canonicalize(home.path.join("market-dir")).expect("its path");
     (home, market)
 }
@@ -106,7 +106,7 @@ fn setup_finds_the_checkout_around_it() {
     fs::create_dir_all(market.join("deep/er")).expect("directories");
     // A copy of the binary: the real one lies in a checkout itself.
     let relay = home.path.join("bin/relay");
-    fs::copy(RELAY, &relay).expect("a copy");
+    fs::copy(relay_path(), &relay).expect("a copy");
     let ran =
         home.command("relay").arg("setup").current_dir(market.join("deep/er")).output().expect("it runs");
     assert!(ran.status.success(), "{ran:?}");
@@ -468,8 +468,9 @@ fn completions() {
         let (at, last) = (words.len() - 1, words[words.len() - 1]);
         let before = if at > 0 { words[at - 1] } else { "" };
         let script = format!(
-            "relay() {{ {RELAY} \"$@\"; }}\n. \"$HOME/completions.bash\"\nCOMP_WORDS=({})\nCOMP_CWORD={at}\n\
+            "relay() {{ {} \"$@\"; }}\n. \"$HOME/completions.bash\"\nCOMP_WORDS=({})\nCOMP_CWORD={at}\n\
              _relay relay '{last}' '{before}'\necho \"${{COMPREPLY[*]}}\"",
+            relay_path(),
             quoted.join(" ")
         );
         let ran = home.command("bash").args(["-c", &script]).output().expect("bash runs");

@@ -4,13 +4,13 @@ mod shell_kit;
 mod support;
 
 use serde_json::{Value, json};
-use shell_kit::{Proc, RELAY};
+use shell_kit::{Proc, relay_path};
 use support::client::{self, NEWEST};
 use support::stage::{Stage, field, headers_in, peer_line};
 
 /// A command of ours beside the sessions of a stage.
 fn relay(stage: &Stage, args: &[&str]) -> Proc {
-    let mut command = stage.home.command(RELAY);
+    let mut command = stage.home.command(relay_path());
     Proc::start(command.args(args).arg("--data-dir").arg(stage.home.plugin_data()))
 }
 

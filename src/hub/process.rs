@@ -10,12 +10,13 @@ use crate::link::{LISTENING, hub_command, own_executable};
 
 /// Becomes the hub. Only a shell can do two things without unsafe code: raise the limit of open files, since the usual
 /// 1,024 are too few for 1,024 peers, and close the files that its starter left open, such as the lock of a script that
-/// called `relay ask`. A shell that can't name descriptors over 9 leaves those to bash, where that exists.
+/// called `relay ask`. A shell that can't name descriptors over 9 leaves those to bash, where that exists. The loop of that
+/// bash has no redirection of its own: it would close the copy that restores stderr.
 const START: &str = r#"ulimit -n 8192 2>/dev/null || ulimit -n "$(ulimit -Hn)" 2>/dev/null
 exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
 for fd in /dev/fd/[1-9][0-9]*; do
     [ -z "${BASH_VERSION-}" ] && [ -e "$fd" ] && bash=$(command -v bash) && exec "$bash" -c '
-        for fd in /dev/fd/[1-9][0-9]*; do eval "exec ${fd##*/}>&-"; done 2>/dev/null
+        for fd in /dev/fd/[1-9][0-9]*; do eval "exec ${fd##*/}>&-"; done
         exec "$0" hub --announce --data-dir "$1"' "$0" "$1"
     break
 done

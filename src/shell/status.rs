@@ -11,7 +11,7 @@ use super::args::Args;
 use super::terminal::out;
 use super::{Outcome, count, no_hub, open, print};
 use crate::datadir::DataDir;
-use crate::link::{Link, unreachable};
+use crate::link::{Link, silent, unreachable};
 use crate::span::span;
 use crate::wire::{Answer, Code, Fault, JournalStatus, Status, ToHub};
 
@@ -102,7 +102,7 @@ fn wait_until_gone(dir: &DataDir) -> Result<(), Fault> {
     let until = Instant::now() + LEAVING;
     while fs::symlink_metadata(dir.socket_path()).is_err() && dir.is_claimed() {
         if Instant::now() >= until {
-            return Err(unreachable("the hub does not leave; look for `relay hub` with ps and kill it"));
+            return Err(silent(dir.hub_process()));
         }
         thread::sleep(Duration::from_millis(5));
     }

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use serde_json::{Value, json};
 
-use super::{DataDir, RELAY, Watched, signal};
+use super::{DataDir, Watched, relay_path, signal};
 
 /// How a channel is started. The default is that of a session in a project of the session's name, with the channel flag.
 pub struct Launch<'a> {
@@ -61,7 +61,7 @@ impl<'a> Launch<'a> {
             None => self.dir.command(&["channel"]),
             Some(before) => {
                 let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", &format!("{before}; exec \"$0\" channel"), RELAY]);
+                shell.args(["-c", &format!("{before}; exec \"$0\" channel"), relay_path()]);
                 self.dir.surround(&mut shell);
                 shell
             }
@@ -162,6 +162,11 @@ impl Push {
             content: text(&params["content"]),
             meta,
         }
+    }
+
+    /// The text of the peer, as it is quoted.
+    pub fn quoted(&self) -> &str {
+        self.content.split("\n\n").next().unwrap_or_default()
     }
 
     pub fn meta(&self, key: &str) -> &str {

@@ -11,7 +11,7 @@ use std::thread;
 
 use serde_json::Value;
 
-use super::{Channel, KILLED, Launch, RELAY, Raw, signal, until};
+use super::{Channel, KILLED, Launch, Raw, relay_path, signal, until};
 
 /// See [`DataDir::start_hook`].
 pub struct Hook(Child);
@@ -105,7 +105,7 @@ impl DataDir {
 
     /// `relay` with `args`, in a clean environment that leads here.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(RELAY);
+        let mut command = Command::new(relay_path());
         command.args(args);
         self.surround(&mut command);
         command
@@ -157,6 +157,14 @@ impl DataDir {
         let mut command = self.command(&["hook"]);
         command.env("RELAY_SESSION", session).stdin(Stdio::piped()).stdout(Stdio::piped());
         Hook(command.stderr(Stdio::piped()).spawn().expect("relay hook"))
+    }
+
+    /// Writes a session's transcript with these lines, and gives its path.
+    pub fn transcript(&self, lines: &[&Value]) -> PathBuf {
+        let path = self.root.join("transcript.jsonl");
+        fs::write(&path, lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+            .expect("a transcript");
+        path
     }
 
     /// Starts the waiter of a session in a terminal, as Claude Code does after the hook of the same event.
@@ -217,7 +225,7 @@ impl DataDir {
             let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
             let args = split(fs::read(entry.path().join("cmdline")).unwrap_or_default());
             let program = args.first().map(|a| Path::new(OsStr::from_bytes(a)));
-            if program.and_then(Path::file_name) != Path::new(RELAY).file_name() {
+            if program.and_then(Path::file_name) != Path::new(relay_path()).file_name() {
                 continue;
             }
             let env = split(fs::read(entry.path().join("environ")).unwrap_or_default());

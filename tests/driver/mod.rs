@@ -4,6 +4,8 @@
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses its part of this")]
 
+#[path = "../binary/mod.rs"]
+mod binary;
 mod channel;
 mod dir;
 mod inbox;
@@ -15,15 +17,14 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use binary::relay_path;
 pub use channel::{Channel, Launch, Push, Result, arguments};
 pub use dir::DataDir;
 pub use inbox::Inbox;
-pub use raw::Raw;
+pub use raw::{Raw, from_wire, to_wire};
 
 /// How long anything may take before the test gives up. Not a measure of anything.
 pub const LONG: Duration = Duration::from_secs(60);
-/// The program under test.
-pub const RELAY: &str = env!("CARGO_BIN_EXE_relay");
 
 /// A value that one thread changes and others wait for.
 #[derive(Default)]

@@ -1,4 +1,7 @@
 //! A client that says to the hub's socket whatever the test wants.
+//!
+//! Tests write messages flat, `{"type": "ask", "id": 1, …}`, and read answers so, `{"what": "registered", …}`. On the wire
+//! the type is the one key around the fields: [`to_wire`] and [`from_wire`] translate.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Write};
@@ -15,6 +18,41 @@ pub struct Raw {
     next_id: u64,
     /// What came while an answer was awaited.
     early: VecDeque<Value>,
+}
+
+/// A message of the tests in the form that it has on the wire. One without a type stays as it is.
+pub fn to_wire(message: &Value) -> Value {
+    let mut fields = message.clone();
+    let kind = fields.as_object_mut().and_then(|fields| fields.remove("type"));
+    match kind.as_ref().and_then(Value::as_str) {
+        None => message.clone(),
+        Some("bye") => json!("bye"), // it has no fields
+        Some(kind) => json!({ kind: fields }),
+    }
+}
+
+/// A message of the hub in the form that the tests read.
+pub fn from_wire(message: Value) -> Value {
+    let mut flat = flatten("type", message);
+    if let Some(answer) = flat.get_mut("answer") {
+        *answer = flatten("what", answer.take());
+    }
+    flat
+}
+
+/// `{"NAME": {FIELDS}}`, or `"NAME"` where there are none, as `{TAG: "NAME", FIELDS}`.
+fn flatten(tag: &str, message: Value) -> Value {
+    let (name, fields) = match message {
+        Value::String(name) => (name, serde_json::Map::new()),
+        Value::Object(map) if map.len() == 1 => match map.into_iter().next() {
+            Some((name, Value::Object(fields))) => (name, fields),
+            other => panic!("not a message: {other:?}"),
+        },
+        other => panic!("not a message: {other}"),
+    };
+    let mut flat = json!({ tag: name });
+    flat.as_object_mut().expect("just made").extend(fields);
+    flat
 }
 
 /// An error's code and message.
@@ -43,7 +81,7 @@ impl Raw {
 
     /// Says one line. A hub that has closed the connection does not hear it.
     pub fn say(&self, message: &Value) {
-        let _ = self.say_bytes(format!("{message}\n").as_bytes());
+        let _ = self.say_bytes(format!("{}\n", to_wire(message)).as_bytes());
     }
 
     /// The next line, or `None` at the end of the connection.
@@ -59,7 +97,8 @@ impl Raw {
         match self.reader.read_line(&mut line) {
             Ok(0) => None,
             Ok(_) => {
-                Some(serde_json::from_str(&line).unwrap_or_else(|e| panic!("not a message: {e}: {line}")))
+                let message = serde_json::from_str(&line);
+                Some(from_wire(message.unwrap_or_else(|e| panic!("not a message: {e}: {line}"))))
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => panic!("waited in vain for the hub"),
             Err(_) => None,
@@ -94,7 +133,7 @@ impl Raw {
     }
 
     pub fn hello(&mut self) -> Value {
-        self.say(&json!({"type": "hello", "v": 1}));
+        self.say(&json!({"type": "hello", "v": 2}));
         let welcome = self.hear().expect("a welcome");
         assert_eq!(welcome["type"], "welcome", "{welcome}");
         welcome

@@ -21,7 +21,8 @@ fn an_ask_is_answered() {
     let replied = b.reply(ask_id, "42").ok();
     assert_eq!((&replied["ask_id"], &replied["to"]), (&json!(ask_id), &json!("a")));
     let reply = a.take("reply", ask_id);
-    assert_eq!((reply.from.as_str(), reply.content.as_str(), reply.meta("late")), ("b", "> 42", ""));
+    assert_eq!((reply.from.as_str(), reply.quoted(), reply.meta("late")), ("b", "> 42", ""));
+    assert!(reply.content.ends_with("this session's question: what is 6 * 7?"), "{}", reply.content);
     assert_eq!((a.peers()["asks"].clone(), b.peers()["owed"].clone()), (json!([]), json!([])));
     assert!(a.pushes().is_empty() && b.pushes().is_empty(), "nothing comes twice");
 }
@@ -35,20 +36,20 @@ fn both_may_ask_each_other_at_once() {
     a.take("ask", &two);
     a.reply(&two, "to two").ok();
     b.reply(&one, "to one").ok();
-    assert_eq!(a.take("reply", &one).content, "> to one");
-    assert_eq!(b.take("reply", &two).content, "> to two");
+    assert_eq!(a.take("reply", &one).quoted(), "> to one");
+    assert_eq!(b.take("reply", &two).quoted(), "> to two");
 }
 
 #[test]
-fn a_text_of_64_kib_arrives_whole() {
+fn a_text_of_512_kib_arrives_whole() {
     let dir = DataDir::new();
     let [a, b] = dir.channels(["a", "b"]);
-    let text = "ü\u{1F600}\"\\/x".repeat(6000);
-    let text = &text[..text.floor_char_boundary(64 << 10)];
+    let text = "ü\u{1F600}\"\\/x".repeat(48_000);
+    let text = &text[..text.floor_char_boundary(512 << 10)];
     let ask_id = a.ask("b", text);
     assert!(b.take("ask", &ask_id).content.starts_with(&format!("> {text}\n")));
     b.reply(&ask_id, text).ok();
-    assert_eq!(a.take("reply", &ask_id).content, format!("> {text}"));
+    assert_eq!(a.take("reply", &ask_id).quoted(), format!("> {text}"));
 }
 
 #[test]
@@ -73,7 +74,7 @@ fn only_who_was_asked_may_answer() {
     assert_eq!(thief.reply(&ask_id, "mine").code(), "unknown_ask");
     assert_eq!(a.reply(&ask_id, "my own").code(), "unknown_ask");
     b.reply(&ask_id, "theirs").ok();
-    assert_eq!(a.take("reply", &ask_id).content, "> theirs");
+    assert_eq!(a.take("reply", &ask_id).quoted(), "> theirs");
 }
 
 #[test]

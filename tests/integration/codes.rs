@@ -1,5 +1,5 @@
 //! Every error code of the design's table, reached through the front door. (`timeout` and `peer_gone` of asks are in
-//! `asks`, `hub_unreachable` without a directory in `protocol`, mismatches between versions in `resume`.)
+//! `asks`, `hub_unreachable` without a directory in `protocol`, mismatches between versions in `versions`.)
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! What is on disk: where, for whom, and never a message.
+//! What is on disk: where, for whom, and for how long.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::driver::{DataDir, Inbox};
+use crate::driver::{DataDir, Inbox, until};
 
 /// Everything below a directory, and itself.
 fn tree(dir: &Path) -> Vec<PathBuf> {
@@ -46,7 +46,7 @@ fn all_is_private_under_umask_077() {
 }
 
 #[test]
-fn no_file_ever_holds_a_text() {
+fn no_file_but_the_journal_ever_holds_a_text() {
     let dir = DataDir::with(&[("RELAY_LOG", "debug"), ("RELAY_GRACE_S", "0.1"), ("RELAY_CONFIRM_S", "0.1")]);
     let words =
         ["xyzzy-asked", "xyzzy-answered", "xyzzy-unanswered", "xyzzy-broadcast", "xyzzy-bad", "xyzzy-inbox"];
@@ -74,7 +74,8 @@ fn no_file_ever_holds_a_text() {
     a.ask("d", words[5]);
     inbox.take(words[5]);
     dir.stop_hub();
-    for path in tree(dir.path()).into_iter().filter(|p| p.is_file()) {
+    let journal = dir.path().join("hub.journal");
+    for path in tree(dir.path()).into_iter().filter(|p| p.is_file() && *p != journal) {
         let text = String::from_utf8_lossy(&fs::read(&path).expect("readable")).into_owned();
         assert!(!text.contains("xyzzy"), "{}: {text}", path.display());
     }
@@ -98,12 +99,36 @@ fn every_log_line_has_its_fields() {
     }
 }
 
+/// The file of a session tells the next channel of the same session who it is, and nothing else.
 #[test]
-fn a_session_leaves_no_file_behind() {
+fn file_of_a_session_holds_its_identity_and_its_secret() {
     let dir = DataDir::new();
-    let [mut a, b] = dir.channels(["a", "b"]);
-    a.ask("b", "?");
-    a.close();
-    assert!(!dir.path().join("sessions/named-a").exists());
+    let [a, b] = dir.channels(["a", "b"]);
+    let ask_id = a.ask("b", "?");
+    b.take("ask", &ask_id);
+    for session in ["a", "b"] {
+        let file = fs::read(dir.path().join(format!("sessions/named-{session}"))).expect("its file");
+        let file: serde_json::Value = serde_json::from_slice(&file).expect("JSON");
+        let keys: Vec<&String> = file.as_object().expect("an object").keys().collect();
+        assert_eq!(keys, ["peer", "secret"]);
+    }
+}
+
+#[test]
+fn file_of_a_session_is_removed_by_the_next_channel_when_its_process_is_gone() {
+    let dir = DataDir::new();
+    let a = dir.launch("a").env("RELAY_SESSION", "").start();
+    a.initialize();
+    a.peers();
+    let files = || tree(&dir.path().join("sessions")).into_iter().filter(|p| p.is_file()).collect::<Vec<_>>();
+    let [of_a] = &files()[..] else { panic!("one file: {:?}", files()) };
+    // The process before this one, of a session that has ended.
+    let name = of_a.file_name().and_then(|n| n.to_str()).expect("a name");
+    let (namespace, _) = name.split_once('-').expect("its namespace");
+    let gone = of_a.with_file_name(format!("{namespace}-{}-1", std::process::id()));
+    fs::write(&gone, "{}").expect("written");
+    let b = dir.channel("b");
+    until("its end", || (!gone.exists()).then_some(()));
+    assert!(of_a.exists(), "its process lives");
     drop(b);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::driver::{Channel, DataDir, Inbox};
+use crate::driver::{Channel, DataDir, Inbox, until};
 
 /// A channel whose session has an inbox, with this `RELAY_PUSH`.
 fn with_inbox(dir: &DataDir, session: &str, push: &str, inbox: &Inbox) -> Channel {
@@ -43,11 +43,15 @@ fn the_inbox_gets_what_the_channel_would() {
     let id = lines[1]["msg_id"].as_str().expect("an id");
     assert_eq!(id.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "a UUID: {id}");
     let text = lines[1]["message"]["content"].as_str().expect("a text");
-    let header = text.lines().next().expect("a header");
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some(r#"<cross-session-message from="relay:a" from-name="a">"#));
+    assert_eq!((lines.next(), lines.next()), (Some("> by the inbox?"), Some("")));
+    let header = lines.next().expect("a header");
     assert!(
         header.starts_with(&format!("[relay kind=ask ask_id={ask_id} from=a ")) && header.ends_with(']'),
         "{header}"
     );
+    assert_eq!(lines.last(), Some("</cross-session-message>"));
     b.reply(&ask_id, "yes").ok();
     a.take("reply", &ask_id);
     b.peers();
@@ -112,7 +116,7 @@ fn nothing_goes_by_channel_before_the_client_listens() {
     a.ask("b", "early?");
     inbox.take("early?");
     b.request("tools/list", &json!({}));
-    crate::driver::until("the channel", || (push_of(&a, "b") == "channel").then_some(()));
+    until("the channel", || (push_of(&a, "b") == "channel").then_some(()));
     let ask_id = a.ask("b", "by channel?");
     b.take("ask", &ask_id);
 }
@@ -135,7 +139,7 @@ fn what_hooks_tell_is_newer_than_an_older_session_file() {
         let file = json!({"name": name, "status": "idle", "statusUpdatedAt": at});
         std::fs::write(sessions.join(format!("{}.json", std::process::id())), file.to_string())
             .expect("a file");
-        crate::driver::until("that it was read", || (a.peer_names() == [name]).then_some(()));
+        until("that it was read", || (a.peer_names() == [name]).then_some(()));
         assert_eq!(a.peers()["peers"][0]["activity"], activity, "{name}");
     }
 }
@@ -195,9 +199,7 @@ fn an_answer_that_a_dead_inbox_refuses_is_not_lost() {
     b.take("ask", &ask_id);
     drop(inbox);
     b.reply(&ask_id, "by another way").ok();
-    crate::driver::until("the answer", || {
-        a.call("relay_peers", json!({})).text.contains("by another way").then_some(())
-    });
+    until("the answer", || a.call("relay_peers", json!({})).text.contains("by another way").then_some(()));
     assert!(!a.call("relay_peers", json!({})).text.contains("by another way"), "once");
 }
 
@@ -210,10 +212,10 @@ fn a_hub_that_dies_while_the_inbox_takes_its_time_doubles_nothing() {
     let ask_id = a.ask("b", "slowly");
     inbox.wait_for_connection();
     dir.kill_hub();
-    crate::driver::until("both", || (a.peer_names() == ["b"] && b.peer_names() == ["a"]).then_some(()));
+    until("both", || (a.peer_names() == ["b"] && b.peer_names() == ["a"]).then_some(()));
     drop(held);
     inbox.take("slowly");
-    crate::driver::until("the debt", || (b.peers()["owed"][0]["ask_id"] == json!(ask_id)).then_some(()));
+    until("the debt", || (b.peers()["owed"][0]["ask_id"] == json!(ask_id)).then_some(()));
     b.reply(&ask_id, "done").ok();
     a.take("reply", &ask_id);
     assert_eq!(inbox.left(), Vec::<Vec<Value>>::new());
@@ -237,7 +239,7 @@ fn what_no_path_takes_comes_with_the_next_tool_result() {
 }
 
 #[test]
-fn a_hook_confirms_what_the_session_saw() {
+fn a_prompt_is_accepted_and_the_transcript_confirms_what_the_session_saw() {
     let dir = DataDir::new();
     let [a, b] = dir.channels(["a", "b"]);
     let start = dir.hook("b", &json!({"hook_event_name": "SessionStart", "source": "startup"}));
@@ -249,11 +251,16 @@ fn a_hook_confirms_what_the_session_saw() {
     let hook = dir.hook("b", &json!({"hook_event_name": "UserPromptSubmit", "prompt": prompt}));
     assert!(hook.status.success() && hook.stdout.is_empty() && hook.stderr.is_empty(), "{hook:?}");
     let peers = a.peers();
-    assert_eq!(peers["asks"][0]["state"], "seen");
+    assert_eq!(peers["asks"][0]["state"], "pushed", "other hooks may still refuse the prompt");
     assert_eq!(
         (&peers["peers"][0]["confirmed"], &peers["peers"][0]["activity"]),
-        (&json!(true), &json!("busy"))
+        (&json!(false), &json!("busy"))
     );
+    let transcript =
+        dir.transcript(&[&json!({"type": "user", "origin": {"kind": "channel"}, "message": prompt})]);
+    dir.hook("b", &json!({"hook_event_name": "PostToolUse", "transcript_path": transcript}));
+    until("seen", || (a.peers()["asks"][0]["state"] == "seen").then_some(()));
+    assert_eq!(a.peers()["peers"][0]["confirmed"], true);
 }
 
 #[test]
@@ -265,8 +272,10 @@ fn what_an_idle_session_does_not_confirm_goes_by_the_next_path() {
     let a = dir.channel("a");
     let ask_id = a.ask("b", "swallowed?");
     inbox.take("swallowed?");
-    // The inbox swallowed it. The next path is the hook, and there is no waiter; it comes with the next call.
-    let text = crate::driver::until("the ask with a tool result", || {
+    // The inbox swallowed it, and the next hook finds no trace of it. The next path is the hook, and there is no waiter; it
+    // comes with the next call.
+    dir.hook("b", &json!({"hook_event_name": "Stop"}));
+    let text = until("the ask with a tool result", || {
         let text = b.call("relay_peers", json!({})).text;
         text.contains("swallowed?").then_some(text)
     });
@@ -291,14 +300,15 @@ fn what_the_transcript_tells_after_the_last_hook_is_heard() {
         let text = inbox.take(question)[1]["message"]["content"].clone();
         dir.hook("b", &stop);
         let _waiter = dir.waiter("b", &stop);
-        let line = json!({"type": "user", "message": {"role": "user", "content": text}}).to_string();
+        let line =
+            json!({"type": "user", "origin": {"kind": "peer"}, "message": {"content": text}}).to_string();
         let (half, rest) = line.split_at(line.len() / 2);
         let mut file = std::fs::OpenOptions::new().append(true).open(&transcript).expect("the transcript");
         for part in [half, rest, "\n"] {
             file.write_all(part.as_bytes()).expect("written");
             assert_eq!(a.peers()["asks"][0]["ask_id"], json!(ask_id));
         }
-        crate::driver::until("seen", || (a.peers()["asks"][0]["state"] == "seen").then_some(()));
+        until("seen", || (a.peers()["asks"][0]["state"] == "seen").then_some(()));
         b.reply(&ask_id, "yes").ok();
         a.take("reply", &ask_id);
     }
@@ -325,7 +335,7 @@ fn peer_text_is_fenced() {
     }
     let ours = ask.content.find("\n\n").expect("our own words follow");
     assert!(ask.content[..ours].lines().all(|l| l.starts_with("> ")), "{}", ask.content);
-    assert!(reply.content.lines().all(|l| l.starts_with("> ")), "{}", reply.content);
+    assert!(reply.quoted().lines().all(|l| l.starts_with("> ")), "{}", reply.content);
     assert_eq!(ask.from, "a");
 }
 
@@ -340,7 +350,9 @@ fn a_header_cannot_be_forged_by_a_directory() {
     odd.ask("target", "hello");
     let lines = inbox.take("hello");
     let text = lines[1]["message"]["content"].as_str().expect("a text");
-    let header = text.lines().next().expect("a header");
+    let headers: Vec<&str> = text.lines().filter(|line| line.contains('[') || line.contains(']')).collect();
+    assert_eq!(headers.len(), 1, "{text}");
+    let header = headers[0];
     assert!(header.starts_with("[relay kind=ask ") && header.matches(['[', ']']).count() == 2, "{header}");
     drop((b, target));
 }

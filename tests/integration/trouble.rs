@@ -244,16 +244,16 @@ fn mismatch(answer: &'static str) {
 #[test]
 fn a_hub_that_refuses_our_version() {
     mismatch(
-        r#"{"type":"error","code":"protocol_mismatch","message":"the client speaks protocol 1, this hub 2; run `relay stop`, then retry"}"#,
+        r#"{"error":{"code":"protocol_mismatch","message":"the client speaks protocol 2, this hub 3; run `relay stop`, then retry"}}"#,
     );
 }
 
 #[test]
 fn a_hub_that_welcomes_us_in_another_version() {
-    mismatch(r#"{"type":"welcome","v":2,"pid":1,"version":"9.9.9"}"#);
+    mismatch(r#"{"welcome":{"v":3,"pid":1,"version":"9.9.9","epoch":"e"}}"#);
 }
 
 #[test]
 fn a_hub_whose_welcome_we_do_not_know() {
-    mismatch(r#"{"type":"welcome","v":2,"hub":{"name":"of the future"}}"#);
+    mismatch(r#"{"welcome":{"v":3,"hub":{"name":"of the future"}}}"#);
 }

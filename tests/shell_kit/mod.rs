@@ -3,6 +3,10 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+#[allow(clippy::duplicate_mod, reason = "shell_e2e.rs includes it through two modules")]
+#[path = "../binary/mod.rs"]
+mod binary;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
@@ -15,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-pub const RELAY: &str = env!("CARGO_BIN_EXE_relay");
+pub use binary::relay_path;
+
 pub const LONG: Duration = Duration::from_secs(30);
 
 /// A home with a data directory; at its end its hub is stopped and it is removed.
@@ -55,7 +60,7 @@ impl Home {
     }
 
     pub fn relay(&self, args: &[&str]) -> Command {
-        let mut command = self.command(RELAY);
+        let mut command = self.command(relay_path());
         command.args(args);
         command
     }
@@ -90,7 +95,7 @@ impl Home {
     }
 
     fn on_a_terminal(&self, term: &str, args: &[&str]) -> Option<Proc> {
-        let quoted: Vec<String> = std::iter::once(RELAY)
+        let quoted: Vec<String> = std::iter::once(relay_path())
             .chain(args.iter().copied())
             .map(|a| format!("'{}'", a.replace('\'', "'\\''")))
             .collect();

@@ -4,13 +4,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The newest client that the tests drive.
-pub const NEWEST: &str = "2.1.330";
+pub const NEWEST: &str = "2.1.332";
+
+/// A client with cross-session messaging, older than [`NEWEST`].
+pub const WITH_MESSAGING: &str = "2.1.330";
 
 /// A client from before cross-session messaging: no inbox socket, fewer receipts.
 pub const BEFORE_MESSAGING: &str = "2.1.197";
 
 /// Every client that the tests drive.
-pub const VERSIONS: [&str; 2] = [NEWEST, BEFORE_MESSAGING];
+pub const VERSIONS: [&str; 3] = [NEWEST, WITH_MESSAGING, BEFORE_MESSAGING];
 
 /// The client of that version: in `$RELAY_TEST_CLAUDE_DIR/<version>/`, else in `.ci/claude/<version>/` (which
 /// `.ci/install-claude` fills). If it isn't there, says so on stderr and returns `None`: the test should return. With

@@ -24,7 +24,7 @@
 //!         Some(ask_id) => Step::tool("mcp__plugin_relay_relay__relay_reply", json!({"ask_id": ask_id, "answer": "4711"})),
 //!         None => Step::say("done"),
 //!     });
-//!     let launch = |name| Launch::new(&claude, &home, &model, name).env("RELAY_BIN", env!("CARGO_BIN_EXE_relay"));
+//!     let launch = |name| Launch::new(&claude, &home, &model, name).env("RELAY_BIN", relay_path());
 //!     let (mut alice, mut bob) = (launch("alice").piped(), launch("bob").piped());
 //!     alice.wait_for_server("plugin:relay:relay");
 //!     bob.wait_for_server("plugin:relay:relay");
@@ -42,6 +42,9 @@
 //! ```
 #![allow(dead_code)] // Every test file is a crate of its own, and none uses all of this.
 
+#[allow(clippy::duplicate_mod, reason = "shell_e2e.rs includes it through two modules")]
+#[path = "../binary/mod.rs"]
+mod binary;
 pub mod client;
 pub mod home;
 pub mod journal;
@@ -52,3 +55,5 @@ pub mod session;
 pub mod stage;
 pub mod terminal;
 pub mod watch;
+
+pub use binary::relay_path;

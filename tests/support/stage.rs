@@ -68,7 +68,7 @@ impl Stage {
     #[track_caller]
     pub fn bare(claude: &Path) -> Stage {
         let stage = Stage::without_plugin(claude, "mcp__relay__");
-        let add = ["mcp", "add", "--scope", "user", "relay", "--", env!("CARGO_BIN_EXE_relay"), "channel"];
+        let add = ["mcp", "add", "--scope", "user", "relay", "--", super::relay_path(), "channel"];
         super::home::run(stage.home.command(claude).args(add));
         stage
     }
@@ -81,7 +81,7 @@ impl Stage {
             plot: Arc::default(),
             tools,
             // A hub leaves soon after its last session, so that a test sees that nothing is left.
-            environment: [("RELAY_BIN", env!("CARGO_BIN_EXE_relay")), ("RELAY_IDLE_EXIT_S", "0.5")]
+            environment: [("RELAY_BIN", super::relay_path()), ("RELAY_IDLE_EXIT_S", "0.5")]
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
         }

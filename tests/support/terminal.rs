@@ -129,6 +129,16 @@ impl Terminal {
         self.tmux(&["capture-pane", "-p"])
     }
 
+    /// What the screen shows, with the escape sequences of its colours.
+    pub fn coloured_screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p", "-e"])
+    }
+
+    /// Changes the size of the terminal, in characters.
+    pub fn resize(&self, columns: u32, rows: u32) {
+        self.tmux(&["resize-window", "-x", &columns.to_string(), "-y", &rows.to_string()]);
+    }
+
     /// What the screen shows and all that has scrolled off it.
     pub fn history(&self) -> String {
         self.tmux(&["capture-pane", "-p", "-S", "-"])

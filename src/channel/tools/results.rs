@@ -170,6 +170,7 @@ pub fn peer_line(peer: &PeerLine) -> String {
         Activity::Idle => ", idle",
         Activity::Busy => ", busy",
         Activity::Waiting => ", waiting for its user's permission",
+        Activity::Screen => ", showing a screen of its own",
         Activity::Unknown => "",
     };
     let push = match (peer.push, peer.confirmed) {

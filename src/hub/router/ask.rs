@@ -367,9 +367,26 @@ impl Router {
         self.dispatch(no);
     }
 
+    /// A session is back after the hub had given it up: it learns of the asks that ended meanwhile.
+    pub(super) fn tell_lost(&mut self, me: PeerNo) {
+        let identity = self.peer(me).who.peer.clone();
+        for (id, to) in self.ended.take_lost(&identity) {
+            let text = format!(
+                "hub_unreachable: this session was away for too long, so its question to \"{to}\" ended without it; ask again \
+                 if it still matters"
+            );
+            let mut parcel = self.parcel(Kind::Failed, &id, me, text, "");
+            (parcel.from, parcel.code) = (to, Some(Code::HubUnreachable));
+            let no = self.deliver(me, parcel, None);
+            self.dispatch(no);
+        }
+    }
+
     /// Takes an ask out of every table and leaves a tombstone; its question goes no further.
     fn end(&mut self, id: &Id, code: Option<Code>, answer: Option<u64>) -> Option<Ask> {
         let ask = self.asks.remove(id)?;
+        // The journal has to drop it as well: see `Journal::maintain`.
+        self.text_removed += ask.about.len() as u64;
         self.disarm(ask.deadline, Timer::Timeout(id.clone()));
         self.timers.retain(|(_, timer)| !matches!(timer, Timer::NoTurn(i) | Timer::Nudge(i) if i == id));
         self.peer_mut(ask.asker).asked.remove(id);

@@ -301,10 +301,10 @@ impl Router {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         let handed = |a: &Attempt| !a.in_doubt && !matches!(a.stage, Stage::Sent | Stage::Failed);
         let lost = !delivery.attempts.iter().any(handed);
-        if delivery.parcel.kind == Kind::Reply
+        if !matches!(delivery.parcel.kind, Kind::Ask | Kind::Notice)
             && let Some(tombstone) = self.ended.get_mut(&delivery.parcel.ask_id)
         {
-            tombstone.lost = lost;
+            tombstone.lost |= lost;
         }
         if let Some((conn, request, until)) = delivery.starter.take() {
             self.disarm(until, Timer::Handover(no));

@@ -25,7 +25,7 @@ pub(super) struct Tombstone {
     pub code: Option<Code>,
     /// A digest of its answer, which tells the same answer sent again from another one.
     pub answer: Option<u64>,
-    /// Whether the asker left before it had the answer.
+    /// Whether the asker left before it learned of the end.
     pub lost: bool,
     /// The asks of a broadcast, so that the same request sent again gets the same answer.
     pub members: Vec<Member>,
@@ -62,6 +62,18 @@ impl EndedAsks {
 
     pub fn get_mut(&mut self, id: &str) -> Option<&mut Tombstone> {
         self.by_id.get_mut(id).map(|(_, tombstone)| tombstone)
+    }
+
+    /// Takes note that the asker `identity` is back, and returns what it has not learned of: ids and names of the targets.
+    pub fn take_lost(&mut self, identity: &str) -> Vec<(Id, String)> {
+        let mut lost = Vec::new();
+        for (id, (_, tombstone)) in &mut self.by_id {
+            if tombstone.asker == identity && std::mem::take(&mut tombstone.lost) {
+                let to = if tombstone.to.is_empty() { "everyone" } else { &tombstone.to };
+                lost.push((id.clone(), to.to_owned()));
+            }
+        }
+        lost
     }
 
     /// The latest, newest first, with the time of their end.

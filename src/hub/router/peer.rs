@@ -120,6 +120,9 @@ impl Router {
         let answer = Answer::Registered { name, open };
         self.send(conn, ToClient::Ok { id, answer, waiting: Vec::new() });
         self.settle_sent(no, before, conn, fresh);
+        if known.is_none() {
+            self.tell_lost(no);
+        }
         lost.into_iter().take(MAX_LOST).for_each(|lost| self.fail_lost(no, lost));
         self.dispatch_all(no);
         Ok(None)
@@ -317,11 +320,13 @@ impl Router {
         for id in self.peer(no).owes.clone() {
             self.fail(&id, Code::PeerGone);
         }
-        for all in self.peer(no).broadcasts.clone() {
-            self.drop_broadcast(&all);
-        }
-        for id in self.peer(no).asked.clone() {
-            self.drop_ask(&id);
+        let broadcasts = self.peer(no).broadcasts.clone();
+        broadcasts.iter().for_each(|all| self.drop_broadcast(all));
+        let asked = self.peer(no).asked.clone();
+        asked.iter().for_each(|id| self.drop_ask(id));
+        for id in asked.iter().chain(&broadcasts) {
+            // Should this session come back after all, it is told.
+            self.ended.get_mut(id).into_iter().for_each(|tombstone| tombstone.lost = true);
         }
         for delivery in self.peer(no).inbox.clone() {
             self.undeliverable(delivery);

@@ -171,6 +171,7 @@ impl Router {
             return "its user's setting crossSessionInbound holds it until the user accepts it there";
         }
         match self.activity_of(ask.target).0 {
+            Activity::Screen => "the session shows a screen of its own and takes messages when that closes",
             Activity::Busy | Activity::Waiting => "the session is in the middle of a turn",
             Activity::Idle => "the session has taken no prompt since",
             Activity::Unknown => "the session has not been heard of since",
