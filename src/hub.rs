@@ -6,11 +6,12 @@
 //! sockets take at once. What a peer is too slow for goes into a backlog with a writer thread of its own, bounded in bytes.
 //! The router never waits for a peer: one whose backlog overflows is disconnected.
 //!
-//! One connection can have only [`CREDITS`] messages in the channel, and uses at most half of the router's time: its
+//! One connection can have only a few messages in the channel, and uses at most half of the router's time: its
 //! reader pauses for as long as its messages took.
 
 mod journal;
 mod process;
+mod reader;
 mod replay;
 mod router;
 mod writer;
@@ -27,13 +28,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::DataDir;
-use crate::lines::Lines;
 use crate::token::Tokens;
-use crate::wire::{Code, Event, Fault, ToClient, ToHub, VERSION, What, fault, write_line};
+use crate::wire::{Code, Event, Fault, ToClient, ToHub, What, fault, write_line};
 use journal::{Journal, Start};
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use writer::{Backlog, Writer};
@@ -43,20 +43,12 @@ pub use replay::{redact, replay};
 
 /// The most connections at once: a channel and a waiter for each of 1,024 peers, and hooks that come and go.
 const MAX_CONNECTIONS: usize = 3072;
-/// How long a connection may take to say hello.
-pub const HELLO: Duration = Duration::from_secs(10);
 /// How often the hub checks that its socket is still there, and whether the journal needs care.
 const CHECK: Duration = Duration::from_secs(1);
 /// How long a leaving hub waits for its queues to be read.
 const FLUSH: Duration = Duration::from_secs(1);
 /// How long outputs may wait for more to come while inputs keep coming: under load this saves most of the system calls.
 const BATCH: Duration = Duration::from_micros(50);
-/// How many messages of one connection may be in the router's channel.
-const CREDITS: usize = 8;
-/// How much of the router's time one connection may use at a stretch; over longer times it is half of all.
-const STRETCH: Duration = Duration::from_millis(1);
-/// The longest pause of a reader.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The stack of a reader, of which only what is used costs memory: JSON may nest 128 levels deep.
 const READER_STACK: usize = 1 << 20;
 /// The stack of threads that do little.
@@ -322,7 +314,7 @@ fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
         let (conn, incoming, count) = (next, incoming.clone(), open.clone());
         next += 1;
         let reader = move || {
-            read(conn, &stream, &incoming);
+            reader::read(conn, &stream, &incoming);
             count.fetch_sub(1, Ordering::Relaxed);
         };
         if let Err(e) = spawn("reader", READER_STACK, reader) {
@@ -330,110 +322,6 @@ fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
             log::error!(error:% = e; "no_thread");
         }
     }
-}
-
-/// Reads one connection to its end. Whatever it does wrong costs itself the connection and nobody else anything.
-fn read(conn: ConnId, stream: &Arc<UnixStream>, incoming: &Sender<Incoming>) {
-    let mut lines = Lines::new(stream.clone());
-    if let Err((code, refusal)) = hello(&mut lines) {
-        log::warn!(conn, code = code.name(); "refused");
-        return last_words(stream, &refusal);
-    }
-    // Sending fails only when the hub leaves.
-    let _ = incoming.send(Incoming::Opened(conn, Writer::new(stream.clone())));
-    let (credit, credits) = bounded(CREDITS);
-    let mut share = Share::new();
-    for _ in 0..CREDITS {
-        let _ = credit.try_send(Duration::ZERO); // it has room for exactly these
-    }
-    let last = loop {
-        let message = match lines.next(None) {
-            Ok(Some(line)) => serde_json::from_slice::<ToHub>(line)
-                .map_err(|e| format!("not a message of protocol {VERSION}: {e}")),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(e.to_string()),
-            Ok(None) | Err(_) => break Incoming::Closed(conn),
-        };
-        let message = match message {
-            Ok(message) => message,
-            Err(why) => {
-                log::warn!(conn; "bad_msg");
-                break Incoming::Broken(conn, fault(Code::BadMsg, why));
-            }
-        };
-        let Ok(used) = credits.recv() else { return };
-        thread::sleep(share.pause(used));
-        if incoming.send(Incoming::Said(conn, message, credit.clone())).is_err() {
-            return;
-        }
-    };
-    let _ = incoming.send(last);
-}
-
-/// What a connection used of the router's time.
-struct Share {
-    /// Time used and not made up for.
-    used: Duration,
-    since: Instant,
-}
-
-impl Share {
-    fn new() -> Self {
-        Share { used: Duration::ZERO, since: Instant::now() }
-    }
-
-    /// How long the reader has to pause after its messages used the router for another `used`.
-    fn pause(&mut self, used: Duration) -> Duration {
-        let pause = self.owed(used, self.since.elapsed());
-        self.since = Instant::now() + pause;
-        pause
-    }
-
-    /// The same, when `elapsed` has passed since the last pause.
-    fn owed(&mut self, used: Duration, elapsed: Duration) -> Duration {
-        self.used = (self.used + used).saturating_sub(elapsed / 2);
-        let excess = self.used.saturating_sub(STRETCH);
-        self.used -= excess;
-        // A hub that was stopped for an hour makes nobody pause for an hour.
-        (2 * excess).min(LONGEST_PAUSE)
-    }
-}
-
-/// The first line must be `hello` with our version. Returns the line that refuses another.
-fn hello(lines: &mut Lines) -> Result<(), (Code, Vec<u8>)> {
-    let refuse = |fault: Fault| {
-        let (code, mut line) = (fault.code, Vec::new());
-        write_line(&mut line, &error_line(fault));
-        Err((code, line))
-    };
-    let bad = |why: String| refuse(fault(Code::BadMsg, why));
-    let line = match lines.next(Some(Instant::now() + HELLO)) {
-        Ok(Some(line)) => line,
-        Ok(None) => return bad("the connection ended before hello".into()),
-        Err(e) => return bad(format!("no hello: {e}")),
-    };
-    let mismatch = |v: u32| {
-        let why = format!(
-            "the client speaks protocol {v}, this hub {VERSION}; run `relay stop`, or restart the older of the two"
-        );
-        fault(Code::ProtocolMismatch, why)
-    };
-    match serde_json::from_slice::<ToHub>(line) {
-        Ok(ToHub::Hello { v: VERSION }) => Ok(()),
-        Ok(ToHub::Hello { v }) => refuse(mismatch(v)),
-        Ok(_) => bad("the first line must be hello".into()),
-        Err(_) if is_hello_of_version_1(line) => {
-            let Fault { code, message } = mismatch(1);
-            let refusal = serde_json::json!({"type": "error", "code": code, "message": message});
-            Err((code, format!("{refusal}\n").into_bytes()))
-        }
-        Err(e) => bad(format!("the first line must be hello with `v`: {e}")),
-    }
-}
-
-/// Version 1 tagged its messages by `type`, and is refused in its own form.
-fn is_hello_of_version_1(line: &[u8]) -> bool {
-    let line: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
-    line["type"] == "hello" && line["v"] == 1
 }
 
 fn error_line(fault: Fault) -> ToClient {
@@ -496,24 +384,5 @@ struct Inode(u64, u64);
 impl Inode {
     fn of(path: &Path) -> Option<Self> {
         fs::symlink_metadata(path).ok().map(|m| Inode(m.dev(), m.ino()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_connection_that_floods_gets_half_of_the_routers_time() {
-        let (mut share, ms) = (Share::new(), Duration::from_millis);
-        let mut clock = Duration::ZERO;
-        for _ in 0..100 {
-            let (used, pause) = (ms(3), share.owed(ms(3), ms(3)));
-            clock += used + pause;
-            share.used = share.used.saturating_sub(pause / 2); // as the next call sees the pause
-        }
-        assert!(clock >= ms(590), "{clock:?}");
-        assert_eq!(Share::new().owed(ms(1), ms(4)), Duration::ZERO, "who uses little never pauses");
-        assert_eq!(Share::new().owed(ms(3_600_000), ms(0)), LONGEST_PAUSE);
     }
 }

@@ -15,6 +15,8 @@ mod ask;
 mod broadcast;
 mod delivery;
 mod ended;
+mod ids;
+mod limits;
 mod peer;
 mod receipt;
 mod roster;
@@ -22,17 +24,20 @@ mod session;
 #[cfg(test)]
 mod simulation;
 mod standing;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, What, fault};
+use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, fault};
 use ask::Ask;
 use broadcast::Broadcast;
 use delivery::Delivery;
 use ended::EndedAsks;
+use ids::Ids;
+pub use limits::Limits;
 use peer::Peer;
 use session::Session;
 
@@ -44,56 +49,6 @@ pub type ConnId = u64;
 type Id = Arc<str>;
 type PeerNo = u64;
 type DeliveryNo = u64;
-
-/// What a peer may cost, and how long the hub waits for what. Times are in milliseconds.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Limits {
-    pub peers: usize,
-    /// Open asks per asker; a broadcast counts as one.
-    pub open_asks: usize,
-    /// Texts per target that are not known to have arrived.
-    pub undelivered: usize,
-    /// Asks per minute from one peer to another; 0 for no limit.
-    pub asks_per_minute: u32,
-    /// How long a peer that lost its connection may take to come back.
-    pub grace: Ms,
-    /// How long the hub stays without peers.
-    pub idle_exit: Ms,
-    /// How long an idle session has to confirm a push before the next path is tried.
-    pub confirm: Ms,
-    /// How many texts the inbox of a session takes at once, and how long it takes to make room for one more. Claude Code
-    /// 2.1.330 silently drops what exceeds 30 at once, and then more than one in about 2.3 s (measured).
-    pub inbox_burst: u64,
-    pub inbox_every: Ms,
-    /// How long an idle session that has seen a question may take to begin a turn.
-    pub begin_turn: Ms,
-    /// How long after a turn failed the session is reminded of what it left unanswered.
-    pub nudge: Ms,
-    /// How long the answer to `ask` and `reply` waits for the text to be handed over.
-    pub handover: Ms,
-    /// How long after its timeout an ask may still be answered.
-    pub late: Ms,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            peers: 1024,
-            open_asks: 64,
-            undelivered: 256,
-            asks_per_minute: 30,
-            grace: 5_000,
-            idle_exit: 300_000,
-            confirm: 4_000,
-            inbox_burst: 25,
-            inbox_every: 2_500,
-            begin_turn: 10_000,
-            nudge: 60_000,
-            handover: 500,
-            late: 3_600_000,
-        }
-    }
-}
 
 /// What happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -165,29 +120,6 @@ enum Role {
         claude: String,
         process: String,
     },
-}
-
-/// The most connections that watch.
-const MAX_WATCHERS: usize = 32;
-
-/// Draws the identifiers of pushes and threads: unguessable in the hub, counted in tests, read from the journal in a
-/// replay.
-#[derive(Default)]
-struct Ids {
-    source: Option<Box<dyn FnMut() -> String + Send>>,
-    /// Identifiers to draw before the source is asked.
-    replayed: VecDeque<String>,
-    /// Drawn in this step.
-    drawn: Vec<String>,
-}
-
-impl Ids {
-    fn draw(&mut self) -> String {
-        let fresh = || self.source.as_mut().map(|source| source()).unwrap_or_default();
-        let id = self.replayed.pop_front().unwrap_or_else(fresh);
-        self.drawn.push(id.clone());
-        id
-    }
 }
 
 /// See the module.
@@ -463,31 +395,6 @@ impl Router {
         }
     }
 
-    /// Each watcher gets a copy of every text, so they are few.
-    fn watch(&mut self, conn: ConnId) -> Reply {
-        if self.watchers.len() >= MAX_WATCHERS && !self.watchers.contains(&conn) {
-            let full = format!(
-                "{MAX_WATCHERS} connections watch the hub, which is the limit; retry when one has left"
-            );
-            return Err(fault(Code::Overloaded, full));
-        }
-        self.watchers.insert(conn);
-        Ok(Some(Answer::Done))
-    }
-
-    /// Logs that a limit was met, once per second and connection: a peer that floods must not flood the log.
-    fn log_refusal(&mut self, conn: ConnId, fault: &Fault) {
-        let (now, from) = (self.now, self.name_of(conn));
-        if self.refused.get(&conn).is_none_or(|at| now >= at + 1000) {
-            self.refused.insert(conn, now);
-            self.report(What::Refused, |e| {
-                e.from = from;
-                e.code = Some(fault.code);
-                e.why = Some(fault.message.clone());
-            });
-        }
-    }
-
     fn closed(&mut self, conn: ConnId) {
         self.open.remove(&conn);
         self.watchers.remove(&conn);
@@ -555,39 +462,6 @@ impl Router {
 
     fn disarm(&mut self, at: Ms, timer: Timer) {
         self.timers.remove(&(at, timer));
-    }
-
-    /// Reports an event to the log and the watchers.
-    fn report(&mut self, what: What, fill: impl FnOnce(&mut Event)) {
-        if matches!(what, What::Joined | What::Left | What::Renamed) {
-            for conn in std::mem::take(&mut self.roster_watchers) {
-                self.send(conn, ToClient::RosterChanged);
-            }
-        }
-        let common = matches!(what, What::Ask | What::Reply | What::Summary | What::State);
-        if common && self.watchers.is_empty() && !self.info.log_all {
-            return;
-        }
-        let mut event = Event {
-            ts_ms: self.info.epoch_started_ms + self.now,
-            event: what,
-            from: String::new(),
-            to: None,
-            ask_id: None,
-            thread: None,
-            kind: None,
-            state: None,
-            path: None,
-            code: None,
-            text: None,
-            why: None,
-        };
-        fill(&mut event);
-        for conn in &self.watchers {
-            self.out.push(Output::Send(*conn, ToClient::Event(event.clone())));
-        }
-        event.text = None; // message text never goes to a log
-        self.out.push(Output::Log(event));
     }
 }
 

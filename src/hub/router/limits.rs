@@ -1,0 +1,55 @@
+//! Limits of the router.
+
+use serde::{Deserialize, Serialize};
+
+use super::Ms;
+
+/// What a peer may cost, and how long the hub waits for what. Times are in milliseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Limits {
+    pub peers: usize,
+    /// Open asks per asker; a broadcast counts as one.
+    pub open_asks: usize,
+    /// Texts per target that are not known to have arrived.
+    pub undelivered: usize,
+    /// Asks per minute from one peer to another; 0 for no limit.
+    pub asks_per_minute: u32,
+    /// How long a peer that lost its connection may take to come back.
+    pub grace: Ms,
+    /// How long the hub stays without peers.
+    pub idle_exit: Ms,
+    /// How long an idle session has to confirm a push before the next path is tried.
+    pub confirm: Ms,
+    /// How many texts the inbox of a session takes at once, and how long it takes to make room for one more. Claude Code
+    /// 2.1.330 silently drops what exceeds 30 at once, and then more than one in about 2.3 s (measured).
+    pub inbox_burst: u64,
+    pub inbox_every: Ms,
+    /// How long an idle session that has seen a question may take to begin a turn.
+    pub begin_turn: Ms,
+    /// How long after a turn failed the session is reminded of what it left unanswered.
+    pub nudge: Ms,
+    /// How long the answer to `ask` and `reply` waits for the text to be handed over.
+    pub handover: Ms,
+    /// How long after its timeout an ask may still be answered.
+    pub late: Ms,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            peers: 1024,
+            open_asks: 64,
+            undelivered: 256,
+            asks_per_minute: 30,
+            grace: 5_000,
+            idle_exit: 300_000,
+            confirm: 4_000,
+            inbox_burst: 25,
+            inbox_every: 2_500,
+            begin_turn: 10_000,
+            nudge: 60_000,
+            handover: 500,
+            late: 3_600_000,
+        }
+    }
+}
