@@ -37,8 +37,8 @@ pub const RESOURCE_NOT_FOUND: i32 = -32002;
 /// What the model is told about the tools; the client cuts it at 2 KB.
 const INSTRUCTIONS: &str = include_str!("mcp/instructions.txt");
 const ARRIVAL_BY_PUSH: &str = "\
-They arrive by themselves, as a <channel source=\"...relay...\" kind=...> block or as text whose first line is [relay kind=... \
-ask_id=... from=...].";
+They arrive by themselves, as a <channel source=\"...relay...\" kind=...> block or as text with a line [relay kind=... ask_id=... \
+from=...].";
 const ARRIVAL_BY_TOOL: &str = "\
 This client can't be interrupted: they come with the result of your next relay tool call, as text whose first line is [relay \
 kind=... ask_id=... from=...].";
