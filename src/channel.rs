@@ -12,7 +12,6 @@ use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
 use std::os::unix::process::parent_id;
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
@@ -25,6 +24,7 @@ use crate::fence;
 use crate::link::{self, FromHub, unreachable};
 use crate::mcp::{self, Id, Incoming};
 use crate::session::{self, Surroundings};
+use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Parcel, Path, PeerKind, ToHub, Who};
 use calls::Call;
@@ -68,15 +68,19 @@ pub fn run(dir: DataDir) -> ExitCode {
     let mut session = Surroundings::new();
     let (received, all) = bounded(256);
     let client = received.clone();
-    thread::spawn(move || read_stdin(&client));
+    let reading = spawn("stdin", PARSER, move || read_stdin(&client));
     crate::logging::init(&dir.logs(), "channel", true);
     let prepared = dir.prepare();
     let signals = received.clone();
-    let watching = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map(|mut all| {
-        thread::spawn(move || all.forever().next().map(|_| signals.send(Received::Signal).is_ok()));
+    let watching = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).and_then(|mut all| {
+        spawn("signals", SMALL, move || drop(all.forever().next().map(|_| signals.send(Received::Signal))))
     });
     if let Err(e) = watching {
         log::warn!(error:% = e; "no_signals");
+    }
+    if let Err(e) = reading {
+        log::error!(error:% = e; "no_thread");
+        return ExitCode::FAILURE;
     }
     let Ok(Some(Introduction { program, first })) = meet(&all, &session) else { return ExitCode::SUCCESS };
     if program != mcp::Client::ClaudeCode {
@@ -84,7 +88,12 @@ pub fn run(dir: DataDir) -> ExitCode {
         session.key = session::key(std::process::id());
     }
     let (at, hub) = (dir.clone(), received.clone());
-    thread::spawn(move || link::keep(at, |message| hub.send(Received::Hub(message)).is_ok()));
+    let keeping =
+        spawn("hub", PARSER, move || link::keep(at, |message| hub.send(Received::Hub(message)).is_ok()));
+    if let Err(e) = keeping {
+        log::error!(error:% = e; "no_thread");
+        return ExitCode::FAILURE;
+    }
     let kept_at = dir.sessions().join(&session.key);
     let opened = Tokens::new().and_then(|mut tokens| {
         let (identity, file) = Identity::open(&kept_at, &mut tokens)?;

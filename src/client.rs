@@ -276,7 +276,7 @@ impl Client {
     fn is_back(&mut self, name: String, open: &[String]) -> Vec<Event> {
         let other = self.epoch.as_ref().is_some_and(|before| *before != self.next_epoch);
         self.epoch = Some(self.next_epoch.clone());
-        (self.registered, self.who.fresh, self.who.exact) = (true, false, false);
+        (self.who.fresh, self.who.exact) = (false, false);
         self.who.name.clone_from(&name);
         self.open.retain(|id, _| open.contains(id));
         let is_lost = |r: &Request| {
@@ -290,6 +290,7 @@ impl Client {
                 "the relay's state was lost while it had this request; whether it took effect is not known";
             events.extend(self.give_up(id, unreachable(why)));
         }
+        self.registered = true; // not before: nothing that was lost may be sent again
         self.send_requests();
         events
     }
@@ -330,6 +331,11 @@ impl Client {
                 self.open.insert(broadcast_id.clone(), "everyone".to_owned());
             }
             Ok(Answer::Renamed { name }) => self.who.name.clone_from(name),
+            Ok(Answer::Done) => {
+                if let ToHub::Withdraw { ask_id, .. } = &request {
+                    self.open.remove(ask_id);
+                }
+            }
             _ => {}
         }
         Some(Event::Ended { id, request, result, waiting })

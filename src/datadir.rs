@@ -9,13 +9,16 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt,
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-/// The longest path of a socket, in bytes, the NUL at its end included.
-const SOCKET_PATH: usize = if cfg!(target_os = "linux") { 108 } else { 104 };
+use crate::proc;
+
+/// The longest path of a socket, in bytes, the NUL at its end included: that of macOS. Linux allows 108.
+const SOCKET_PATH: usize = 104;
 const SOCKET: &str = "hub.sock";
 const LOCK: &str = "hub.lock";
 const JOURNAL: &str = "hub.journal";
@@ -126,9 +129,9 @@ impl DataDir {
             return denied(format!("others can write to {}", self.0.display()));
         }
         // Whom the system takes us for; where there is no /proc, whoever can create a file here.
-        let me = match fs::metadata("/proc/self") {
-            Ok(process) => process.uid(),
-            Err(_) => self.prepare().map(|()| meta.uid()).map_err(io::Error::other)?,
+        let me = match proc::path("self").and_then(|own| fs::metadata(own).ok()) {
+            Some(process) => process.uid(),
+            None => self.prepare().map(|()| meta.uid()).map_err(io::Error::other)?,
         };
         match (meta.uid() == me, listener == me) {
             (true, true) => Ok(()),
@@ -178,7 +181,7 @@ impl DataDir {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(e)) => return Err(e),
         }
-        let Machine { host, boot } = Machine::this();
+        let Machine { host, boot } = &*MACHINE;
         let text = format!("{}\n{host}\n{boot}\n", std::process::id());
         if let Err(e) = lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes())) {
             log::warn!(error:% = e; "lock_not_written"); // a full disk; it is locked all the same
@@ -207,16 +210,16 @@ impl DataDir {
         lock.take(1024).read_to_string(&mut text).ok()?;
         let mut lines = text.lines().skip(1);
         let (host, boot) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-        let this = Machine::this();
         let known = |a: &str, b: &str| !a.is_empty() && !b.is_empty();
-        let other =
-            known(host, &this.host) && host != this.host && !(known(boot, &this.boot) && boot == this.boot);
+        let other = known(host, &MACHINE.host)
+            && host != MACHINE.host
+            && !(known(boot, &MACHINE.boot) && boot == MACHINE.boot);
         other.then(|| host.to_owned())
     }
 
     /// What this machine's file names carry where the directory is another machine's.
     fn foreign_suffix(&self) -> Option<String> {
-        self.other_machine().map(|_| Machine::this().host)
+        self.other_machine().map(|_| MACHINE.host.clone())
     }
 
     /// A path for the file `name` in this directory that a socket address can hold. Where the directory's own path is too
@@ -272,10 +275,12 @@ struct Machine {
     boot: String,
 }
 
+/// It stays what it is while we run, and without /proc it takes a process to find out.
+static MACHINE: LazyLock<Machine> = LazyLock::new(Machine::this);
+
 impl Machine {
     fn this() -> Machine {
-        let read = |path| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-        let mut host: String = read("/proc/sys/kernel/hostname");
+        let mut host = proc::line("sys/kernel/hostname");
         if host.is_empty() {
             let uname = Command::new("uname").arg("-n").stderr(Stdio::null()).output();
             host = uname.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
@@ -283,7 +288,7 @@ impl Machine {
         let plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || *c == '.';
         Machine {
             host: host.chars().filter(plain).take(64).collect(),
-            boot: read("/proc/sys/kernel/random/boot_id"),
+            boot: proc::line("sys/kernel/random/boot_id"),
         }
     }
 }
@@ -446,21 +451,19 @@ mod tests {
         let dir = dir("machines");
         dir.prepare().expect("made");
         fs::write(dir.0.join(LOCK), "1\nother-machine\nother-boot\n").expect("a lock of another machine");
-        let (own, Machine { host, boot }) = (Machine::this(), Machine::this());
+        let Machine { host, boot } = &*MACHINE;
         assert_eq!(dir.other_machine().as_deref(), Some("other-machine"));
         let claim = dir.claim().expect("a lock file").expect("the lock");
         assert_eq!(claim.socket_path(), dir.0.join(format!("hub-{host}.sock")));
         assert_eq!(claim.journal_path(), dir.journal_path());
-        assert_eq!(
-            fs::read_to_string(dir.0.join(LOCK)).expect("it is there"),
-            "1\nother-machine\nother-boot\n"
-        );
+        let lock = fs::read_to_string(dir.0.join(LOCK)).expect("it is there");
+        assert_eq!(lock, "1\nother-machine\nother-boot\n");
         let _listener = claim.bind().expect("bound");
         dir.connect(LONG).expect("connected");
         // A container has another name and the same kernel; after a reboot it is the other way round.
-        for same in [format!("1\nname\n{boot}\n"), format!("1\n{}\nboot\n", own.host), "1\n".to_owned()] {
-            fs::write(dir.0.join(LOCK), same).expect("a lock");
-            assert_eq!(dir.other_machine(), None);
+        for same in [format!("1\nname\n{boot}\n"), format!("1\n{host}\nboot\n"), "1\n".to_owned()] {
+            fs::write(dir.0.join(LOCK), &same).expect("a lock");
+            assert!(dir.other_machine().is_none() || boot.is_empty() && same.contains("name"));
         }
         fs::remove_dir_all(dir.0).expect("removed");
     }
@@ -477,19 +480,19 @@ mod tests {
         assert_eq!(mode(&dir.socket_path()), 0o600);
         dir.connect(LONG).expect("connected");
         listener.accept().expect("accepted");
-        assert_eq!(
-            fs::read_dir(&dir.0).expect("it is there").count(),
-            4,
-            "logs, sessions, hub.lock, hub.sock"
-        );
+        let count = fs::read_dir(&dir.0).expect("it is there").count();
+        assert_eq!(count, 4, "logs, sessions, hub.lock, hub.sock");
     }
 
     #[test]
     fn sockets() {
         let short = dir("socket");
-        meet(&short);
         let before = env::current_dir().expect("a working directory");
-        meet(&DataDir(short.0.join("x".repeat(120)).join("y".repeat(120))));
+        // The longest path that fits, the first that does not, and one that no system takes.
+        for length in [SOCKET_PATH - 1, SOCKET_PATH, 240] {
+            let rest = length - short.socket_path().as_os_str().len() - "/".len();
+            meet(&DataDir(short.0.join("x".repeat(rest))));
+        }
         env::set_current_dir(before).expect("back");
         fs::remove_dir_all(short.0).expect("removed");
     }

@@ -392,7 +392,6 @@ mod tests {
             text: text.to_owned(),
             code: None,
             broadcast: None,
-            thread: None,
             late: false,
         }
     }

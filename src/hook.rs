@@ -20,7 +20,8 @@ use crate::fence::label;
 use crate::link::Link;
 use crate::session;
 use crate::wire::{Answer, DebtLine, HookEvent, Receipts, ToClient, ToHub};
-use transcript::{Transcript, pushes_in};
+use transcript::Transcript;
+pub use transcript::pushes_in;
 
 /// The most that is read of the hook's input, in bytes. A longer one is not looked at.
 const MAX_INPUT: u64 = 32 << 20;

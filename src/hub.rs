@@ -32,6 +32,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::DataDir;
+use crate::threads;
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, ToClient, ToHub, What, fault, write_line};
 use journal::{Journal, Start};
@@ -49,10 +50,6 @@ const CHECK: Duration = Duration::from_secs(1);
 const FLUSH: Duration = Duration::from_secs(1);
 /// How long outputs may wait for more to come while inputs keep coming: under load this saves most of the system calls.
 const BATCH: Duration = Duration::from_micros(50);
-/// The stack of a reader, of which only what is used costs memory: JSON may nest 128 levels deep.
-const READER_STACK: usize = 1 << 20;
-/// The stack of threads that do little.
-const SMALL_STACK: usize = 64 << 10;
 
 /// How a call to [`run`] ended.
 pub enum Ran {
@@ -103,7 +100,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
     let first = router.last_conn() + 1;
-    spawn("accept", SMALL_STACK, move || accept(&listener, &incoming, first))
+    threads::spawn("accept", threads::SMALL, move || accept(&listener, &incoming, first))
         .map_err(|e| format!("cannot start a thread: {e}"))?;
     log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info().epoch.as_str(); "hub_started");
     ready();
@@ -284,10 +281,6 @@ impl Hub {
     }
 }
 
-fn spawn(name: &str, stack: usize, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(run).map(|_| ())
-}
-
 /// Accepts connections and gives each its reader.
 fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
     let open = Arc::new(AtomicUsize::new(0));
@@ -317,7 +310,7 @@ fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
             reader::read(conn, &stream, &incoming);
             count.fetch_sub(1, Ordering::Relaxed);
         };
-        if let Err(e) = spawn("reader", READER_STACK, reader) {
+        if let Err(e) = threads::spawn("reader", threads::PARSER, reader) {
             open.fetch_sub(1, Ordering::Relaxed);
             log::error!(error:% = e; "no_thread");
         }
@@ -342,7 +335,7 @@ fn watch_signals(incoming: Sender<Incoming>) -> Result<(), String> {
     let watch = move || {
         signals.forever().filter(|s| *s != SIGHUP).for_each(|_| drop(incoming.send(Incoming::Stop)));
     };
-    spawn("signals", SMALL_STACK, watch).map_err(|e| format!("cannot start a thread: {e}"))
+    threads::spawn("signals", threads::SMALL, watch).map_err(|e| format!("cannot start a thread: {e}"))
 }
 
 /// Logs what the router reports, by the names that the original system uses where it has the event.

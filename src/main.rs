@@ -13,9 +13,13 @@ mod link;
 mod logging;
 mod mcp;
 mod name;
+mod proc;
+#[cfg(test)]
+mod props;
 mod session;
 mod shell;
 mod span;
+mod threads;
 mod token;
 mod wire;
 
@@ -23,23 +27,27 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use serde_json::Value;
-
 use datadir::DataDir;
 use shell::args::{self, Args};
-use shell::{Outcome, ask, completions, demo, doctor, join, setup, status, tail};
+use shell::{
+    Failure, FailureJson, Outcome, ask, asks, completions, demo, doctor, join, peers, report, setup, status,
+    tail, usage_error,
+};
 
 fn main() -> ExitCode {
     // A hook that exits with 2, the code of a usage error, blocks the user's prompt. Only the waiter may, to wake the session.
     let is_hook = std::env::args_os().nth(1).is_some_and(|command| command == "hook");
     let failed = |code| if is_hook { ExitCode::SUCCESS } else { code };
-    let line = match args::parse(lexopt::Parser::from_env()) {
-        Ok(line) => line,
+    let args = match args::parse(lexopt::Parser::from_env()) {
+        Ok(args) => args,
         Err(code) => return failed(code),
     };
-    let code = match DataDir::locate(line.data_dir.as_deref()) {
-        Ok(dir) => run(&dir, &line).unwrap_or_else(|fault| failed(shell::report(&line, &fault, Value::Null))),
-        Err(why) => failed(args::usage(None, &why)),
+    let code = match DataDir::locate(args.data_dir.as_deref()) {
+        Ok(dir) => match run(&dir, &args) {
+            Ok(code) => code,
+            Err(failure) => failed(report(&args, failure, |error| FailureJson { error })),
+        },
+        Err(why) => failed(args::usage_error(None, &why)),
     };
     log::logger().flush(); // the last readable lines may still wait for their thread
     code
@@ -47,11 +55,15 @@ fn main() -> ExitCode {
 
 fn replay(args: &Args) -> Outcome {
     let Some(file) = args.words.first().map(Path::new) else {
-        return shell::bad("missing FILE; give the path of a hub.journal");
+        return usage_error("missing FILE; give the path of a hub.journal");
     };
     let mut out = io::stdout().lock();
     let done = if args.has("redact") { hub::redact(file, &mut out) } else { hub::replay(file, &mut out) };
-    shell::ended("replay", done.map_err(|e| format!("cannot replay {}: {e}", file.display())))
+    match done {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(Failure::Output(e)),
+        Err(e) => Err(Failure::Other(format!("cannot replay {}: {e}", file.display()))),
+    }
 }
 
 fn run(dir: &DataDir, args: &Args) -> Outcome {
@@ -60,8 +72,10 @@ fn run(dir: &DataDir, args: &Args) -> Outcome {
         "hub" if args.has("detach") => Ok(hub::detach(dir)),
         "hub" => Ok(hub::main(dir, args.has("announce"))),
         "hook" => Ok(hook::run(dir, args.has("wait"))),
-        "peers" => ask::peers(dir, args),
+        "peers" => peers::peers(dir, args),
         "ask" => ask::ask(dir, args),
+        "asks" => asks::asks(dir, args),
+        "statusline" => asks::statusline(dir),
         "broadcast" => ask::broadcast(dir, args),
         "join" => join::join(dir, args),
         "tail" => tail::tail(dir, args),
@@ -72,6 +86,6 @@ fn run(dir: &DataDir, args: &Args) -> Outcome {
         "setup" => setup::setup(args),
         "demo" => demo::demo(args),
         "completions" => completions::completions(args),
-        other => shell::bad(format!("there is no command '{other}'")), // the table has it, and we have not
+        other => usage_error(format!("unknown command '{other}'")), // in the table, but not here
     }
 }

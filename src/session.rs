@@ -3,6 +3,7 @@
 //! bounded and leniently, and what is missing or odd is simply not known.
 
 use crate::datadir;
+use crate::proc;
 use crate::wire::{self, Activity};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -10,7 +11,6 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The most that is read of any file here, in bytes.
@@ -42,21 +42,19 @@ pub fn is_alive(key: &str) -> bool {
             // In another namespace the same number means another process, of which nothing is known.
             now == key || !process_key(std::process::id()).starts_with(&format!("{namespace}-"))
         }
-        _ => true,
+        // Just a number: of a system like ours if ours has no more to tell either.
+        _ => proc::path("").is_some() || key.parse().map_or(true, |pid| !proc::was_gone(pid)),
     }
 }
 
 /// Names the process `pid` so that neither a later process with its number nor one in another container is taken for it,
 /// on Linux; elsewhere it is just the number. Made of `0-9` and `-` only: it may name a file.
 pub fn process_key(pid: u32) -> String {
-    if cfg!(target_os = "linux") {
-        let stat = read(format!("/proc/{pid}/stat"));
-        let start = stat.as_deref().and_then(start_time).unwrap_or(0);
-        let namespace = fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino());
-        format!("{namespace}-{pid}-{start}")
-    } else {
-        pid.to_string()
-    }
+    let Some(proc) = proc::path("") else { return pid.to_string() };
+    let stat = read(proc.join(format!("{pid}/stat")));
+    let start = stat.as_deref().and_then(start_time).unwrap_or(0);
+    let namespace = fs::metadata(proc.join("self/ns/pid")).map_or(0, |m| m.ino());
+    format!("{namespace}-{pid}-{start}")
 }
 
 /// Field 22 of `/proc/<pid>/stat`, in clock ticks since boot. Field 2 is the command's name, and may hold anything.
@@ -68,34 +66,21 @@ fn start_time(stat: &str) -> Option<u64> {
 /// How long ago our process was started, in milliseconds, to some 10 of them. Only Linux tells.
 pub fn own_age() -> Option<u64> {
     const TICK: u64 = 10; // whatever the kernel's own clock is
-    let up: f64 = read("/proc/uptime")?.split_whitespace().next()?.parse().ok()?;
-    let start = start_time(&read("/proc/self/stat")?)?;
+    let up: f64 = read(proc::path("uptime")?)?.split_whitespace().next()?.parse().ok()?;
+    let start = start_time(&read(proc::path("self/stat")?)?)?;
     Some(((up * 1000.0) as u64).saturating_sub(start * TICK))
 }
 
 /// Whether the process `pid` was launched with a channel flag that names us. What cannot be found out is no.
 pub fn channel_flag(pid: u32) -> bool {
-    names_us(arguments(pid).iter().map(String::as_str))
+    names_us(proc::arguments(pid).iter().map(String::as_str))
 }
 
 /// Whether the process `pid` is a `claude -p` that reads prompts as they come.
 pub fn streams_input(pid: u32) -> bool {
-    let args = arguments(pid);
+    let args = proc::arguments(pid);
     let follows = args.windows(2).any(|w| w[0] == "--input-format" && w[1] == "stream-json");
     follows || args.iter().any(|a| a == "--input-format=stream-json")
-}
-
-/// The command line of a process, as far as it can be found out.
-fn arguments(pid: u32) -> Vec<String> {
-    if cfg!(target_os = "linux") {
-        let line = read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split('\0').map(str::to_owned).collect()
-    } else {
-        // Words, not arguments: an argument with a space in it is taken for two.
-        let ps = Command::new("ps").args(["-ww", "-o", "args=", "-p", &pid.to_string()]).output();
-        let line = ps.map(|ps| String::from_utf8_lossy(&ps.stdout).into_owned()).unwrap_or_default();
-        line.split_whitespace().map(str::to_owned).collect()
-    }
 }
 
 fn names_us<'a>(args: impl Iterator<Item = &'a str>) -> bool {
@@ -268,7 +253,7 @@ fn holds_messages(cwd: &Path) -> bool {
         let settings: Value = serde_json::from_str(&read(path)?).ok()?;
         settings.get("crossSessionInbound")?.as_str().map(str::to_owned)
     };
-    user.into_iter().chain(project).filter_map(setting).last().as_deref() == Some("hold")
+    user.into_iter().chain(project).filter_map(setting).next_back().as_deref() == Some("hold")
 }
 
 /// Where a directory stands in git.

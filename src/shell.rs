@@ -1,73 +1,137 @@
-//! The commands for people and scripts, and what they share: how a command ends, how errors are told, and the way to the hub.
+//! The commands for people and scripts, and what they share: results, error reports, and access to the running hub.
 
 pub mod args;
 pub mod ask;
+pub mod asks;
+pub mod claude;
 pub mod completions;
+pub mod console;
 pub mod demo;
 pub mod doctor;
+pub mod editor;
 mod guest;
 pub mod join;
+pub mod package;
+pub mod peers;
+pub mod settings;
 pub mod setup;
 pub mod status;
 pub mod tail;
 pub mod terminal;
+pub mod width;
 
+use std::io;
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use crate::datadir::DataDir;
-use crate::datadir::is_absent;
+use crate::datadir::{DataDir, is_absent};
 use crate::fence::clean;
 use crate::link::{CONNECT, Link, Start, unreachable};
 use crate::wire::{Code, Fault, fault};
 use args::Args;
 use terminal::{err, out};
 
-/// What a command comes to; an error is told by [`report`].
-pub type Outcome = Result<ExitCode, Fault>;
+/// The result of a command; `main` reports a failure with [`report`].
+pub type Outcome = Result<ExitCode, Failure>;
 
-/// Tells of an error, in the way the caller wants it, and gives its exit code. As JSON there is `more` with it.
-pub fn report(args: &Args, fault: &Fault, mut more: Value) -> ExitCode {
-    let message = message(fault.code, &fault.message, "`relay peers`");
-    if args.has("json") {
-        more["error"] = json!({"code": fault.code.name(), "message": message});
-        print(&more);
-    } else {
-        err(&format!("relay: {}: {}\n", fault.code.name(), clean(&message)));
-    }
-    args::exit(fault.code)
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// A usage error, an error of the hub, or an error of the connection to it.
+    Fault(Fault),
+    /// Standard output could not be written.
+    Output(io::Error),
+    /// Any other failure, as a message for the user.
+    Other(String),
 }
 
-/// The hub's words, which are for a session with tools, for who has `peers` to see who is there. Some begin with the code.
-pub fn message(code: Code, words: &str, peers: &str) -> String {
-    let message = words.strip_prefix(code.name()).and_then(|m| m.strip_prefix(": ")).unwrap_or(words);
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Failure {
+        Failure::Fault(fault)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Failure {
+        Failure::Other(e.to_string())
+    }
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Failure {
+        Failure::Other(message)
+    }
+}
+
+/// An error, as the `--json` output of every command contains it.
+#[derive(Serialize)]
+pub struct ErrorJson {
+    /// The error code, as in the table of exit codes.
+    pub code: &'static str,
+    pub message: String,
+}
+
+/// The `--json` output of a command that failed before it had a result.
+#[derive(Serialize)]
+pub struct FailureJson {
+    pub error: ErrorJson,
+}
+
+/// Reports a failure and returns its exit code. With `--json` an error that has a code is printed as the value that
+/// `wrap` makes of it; every other failure is a line on standard error. A reader that closed the pipe is not reported.
+pub fn report<T: Serialize>(args: &Args, failure: Failure, wrap: impl FnOnce(ErrorJson) -> T) -> ExitCode {
+    let fault = match failure {
+        Failure::Fault(fault) => fault,
+        Failure::Output(e) => return report_output(args, &e),
+        Failure::Other(message) => return report_message(args, &message),
+    };
+    let message = message(fault.code, &fault.message, "`relay peers`");
+    if !args.has("json") {
+        err(&format!("relay: {}: {}\n", fault.code.name(), clean(&message)));
+    } else if let Err(Failure::Output(e)) = print(&wrap(ErrorJson { code: fault.code.name(), message })) {
+        return report_output(args, &e);
+    }
+    args::exit_code(fault.code)
+}
+
+fn report_output(args: &Args, e: &io::Error) -> ExitCode {
+    match e.kind() {
+        io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => report_message(args, &format!("cannot write to standard output: {e}")),
+    }
+}
+
+fn report_message(args: &Args, message: &str) -> ExitCode {
+    err(&format!("{}: {message}\n", format!("relay {}", args.command).trim_end()));
+    ExitCode::FAILURE
+}
+
+/// The hub's error message for a reader at a shell: without the code that some messages begin with, and with `peers` for
+/// the tool that lists the peers.
+pub fn message(code: Code, text: &str, peers: &str) -> String {
+    let message = text.strip_prefix(code.name()).and_then(|m| m.strip_prefix(": ")).unwrap_or(text);
     message.replace("relay_peers", peers).replace("this session", "this peer")
 }
 
-/// What a command comes to that has no error codes.
-pub fn ended(command: &str, how: Result<(), String>) -> Outcome {
-    let Err(why) = how else { return Ok(ExitCode::SUCCESS) };
-    err(&format!("relay {command}: {why}\n"));
-    Ok(ExitCode::FAILURE)
+/// A usage error.
+pub fn usage_error<T>(why: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Fault(fault(Code::BadArgs, why)))
 }
 
-/// One JSON value on stdout; `false` when nobody reads it.
-pub fn print(value: &Value) -> bool {
-    out(&format!("{value}\n"))
-}
-
-/// The beginning of a text, in one line.
-pub fn first_line(text: &str, most: usize) -> String {
-    let text = text.trim();
-    let line: String = text.lines().next().unwrap_or_default().chars().take(most).collect();
-    if line.len() < text.len() { line + "…" } else { line }
-}
-
-/// A link to the hub that runs.
+/// Prints one JSON value as a line on standard output.
 ///
 /// # Errors
-/// None does, or, what goes before that, none could.
+/// [`Failure::Output`].
+pub fn print(value: &impl Serialize) -> Result<(), Failure> {
+    let line = serde_json::to_string(value).map_err(|e| Failure::Output(e.into()))?;
+    out(&format!("{line}\n"))
+}
+
+/// Connects to the running hub; never starts one.
+///
+/// # Errors
+/// No hub runs, or the data directory could not hold one.
 pub fn open(dir: &DataDir) -> Result<Link, Fault> {
     Link::open(dir, Start::No).map_err(|fault| match dir.look() {
         Err(why) if fault.code == Code::HubUnreachable => unreachable(why),
@@ -75,17 +139,18 @@ pub fn open(dir: &DataDir) -> Result<Link, Fault> {
     })
 }
 
-/// Whether what keeps us from the hub is just that there is none: one could be started.
-pub fn no_hub(dir: &DataDir, fault: &Fault) -> bool {
-    let absent = || dir.connect(CONNECT).is_err_and(|e| is_absent(&e)) && dir.look().is_ok();
-    fault.code == Code::HubUnreachable && absent()
+/// Whether `fault` means that no hub runs, and that one could be started.
+pub fn is_no_hub(dir: &DataDir, fault: &Fault) -> bool {
+    let is_absent = || dir.connect(CONNECT).is_err_and(|e| is_absent(&e)) && dir.look().is_ok();
+    fault.code == Code::HubUnreachable && is_absent()
 }
 
-/// `1 peer`, `2 peers`.
-pub fn count(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+/// The beginning of an ask's id, `ask_` and eight digits. The asks of a broadcast share it.
+pub fn short_id(id: &str) -> String {
+    id.chars().take(12).collect()
 }
 
-pub fn bad<T>(why: impl Into<String>) -> Result<T, Fault> {
-    Err(fault(Code::BadArgs, why))
+/// A number with its noun: `1 peer`, `2 peers`.
+pub fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }

@@ -41,7 +41,7 @@ pub enum ToHub {
     Register {
         id: u64,
         who: Box<Who>,
-        /// Asks that this client had open in an earlier epoch: the hub ends each in `hub_unreachable`.
+        /// Asks and broadcasts that this client takes to be open: the hub ends each that it lost in `hub_unreachable`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         lost: Vec<LostAsk>,
     },
@@ -285,7 +285,7 @@ pub struct Who {
     pub fresh: bool,
 }
 
-/// An ask or a broadcast whose state was lost with its hub.
+/// An ask or a broadcast that may be lost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LostAsk {
     /// The ask's id, or the broadcast's.

@@ -224,7 +224,7 @@ fn it_is_short_and_clean() {
     let text = fs::read_to_string(LAUNCHER).expect("the launcher");
     assert!(text.lines().count() < 60);
     assert!(text.starts_with("#!/bin/sh\n"));
-    let files = ["plugin/bin/relay-launcher", "scripts/package"];
+    let files = ["plugin/bin/relay-launcher", "scripts/package", "scripts/musl-toolchain"];
     match Command::new("shellcheck").args(files).current_dir(env!("CARGO_MANIFEST_DIR")).output() {
         Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
         Err(_) => eprintln!("SKIPPED: shellcheck is not here"),

@@ -57,7 +57,7 @@ fn two_terminals_show_question_and_answer() {
     stage.model.script("backend-api", answer);
     stage.model.script("web", ask);
     wait_until("both are peers", || {
-        let relay = stage.home.command(env!("CARGO_BIN_EXE_relay")).args(["peers", "--json"]).output();
+        let relay = stage.home.command(support::relay_path()).args(["peers", "--json"]).output();
         let roster = relay.ok().and_then(|output| serde_json::from_slice::<Value>(&output.stdout).ok());
         roster.is_some_and(|roster| roster["peers"].as_array().is_some_and(|peers| peers.len() == 2))
     });

@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// How long the session may take to read a message.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The thread's stack, of which only what is used costs memory: JSON may nest 128 levels deep.
+const STACK: usize = 1 << 20;
+
 /// Starts a thread that waits for the session's inbox, so that its channel does not. `done` gets the identifier of each push
 /// and, if the inbox did not take it, the reason, and returns whether to go on.
 pub fn serve(
@@ -29,7 +32,7 @@ pub fn serve(
     done: impl Fn(String, Option<String>) -> bool + Send + 'static,
 ) {
     let (known, mut file) = (session.inbox(), session.file.clone());
-    thread::spawn(move || {
+    let serve = move || {
         let token = std::env::var("CLAUDE_CODE_MESSAGING_TOKEN").ok();
         for parcel in parcels {
             file.changed();
@@ -44,7 +47,10 @@ pub fn serve(
                 return;
             }
         }
-    });
+    };
+    if let Err(e) = thread::Builder::new().name("inbox".into()).stack_size(STACK).spawn(serve) {
+        log::warn!(error:% = e; "no_inbox_thread");
+    }
 }
 
 /// The form that the inbox wants: a UUID.

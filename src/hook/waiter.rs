@@ -15,7 +15,7 @@ use super::transcript::Transcript;
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
 use crate::wire::{Parcel, ToClient, ToHub};
-use crate::{fence, session};
+use crate::{fence, proc, session};
 
 /// How often a waiter checks that its session is still there, and reads on in the transcript.
 const CHECK: Duration = Duration::from_secs(1);
@@ -93,11 +93,11 @@ struct StdinPoll(PathBuf);
 impl StdinPoll {
     /// `None` if its input has ended, or where nothing shows it.
     fn of(pid: u32) -> Option<StdinPoll> {
-        let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.filter_map(Result::ok);
+        let open = fs::read_dir(proc::path(format!("{pid}/fd"))?).ok()?.filter_map(Result::ok);
         let polls = open.filter(|fd| {
             fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]")
         });
-        let info = PathBuf::from(format!("/proc/{pid}/fdinfo"));
+        let info = proc::path(format!("{pid}/fdinfo"))?;
         polls.map(|fd| StdinPoll(info.join(fd.file_name()))).find(StdinPoll::is_polled)
     }
 

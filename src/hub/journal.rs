@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::router::{Info, Input, Limits, Ms, Router, Step};
+use super::router::{Change, Info, Input, Limits, Ms, Router, Step};
 use crate::wire::{JournalStatus, ToHub};
 
 /// The format that this version writes and reads.
@@ -53,8 +53,8 @@ pub struct Record {
 }
 
 /// The records that could be read from a journal, in order.
-pub struct Records {
-    lines: BufReader<File>,
+pub struct Records<R = BufReader<File>> {
+    lines: R,
     /// Whether a line was no record: the rest of the file is not read.
     pub broken: bool,
 }
@@ -68,7 +68,16 @@ impl Records {
         if !fs::symlink_metadata(path)?.is_file() {
             return Err(io::Error::other("not a regular file"));
         }
-        let mut lines = BufReader::new(File::open(path)?);
+        Records::read(BufReader::new(File::open(path)?))
+    }
+}
+
+impl<R: BufRead> Records<R> {
+    /// The same for a journal that is read from `lines`.
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn read(mut lines: R) -> io::Result<(Header<Router>, Records<R>)> {
         let first = whole_line(&mut lines)?.ok_or_else(|| io::Error::other("it has no whole line"))?;
         #[derive(Deserialize)]
         struct Format {
@@ -80,9 +89,53 @@ impl Records {
         }
         Ok((serde_json::from_slice(&first)?, Records { lines, broken: false }))
     }
+
+    /// Repeats the steps that are left.
+    pub fn replay(&mut self, router: &mut Router) {
+        for Record { at, ids, input } in self {
+            router.replay(at, input, ids);
+        }
+    }
 }
 
-impl Iterator for Records {
+/// Writes the first line of a journal, with the state of `router` as its snapshot.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_header(out: &mut impl Write, router: &Router) -> io::Result<()> {
+    let info = router.info();
+    let header = Header {
+        format: FORMAT,
+        epoch: info.epoch.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        epoch_started_ms: info.epoch_started_ms,
+        snapshot: router,
+    };
+    serde_json::to_writer(&mut *out, &header)?;
+    out.write_all(b"\n")
+}
+
+/// Steps `router`, and appends to `batch` the line by which a replay repeats the step, if it changed the state.
+///
+/// # Errors
+/// The input can't be written as JSON. The step was made all the same.
+pub fn step(router: &mut Router, now: Ms, input: Input, batch: &mut Vec<u8>) -> (Step, io::Result<()>) {
+    let text = serde_json::to_string(&input);
+    let step = router.step(now, input);
+    let record = || {
+        let text = match step.change {
+            Change::None => return Ok(()),
+            Change::Time => serde_json::to_string(&Input::Tick)?,
+            Change::Input => text?,
+        };
+        let ids = serde_json::to_string(&step.drawn)?;
+        writeln!(batch, "{{\"at\":{},\"ids\":{ids},\"input\":{text}}}", router.now())
+    };
+    let recorded = record();
+    (step, recorded)
+}
+
+impl<R: BufRead> Iterator for Records<R> {
     type Item = Record;
 
     /// A torn last line is the end.
@@ -147,9 +200,7 @@ impl Journal {
                 let Header { epoch, epoch_started_ms, .. } = header;
                 let started = now;
                 router.equip(limits, Info { epoch, epoch_started_ms, started, ..info }, ids);
-                for conn in router.connections() {
-                    router.step(now, Input::Closed(conn));
-                }
+                router.restart(now);
                 router
             }
             None => {
@@ -187,17 +238,12 @@ impl Journal {
             input,
             Input::Said(_, ToHub::Ask { .. } | ToHub::Broadcast { .. } | ToHub::Reply { .. })
         );
-        let text = serde_json::to_string(&input);
-        let step = router.step(now, input);
-        if step.changed {
-            let (Ok(text), Ok(ids)) = (text, serde_json::to_string(&step.drawn)) else {
-                self.give_up(&io::Error::other("an input could not be written as JSON"));
-                return step;
-            };
-            let line = format!("{{\"at\":{},\"ids\":{ids},\"input\":{text}}}\n", router.now());
-            self.batch.extend_from_slice(line.as_bytes());
-            self.has_new_text |= has_text;
+        let before = self.batch.len();
+        let (step, recorded) = step(router, now, input, &mut self.batch);
+        if let Err(e) = recorded {
+            self.give_up(&e);
         }
+        self.has_new_text |= has_text && self.batch.len() > before;
         step
     }
 
@@ -290,18 +336,9 @@ fn write_new(path: &Path, router: &Router) -> io::Result<(File, u64)> {
     let new = path.with_extension("journal.new");
     let _ = fs::remove_file(&new); // left by a hub that was killed here
     let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new)?;
-    let info = router.info();
-    let header = Header {
-        format: FORMAT,
-        epoch: info.epoch.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        epoch_started_ms: info.epoch_started_ms,
-        snapshot: router,
-    };
     let written = || {
         let mut out = BufWriter::with_capacity(64 << 10, &file);
-        serde_json::to_writer(&mut out, &header)?;
-        out.write_all(b"\n")?;
+        write_header(&mut out, router)?;
         out.flush()?;
         drop(out);
         fs::rename(&new, path)?;
@@ -327,13 +364,9 @@ fn restore(path: &Path) -> Option<(Header<()>, Router, Ms)> {
                 return None;
             }
         };
-    let mut last = router.now();
-    for Record { at, ids, input } in &mut records {
-        router.replay(at, input, ids);
-        last = at;
-    }
+    records.replay(&mut router);
     if records.broken {
-        log::error!(after:% = last; "journal_broken");
+        log::error!(after:% = router.now(); "journal_broken");
         return None;
     }
     let written = fs::metadata(path).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());

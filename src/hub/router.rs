@@ -18,6 +18,8 @@ mod ended;
 mod ids;
 mod limits;
 mod peer;
+#[cfg(test)]
+mod props;
 mod receipt;
 mod roster;
 mod session;
@@ -82,10 +84,19 @@ pub enum Output {
 #[derive(Debug, Default)]
 pub struct Step {
     pub outputs: Vec<Output>,
-    /// Whether the state may have changed: the journal must record the input.
-    pub changed: bool,
+    pub change: Change,
     /// The random identifiers that the step drew, in order. A replay needs them.
     pub drawn: Vec<String>,
+}
+
+/// What may have changed the state in a step: the journal must record it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Change {
+    #[default]
+    None,
+    /// Timers expired; the input itself changed nothing.
+    Time,
+    Input,
 }
 
 /// Something that is due at a time, if it still applies by then.
@@ -241,9 +252,22 @@ impl Router {
         step
     }
 
-    /// The connections that have a role. A new hub closes each of them: they died with the old one.
-    pub fn connections(&self) -> Vec<ConnId> {
-        self.roles.keys().copied().collect()
+    /// To be called once after a replay: the process that stepped the router died, and another goes on at `now`. Every
+    /// connection is closed, before any timer expires. The time that a hub stays without peers begins anew.
+    pub fn restart(&mut self, now: Ms) {
+        self.now = self.now.max(now);
+        self.open.clear();
+        // Waiters first: what a peer that is gone leaves behind must not be sent to one of them.
+        let is_peer = |conn: &ConnId| matches!(self.roles.get(conn), Some(Role::Peer(_)));
+        let (peers, waiters): (Vec<_>, Vec<_>) = self.roles.keys().partition(|conn| is_peer(conn));
+        waiters.into_iter().chain(peers).for_each(|conn: ConnId| self.closed(conn));
+        if self.peers.is_empty() {
+            self.timers.retain(|(_, timer)| *timer != Timer::Idle);
+            self.empty_since = Some(self.now);
+            self.arm(self.now + self.limits.idle_exit, Timer::Idle);
+        }
+        self.ids.drawn.clear();
+        self.out.clear(); // nobody is there to hear it
     }
 
     pub fn info_mut(&mut self) -> &mut Info {
@@ -277,7 +301,8 @@ impl Router {
         self.now = self.now.max(now);
         self.expired = false;
         self.expire_timers();
-        let mut changes = false;
+        let drawn_by_timers = self.ids.drawn.len();
+        let mut changes = false; // the input itself
         match input {
             Input::Opened(conn) => {
                 self.open.insert(conn);
@@ -288,8 +313,7 @@ impl Router {
                 let reads_only = |m: &ToHub| {
                     matches!(
                         m,
-                        ToHub::Hello { .. }
-                            | ToHub::Peers { .. }
+                        ToHub::Peers { .. }
                             | ToHub::WatchRoster
                             | ToHub::Asks { .. }
                             | ToHub::Watch { .. }
@@ -308,8 +332,12 @@ impl Router {
             Input::Stop => self.out.push(Output::Exit),
         }
         let drawn = std::mem::take(&mut self.ids.drawn);
-        let changed = changes || self.expired || !drawn.is_empty();
-        Step { outputs: std::mem::take(&mut self.out), changed, drawn }
+        let change = match changes || drawn.len() > drawn_by_timers {
+            true => Change::Input,
+            false if self.expired => Change::Time,
+            false => Change::None,
+        };
+        Step { outputs: std::mem::take(&mut self.out), change, drawn }
     }
 
     fn welcome(&mut self, conn: ConnId) {

@@ -1,5 +1,5 @@
-//! The command line. One text, `commands.txt`, is the table of all commands, options, exit codes and environment variables:
-//! from it come the parser, every `--help` and the completions, and a test holds the man page to it.
+//! The command line. `commands.txt` is the one table of all commands, options, exit codes and environment variables: the
+//! parser, every `--help` and the completions are made from it, and a test compares the man page with it.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -7,66 +7,69 @@ use std::process::ExitCode;
 use lexopt::prelude::*;
 
 use super::terminal::{err, out};
+use super::{FailureJson, report};
 use crate::fence::clean;
 use crate::name;
 use crate::wire::Code;
 
-/// `# TITLE` begins a part. `## COMMAND WORDS` begins a command: a line on what it is for, a line for each option, an empty
-/// line, and all else that its help says.
+/// `# TITLE` begins a section. `## COMMAND ARGUMENTS` begins a command: one line that says what it does, one line per
+/// option, an empty line, and the rest of its help text.
 const TABLE: &str = include_str!("commands.txt");
 
 /// A command of `relay`.
 pub struct Command {
     pub name: &'static str,
-    /// What may follow, besides options.
-    pub words: &'static str,
-    pub about: &'static str,
+    /// The arguments besides the options, as the usage line shows them.
+    pub arguments: &'static str,
+    /// What the command does, in one line.
+    pub summary: &'static str,
     pub options: Vec<Opt>,
-    pub more: &'static str,
+    /// The rest of the help text.
+    pub details: &'static str,
 }
 
 /// An option of a command.
 pub struct Opt {
-    /// Without the `--`.
+    /// The name without `--`.
     pub name: &'static str,
-    /// What its value is called; empty for a flag. With `|` in it, these are all values.
+    /// What the usage line calls the value; empty for a flag. If it contains `|`, it lists all values.
     pub value: &'static str,
-    pub about: &'static str,
+    pub summary: &'static str,
 }
 
 /// All commands, in the order of the table.
 pub fn commands() -> Vec<Command> {
-    let parts = TABLE.split("\n# ").flat_map(|part| part.split("\n## ").skip(1));
-    parts.map(command).collect()
+    let sections = TABLE.split("\n# ").flat_map(|section| section.split("\n## ").skip(1));
+    sections.map(parse_command).collect()
 }
 
-fn command(text: &'static str) -> Command {
-    let (head, more) = text.split_once("\n\n").unwrap_or((text, ""));
+fn parse_command(text: &'static str) -> Command {
+    let (head, details) = text.split_once("\n\n").unwrap_or((text, ""));
     let mut lines = head.lines();
-    let (name, words) = pair(lines.next().unwrap_or_default());
-    let about = lines.next().unwrap_or_default();
+    let (name, arguments) = split_word(lines.next().unwrap_or_default());
+    let summary = lines.next().unwrap_or_default();
     let options = lines.map(|line| {
-        let (left, about) = line.split_once("  ").unwrap_or((line, ""));
-        let (name, value) = pair(left.trim_start_matches('-'));
-        Opt { name, value, about: about.trim_start() }
+        let (left, summary) = line.split_once("  ").unwrap_or((line, ""));
+        let (name, value) = split_word(left.trim_start_matches('-'));
+        Opt { name, value, summary: summary.trim_start() }
     });
-    Command { name, words, about, options: options.collect(), more: more.trim_end() }
+    Command { name, arguments, summary, options: options.collect(), details: details.trim_end() }
 }
 
-/// The first word, and the rest.
-pub fn pair(text: &str) -> (&str, &str) {
+/// The first word and the rest.
+fn split_word(text: &str) -> (&str, &str) {
     text.split_once(' ').unwrap_or((text, ""))
 }
 
-/// The exit code for an error code.
-pub fn exit(code: Code) -> ExitCode {
+/// The exit code for an error code, from the table.
+pub fn exit_code(code: Code) -> ExitCode {
     let name = format!("{}: ", code.name());
-    let mut rows = TABLE.lines().map(|row| pair(row.trim_start()));
-    let row = rows.find(|(_, when)| when.trim_start().starts_with(&name));
+    let mut rows = TABLE.lines().map(|row| split_word(row.trim_start()));
+    let row = rows.find(|(_, meaning)| meaning.trim_start().starts_with(&name));
     row.and_then(|(number, _)| number.parse::<u8>().ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// A command line that can be followed.
+/// A parsed command line.
 #[derive(Default)]
 pub struct Args {
     pub command: &'static str,
@@ -76,7 +79,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// The option's value; the last one counts. A flag's is empty.
+    /// The value of an option; the last one counts. A flag has an empty value.
     pub fn get(&self, option: &str) -> Option<&str> {
         self.options.iter().rev().find(|(name, _)| *name == option).map(|(_, value)| value.as_str())
     }
@@ -86,26 +89,27 @@ impl Args {
     }
 }
 
-/// Follows a command line by the table.
+/// Parses a command line.
 ///
 /// # Errors
-/// What to exit with, when all that it asks for has been told: help, or what is wrong with it.
+/// The exit code, if there is nothing left to run: help was printed, or a usage error was reported.
 pub fn parse(mut line: lexopt::Parser) -> Result<Args, ExitCode> {
-    let (mut command, mut args, mut helps) = (None::<Command>, Args::default(), false);
+    let (mut command, mut args, mut wants_help) = (None::<Command>, Args::default(), false);
     loop {
-        let wrong = |why: lexopt::Error| usage(command.as_ref(), &why.to_string());
-        let version = env!("CARGO_PKG_VERSION");
-        match line.next().map_err(wrong)? {
-            None if helps => return told(&command.as_ref().map_or_else(overview, help)),
+        let usage = |why: lexopt::Error| usage_error(command.as_ref(), &why.to_string());
+        match line.next().map_err(usage)? {
+            None if wants_help => return print(&command.as_ref().map_or_else(overview, help)),
             None => break,
-            Some(Short('h') | Long("help")) => return told(&command.as_ref().map_or_else(overview, help)),
-            Some(Short('V') | Long("version")) => return told(&format!("relay {version}\n")),
-            // For the doctor: which binary a launcher comes to.
+            Some(Short('h') | Long("help")) => return print(&command.as_ref().map_or_else(overview, help)),
+            Some(Short('V') | Long("version")) => {
+                return print(&format!("relay {}\n", env!("CARGO_PKG_VERSION")));
+            }
+            // For `relay doctor` and the launcher: which binary a launcher starts.
             Some(Long("which")) => {
                 let path = std::env::current_exe().unwrap_or_default();
-                return told(&format!("{version} {}\n", path.display()));
+                return print(&format!("{} {}\n", env!("CARGO_PKG_VERSION"), path.display()));
             }
-            Some(Long("data-dir")) => args.data_dir = Some(line.value().map_err(wrong)?),
+            Some(Long("data-dir")) => args.data_dir = Some(line.value().map_err(usage)?),
             Some(Long(long)) => {
                 let known = command.as_ref().and_then(|c| c.options.iter().find(|o| o.name == long));
                 let Some(Opt { name, value, .. }) = known else {
@@ -113,39 +117,41 @@ pub fn parse(mut line: lexopt::Parser) -> Result<Args, ExitCode> {
                 };
                 let value = match *value {
                     "" => String::new(),
-                    _ => line.value().and_then(|v| v.string()).map_err(wrong)?,
+                    _ => line.value().and_then(|v| v.string()).map_err(usage)?,
                 };
                 args.options.push((name, value));
             }
             Some(Short(c)) => return Err(unknown_option(command.as_ref(), &format!("-{c}"))),
             Some(Value(word)) => {
-                let word = word.string().map_err(wrong)?;
+                let word = word.string().map_err(usage)?;
                 match &command {
-                    None if word == "help" => helps = true,
+                    None if word == "help" => wants_help = true,
                     None => command = Some(find(&word)?),
-                    Some(c) if c.words.contains("TEXT") || !c.words.is_empty() && args.words.is_empty() => {
-                        args.words.push(word);
-                    }
-                    Some(c) => return Err(usage(Some(c), &format!("'{word}' is one argument too many"))),
+                    Some(c) if c.arguments.contains("TEXT") => args.words.push(word),
+                    Some(c) if !c.arguments.is_empty() && args.words.is_empty() => args.words.push(word),
+                    Some(c) => return Err(usage_error(Some(c), &format!("unexpected argument '{word}'"))),
                 }
             }
         }
     }
-    args.command = command.ok_or_else(|| usage(None, "a command is missing"))?.name;
+    args.command = command.ok_or_else(|| usage_error(None, "missing COMMAND"))?.name;
     Ok(args)
 }
 
-fn told<T>(text: &str) -> Result<T, ExitCode> {
-    out(text);
-    Err(ExitCode::SUCCESS)
+/// Prints help and ends the parsing.
+fn print(text: &str) -> Result<Args, ExitCode> {
+    let written = out(text);
+    Err(written.map_or_else(
+        |failure| report(&Args::default(), failure, |error| FailureJson { error }),
+        |()| ExitCode::SUCCESS,
+    ))
 }
 
-/// Tells what is wrong with a command line.
-pub fn usage(command: Option<&Command>, why: &str) -> ExitCode {
-    let at = command.map(|c| format!(" {}", c.name)).unwrap_or_default();
-    err(&format!("relay{at}: {}\nTry 'relay{at} --help'.\n", clean(why))); // it repeats what was typed
-    // To Claude Code, a hook that exits 2 forbids what the user is about to do.
-    if at == " hook" { ExitCode::SUCCESS } else { exit(Code::BadArgs) }
+/// Reports a usage error and returns its exit code.
+pub fn usage_error(command: Option<&Command>, why: &str) -> ExitCode {
+    let name = command.map(|c| format!(" {}", c.name)).unwrap_or_default();
+    err(&format!("relay{name}: {}\nTry 'relay{name} --help'.\n", clean(why))); // `why` quotes the command line
+    exit_code(Code::BadArgs)
 }
 
 fn find(name: &str) -> Result<Command, ExitCode> {
@@ -154,47 +160,47 @@ fn find(name: &str) -> Result<Command, ExitCode> {
         return Ok(commands.swap_remove(at));
     }
     let hint = did_you_mean(name, "relay ", commands.iter().map(|c| c.name));
-    Err(usage(None, &format!("there is no command '{name}'{hint}")))
+    Err(usage_error(None, &format!("unknown command '{name}'{hint}")))
 }
 
 fn unknown_option(command: Option<&Command>, option: &str) -> ExitCode {
     let known = command.into_iter().flat_map(|c| &c.options).map(|o| o.name);
     let mut hint = did_you_mean(option, "--", known.chain(["help", "version", "data-dir"]));
-    if hint.is_empty() && command.is_some_and(|c| c.words.contains("TEXT")) {
-        hint = "; write `--` before a text that begins with a dash".to_owned();
+    if hint.is_empty() && command.is_some_and(|c| c.arguments.contains("TEXT")) {
+        hint = "; write '--' before a text that begins with a dash".to_owned();
     }
-    usage(command, &format!("there is no option '{option}'{hint}"))
+    usage_error(command, &format!("unknown option '{option}'{hint}"))
 }
 
 fn did_you_mean(wanted: &str, prefix: &str, names: impl Iterator<Item = &'static str>) -> String {
-    let near = name::nearest(wanted, names);
-    near.first().map(|n| format!("; did you mean '{prefix}{n}'?")).unwrap_or_default()
+    let nearest = name::nearest(wanted, names);
+    nearest.first().map(|n| format!("; did you mean '{prefix}{n}'?")).unwrap_or_default()
 }
 
-/// `relay --help`: the table without what only concerns one command.
+/// The text of `relay --help`: the table without the options and details of single commands.
 fn overview() -> String {
-    let mut text = "Let Claude Code sessions on this machine ask each other.\n\n\
-        Usage: relay COMMAND [OPTION...]    (relay COMMAND --help tells more)\n"
+    let mut text = "Let the Claude Code sessions on this machine ask each other questions.\n\n\
+        Usage: relay COMMAND [OPTIONS]\n"
         .to_owned();
-    for part in TABLE.trim_start_matches("# ").split("\n# ") {
-        let mut sections = part.split("\n## ");
-        let (title, rest) = sections.next().and_then(|head| head.split_once('\n')).unwrap_or_default();
+    for section in TABLE.trim_start_matches("# ").split("\n# ") {
+        let mut parts = section.split("\n## ");
+        let (title, rest) = parts.next().and_then(|head| head.split_once('\n')).unwrap_or_default();
         text += &format!("\n{title}:\n{rest}");
-        for Command { name, about, .. } in sections.map(command) {
-            text += &format!("  {name:19} {about}\n");
+        for Command { name, summary, .. } in parts.map(parse_command) {
+            text += &format!("  {name:19} {summary}\n");
         }
     }
     text
 }
 
-/// `relay COMMAND --help`.
-fn help(Command { name, words, about, options, more }: &Command) -> String {
+/// The text of `relay COMMAND --help`.
+fn help(Command { name, arguments, summary, options, details }: &Command) -> String {
     let (mut usage, mut list) = (format!("relay {name}"), String::new());
-    for Opt { name, value, about } in options {
+    for Opt { name, value, summary } in options {
         let option = format!("--{name} {value}");
         usage += &format!(" [{}]", option.trim_end());
-        list += &format!("  {option:19} {about}\n");
+        list += &format!("  {option:19} {summary}\n");
     }
     let title = if list.is_empty() { "" } else { "\nOptions:\n" };
-    format!("{name}: {about}\n\nUsage: {}\n{title}{list}\n{more}\n", format!("{usage} {words}").trim_end())
+    format!("{summary}\n\nUsage: {}\n{title}{list}\n{details}\n", format!("{usage} {arguments}").trim_end())
 }

@@ -1,236 +1,230 @@
-//! `relay peers`, `ask` and `broadcast`: the answers on stdout, all else on stderr, and an exit code that tells.
+//! `relay ask` and `relay broadcast`: answers on standard output, everything else on standard error.
 
-use std::io::{IsTerminal, Read, stderr, stdin};
+use std::io::{self, IsTerminal, Read, stderr, stdin};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::args::Args;
 use super::guest::{Guest, News};
-use super::terminal::{self, ERASE, err, out, said};
-use super::{Outcome, bad, no_hub, open, print, report};
+use super::terminal::{self, ERASE, err, out};
+use super::{ErrorJson, Failure, Outcome, print, report, usage_error};
 use crate::datadir::DataDir;
 use crate::span::span;
-use crate::wire::{
-    Answer, Code, Fault, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, Roster, Scope, State, ToHub,
-    fault,
-};
+use crate::wire::{Answer, Code, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, Scope, State, fault};
 
-/// How long after an ask's time the hub may take to say so.
-const SLACK: Duration = Duration::from_secs(15);
-/// How often the time in the status line moves on.
+/// How long after its timeout the hub may take to report the end of an ask.
+const GRACE: Duration = Duration::from_secs(15);
+/// How often the time in the status line is updated.
 const TICK: Duration = Duration::from_secs(1);
 
-/// `relay peers`.
-pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
-    let roster = match open(dir).and_then(|mut link| link.call(|id| ToHub::Peers { id })) {
-        Ok(Answer::Peers(roster)) => roster,
-        Err(fault) if !no_hub(dir, &fault) => return Err(fault),
-        _ => {
-            if !args.has("json") {
-                err("No hub runs, so nobody is here: the first session starts one.\n");
-                return Ok(ExitCode::SUCCESS);
-            }
-            Roster { me: None, peers: Vec::new(), asks: Vec::new(), owed: Vec::new() }
-        }
-    };
-    match args.has("json") {
-        true => print(&json!(roster)),
-        false => out(&table(&roster)),
-    };
-    Ok(ExitCode::SUCCESS)
+/// The `--json` output of an ask that was answered.
+#[derive(Serialize)]
+struct AnswerJson<'a> {
+    ask_id: &'a str,
+    /// The name under which the hub delivered the ask.
+    to: &'a str,
+    from: &'a str,
+    answer: &'a str,
+    /// Whether the answer came after the timeout; left out if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    late: bool,
 }
 
-/// Who is there, for people.
-pub fn table(roster: &Roster) -> String {
-    if roster.peers.is_empty() {
-        return "Nobody else is here.\n".to_owned();
-    }
-    let mut rows = vec![["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"].map(str::to_owned)];
-    rows.extend(roster.peers.iter().map(|peer| {
-        let doubt = if peer.kind == PeerKind::Session && !peer.confirmed { "!" } else { "" };
-        let branch = peer.branch.as_ref().map(|b| format!(" ({b})")).unwrap_or_default();
-        [
-            peer.name.clone(),
-            peer.kind.name().to_owned(),
-            peer.activity.name().replace("unknown", "-"),
-            peer.push.map_or("none", |p| p.name()).to_owned() + doubt,
-            span(peer.connected_s),
-            peer.cwd.clone() + &branch,
-        ]
-    }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(width);
-    let line = |[name, kind, state, push, since, at]: &[String; 6]| {
-        format!("{name:a$}  {kind:b$}  {state:c$}  {push:d$}  {since:e$}  {at}\n")
-    };
-    rows.iter().map(line).collect()
+/// The `--json` output of an ask that failed.
+#[derive(Serialize)]
+struct AskFailureJson<'a> {
+    ask_id: &'a str,
+    error: ErrorJson,
 }
 
-/// Somebody who waits for answers.
-struct Waiting {
+/// The `--json` output of a broadcast.
+#[derive(Default, Serialize)]
+struct BroadcastJson {
+    broadcast_id: String,
+    answers: Vec<BroadcastAnswerJson>,
+    failed: Vec<BroadcastFailureJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorJson>,
+}
+
+#[derive(Serialize)]
+struct BroadcastAnswerJson {
+    ask_id: String,
+    from: String,
+    answer: String,
+}
+
+#[derive(Serialize)]
+struct BroadcastFailureJson {
+    ask_id: String,
+    to: String,
+    code: &'static str,
+}
+
+/// A connection that waits for answers and shows the progress.
+struct Waiter {
     guest: Guest,
-    /// What is told of how far things are, in a line on stderr that comes and goes, where that is a terminal.
-    far: String,
+    /// What the status line says, without the time. It is shown on standard error if that is a terminal.
+    progress: String,
+    /// The status line that is on the screen; empty for none.
     shown: String,
     since: Instant,
     timeout: Duration,
 }
 
-impl Waiting {
-    fn new(dir: &DataDir, args: &Args, timeout: Duration) -> Result<Waiting, Fault> {
-        let guest = Guest::arrive(dir, args.get("as"), false)?;
-        let far = "looking for the hub".to_owned();
-        Ok(Waiting { guest, far, shown: String::new(), since: Instant::now(), timeout })
+impl Waiter {
+    fn new(dir: &DataDir, args: &Args, timeout: Duration) -> Result<Waiter, Failure> {
+        let guest = Guest::arrive(dir, checked_name(args.get("as"))?, false)?;
+        let progress = "connecting to the hub".to_owned();
+        Ok(Waiter { guest, progress, shown: String::new(), since: Instant::now(), timeout })
     }
 
-    /// The next thing that happens, or that time goes by.
-    fn next(&mut self) -> Result<News, Fault> {
+    /// The next event, or [`News::Quiet`] when nothing has happened for a while.
+    fn next(&mut self) -> Result<News, Failure> {
         let waited = self.since.elapsed();
-        let line = format!("{}, {}", self.far, span(waited.as_secs()));
-        if terminal::erases(&stderr()) && self.shown != line {
+        let line = format!("{}, {}", self.progress, span(waited.as_secs()));
+        if terminal::is_ansi(&stderr()) && self.shown != line {
             // Without wrapping (mode 7), so that erasing one line erases all of it.
             err(&format!("{ERASE}\x1b[?7l{line}\x1b[?7h"));
             self.shown = line;
         }
         let news = self.guest.next(TICK);
-        if matches!(news, Ok(News::Quiet)) && waited < self.timeout + SLACK {
-            return news;
+        if matches!(news, Ok(News::Quiet)) && waited < self.timeout + GRACE {
+            return Ok(News::Quiet);
         }
         if !std::mem::take(&mut self.shown).is_empty() {
             err(ERASE);
         }
         match news? {
             News::Quiet => {
-                Err(fault(Code::Timeout, "the time is up, and the hub does not say how the ask ended"))
+                Err(fault(Code::Timeout, "no answer in time, and the hub did not report the end of the ask")
+                    .into())
             }
-            News::Refused(_, fault) => Err(fault),
+            News::Refused(_, fault) => Err(fault.into()),
             news => Ok(news),
         }
     }
 }
 
-/// `relay ask`.
+/// Runs `relay ask`.
 pub fn ask(dir: &DataDir, args: &Args) -> Outcome {
     let Some((to, words)) = args.words.split_first() else {
-        return bad("whom to ask? `relay peers` lists who is there");
+        return usage_error("missing PEER; run `relay peers` to see who is available");
     };
-    let (text, timeout) = (text(words)?, duration(args, "10m")?);
-    let mut me = Waiting::new(dir, args, timeout)?;
-    let ask_id = me.guest.ask(to, &text, timeout)?;
-    let outcome = answer(&mut me, args, to);
-    let code = outcome.unwrap_or_else(|fault| report(args, &fault, json!({"ask_id": ask_id})));
-    me.guest.leave();
+    let (text, timeout) = (text(words)?, timeout(args, "10m")?);
+    let mut waiter = Waiter::new(dir, args, timeout)?;
+    let ask_id = waiter.guest.ask(to, &text, timeout)?;
+    let code = match await_answer(&mut waiter, args, to) {
+        Ok(code) => code,
+        Err(failure) => report(args, failure, |error| AskFailureJson { ask_id: &ask_id, error }),
+    };
+    waiter.guest.leave();
     Ok(code)
 }
 
-/// Waits for the one end that an ask has.
-fn answer(me: &mut Waiting, args: &Args, to: &str) -> Outcome {
+/// Waits for the end of the ask and prints the answer.
+fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
     let mut to = to.to_owned();
-    me.far = format!("{to}: {}", me.far);
+    waiter.progress = format!("{to}: {}", waiter.progress);
     loop {
-        let far = match me.next()? {
-            News::Named(_) => "asking".to_owned(),
+        let progress = match waiter.next()? {
+            News::Named(_) => "sending the question".to_owned(),
             News::Answer(Answer::Asked { to: name, state, .. }) => {
                 to = name;
                 state.name().to_owned()
             }
             News::State { detail: Some(detail), .. } => detail,
             News::State { state, path, .. } => {
-                let path = path.filter(|p| *p != Path::Socket);
-                state.name().to_owned() + &path.map(|p| format!(" by {}", p.name())).unwrap_or_default()
+                let path = path.filter(|path| *path != Path::Socket);
+                state.name().to_owned() + &path.map(|path| format!(" by {}", path.name())).unwrap_or_default()
             }
-            News::Lost => "the hub is gone; looking for another".to_owned(),
+            News::Lost => "reconnecting to the hub".to_owned(),
             News::Signal(code) => return Ok(code),
             News::Parcel(parcel) => {
                 if let Some(code) = parcel.code {
-                    me.guest.confirm(&parcel);
-                    return Err(fault(code, parcel.text));
+                    waiter.guest.confirm(&parcel);
+                    return Err(fault(code, parcel.text).into());
                 }
-                let mut value =
-                    json!({"ask_id": parcel.ask_id, "to": to, "from": parcel.from, "answer": parcel.text});
-                if parcel.late {
-                    value["late"] = true.into();
-                }
-                let read = match args.has("json") {
-                    true => print(&value),
-                    false => out(&format!("{}\n", terminal::theirs(&parcel.text).trim_end_matches('\n'))),
-                };
-                if !read {
-                    return Ok(ExitCode::FAILURE); // and the answer is not confirmed
-                }
-                me.guest.confirm(&parcel);
+                print_answer(args, &to, &parcel)?;
+                waiter.guest.confirm(&parcel); // only now: an answer that could not be printed was not received
                 return Ok(ExitCode::SUCCESS);
             }
             _ => continue,
         };
-        me.far = format!("{to}: {far}");
+        waiter.progress = format!("{to}: {progress}");
     }
 }
 
-/// `relay broadcast`.
+fn print_answer(args: &Args, to: &str, parcel: &Parcel) -> Result<(), Failure> {
+    let Parcel { ask_id, from, text, late, .. } = parcel;
+    match args.has("json") {
+        true => print(&AnswerJson { ask_id, to, from, answer: text, late: *late }),
+        false => out(&format!("{}\n", terminal::peer_text(text).trim_end_matches('\n'))),
+    }
+}
+
+/// Runs `relay broadcast`.
 pub fn broadcast(dir: &DataDir, args: &Args) -> Outcome {
     let scope = match args.get("scope").unwrap_or("machine") {
         "machine" => Scope::Machine,
         "repo" => Scope::Repo,
         "directory" => Scope::Directory,
-        other => return bad(format!("there is no scope '{other}'; use machine, repo or directory")),
+        other => return usage_error(format!("unknown scope '{other}': give machine, repo or directory")),
     };
-    let (text, timeout) = (text(&args.words)?, duration(args, "5m")?);
-    let mut me = Waiting::new(dir, args, timeout)?;
-    let id = me.guest.broadcast(&text, scope, timeout)?;
-    let (mut answers, mut failed) = (Vec::new(), Vec::new());
-    let outcome = gather(&mut me, args, &mut answers, &mut failed);
-    // What came is told however it ended: its senders know that it was received.
-    let value = json!({"broadcast_id": id, "answers": answers, "failed": failed});
-    let code = match outcome {
-        Err(fault) => report(args, &fault, value),
-        Ok(code) => {
-            if args.has("json") {
-                print(&value);
-            }
-            code
-        }
+    let (text, timeout) = (text(&args.words)?, timeout(args, "5m")?);
+    let mut waiter = Waiter::new(dir, args, timeout)?;
+    let broadcast_id = waiter.guest.broadcast(&text, scope, timeout)?;
+    let mut result = BroadcastJson { broadcast_id, ..BroadcastJson::default() };
+    // Answers are printed however the broadcast ended: their senders know that they were received.
+    let code = match collect(&mut waiter, args, &mut result) {
+        Err(failure) => report(args, failure, |error| BroadcastJson { error: Some(error), ..result }),
+        Ok(code) if args.has("json") => match print(&result) {
+            Err(failure) => report(args, failure, |error| error),
+            Ok(()) => code,
+        },
+        Ok(code) => code,
     };
-    me.guest.leave();
+    waiter.guest.leave();
     Ok(code)
 }
 
-/// Takes the answers as they come, until the broadcast is closed.
-fn gather(me: &mut Waiting, args: &Args, answers: &mut Vec<Value>, failed: &mut Vec<Value>) -> Outcome {
+/// Receives answers until the broadcast ends.
+fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outcome {
     let (json, mut asked) = (args.has("json"), Vec::new());
     loop {
-        me.far = format!("{} of {} are in", answers.len() + failed.len(), asked.len());
-        match me.next()? {
+        let ended = result.answers.len() + result.failed.len();
+        waiter.progress = format!("{ended} of {} answers", asked.len());
+        match waiter.next()? {
             News::Answer(Answer::Broadcast { asks, .. }) => {
                 asked = asks;
                 if asked.is_empty() {
-                    return Err(fault(Code::PeerNotFound, "nobody is there to ask"));
+                    return Err(fault(Code::PeerNotFound, "there is nobody to ask").into());
                 }
             }
             News::State { ask_id, state: State::Ended, code, .. } => {
-                let to = asked.iter().find(|m| m.ask_id == ask_id).map_or("", |m| &m.to);
+                let to = asked.iter().find(|m| m.ask_id == ask_id).map_or("", |m| &m.to).to_owned();
                 let code = code.unwrap_or(Code::Timeout).name();
                 if !json {
                     err(&format!("relay: {code}: no answer from {to}\n"));
                 }
-                failed.push(json!({"ask_id": ask_id, "to": to, "code": code}));
+                result.failed.push(BroadcastFailureJson { ask_id, to, code });
             }
             News::Parcel(parcel) if parcel.kind == Kind::Summary => {
-                me.guest.confirm(&parcel);
-                return match answers.is_empty() {
-                    true => Err(fault(Code::Timeout, "nobody answered")),
+                waiter.guest.confirm(&parcel);
+                return match result.answers.is_empty() {
+                    true => Err(fault(Code::Timeout, "nobody answered").into()),
                     false => Ok(ExitCode::SUCCESS),
                 };
             }
             News::Parcel(parcel) if parcel.kind == Kind::Reply => {
-                if !json && !out(&said(&format!("{}:", parcel.from), &parcel.text)) {
-                    return Ok(ExitCode::FAILURE);
+                if !json {
+                    out(&terminal::with_heading(&format!("{}:", parcel.from), &parcel.text))?;
                 }
-                me.guest.confirm(&parcel);
-                let Parcel { ask_id, from, text, .. } = parcel;
-                answers.push(json!({"ask_id": ask_id, "from": from, "answer": text}));
+                waiter.guest.confirm(&parcel);
+                let Parcel { ask_id, from, text: answer, .. } = parcel;
+                result.answers.push(BroadcastAnswerJson { ask_id, from, answer });
             }
             News::Signal(code) => return Ok(code),
             _ => {}
@@ -238,37 +232,55 @@ fn gather(me: &mut Waiting, args: &Args, answers: &mut Vec<Value>, failed: &mut 
     }
 }
 
-/// What is to be said: the words, or stdin for `-` and where nothing is said and stdin is no terminal.
-fn text(words: &[String]) -> Result<String, Fault> {
+/// A name from the command line. The hub replaces what can't be in a name, so a name without a letter or digit would
+/// become another one.
+pub fn checked_name(name: Option<&str>) -> Result<Option<&str>, Failure> {
+    match name {
+        Some(name) if !name.contains(char::is_alphanumeric) => {
+            usage_error(format!("invalid name '{name}': give a name with at least one letter or digit"))
+        }
+        name => Ok(name),
+    }
+}
+
+/// The text to send: the words, or standard input for `-` and where there are no words and no terminal.
+fn text(words: &[String]) -> Result<String, Failure> {
     let mut bytes = words.join(" ").into_bytes();
     if words == ["-"] || words.is_empty() && !stdin().is_terminal() {
-        bytes.clear();
-        if let Err(e) = stdin().lock().take(MAX_TEXT as u64 + 2).read_to_end(&mut bytes) {
-            return bad(format!("cannot read stdin: {e}"));
-        }
+        bytes = read_stdin().or_else(|e| usage_error(format!("cannot read standard input: {e}")))?;
     }
     if bytes.len() > MAX_TEXT + 1 {
-        return bad("the text is over 512 KiB, which is the limit; name a file to read instead");
+        let limit = MAX_TEXT / 1024;
+        return usage_error(format!(
+            "the text exceeds {limit} KiB; put it in a file and name the file instead"
+        ));
     }
-    let text = String::from_utf8(bytes).or_else(|_| bad("the text on stdin is not UTF-8"))?;
+    let text = String::from_utf8(bytes).or_else(|_| usage_error("standard input is not UTF-8"))?;
     match text.trim().is_empty() {
-        true => bad("the text is empty; give it as an argument, or on stdin with `-`"),
+        true => usage_error("missing TEXT; give it as an argument, or on standard input with '-'"),
         false => Ok(text.trim_end_matches(['\n', '\r']).to_owned()),
     }
 }
 
-/// `--timeout`: seconds, or a number with `s`, `m` or `h`.
-fn duration(args: &Args, default: &str) -> Result<Duration, Fault> {
-    let given = args.get("timeout").unwrap_or(default);
-    let (number, unit) = match given.split_at(given.trim_end_matches(char::is_alphabetic).len()) {
+/// Reads one byte more than the longest text and its newline, so that a longer one is noticed.
+fn read_stdin() -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stdin().lock().take(MAX_TEXT as u64 + 2).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The value of `--timeout`: seconds, or a number with `s`, `m` or `h`.
+fn timeout(args: &Args, default: &str) -> Result<Duration, Failure> {
+    let value = args.get("timeout").unwrap_or(default);
+    let (number, unit_ms) = match value.split_at(value.trim_end_matches(char::is_alphabetic).len()) {
         (number, "" | "s") => (number, 1000),
         (number, "m") => (number, 60_000),
         (number, "h") => (number, 3_600_000),
         _ => ("", 0),
     };
-    let ms = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    let ms = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_ms));
     match ms.filter(|ms| (1..=MAX_TIMEOUT_MS).contains(ms)) {
         Some(ms) => Ok(Duration::from_millis(ms)),
-        None => bad(format!("'{given}' is no time from 1 second to 1 day; write 30s, 10m or 2h")),
+        None => usage_error(format!("invalid timeout '{value}': give 1s to 24h, for example 30s, 10m, 2h")),
     }
 }

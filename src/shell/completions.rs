@@ -1,28 +1,36 @@
-//! `relay completions`: what a shell needs to complete commands, options and the names of peers.
+//! `relay completions`: scripts that complete commands, options and the names of peers in a shell.
 
 use std::process::ExitCode;
 
 use super::args::{Args, Command, Opt, commands};
 use super::terminal::out;
-use super::{Outcome, bad};
+use super::{Outcome, usage_error};
 
-/// Prints the names of all peers, without starting a hub; in any shell.
-const PEERS: &str = "$(relay peers 2>/dev/null | tail -n +2 | cut -d\" \" -f1)";
+/// A shell expression for the names of all peers. It starts no hub.
+const PEER_NAMES: &str = "$(relay peers 2>/dev/null | tail -n +2 | cut -d\" \" -f1)";
 
-/// `relay completions`.
+/// Runs `relay completions`.
 pub fn completions(args: &Args) -> Outcome {
-    let commands = commands();
-    out(&match args.words.first().map(String::as_str) {
-        Some("bash") => script(&commands, BASH),
-        Some("zsh") => script(&commands, ZSH),
-        Some("fish") => fish(&commands),
-        _ => return bad("which shell? bash, zsh or fish"),
-    });
+    match args.words.first().and_then(|shell| script_for(shell)) {
+        Some(script) => out(&script)?,
+        None => return usage_error("missing or unknown shell: give bash, zsh or fish"),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What goes before and after what is the same in bash and zsh: where they say which word is completed, and what they do
-/// with the choices. Where there are none, both complete files.
+/// The completion script for a shell; `None` for an unknown shell.
+pub fn script_for(shell: &str) -> Option<String> {
+    let commands = commands();
+    match shell {
+        "bash" => Some(script(&commands, BASH)),
+        "zsh" => Some(script(&commands, ZSH)),
+        "fish" => Some(fish(&commands)),
+        _ => None,
+    }
+}
+
+/// The parts of the bash and zsh scripts before and after the common part: how the shell names the word to complete, and
+/// how it takes the candidates. Without candidates both complete file names.
 const BASH: [&str; 2] = [
     r#"# bash completion for relay
 _relay() {
@@ -40,30 +48,30 @@ _relay() {
 if [ "$funcstack[1]" = _relay ]; then _relay "$@"; else compdef _relay relay; fi"#,
 ];
 
-/// The values of an option, or the words of a command, where they are known.
-fn choices(of: &str) -> String {
-    match of.split(' ').next() {
-        Some("PEER") => PEERS.to_owned(),
+/// The candidates for an argument or the value of an option, if they are known.
+fn candidates(argument: &str) -> String {
+    match argument.split(' ').next() {
+        Some("PEER") => PEER_NAMES.to_owned(),
         Some(words) if words.contains('|') => words.replace('|', " "),
         _ => String::new(),
     }
 }
 
-fn each<T>(of: &[T], with: impl Fn(&T) -> String) -> String {
-    of.iter().map(with).collect()
+fn concat<T>(items: &[T], text: impl Fn(&T) -> String) -> String {
+    items.iter().map(text).collect()
 }
 
 fn script(commands: &[Command], [begin, end]: [&str; 2]) -> String {
-    let names = each(commands, |c| format!("{} ", c.name));
-    let cases = each(commands, |c| {
-        let options = each(&c.options, |o| format!("--{} ", o.name));
-        format!("        {}) choices=\"{options}--data-dir --help {}\" ;;\n", c.name, choices(c.words))
+    let names = concat(commands, |c| format!("{} ", c.name));
+    let cases = concat(commands, |c| {
+        let options = concat(&c.options, |o| format!("--{} ", o.name));
+        format!("        {}) choices=\"{options}--data-dir --help {}\" ;;\n", c.name, candidates(c.arguments))
     });
     let value = |o: &Opt| match o.value {
         "" => String::new(),
-        value => format!("        --{}) choices=\"{}\" ;;\n", o.name, choices(value)),
+        value => format!("        --{}) choices=\"{}\" ;;\n", o.name, candidates(value)),
     };
-    let values = each(commands, |c| each(&c.options, value));
+    let values = concat(commands, |c| concat(&c.options, value));
     format!(
         r#"{begin}
     local choices="{names}--help --version"
@@ -78,20 +86,20 @@ fn script(commands: &[Command], [begin, end]: [&str; 2]) -> String {
 }
 
 fn fish(commands: &[Command]) -> String {
-    let plain = |about: &str| about.replace('\'', "’");
-    let lines = each(commands, |c| {
-        let (name, about, words) = (c.name, plain(c.about), choices(c.words));
+    let unquoted = |text: &str| text.replace('\'', "’");
+    let lines = concat(commands, |c| {
+        let (name, summary, arguments) = (c.name, unquoted(c.summary), candidates(c.arguments));
         let seen = format!("complete -c relay -n '__fish_seen_subcommand_from {name}'");
-        let options = each(&c.options, |o| {
-            let value = match (o.value, choices(o.value).as_str()) {
+        let options = concat(&c.options, |o| {
+            let value = match (o.value, candidates(o.value).as_str()) {
                 ("", _) => String::new(),
                 (_, "") => " -r".to_owned(),
                 (_, values) => format!(" -x -a '{values}'"),
             };
-            format!("{seen} -l {} -d '{}'{value}\n", o.name, plain(o.about))
+            format!("{seen} -l {} -d '{}'{value}\n", o.name, unquoted(o.summary))
         });
         format!(
-            "complete -c relay -n __fish_use_subcommand -a {name} -d '{about}'\n{options}{seen} -a '{words}'\n"
+            "complete -c relay -n __fish_use_subcommand -a {name} -d '{summary}'\n{options}{seen} -a '{arguments}'\n"
         )
     });
     format!("# fish completion for relay\ncomplete -c relay -f\n{lines}")

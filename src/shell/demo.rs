@@ -1,110 +1,119 @@
-//! `relay demo`: a real hub and real channels in a temporary directory, and scripted sessions that use them.
+//! `relay demo`: a real hub and real channels in a temporary directory, used by scripted sessions.
 
 use std::fs;
-use std::io::{Result, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::args::Args;
-use super::terminal::{out, paint};
-use super::{Outcome, ended, first_line, status};
+use super::terminal::{first_line, out, paint};
+use super::{Failure, Outcome, status};
 use crate::datadir::DataDir;
 use crate::lines::Lines;
 use crate::token::Tokens;
 
-/// How long anything here may take.
-const LIMIT: Duration = Duration::from_secs(10);
+/// How long any step may take.
+const STEP_LIMIT: Duration = Duration::from_secs(10);
+/// How long a viewer has to read a step.
+const PAUSE: Duration = Duration::from_millis(1500);
+/// The most columns that are printed of a JSON-RPC message and of a tool's result.
+const MESSAGE_COLUMNS: usize = 400;
+const RESULT_COLUMNS: usize = 100;
 
-/// `relay demo`.
+/// Runs `relay demo`.
 pub fn demo(args: &Args) -> Outcome {
-    let played = Stage::set().and_then(|stage| play(&stage, args.has("verbose")));
-    if played.is_ok() {
-        tell("That was all. The hub has left, and nothing is left behind.");
-    }
-    ended("demo", played.map_err(|e| e.to_string()))
+    let stage = Stage::new(args)?;
+    play(&stage)?;
+    drop(stage);
+    out("The demo is over. Its hub has stopped, and its directory is removed.\n")?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn tell(text: &str) {
-    out(&format!("{text}\n"));
-}
-
-fn wrong<T>(why: String) -> Result<T> {
-    Err(std::io::Error::other(why))
-}
-
-/// What happens.
-fn play(stage: &Stage, verbose: bool) -> Result<()> {
-    tell("Three sessions start in three directories. The first one starts the hub.\n");
-    let mut alice = Actor::start(stage, "alice", verbose)?;
-    let mut bob = Actor::start(stage, "bob", verbose)?;
-    let mut carol = Actor::start(stage, "carol", verbose)?;
+/// The script.
+fn play(stage: &Stage) -> Result<(), Failure> {
+    stage.narrate("Three sessions start in three directories. The first one starts the hub.\n")?;
+    let mut alice = Actor::start(stage, "alice")?;
+    let mut bob = Actor::start(stage, "bob")?;
+    let mut carol = Actor::start(stage, "carol")?;
     alice.call("relay_peers", json!({}))?;
 
-    tell("\nalice asks bob. The tool returns at once; the answer comes by itself.\n");
+    stage.narrate("\nalice asks bob. The tool returns at once; the answer arrives later.\n")?;
     alice.call("relay_ask", json!({"to": "bob", "question": "did the auth token shape change?"}))?;
     bob.answer("Yes: since Tuesday it has `sub` and no `user_id`.")?;
-    alice.hear("reply")?;
+    alice.receive("reply")?;
 
-    tell("\nalice asks everyone. All answers come in one message, when the last is in.\n");
+    stage.narrate("\nalice asks everyone. All answers come in one message, when the last is in.\n")?;
     alice.call("relay_broadcast", json!({"question": "what are you working on?"}))?;
     bob.answer("The token migration.")?;
     carol.answer("Reviewing bob's branch.")?;
-    alice.hear("summary")?;
+    alice.receive("summary")?;
 
-    tell("\ncarol takes another name, is asked by it, and leaves without an answer. alice is told.\n");
+    stage.narrate("\ncarol is renamed to reviewer. alice asks reviewer, which exits without an answer.\n")?;
     carol.call("relay_rename", json!({"name": "reviewer"}))?;
     alice.call("relay_ask", json!({"to": "reviewer", "question": "is the branch good to merge?"}))?;
-    carol.hear("ask")?;
-    tell(&paint("1", " carol leaves"));
+    carol.receive("ask")?;
+    stage.narrate(&paint("1", " carol exits"))?;
     drop(carol);
-    alice.hear("failed")?;
-    tell("");
-    Ok(())
+    alice.receive("failed")?;
+    out("\n")
 }
 
-/// The temporary directory, and the hub in it.
-struct Stage(PathBuf);
+/// The temporary directory, the hub in it, and how the demo is shown.
+struct Stage {
+    root: PathBuf,
+    is_fast: bool,
+    is_verbose: bool,
+}
 
 impl Stage {
-    fn set() -> Result<Stage> {
+    fn new(args: &Args) -> Result<Stage, Failure> {
         let root = std::env::temp_dir().join(Tokens::new()?.id("relay-demo-")?);
         fs::DirBuilder::new().mode(0o700).create(&root)?;
-        Ok(Stage(root))
+        Ok(Stage { root, is_fast: args.has("fast"), is_verbose: args.has("verbose") })
+    }
+
+    /// Prints what happens next, after the time to read what is on the screen.
+    fn narrate(&self, text: &str) -> Result<(), Failure> {
+        if !self.is_fast {
+            thread::sleep(PAUSE);
+        }
+        out(&format!("{text}\n"))
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if let Ok(dir) = DataDir::locate(Some(self.0.join("data").as_os_str())) {
-            let _ = status::stop_hub(&dir); // one that does not stop leaves when its directory is gone
+        if let Ok(dir) = DataDir::locate(Some(self.root.join("data").as_os_str())) {
+            let _ = status::stop_hub(&dir); // a hub that does not stop exits once its directory is gone
         }
-        let _ = fs::remove_dir_all(&self.0); // what can't be removed is in a temporary directory
+        let _ = fs::remove_dir_all(&self.root); // what can't be removed is in a temporary directory
     }
 }
 
-/// A scripted session: what Claude Code would be to its channel.
-struct Actor {
+/// A scripted session: does to its channel what Claude Code would.
+struct Actor<'a> {
+    stage: &'a Stage,
     name: &'static str,
     child: Child,
-    /// The channel's stdin and stdout.
+    /// The channel's standard input and output.
     stream: Arc<UnixStream>,
     lines: Lines,
-    /// What was pushed and not heard yet, the last first.
+    /// Messages that came while a response was awaited, the newest first.
     pushed: Vec<Value>,
-    verbose: bool,
 }
 
-impl Actor {
-    /// Starts a channel, as the plugin would, and does the handshake.
-    fn start(stage: &Stage, name: &'static str, verbose: bool) -> Result<Actor> {
-        let home = stage.0.join(name);
+impl<'a> Actor<'a> {
+    /// Starts a channel, as the plugin would, and does the MCP handshake.
+    fn start(stage: &'a Stage, name: &'static str) -> Result<Actor<'a>, Failure> {
+        let home = stage.root.join(name);
         fs::create_dir(&home)?;
         let (stream, theirs) = UnixStream::pair()?;
         let stdin = OwnedFd::from(theirs);
@@ -114,7 +123,7 @@ impl Actor {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", &home)
             .env("CLAUDE_PROJECT_DIR", &home)
-            .env("RELAY_DATA_DIR", stage.0.join("data"))
+            .env("RELAY_DATA_DIR", stage.root.join("data"))
             .env("RELAY_SESSION", name)
             .env("RELAY_PUSH", "channel")
             .env("RELAY_IDLE_EXIT_S", "10")
@@ -125,41 +134,43 @@ impl Actor {
             .spawn()?;
         let stream = Arc::new(stream);
         let lines = Lines::new(stream.clone());
-        let mut actor = Actor { name, child, stream, lines, pushed: Vec::new(), verbose };
+        let mut actor = Actor { stage, name, child, stream, lines, pushed: Vec::new() };
         let client = json!({"name": "claude-code", "version": env!("CARGO_PKG_VERSION")});
         let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         actor.request("initialize", hello)?;
-        actor.say(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))?;
-        // A channel starts at once, and looks for its hub afterwards; a tool's answer says that it is there.
+        actor.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))?;
+        // A channel starts before it has connected to the hub. The result of a tool shows that it is registered.
         actor.request("tools/call", json!({"name": "relay_peers", "arguments": {}}))?;
         Ok(actor)
     }
 
-    fn say(&self, message: &Value) -> Result<()> {
+    fn send(&self, message: &Value) -> Result<(), Failure> {
         let line = format!("{message}\n");
-        self.show("→", &line);
-        (&*self.stream).write_all(line.as_bytes())
+        self.show_message("→", &line)?;
+        Ok((&*self.stream).write_all(line.as_bytes())?)
     }
 
-    fn next(&mut self) -> Result<Value> {
-        let Some(line) = self.lines.next(Some(Instant::now() + LIMIT))? else {
-            return wrong(format!("the channel of {} is gone", self.name));
+    fn next(&mut self) -> Result<Value, Failure> {
+        let Some(line) = self.lines.next(Some(Instant::now() + STEP_LIMIT))? else {
+            return Err(format!("the channel of {} has exited", self.name).into());
         };
         let line = String::from_utf8_lossy(line).into_owned();
-        self.show("←", &line);
-        Ok(serde_json::from_slice(line.as_bytes())?)
+        self.show_message("←", &line)?;
+        serde_json::from_str(&line).map_err(|e| Failure::Other(format!("{} sent no JSON: {e}", self.name)))
     }
 
-    /// The wire, for `--verbose`.
-    fn show(&self, way: &str, line: &str) {
-        if self.verbose {
-            tell(&paint("2", &format!("      {} {way} {}", self.name, first_line(line, 400))));
+    /// Prints a JSON-RPC message, with `--verbose`.
+    fn show_message(&self, arrow: &str, line: &str) -> Result<(), Failure> {
+        if !self.stage.is_verbose {
+            return Ok(());
         }
+        let line = format!("      {} {arrow} {}", self.name, first_line(line, MESSAGE_COLUMNS));
+        out(&format!("{}\n", paint("2", &line)))
     }
 
-    /// What a request of Claude Code brings.
-    fn request(&mut self, method: &str, params: Value) -> Result<Value> {
-        self.say(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))?;
+    /// Sends a request and returns its result.
+    fn request(&mut self, method: &str, params: Value) -> Result<Value, Failure> {
+        self.send(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))?;
         loop {
             let message = self.next()?;
             if message["id"] == 1 {
@@ -169,52 +180,56 @@ impl Actor {
         }
     }
 
-    /// Uses a tool, as the model would.
-    fn call(&mut self, tool: &str, arguments: Value) -> Result<()> {
-        tell(&format!("{} {arguments}", paint("1", &format!("{:>6} uses {tool}", self.name))));
+    /// Calls a tool, as the model would.
+    fn call(&mut self, tool: &str, arguments: Value) -> Result<(), Failure> {
+        let heading = paint("1", &format!("{:>6} calls {tool}", self.name));
+        self.stage.narrate(&format!("{heading} {arguments}"))?;
         let result = self.request("tools/call", json!({"name": tool, "arguments": arguments}))?;
-        result["content"][0]["text"].as_str().unwrap_or_default().lines().for_each(quote);
+        for line in result["content"][0]["text"].as_str().unwrap_or_default().lines() {
+            print_indented(line)?;
+        }
         match result["isError"] == true || result.is_null() {
-            true => wrong(format!("{tool} failed: {result}")),
+            true => Err(format!("{tool} failed: {result}").into()),
             false => Ok(()),
         }
     }
 
-    /// Waits for a push of this kind, as Claude Code would show it to the model.
-    fn hear(&mut self, kind: &str) -> Result<Value> {
+    /// Waits for a push of this kind and prints what Claude Code would show to the model.
+    fn receive(&mut self, kind: &str) -> Result<Value, Failure> {
         let message = match self.pushed.pop() {
             Some(message) => message,
             None => self.next()?,
         };
         if message["method"] != "notifications/claude/channel" {
-            return self.hear(kind);
+            return self.receive(kind);
         }
         let (meta, text) = (&message["params"]["meta"], &message["params"]["content"]);
-        let part = |key: &str| meta[key].as_str().unwrap_or_default();
-        let from = if kind == "summary" { "" } else { &format!(" from {}", part("from")) };
-        let heard = format!("{:>6} hears: {}{from}", self.name, part("kind"));
-        tell(&format!("{} ({}{})", paint("1", &heard), part("ask_id"), part("broadcast_id")));
-        text.as_str().and_then(|text| text.lines().next()).into_iter().for_each(quote);
-        match part("kind") == kind {
+        let field = |key: &str| meta[key].as_str().unwrap_or_default();
+        let from = if kind == "summary" { "" } else { &format!(" from {}", field("from")) };
+        let heading = paint("1", &format!("{:>6} receives: {}{from}", self.name, field("kind")));
+        self.stage.narrate(&format!("{heading} ({}{})", field("ask_id"), field("broadcast_id")))?;
+        if let Some(line) = text.as_str().and_then(|text| text.lines().next()) {
+            print_indented(line)?;
+        }
+        match field("kind") == kind {
             true => Ok(meta.clone()),
-            false => wrong(format!("{} expected a {kind}: {message}", self.name)),
+            false => Err(format!("{} expected a {kind}: {message}", self.name).into()),
         }
     }
 
-    /// Hears a question and answers it.
-    fn answer(&mut self, answer: &str) -> Result<()> {
-        let meta = self.hear("ask")?;
+    /// Receives a question and answers it.
+    fn answer(&mut self, answer: &str) -> Result<(), Failure> {
+        let meta = self.receive("ask")?;
         self.call("relay_reply", json!({"ask_id": meta["ask_id"], "answer": answer}))
     }
 }
 
-/// A line of what the relay said, cut to fit.
-fn quote(text: &str) {
-    tell(&format!("         {}", first_line(text, 100)));
+fn print_indented(line: &str) -> Result<(), Failure> {
+    out(&format!("         {}\n", first_line(line, RESULT_COLUMNS)))
 }
 
-impl Drop for Actor {
-    /// The channel ends with its stdin, as when Claude Code ends.
+impl Drop for Actor<'_> {
+    /// The channel exits with its standard input, as when Claude Code exits.
     fn drop(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Both); // it may be gone already
         let _ = self.child.wait();

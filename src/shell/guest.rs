@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Read, stderr, stdin};
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
@@ -14,6 +13,7 @@ use crate::client::{Client, Event};
 use crate::datadir::DataDir;
 use crate::link::{self, FromHub, unreachable};
 use crate::session;
+use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Answer, Code, Fault, Parcel, Path, PeerKind, Scope, State, ToHub, Who};
 
@@ -75,10 +75,11 @@ impl Guest {
         let who = who(&mut tokens, name, joins).map_err(cannot)?;
         let (send, received) = bounded(64);
         let (dir, hub) = (dir.clone(), send.clone());
-        thread::spawn(move || link::keep(dir, |message| hub.send(Received::Hub(message)).is_ok()));
+        spawn("hub", PARSER, move || link::keep(dir, |message| hub.send(Received::Hub(message)).is_ok()))
+            .map_err(cannot)?;
         if joins {
             let typed = send.clone();
-            thread::spawn(move || {
+            let read = move || {
                 let mut buffer = [0; 4096];
                 loop {
                     let n = stdin().lock().read(&mut buffer).unwrap_or(0);
@@ -87,10 +88,12 @@ impl Guest {
                         return;
                     }
                 }
-            });
+            };
+            spawn("stdin", SMALL, read).map_err(cannot)?;
         }
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(cannot)?;
-        thread::spawn(move || signals.forever().all(|s| send.send(Received::Signal(s)).is_ok()));
+        let watch = move || drop(signals.forever().all(|s| send.send(Received::Signal(s)).is_ok()));
+        spawn("signals", SMALL, watch).map_err(cannot)?;
         let client = Client::new(tokens, who, unreachable("the hub is not reached yet; try again"));
         Ok(Guest { client, received, early: VecDeque::new() })
     }

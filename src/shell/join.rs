@@ -1,110 +1,150 @@
-//! `relay join`: a person as a peer. What is asked appears as it comes, and answers are typed.
+//! `relay join`: a person as a peer. Questions appear as they arrive, and answers are typed.
 
+use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::args::{self, Args};
-use super::ask::table;
+use super::ask::checked_name;
+use super::console::Console;
+use super::editor::Input;
 use super::guest::{Guest, News};
-use super::terminal::{Typing, err, said};
-use super::{Outcome, message};
+use super::peers::peer_table;
+use super::terminal::{err, with_heading};
+use super::{Failure, Outcome, message};
 use crate::datadir::DataDir;
 use crate::fence::clean;
 use crate::wire::{Answer, Code, Kind, Parcel, State, ToHub};
 
-/// How long an ask that is typed waits for its answer.
+/// The timeout of a question that is typed.
 const TIMEOUT: Duration = Duration::from_secs(600);
-/// Nothing is due while nothing happens.
+/// How long to wait for an event; nothing is done when the time is over.
 const PATIENCE: Duration = Duration::from_secs(3600);
+const COMMANDS: [&str; 3] = ["/help", "/peers", "/quit"];
+
 /// A question to us.
 struct Question {
-    /// Empty once it is over.
+    /// Empty once the question can't be answered any more.
     ask_id: String,
     from: String,
-    /// Whether a plain line may answer it. One that is being answered, or whose time is up, takes only its number.
-    waits: bool,
+    /// Whether a line without a number may answer it: not while it is being answered, nor after its timeout.
+    is_next: bool,
 }
 
-/// Somebody who joined.
-struct Joined {
+/// Why the list of peers was requested.
+enum ListPurpose {
+    Print,
+    Complete,
+}
+
+/// A person or a script that has joined.
+struct Member {
     guest: Guest,
-    typing: Typing,
-    /// By number, from 1.
+    console: Console,
+    /// Question number n is at n - 1.
     questions: Vec<Question>,
-    /// The asks of ours that are open, and whom we asked.
+    /// Our open asks: id and the name of the asked peer.
     asked: Vec<(String, String)>,
-    /// The lines so far of what goes on in the next.
-    begun: String,
-    /// How the last ask of ours that failed did so, for a script.
+    /// The lines that ended in a backslash, for the line that they continue.
+    continued: String,
+    /// The requests for the list of peers that are not answered yet.
+    lists: VecDeque<ListPurpose>,
+    /// The error of our last ask that failed, for the exit code of a script.
     failed: Option<Code>,
 }
 
-/// `relay join`.
+/// Runs `relay join`.
 pub fn join(dir: &DataDir, args: &Args) -> Outcome {
-    let guest = Guest::arrive(dir, args.words.first().map(String::as_str), true)?;
-    let (questions, asked, begun, failed) = Default::default();
-    let mut me = Joined { guest, typing: Typing::new(), questions, asked, begun, failed };
-    let outcome = me.run();
-    drop(me.typing); // the terminal is as it was before anything else is said
-    me.guest.leave();
+    let guest = Guest::arrive(dir, checked_name(args.words.first().map(String::as_str))?, true)?;
+    let (questions, asked, continued, lists, failed) = Default::default();
+    let mut member = Member { guest, console: Console::open()?, questions, asked, continued, lists, failed };
+    let outcome = member.run();
+    drop(member.console); // restores the terminal before anything else is printed
+    member.guest.leave();
     outcome
 }
 
-impl Joined {
+impl Member {
     fn run(&mut self) -> Outcome {
-        let mut leaving = false;
-        while !(leaving && self.asked.is_empty() && !self.guest.is_waiting()) {
+        let mut is_leaving = false;
+        // At the end of its input a script still waits for the answers to its questions.
+        while !(is_leaving && self.asked.is_empty() && !self.guest.is_waiting()) {
             match self.guest.next(PATIENCE)? {
                 News::Signal(code) => return Ok(code),
-                // A script still waits for the answers to what it asked.
-                News::Typed(bytes) if bytes.is_empty() => leaving = true,
                 News::Typed(bytes) => {
-                    for line in self.typing.feed(&bytes) {
-                        if line.is_none_or(|line| !self.typed(&line)) {
-                            return Ok(self.end());
+                    self.console.feed(&bytes);
+                    while let Some(input) = self.console.next()? {
+                        match input {
+                            Input::Line(line) if !self.handle_line(&line)? => return Ok(self.exit_code()),
+                            Input::End if self.console.is_terminal() => return Ok(self.exit_code()),
+                            Input::End => is_leaving = true,
+                            Input::Complete => self.complete()?,
+                            Input::Line(_) | Input::ClearScreen => {}
                         }
                     }
                 }
-                News::Parcel(parcel) if !self.parcel(&parcel) => return Ok(ExitCode::FAILURE), // nobody reads us
-                News::Parcel(_) => {}
+                News::Parcel(parcel) => self.show_parcel(&parcel)?,
                 other => {
-                    if let Some(note) = self.heard(other) {
-                        self.typing.note(&note);
+                    if let Some(note) = self.handle_event(other)? {
+                        self.console.note(&note)?;
                     }
                 }
             }
         }
-        Ok(self.end())
+        Ok(self.exit_code())
     }
 
-    fn end(&self) -> ExitCode {
-        self.failed.map_or(ExitCode::SUCCESS, args::exit)
+    fn exit_code(&self) -> ExitCode {
+        self.failed.map_or(ExitCode::SUCCESS, args::exit_code)
     }
 
-    /// An ask of ours failed: what there is to say of it. A script is also told by the exit code.
-    fn fails(&mut self, code: Code, why: &str) -> String {
-        if self.typing.is_editing() {
-            return message(code, why, "/peers");
+    /// Completes a command, the number of a question, or a name; for that the hub is asked for the peers.
+    fn complete(&mut self) -> Result<(), Failure> {
+        match self.console.word().and_then(|word| word.chars().next()) {
+            Some('@') => {
+                self.lists.push_back(ListPurpose::Complete);
+                self.guest.peers();
+                Ok(())
+            }
+            Some('#') => {
+                let open =
+                    self.questions.iter().enumerate().filter(|(_, question)| !question.ask_id.is_empty());
+                let numbers: Vec<String> = open.map(|(at, _)| format!("#{}", at + 1)).collect();
+                self.console.complete(numbers)
+            }
+            _ => self.console.complete(COMMANDS.map(str::to_owned)),
+        }
+    }
+
+    /// Records that an ask of ours failed, and words it. A script is also told by the exit code.
+    fn record_failure(&mut self, code: Code, why: &str) -> String {
+        let why = message(code, why, "/peers");
+        if self.console.is_terminal() {
+            return why;
         }
         self.failed = Some(code);
-        format!("relay: {}: {}", code.name(), clean(&message(code, why, "/peers")))
+        format!("relay: {}: {}", code.name(), clean(&why))
     }
 
-    /// What there is to say of something that is no parcel and was not typed.
-    fn heard(&mut self, news: News) -> Option<String> {
-        Some(match news {
-            News::Named(name) => format!("You are {name}. /help tells what to type."),
-            News::Lost => "The hub went away; looking for another.".to_owned(),
+    /// Handles an event that is no parcel and was not typed; returns the note to print.
+    fn handle_event(&mut self, news: News) -> Result<Option<String>, Failure> {
+        Ok(Some(match news {
+            News::Named(name) => format!("You are {name}. Type /help for help."),
+            News::Lost => "Lost the hub; reconnecting.".to_owned(),
             News::Answer(Answer::Peers(roster)) => {
-                self.typing.print(&table(&roster));
-                return None;
+                match self.lists.pop_front() {
+                    Some(ListPurpose::Complete) => {
+                        let names = roster.peers.iter().map(|peer| format!("@{}", peer.name));
+                        self.console.complete(names)?;
+                    }
+                    Some(ListPurpose::Print) | None => self.console.print(&peer_table(&roster))?,
+                }
+                return Ok(None);
             }
             News::Answer(Answer::Asked { ask_id, to, state, .. }) => {
                 let note = format!("{to}: {}", state.name());
-                self.asked
-                    .iter_mut()
-                    .filter(|(id, _)| *id == ask_id)
-                    .for_each(|(_, name)| name.clone_from(&to));
+                let ours = self.asked.iter_mut().filter(|(id, _)| *id == ask_id);
+                ours.for_each(|(_, name)| name.clone_from(&to));
                 note
             }
             News::Answer(Answer::Replied { ask_id, to, state }) => {
@@ -112,61 +152,72 @@ impl Joined {
                     question.ask_id.clear();
                 }
                 match state {
-                    State::Queued => format!("{to} gets your answer as soon as it can take it."),
-                    _ => format!("{to} has your answer."),
+                    State::Queued => format!("{to} will receive your answer as soon as it can be reached."),
+                    _ => format!("{to} has received your answer."),
                 }
             }
-            News::Refused(request, fault) => {
-                if let ToHub::Ask { ask_id, .. } = &request {
-                    self.asked.retain(|(id, _)| id != ask_id);
-                    return Some(self.fails(fault.code, &fault.message));
-                }
-                if let ToHub::Reply { ask_id, .. } = &request
-                    && let Some((_, question)) = self.question(ask_id)
-                {
-                    question.waits = !matches!(fault.code, Code::PeerGone | Code::UnknownAsk);
-                    if !question.waits {
+            News::Refused(request, fault) => self.handle_refusal(&request, fault.code, &fault.message),
+            News::State { ask_id, state, detail, .. } => {
+                let asked = self.asked.iter().find(|(id, _)| *id == ask_id);
+                let Some((_, to)) = asked.filter(|_| state < State::Replied) else { return Ok(None) };
+                format!("{to}: {}", detail.as_deref().unwrap_or(state.name()))
+            }
+            News::Over { ask_id, code } => return Ok(self.handle_question_end(&ask_id, code)),
+            _ => return Ok(None),
+        }))
+    }
+
+    fn handle_refusal(&mut self, request: &ToHub, code: Code, why: &str) -> String {
+        match request {
+            ToHub::Ask { ask_id, .. } => {
+                self.asked.retain(|(id, _)| id != ask_id);
+                return self.record_failure(code, why);
+            }
+            ToHub::Reply { ask_id, .. } => {
+                if let Some((_, question)) = self.question(ask_id) {
+                    question.is_next = !matches!(code, Code::PeerGone | Code::UnknownAsk);
+                    if !question.is_next {
                         question.ask_id.clear();
                     }
                 }
-                message(fault.code, &fault.message, "/peers")
             }
-            News::State { ask_id, state, .. } => {
-                let (_, to) = self.asked.iter().find(|(id, _)| *id == ask_id)?;
-                format!("{to}: {}", state.name())
-            }
-            News::Over { ask_id, code } => {
-                let (n, question) = self.question(&ask_id)?;
-                question.waits = false;
-                let from = &question.from;
-                if code == Code::Timeout {
-                    return Some(format!("The time for #{n} is up; #{n} TEXT may still reach {from}."));
-                }
-                question.ask_id.clear();
-                format!("{from} does not wait for #{n} any more.")
-            }
-            _ => return None,
-        })
+            _ => {}
+        }
+        message(code, why, "/peers")
+    }
+
+    /// A question to us has ended without our answer.
+    fn handle_question_end(&mut self, ask_id: &str, code: Code) -> Option<String> {
+        let (n, question) = self.question(ask_id)?;
+        question.is_next = false;
+        let from = &question.from;
+        if code == Code::Timeout {
+            return Some(format!("Question #{n} has timed out; #{n} TEXT may still reach {from}."));
+        }
+        let note = format!("{from} no longer waits for an answer to #{n}.");
+        question.ask_id.clear();
+        Some(note)
     }
 
     /// An open question, with its number.
     fn question(&mut self, ask_id: &str) -> Option<(usize, &mut Question)> {
-        let at = self.questions.iter().position(|q| q.ask_id == ask_id)?;
+        let at = self.questions.iter().position(|question| question.ask_id == ask_id)?;
         Some((at + 1, &mut self.questions[at]))
     }
 
-    /// Shows a parcel; `false` when nobody reads our output.
-    fn parcel(&mut self, parcel: &Parcel) -> bool {
+    /// Prints a parcel and confirms it. One that can't be printed is not confirmed.
+    fn show_parcel(&mut self, parcel: &Parcel) -> Result<(), Failure> {
         let Parcel { ask_id, from, text, .. } = parcel;
-        if let (Some(code), false) = (parcel.code, self.typing.is_editing()) {
+        if let (Some(code), false) = (parcel.code, self.console.is_terminal()) {
             self.asked.retain(|(id, _)| id != ask_id);
-            err(&format!("{}\n", self.fails(code, text)));
+            err(&format!("{}\n", self.record_failure(code, text)));
             self.guest.confirm(parcel);
-            return true;
+            return Ok(());
         }
-        let who = match parcel.kind {
+        let heading = match parcel.kind {
             Kind::Ask => {
-                self.questions.push(Question { ask_id: ask_id.clone(), from: from.clone(), waits: true });
+                let question = Question { ask_id: ask_id.clone(), from: from.clone(), is_next: true };
+                self.questions.push(question);
                 format!("#{} {from} asks:", self.questions.len())
             }
             Kind::Reply if parcel.late => format!("{from} answers (late):"),
@@ -174,56 +225,61 @@ impl Joined {
             Kind::Failed | Kind::Summary | Kind::Notice => format!("{from}:"),
         };
         self.asked.retain(|(id, _)| parcel.late || id != ask_id);
-        let read = self.typing.print(&said(&who, text));
-        if read {
-            self.guest.confirm(parcel);
-        }
-        read
+        self.console.announce(&with_heading(&heading, text))?;
+        self.guest.confirm(parcel);
+        Ok(())
     }
 
-    /// A line was typed; `false` if it says to leave.
-    fn typed(&mut self, line: &str) -> bool {
+    /// Handles a line; returns `false` if it says to leave.
+    fn handle_line(&mut self, line: &str) -> Result<bool, Failure> {
         if let Some(part) = line.strip_suffix('\\') {
-            self.begun += &format!("{part}\n");
-            return true;
+            self.continued += &format!("{part}\n");
+            return Ok(true);
         }
-        let line = std::mem::take(&mut self.begun) + line;
+        let line = std::mem::take(&mut self.continued) + line;
         let line = line.trim();
         let (first, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         match (first, first.chars().next()) {
             ("", _) => {}
-            ("/quit", _) => return false,
-            ("/peers", _) => self.guest.peers(),
-            ("/help", _) => {
-                let this = args::commands().into_iter().find(|c| c.name == "join");
-                self.typing.note(this.map_or("", |c| c.more));
+            ("/quit", _) => return Ok(false),
+            ("/peers", _) => {
+                self.lists.push_back(ListPurpose::Print);
+                self.guest.peers();
             }
-            (_, Some('/')) => self.typing.note(&format!("There is no {first}; /help tells what there is.")),
+            ("/help", _) => {
+                let join = args::commands().into_iter().find(|command| command.name == "join");
+                self.console.note(join.map_or("", |command| command.details))?;
+            }
+            (_, Some('/')) => self.console.note(&format!("Unknown command {first}. Type /help for help."))?,
             (_, Some('@')) => match self.guest.ask(&first[1..], rest, TIMEOUT) {
                 Ok(id) => self.asked.push((id, first[1..].to_owned())),
                 Err(fault) => {
-                    let note = self.fails(fault.code, &fault.message);
-                    self.typing.note(&note);
+                    let note = self.record_failure(fault.code, &fault.message);
+                    self.console.note(&note)?;
                 }
             },
-            (_, Some('#')) => self.answer(first[1..].parse().unwrap_or(0), rest),
-            _ => match self.questions.iter().position(|q| q.waits) {
-                Some(at) => self.answer(at + 1, line),
-                None => self.typing.note("Nobody waits for an answer; @NAME TEXT asks, /help tells more."),
+            (_, Some('#')) => self.answer(first[1..].parse().unwrap_or(0), rest)?,
+            _ => match self.questions.iter().position(|question| question.is_next) {
+                Some(at) => self.answer(at + 1, line)?,
+                None => {
+                    let note = "No question waits for an answer. @NAME TEXT asks one; type /help for help.";
+                    self.console.note(note)?;
+                }
             },
         }
-        true
+        Ok(true)
     }
 
-    fn answer(&mut self, number: usize, text: &str) {
+    fn answer(&mut self, number: usize, text: &str) -> Result<(), Failure> {
         let question = number.checked_sub(1).and_then(|at| self.questions.get_mut(at));
-        match question.filter(|q| !q.ask_id.is_empty()) {
-            _ if text.is_empty() => self.typing.note("What is the answer? #2 TEXT answers question 2."),
+        match question.filter(|question| !question.ask_id.is_empty()) {
+            _ if text.is_empty() => self.console.note("Missing TEXT: #2 TEXT answers question 2."),
             Some(question) => {
-                question.waits = false;
+                question.is_next = false;
                 self.guest.reply(&question.ask_id, text);
+                Ok(())
             }
-            None => self.typing.note(&format!("No question #{number} waits for an answer.")),
+            None => self.console.note(&format!("There is no open question #{number}.")),
         }
     }
 }

@@ -1,105 +1,115 @@
-//! `relay status` and `stop`: the hub itself.
+//! `relay status` and `relay stop`: the hub process.
 
 use std::fs;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde::Serialize;
 
 use super::args::Args;
 use super::terminal::out;
-use super::{Outcome, count, no_hub, open, print};
+use super::{Outcome, count, is_no_hub, open, print};
 use crate::datadir::DataDir;
 use crate::link::{Link, silent, unreachable};
 use crate::span::span;
 use crate::wire::{Answer, Code, Fault, JournalStatus, Status, ToHub};
 
-/// How long a hub may take to leave.
-const LEAVING: Duration = Duration::from_secs(10);
+/// How long a hub may take to exit.
+const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
-/// `relay status`.
+/// The `--json` output of `relay status`.
+#[derive(Serialize)]
+struct StatusJson {
+    #[serde(flatten)]
+    status: Status,
+    data_dir: String,
+}
+
+/// Runs `relay status`.
 pub fn status(dir: &DataDir, args: &Args) -> Outcome {
-    let status = ask_status(&mut open(dir)?)?;
+    let status = request_status(&mut open(dir)?)?;
     if args.has("json") {
-        let mut value = json!(status);
-        value["data_dir"] = json!(dir.path().to_string_lossy());
-        print(&value);
+        let data_dir = dir.path().to_string_lossy().into_owned();
+        print(&StatusJson { status, data_dir })?;
         return Ok(ExitCode::SUCCESS);
     }
     let Status {
         pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections, journal, ..
     } = status;
-    let (up, at) = (span(uptime_s), dir.path().display());
     out(&format!(
-        "hub {version} (protocol {protocol}), process {pid}, up for {up}\n\
-         {}, {}, {} on the way, {}\n\
-         {}\n\
-         in {at}\n",
+        "Hub {version} (protocol {protocol}), process {pid}, up for {}\n\
+         {}, {}, {}, {}\n\
+         Journal: {}\n\
+         Data directory: {}\n",
+        span(uptime_s),
         count(peers, "peer"),
         count(open_asks, "open ask"),
-        count(undelivered, "text"),
+        count(undelivered, "undelivered message"),
         count(connections, "connection"),
-        journal_line(&journal),
-    ));
+        describe_journal(&journal),
+        dir.path().display(),
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the hub's state would survive its death.
-pub fn journal_line(journal: &JournalStatus) -> String {
+/// Whether the state of the hub would survive its death.
+fn describe_journal(journal: &JournalStatus) -> String {
     match &journal.off {
-        None => format!("journal of {} KiB", journal.bytes.div_ceil(1024)),
-        Some(why) => format!("NO JOURNAL ({why}): open asks fail if the hub dies"),
+        None => format!("{} KiB", journal.bytes.div_ceil(1024)),
+        Some(why) => format!("NONE ({why}); open asks fail if the hub dies"),
     }
 }
 
-/// The hub about itself.
+/// Requests the status of the hub.
 ///
 /// # Errors
-/// The hub is gone.
-pub fn ask_status(link: &mut Link) -> Result<Status, Fault> {
+/// The connection is lost.
+pub fn request_status(link: &mut Link) -> Result<Status, Fault> {
     match link.call(|id| ToHub::Status { id })? {
         Answer::Status(status) => Ok(status),
-        _ => Err(unreachable("the hub answered something else")),
+        _ => Err(unreachable("the hub sent an unexpected answer to a status request")),
     }
 }
 
-/// `relay stop`: returns when the hub is gone.
+/// Runs `relay stop`: returns when the hub has exited.
 pub fn stop(dir: &DataDir) -> Outcome {
     out(&match stop_hub(dir) {
-        Ok(Status { pid, peers: 0, .. }) => format!("The hub (process {pid}) has left.\n"),
+        Ok(Status { pid, peers: 0, .. }) => format!("The hub (process {pid}) has stopped.\n"),
         Ok(Status { pid, peers, .. }) => format!(
-            "The hub (process {pid}) has left. Its peers ({peers}) start a new one at once; what was under way goes on.\n"
+            "The hub (process {pid}) has stopped. Its {} will start a new hub at once and continue.\n",
+            count(peers, "peer")
         ),
-        Err(fault) if no_hub(dir, &fault) => "No hub runs.\n".to_owned(),
+        Err(fault) if is_no_hub(dir, &fault) => "No hub is running.\n".to_owned(),
         Err(fault) if fault.code == Code::ProtocolMismatch => {
-            // One of any version leaves when its socket is gone.
-            fs::remove_file(dir.socket_path()).map_err(|e| unreachable(format!("cannot stop it: {e}")))?;
-            wait_until_gone(dir)?;
-            "The hub, which spoke another version, has left.\n".to_owned()
+            // A hub of any version exits when its socket is gone.
+            fs::remove_file(dir.socket_path())
+                .map_err(|e| unreachable(format!("cannot stop the hub: {e}")))?;
+            wait_for_exit(dir)?;
+            "The hub, which spoke another protocol version, has stopped.\n".to_owned()
         }
-        Err(fault) => return Err(fault),
-    });
+        Err(fault) => return Err(fault.into()),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Stops the hub and waits until it is gone; what it said of itself.
+/// Stops the hub, waits until it has exited, and returns its last status.
 ///
 /// # Errors
-/// There is none, it can't be spoken with, or it does not leave.
+/// No hub runs, it speaks another protocol, or it does not exit.
 pub fn stop_hub(dir: &DataDir) -> Result<Status, Fault> {
     let mut link = open(dir)?;
-    let status = ask_status(&mut link)?;
+    let status = request_status(&mut link)?;
     link.call(|id| ToHub::Stop { id })?;
-    let until = Instant::now() + LEAVING;
-    while link.receive(Some(until)).is_some() {} // it removes its socket, and then hangs up
-    wait_until_gone(dir)?;
+    let until = Instant::now() + EXIT_LIMIT;
+    while link.receive(Some(until)).is_some() {} // the hub removes its socket, then closes the connections
+    wait_for_exit(dir)?;
     Ok(status)
 }
 
-/// Waits until a hub that has no socket any more is gone: nobody has the lock, or the next has a socket.
-fn wait_until_gone(dir: &DataDir) -> Result<(), Fault> {
-    let until = Instant::now() + LEAVING;
+/// Waits until a hub that has removed its socket has exited: its lock is free, or the next hub has made a socket.
+fn wait_for_exit(dir: &DataDir) -> Result<(), Fault> {
+    let until = Instant::now() + EXIT_LIMIT;
     while fs::symlink_metadata(dir.socket_path()).is_err() && dir.is_claimed() {
         if Instant::now() >= until {
             return Err(silent(dir.hub_process()));

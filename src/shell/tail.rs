@@ -1,37 +1,47 @@
-//! `relay tail`: what goes through the hub.
+//! `relay tail`: the hub's events as they happen.
 
-use std::process::ExitCode;
+use std::io;
+use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use super::args::Args;
-use super::terminal::{err, out, paint};
-use super::{Outcome, first_line, open, print};
+use super::terminal::{err, first_line, out, paint};
+use super::{Failure, Outcome, open, print, short_id};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
 use crate::link::{Link, Start};
-use crate::wire::{Event, ToClient, ToHub, What};
+use crate::wire::{Event, Kind, ToClient, ToHub, What};
 
-/// How often a new hub is looked for.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often to look for the next hub.
+const RETRY: Duration = Duration::from_millis(250);
+/// The most columns of a message's text.
+const TEXT_COLUMNS: usize = 100;
 
-/// `relay tail`. Ends when nobody reads it any more; a hub that leaves is waited for.
+/// Runs `relay tail`. It ends when its output is closed, and survives the end of a hub.
 pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
     let mut link = open(dir)?;
+    let mut clock = Clock::default();
     loop {
         if link.call(|id| ToHub::Watch { id }).is_ok() {
-            err("relay: watching (Ctrl-C ends it)\n");
+            err("relay: watching for events; Ctrl-C ends it\n");
         }
         while let Some(message) = link.receive(None) {
             let ToClient::Event(event) = message else { continue };
-            let alive = if args.has("json") { print(&serde_json::json!(event)) } else { out(&line(&event)) };
-            if !alive {
-                return Ok(ExitCode::SUCCESS);
+            let printed = match args.has("json") {
+                true => print(&event),
+                false => out(&format!("{} {}\n", clock.format(event.ts_ms), describe(&event))),
+            };
+            match printed {
+                Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => {
+                    return Ok(ExitCode::SUCCESS);
+                }
+                printed => printed?,
             }
         }
-        err("relay: the hub has left; waiting for the next\n");
+        err("relay: the hub has stopped; waiting for the next one\n");
         link = loop {
-            thread::sleep(LOOK);
+            thread::sleep(RETRY);
             if let Ok(link) = Link::open(dir, Start::No) {
                 break link;
             }
@@ -39,28 +49,90 @@ pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
     }
 }
 
-/// An event, in one line.
-fn line(event: &Event) -> String {
-    let s = event.ts_ms / 1000 % 86_400;
+/// An event, without its time, in one line.
+fn describe(event: &Event) -> String {
     let (from, to) = (label(&event.from), label(event.to.as_deref().unwrap_or_default()));
-    let route = if to.is_empty() { from.clone() } else { format!("{from} → {to}") };
-    let text = first_line(&clean(event.text.as_deref().unwrap_or_default()), 100);
-    let path = event.path.map_or("", |p| p.name());
-    let code = event.code.map_or("", |c| c.name());
-    let what = match event.event {
+    let path = event.path.map_or("", |path| path.name());
+    let code = event.code.map_or("", |code| code.name());
+    let id = event.ask_id.as_deref().map(|id| short_id(&label(id))).unwrap_or_default();
+    let id = if id.is_empty() { id } else { paint("2", &format!("  {id}")) };
+    match event.event {
         What::Joined => format!("{from}  joined"),
         What::Left => format!("{from}  left"),
         What::Renamed => format!("{from}  is now {to}"),
-        What::Ask | What::Reply => format!("{}  {}  {text}", paint("1", &route), event.event.name()),
-        What::Summary => format!("{route}  summary  {text}"),
-        What::Failed => paint("31", &format!("{route}  failed  {code}")),
+        What::Ask | What::Reply => {
+            let text = first_line(&clean(event.text.as_deref().unwrap_or_default()), TEXT_COLUMNS);
+            format!("{}  {}{id}  {text}", paint("1", &format!("{from} → {to}")), event.event.name())
+        }
+        What::Summary => format!("hub → {to}  summary{id}"),
+        // The hub names the asked peer first. The arrow is that of the ask.
+        What::Failed => paint("31", &format!("{to} → {from}  failed: {code}")) + &id,
         What::State => {
             let (kind, state) = (event.kind.map_or("", |k| k.name()), event.state.map_or("", |s| s.name()));
+            // These are the hub's own messages.
+            let from = if matches!(event.kind, Some(Kind::Failed | Kind::Summary | Kind::Notice)) {
+                "hub"
+            } else {
+                &from
+            };
             let by = if path.is_empty() { "" } else { " by " };
-            paint("2", &format!("{route}  {kind} {state}{by}{path}"))
+            paint("2", &format!("{from} → {to}  {kind} {state}{by}{path}")) + &id
         }
-        What::DeadPath => paint("31", &format!("{from}  {path} does not confirm and is not used again")),
-        What::Refused => paint("31", &format!("{from}  refused  {code}")),
-    };
-    format!("{:02}:{:02}:{:02} {what}\n", s / 3600, s / 60 % 60, s % 60)
+        What::DeadPath => paint("31", &format!("{from}  path {path} did not confirm and is no longer used")),
+        What::Refused => paint("31", &format!("{from}  request refused: {code}")),
+    }
+}
+
+/// Formats times of day in the local time zone.
+#[derive(Default)]
+struct Clock {
+    /// The hour since 1970 for which the offset is known: it changes with daylight saving time.
+    hour: Option<u64>,
+    offset_s: i64,
+    /// The offset as `date` prints it, with a colon.
+    suffix: String,
+}
+
+impl Clock {
+    /// `ts_ms`, in milliseconds since 1970 (UTC) and about now, as `14:03:05+02:00`.
+    fn format(&mut self, ts_ms: u64) -> String {
+        let s = ts_ms / 1000;
+        if self.hour != Some(s / 3600) {
+            self.hour = Some(s / 3600);
+            (self.offset_s, self.suffix) = utc_offset().unwrap_or((0, "Z".to_owned()));
+        }
+        let s = s.checked_add_signed(self.offset_s).unwrap_or(s) % 86_400;
+        format!("{:02}:{:02}:{:02}{}", s / 3600, s / 60 % 60, s % 60, self.suffix)
+    }
+}
+
+/// The present offset of local time to UTC, in seconds and as text. The standard library does not know time zones.
+fn utc_offset() -> Option<(i64, String)> {
+    let run = Command::new("date").arg("+%z").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    parse_offset(String::from_utf8_lossy(&run.stdout).trim())
+}
+
+/// Parses `+0200`.
+fn parse_offset(text: &str) -> Option<(i64, String)> {
+    let digits =
+        text.strip_prefix(['+', '-']).filter(|d| d.len() == 4 && d.bytes().all(|b| b.is_ascii_digit()))?;
+    let number: i64 = digits.parse().ok()?;
+    let sign = if text.starts_with('-') { -1 } else { 1 };
+    let (hours, minutes) = (number / 100, number % 100);
+    let suffix = format!("{}{}:{}", &text[..1], &digits[..2], &digits[2..]);
+    Some((sign * (hours * 3600 + minutes * 60), suffix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn utc_offset_is_parsed_and_anything_else_is_refused() {
+        assert_eq!(parse_offset("+0530"), Some((19_800, "+05:30".to_owned())));
+        assert_eq!(parse_offset("-0330"), Some((-12_600, "-03:30".to_owned())));
+        for odd in ["", "+05", "0530", "+05:30", "+ab00", "+0５", "+-123", "UTC"] {
+            assert_eq!(parse_offset(odd), None, "{odd}");
+        }
+    }
 }

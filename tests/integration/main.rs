@@ -11,6 +11,7 @@ mod hub_death;
 mod hub_life;
 mod logging;
 mod names;
+mod no_proc;
 mod paths;
 mod protocol;
 mod trouble;

@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use binary::relay_path;
 
@@ -119,6 +119,21 @@ impl Home {
         let proc = self.start(&["join", name]);
         proc.err.until(&format!("You are {name}"));
         proc
+    }
+
+    /// A channel that is registered. Its Claude Code process is the test.
+    pub fn channel(&self, session: &str) -> Proc {
+        let mut channel = Proc::start(self.relay(&["channel"]).env("RELAY_SESSION", session));
+        let client = json!({"name": "test", "version": "1"});
+        let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
+        channel
+            .line(&json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}).to_string());
+        channel.out.until("\"id\":1");
+        let params = json!({"name": "relay_peers", "arguments": {}});
+        channel
+            .line(&json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params}).to_string());
+        channel.out.until("\"id\":2");
+        channel
     }
 
     pub fn json(&self, args: &[&str]) -> Value {
@@ -297,4 +312,30 @@ pub fn keys(value: &Value) -> Vec<&str> {
 
 pub fn exists(path: impl AsRef<Path>) -> bool {
     path.as_ref().symlink_metadata().is_ok()
+}
+
+/// What the terminal shows at the end of this output: it interprets erasing and ignores the cursor and the bell.
+pub fn shown(raw: &str) -> String {
+    let mut lines = vec![String::new()];
+    let mut rest = raw.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '\n' => lines.push(String::new()),
+            '\u{1b}' if rest.next_if_eq(&'[').is_some() => {
+                let mut sequence = String::new();
+                for c in rest.by_ref() {
+                    sequence.push(c);
+                    if ('@'..='~').contains(&c) {
+                        break;
+                    }
+                }
+                if sequence == "K" {
+                    lines.last_mut().expect("a line").clear(); // we only ever erase from the line's start
+                }
+            }
+            '\r' | '\u{7}' => {}
+            c => lines.last_mut().expect("a line").push(c),
+        }
+    }
+    lines.join("\n")
 }

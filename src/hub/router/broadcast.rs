@@ -58,7 +58,12 @@ impl Router {
         check_timeout(call.timeout_ms)?;
         let all = Id::from(call.broadcast_id.as_str());
         if let Some(asks) = self.broadcast_before(me, &all)? {
-            return Ok(Some(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
+            let broadcast_id = call.broadcast_id;
+            self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id, asks }));
+            if !self.broadcasts.contains_key(&all) {
+                self.tell_asker(me, &all, State::Replied, None, None);
+            }
+            return Ok(None);
         }
         let targets = self.in_scope(me, call.scope, call.include_self)?;
         self.room_for_ask(me)?;

@@ -76,6 +76,13 @@ impl EndedAsks {
         lost
     }
 
+    /// The asker was gone when the ask ended.
+    pub fn mark_lost(&mut self, id: &str) {
+        if let Some(tombstone) = self.get_mut(id) {
+            (tombstone.lost, tombstone.code) = (true, Some(Code::PeerGone));
+        }
+    }
+
     /// The latest, newest first, with the time of their end.
     pub fn latest(&self) -> impl Iterator<Item = (&Id, Ms, &Tombstone)> {
         self.order.iter().rev().filter_map(|(at, id)| {

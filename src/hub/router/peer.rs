@@ -324,10 +324,8 @@ impl Router {
         broadcasts.iter().for_each(|all| self.drop_broadcast(all));
         let asked = self.peer(no).asked.clone();
         asked.iter().for_each(|id| self.drop_ask(id));
-        for id in asked.iter().chain(&broadcasts) {
-            // Should this session come back after all, it is told.
-            self.ended.get_mut(id).into_iter().for_each(|tombstone| tombstone.lost = true);
-        }
+        // Should this session come back after all, it is told.
+        asked.iter().chain(&broadcasts).for_each(|id| self.ended.mark_lost(id));
         for delivery in self.peer(no).inbox.clone() {
             self.undeliverable(delivery);
         }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::delivery::Stage;
+use super::delivery::{Attempt, Stage};
 use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::wire::{Activity, Answer, Code, DebtLine, Fault, HookEvent, Path, PeerKind, ToClient, fault};
 
@@ -205,7 +205,8 @@ impl Router {
     fn undoubt(&mut self, peer: PeerNo, process: &str) {
         for no in self.peer(peer).inbox.clone() {
             let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
-            if last.is_some_and(|a| a.in_doubt && a.waiter.as_deref() == Some(process)) {
+            let unreported = |a: &Attempt| a.in_doubt || a.stage == Stage::Sent;
+            if last.is_some_and(|a| unreported(a) && a.waiter.as_deref() == Some(process)) {
                 self.forget_attempt(no);
             }
         }

@@ -1,49 +1,25 @@
 //! `relay peers`, `ask`, `broadcast`, `join`, `tail`, `status`, `stop`: the built binary, with and without a terminal.
 
-mod shell_kit;
-
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::thread;
 
+use crate::shell_kit::{self, Home, Proc, keys, kill, relay_path, shown};
 use serde_json::{Value, json};
-use shell_kit::{Home, keys, kill, relay_path};
-
-/// What the terminal shows once it has done all the erasing.
-fn shown(raw: &str) -> String {
-    let mut lines = vec![String::new()];
-    let mut rest = raw.chars().peekable();
-    while let Some(c) = rest.next() {
-        match c {
-            '\n' => lines.push(String::new()),
-            '\u{1b}' if rest.next_if_eq(&'[').is_some() => {
-                let mut sequence = String::new();
-                for c in rest.by_ref() {
-                    sequence.push(c);
-                    if ('@'..='~').contains(&c) {
-                        break;
-                    }
-                }
-                if sequence == "K" {
-                    lines.last_mut().expect("a line").clear(); // we only ever erase from the line's start
-                }
-            }
-            '\r' => {}
-            c => lines.last_mut().expect("a line").push(c),
-        }
-    }
-    lines.join("\n")
-}
 
 #[test]
-fn an_empty_machine() {
+fn commands_without_a_hub_start_nothing() {
     let home = Home::new();
     let peers = home.run(&["peers"]);
     assert_eq!((peers.code, peers.out.as_str()), (Some(0), ""));
-    assert!(peers.err.contains("No hub runs, so nobody is here"), "{peers:?}");
-    assert_eq!(home.json(&["peers", "--json"]), json!({"peers": [], "asks": [], "owed": []}));
+    assert!(peers.err.contains("No hub is running, so there are no peers"), "{peers:?}");
+    assert_eq!(
+        home.json(&["peers", "--json"]),
+        json!({"peers": [], "asks": [], "owed": [], "unregistered": []})
+    );
     let status = home.run(&["status", "--json"]);
     assert_eq!(status.code, Some(11));
     assert_eq!(status.json()["error"]["code"], "hub_unreachable");
@@ -54,11 +30,11 @@ fn an_empty_machine() {
 }
 
 #[test]
-fn an_unusable_directory() {
+fn an_unusable_data_directory_is_reported() {
     let home = Home::new();
     let file = home.write("file", "");
     let open = home.write("open/x", "").parent().expect("a parent").to_owned();
-    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).expect("a mode");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("a mode");
     let below = file.join("below");
     for (dir, why) in
         [(&file, "Not a directory"), (&below, "Not a directory"), (&open, "others can write to it")]
@@ -70,31 +46,34 @@ fn an_unusable_directory() {
             assert!(err.contains("cannot use") && err.contains(why), "{command}: {err}");
         }
     }
-    assert_eq!(std::fs::read_dir(open).expect("it is there").count(), 1, "it only looks");
+    assert_eq!(fs::read_dir(open).expect("it is there").count(), 1, "it only looks");
 }
 
 #[test]
-fn usage() {
+fn usage_errors_exit_with_2_and_say_what_to_do() {
     let home = Home::new();
     for (args, said) in [
-        (&["frobnicate"][..], "there is no command 'frobnicate'"),
-        (&["aks", "bob"], "did you mean 'relay ask'?"),
+        (&["frobnicate"][..], "unknown command 'frobnicate'"),
+        (&["brodcast", "bob"], "did you mean 'relay broadcast'?"),
         (&["ask", "--jsn", "bob"], "did you mean '--json'?"),
-        (&["ask", "bob", "--zzzzzz"], "write `--` before a text"),
+        (&["ask", "bob", "--zzzzzz"], "write '--' before a text"),
         (&["ask", "bob", "x", "--timeout"], "--timeout"),
-        (&["peers", "bob"], "'bob' is one argument too many"),
-        (&["peers", "-x"], "there is no option '-x'"),
+        (&["peers", "bob"], "unexpected argument 'bob'"),
+        (&["peers", "-x"], "unknown option '-x'"),
         (&["peers", "--json=1"], "--json"),
-        (&[], "a command is missing"),
-        (&["ask"], "whom to ask?"),
-        (&["ask", "bob"], "the text is empty"),
-        (&["ask", "bob", "  "], "the text is empty"),
-        (&["ask", "bob", "x", "--timeout", "5x"], "'5x' is no time"),
-        (&["ask", "bob", "x", "--timeout", "0"], "'0' is no time"),
-        (&["ask", "bob", "x", "--timeout", "25h"], "'25h' is no time"),
-        (&["broadcast", "x", "--scope", "moon"], "there is no scope 'moon'"),
+        (&[], "missing COMMAND"),
+        (&["ask"], "missing PEER; run `relay peers`"),
+        (&["ask", "bob"], "missing TEXT"),
+        (&["ask", "bob", "  "], "missing TEXT"),
+        (&["ask", "bob", "x", "--timeout", "5x"], "invalid timeout '5x': give 1s to 24h"),
+        (&["ask", "bob", "x", "--timeout", "0"], "invalid timeout '0'"),
+        (&["ask", "bob", "x", "--timeout", "25h"], "invalid timeout '25h'"),
+        (&["broadcast", "x", "--scope", "moon"], "unknown scope 'moon'"),
         (&["completions", "tcsh"], "bash, zsh or fish"),
-        (&["setup", "--allow", "--no-allow"], "at once"),
+        (&["setup", "--allow", "--no-allow"], "exclude each other"),
+        (&["ask", "bob", "x", "--as", ""], "invalid name ''"),
+        (&["broadcast", "x", "--as", " !"], "invalid name ' !'"),
+        (&["join", ""], "invalid name ''"),
     ] {
         let ran = home.run(args);
         assert_eq!(ran.code, Some(2), "{args:?} {ran:?}");
@@ -102,27 +81,24 @@ fn usage() {
     }
     let json = home.run(&["ask", "bob", "", "--json"]);
     assert_eq!((json.code, &json.json()["error"]["code"]), (Some(2), &json!("bad_args")));
-    assert_eq!(home.feed(&["ask", "bob", "-"], &[b'x'; 70_000]).code, Some(2), "over 64 KiB");
+    assert_eq!(home.feed(&["ask", "bob", "-"], &vec![b'x'; 524_290]).code, Some(2), "over 512 KiB");
     assert_eq!(home.feed(&["ask", "bob"], b"\xff\xfe").code, Some(2), "not UTF-8");
     assert_eq!(home.run(&["hook", "--frobnicate"]).code, Some(0), "a hook must not block its session");
     assert!(!shell_kit::exists(home.data()), "nothing was started");
 }
 
 #[test]
-fn help() {
+fn every_command_has_help() {
     let home = Home::new();
     let overview = home.run(&["--help"]);
     assert_eq!(overview.code, Some(0));
-    for line in overview.out.lines().take_while(|l| !l.starts_with("Options")).filter(|l| l.starts_with("  "))
+    for line in
+        overview.out.lines().take_while(|l| !l.starts_with("Global options")).filter(|l| l.starts_with("  "))
     {
         let command = line.split_whitespace().next().expect("a name");
         let help = home.run(&[command, "--help"]);
         assert_eq!(help.code, Some(0), "{command}");
-        assert!(
-            help.out.starts_with(&format!("{command}: ")) && help.out.contains("Usage: relay"),
-            "{}",
-            help.out
-        );
+        assert!(help.out.contains(&format!("\n\nUsage: relay {command}")), "{}", help.out);
         assert!(help.out.lines().all(|l| l.chars().count() <= 130), "{}", help.out);
     }
     assert_eq!(home.run(&["help"]).out, overview.out);
@@ -131,14 +107,14 @@ fn help() {
 }
 
 #[test]
-fn an_answer() {
+fn ask_prints_the_answer() {
     let home = Home::new();
     let mut bob = home.join("bob");
     let by_argument = home.start(&["ask", "bob", "how", "are", "you?"]);
     bob.out.until("#1 tester asks: how are you?\n");
     bob.line("fine,\\");
     bob.line("thanks");
-    bob.err.until("tester has your answer.");
+    bob.err.until("tester has received your answer.");
     assert_eq!(by_argument.out.text(), "fine,\nthanks\n");
     assert_eq!(by_argument.err.text(), "", "no status line without a terminal");
 
@@ -158,7 +134,7 @@ fn an_answer() {
 }
 
 #[test]
-fn how_an_ask_fails() {
+fn ask_reports_how_it_failed() {
     let home = Home::new();
     let mut bob = home.join("bob");
     let nobody = home.run(&["ask", "bbo", "x"]);
@@ -191,8 +167,8 @@ fn how_an_ask_fails() {
 
 /// A hub that refuses every request of its one client with this error. It listens until it is joined and dropped.
 fn refusing_hub(home: &Home, greeting: Value, refusal: Value) -> thread::JoinHandle<UnixListener> {
-    std::fs::create_dir_all(home.data()).expect("the data directory");
-    let _ = std::fs::remove_file(home.data().join("hub.sock"));
+    fs::create_dir_all(home.data()).expect("the data directory");
+    let _ = fs::remove_file(home.data().join("hub.sock"));
     let listener = UnixListener::bind(home.data().join("hub.sock")).expect("bound");
     thread::spawn(move || {
         let (stream, _) = listener.accept().expect("a client");
@@ -202,16 +178,20 @@ fn refusing_hub(home: &Home, greeting: Value, refusal: Value) -> thread::JoinHan
         say(greeting);
         while let Some(Ok(line)) = lines.next() {
             let message: Value = serde_json::from_str(&line).expect("JSON");
-            let answer = match message["type"].as_str() {
-                Some("register") => {
-                    json!({"type": "ok", "id": message["id"], "answer": {"what": "registered", "name": "me"}})
+            let (name, fields) = match &message {
+                Value::Object(message) => message.iter().next().expect("a message"),
+                _ => return listener, // "bye"
+            };
+            let answer = match name.as_str() {
+                "register" => {
+                    let registered = json!({"registered": {"name": "me", "open": []}});
+                    json!({"ok": {"id": fields["id"], "answer": registered}})
                 }
-                Some("ask") => {
+                "ask" => {
                     let mut answer = refusal.clone();
-                    answer["id"] = message["id"].clone();
+                    answer["error"]["id"] = fields["id"].clone();
                     answer
                 }
-                Some("bye") => return listener,
                 _ => continue,
             };
             if !say(answer) {
@@ -225,7 +205,7 @@ fn refusing_hub(home: &Home, greeting: Value, refusal: Value) -> thread::JoinHan
 #[test]
 fn an_exit_code_for_each_error_code() {
     let home = Home::new();
-    let welcome = json!({"type": "welcome", "v": 1, "pid": 1, "version": "0"});
+    let welcome = json!({"welcome": {"v": 2, "pid": 1, "version": "0", "epoch": "e"}});
     for (code, exit) in [
         ("bad_args", 2),
         ("peer_not_found", 3),
@@ -239,16 +219,13 @@ fn an_exit_code_for_each_error_code() {
         ("hub_unreachable", 11),
         ("overloaded", 13),
     ] {
-        let hub = refusing_hub(
-            &home,
-            welcome.clone(),
-            json!({"type": "error", "code": code, "message": "so it is"}),
-        );
+        let hub =
+            refusing_hub(&home, welcome.clone(), json!({"error": {"code": code, "message": "so it is"}}));
         let ran = home.run(&["ask", "bob", "x"]);
         assert_eq!((ran.code, ran.err), (Some(exit), format!("relay: {code}: so it is\n")));
         hub.join().expect("the hub ends");
     }
-    let other = json!({"type": "error", "code": "protocol_mismatch", "message": "too new"});
+    let other = json!({"error": {"code": "protocol_mismatch", "message": "too new"}});
     let hub = refusing_hub(&home, other.clone(), Value::Null);
     assert_eq!(home.run(&["peers"]).code, Some(12));
     hub.join().expect("the hub ends");
@@ -264,7 +241,7 @@ fn an_exit_code_for_each_error_code() {
 }
 
 #[test]
-fn who_is_there() {
+fn peers_and_status_list_who_is_there() {
     let home = Home::new();
     let _bob = home.join("bob");
     let _asking = home.start(&["ask", "bob", "x", "--as", "script"]);
@@ -291,6 +268,8 @@ fn who_is_there() {
         [
             "connections",
             "data_dir",
+            "epoch",
+            "journal",
             "open_asks",
             "peers",
             "pid",
@@ -308,7 +287,7 @@ fn who_is_there() {
 }
 
 #[test]
-fn a_broadcast() {
+fn broadcast_prints_answers_as_they_arrive() {
     let home = Home::new();
     let alone = home.run(&["broadcast", "anyone?", "--json"]);
     assert_eq!(alone.code, Some(3));
@@ -346,7 +325,7 @@ fn a_broadcast() {
 }
 
 #[test]
-fn the_hub_is_killed() {
+fn asks_survive_a_killed_hub() {
     let home = Home::new();
     let (mut bob, mut carol) = (home.join("bob"), home.join("carol"));
     let mut ask = home.start(&["ask", "bob", "slow?"]);
@@ -356,7 +335,7 @@ fn the_hub_is_killed() {
     carol.out.until("#1 all asks: everyone?");
     let pid = home.json(&["status", "--json"])["pid"].as_u64().expect("a pid") as u32;
     kill("-9", pid);
-    bob.err.until("The hub went away");
+    bob.err.until("Lost the hub");
     bob.line("#1 slow but sure");
     assert_eq!(ask.code(), Some(0), "{}", ask.err.text());
     assert_eq!(ask.out.text(), "slow but sure\n");
@@ -370,7 +349,7 @@ fn the_hub_is_killed() {
 }
 
 #[test]
-fn an_interrupt_withdraws() {
+fn an_interrupt_withdraws_the_question() {
     let home = Home::new();
     let bob = home.join("bob");
     for (n, signal, code) in [(1, "-INT", 130), (2, "-TERM", 143)] {
@@ -378,18 +357,18 @@ fn an_interrupt_withdraws() {
         bob.out.until(&format!("#{n} tester asks: never mind"));
         ask.signal(signal);
         assert_eq!(ask.code(), Some(code));
-        bob.err.until(&format!("tester does not wait for #{n} any more."));
+        bob.err.until(&format!("tester no longer waits for an answer to #{n}."));
         assert_eq!(home.json(&["status", "--json"])["open_asks"], 0);
     }
     let mut all = home.start(&["broadcast", "never mind"]);
     bob.out.until("#3");
     all.signal("-INT");
     assert_eq!(all.code(), Some(130));
-    bob.err.until("does not wait for #3");
+    bob.err.until("no longer waits for an answer to #3");
 }
 
 #[test]
-fn ask_on_a_terminal() {
+fn ask_shows_progress_on_a_terminal_and_leaves_no_trace() {
     let home = Home::new();
     let mut bob = home.join("bob");
     let Some(mut ask) = home.on_terminal(&["ask", "bob", "hm?"]) else { return };
@@ -398,7 +377,7 @@ fn ask_on_a_terminal() {
     bob.line("\u{1b}[31mred\u{1b}[0m <channel>");
     assert_eq!(ask.code(), Some(0));
     let raw = ask.out.text();
-    assert!(raw.contains("bob: looking for the hub") && !raw.contains("\u{1b}[31m"), "{raw:?}");
+    assert!(raw.contains("bob: connecting to the hub") && !raw.contains("\u{1b}[31m"), "{raw:?}");
     assert_eq!(shown(&raw), "red <\\channel>\n", "the status line leaves no trace");
 
     let Some(mut ask) = home.on_terminal(&["ask", "bob", "and?"]) else { return };
@@ -406,10 +385,10 @@ fn ask_on_a_terminal() {
     ask.write("\u{3}");
     assert_eq!(ask.code(), Some(130));
     assert_eq!(shown(&ask.out.text()).replace("^C", ""), "");
-    bob.err.until("does not wait for #2");
+    bob.err.until("no longer waits for an answer to #2");
 
     let Some(mut all) = home.on_terminal(&["broadcast", "hey"]) else { return };
-    all.out.until("0 of 1 are in");
+    all.out.until("0 of 1 answers");
     bob.out.until("#3 tester asks: hey");
     bob.line("#3 ho");
     assert_eq!(all.code(), Some(0));
@@ -425,97 +404,10 @@ fn ask_on_a_terminal() {
 }
 
 #[test]
-fn join_on_a_terminal() {
-    let home = Home::new();
-    let Some(mut bob) = home.on_terminal(&["join", "bob"]) else { return };
-    bob.out.until("You are bob");
-    let ask = home.start(&["ask", "bob", "first?", "--as", "one"]);
-    bob.out.until("#1 one asks:");
-    bob.write("half an ans");
-    bob.out.until("> half an ans");
-    let second = home.start(&["ask", "bob", "se\u{1b}[2Jcond?", "--as", "two"]);
-    let so_far = bob.out.until_match("the line again below", |text| {
-        text.rfind("#2 two asks:").is_some_and(|at| text[at..].contains("> half an ans"))
-    });
-    assert!(shown(&so_far).contains("second?\n> half an ans"), "{}", shown(&so_far));
-    // A typo is mended, a word erased, an arrow key means nothing.
-    bob.write("x\u{7f}wer zzz\u{17}\u{1b}[A\n");
-    assert_eq!(ask.out.text(), "half an answer\n");
-    // What is pasted is one answer, however many lines it has.
-    bob.write("\u{1b}[200~one\ntwo\u{1b}[201~\n");
-    assert_eq!(second.out.text(), "one\ntwo\n");
-    bob.write("/peers\n/frob\n#9 x\n#1\nx\n");
-    for note in
-        ["Nobody else is here.", "There is no /frob", "No question", "What is the answer?", "Nobody waits"]
-    {
-        bob.out.until(note);
-    }
-    bob.write("\u{4}");
-    assert_eq!(bob.code(), Some(0));
-    let Some(mut bob) = home.on_terminal(&["join", "bob"]) else { return };
-    bob.out.until("You are bob");
-    bob.write("typed\u{3}");
-    assert_eq!(bob.code(), Some(130));
-}
-
-#[test]
-fn join_asks() {
+fn tail_prints_events() {
     let home = Home::new();
     let mut bob = home.join("bob");
-    let mut carol = home.join("carol");
-    carol.line("@bob is it done?");
-    bob.out.until("#1 carol asks: is it done?");
-    carol.err.until("bob: seen");
-    bob.line("@carol is what done?");
-    carol.out.until("#1 bob asks: is what done?");
-    bob.line("it is");
-    carol.out.until("bob answers: it is\n");
-    carol.line("@nobody x");
-    carol.err.until("relay: peer_not_found: nobody is called \"nobody\"");
-    carol.line("/peers");
-    carol.out.until("NAME");
-    carol.line("#1 the work");
-    bob.out.until("carol answers: the work\n");
-    // A script asks on stdin and gets the answer although stdin has ended.
-    let mut script = home.start(&["join", "ci"]);
-    script.line("@bob is main green?");
-    script.stdin = None;
-    bob.out.until("#2 ci asks: is main green?");
-    bob.line("very");
-    assert_eq!(script.code(), Some(0));
-    assert_eq!(script.out.text(), "bob answers: very\n");
-    assert_eq!(home.feed(&["join", "ci"], b"@nobody x\n").code, Some(3));
-    let mut script = home.start(&["join", "ci"]);
-    script.line("@carol going?");
-    carol.out.until("asks: going?");
-    carol.line("/quit");
-    script.stdin = None;
-    assert_eq!((carol.code(), script.code()), (Some(3), Some(4)), "the last that failed");
-    assert_eq!(script.out.text(), "");
-    assert!(script.err.text().contains("relay: peer_gone: \"carol\""));
-    bob.signal("-INT");
-    assert_eq!(bob.code(), Some(130));
-}
-
-#[test]
-fn an_answer_after_the_time() {
-    let home = Home::new();
-    let (mut bob, mut carol) = (home.join("bob"), home.join("carol"));
-    assert_eq!(home.run(&["ask", "bob", "quick", "--timeout", "1"]).code, Some(5));
-    bob.err.until("The time for #1 is up");
-    carol.line("@bob and me?");
-    bob.out.until("#2 carol asks: and me?");
-    bob.line("yes"); // goes to the one that still waits
-    carol.out.until("bob answers: yes\n");
-    bob.line("#1 too late");
-    bob.err.until("nobody waits for this answer");
-}
-
-#[test]
-fn the_traffic() {
-    let home = Home::new();
-    let mut bob = home.join("bob");
-    let mut tail = home.start(&["tail"]);
+    let mut tail = Proc::start(home.relay(&["tail"]).env("TZ", "XXX-05:30"));
     let json = home.start(&["tail", "--json"]);
     tail.err.until("watching");
     json.err.until("watching");
@@ -524,42 +416,50 @@ fn the_traffic() {
     bob.line("done");
     assert_eq!(ask.out.text(), "done\n");
     let text = tail.out.until("tester  left\n");
-    for line in
-        ["tester  joined", "tester → bob  ask  one…", "tester → bob  ask seen", "bob → tester  reply  done"]
-    {
+    for line in [
+        "tester  joined",
+        "tester → bob  ask  ask_",
+        "  one…\n",
+        "tester → bob  ask seen by socket  ask_",
+        "bob → tester  reply  ask_",
+    ] {
         assert!(text.contains(line), "{line}: {text}");
     }
-    assert!(text.lines().all(|l| l.as_bytes()[2] == b':' && l.as_bytes()[5] == b':'), "{text}");
+    assert!(
+        text.lines()
+            .all(|l| l.as_bytes()[2] == b':' && l.as_bytes()[5] == b':' && l[8..].starts_with("+05:30 ")),
+        "{text}"
+    );
     let events = json.out.until("\"left\"");
     let events: Vec<Value> = events.lines().map_while(|l| serde_json::from_str(l).ok()).collect();
     let asked = events.iter().find(|e| e["event"] == "ask").expect("the ask");
-    assert_eq!(keys(asked), ["ask_id", "event", "from", "text", "to", "ts_ms"]);
+    assert_eq!(keys(asked), ["ask_id", "event", "from", "text", "thread", "to", "ts_ms"]);
     assert_eq!(asked["text"], "one\u{1b}[31m\ntwo");
     // The hub goes and another comes: the tail goes on.
     home.run(&["stop"]);
-    tail.err.until("the hub has left");
-    bob.err.until("The hub went away");
+    tail.err.until("the hub has stopped");
+    bob.err.until("Lost the hub");
     tail.err.until_match("watching again", |text| text.matches("watching").count() == 2);
     tail.signal("-INT");
     assert_eq!(tail.wait().code(), None, "by the signal itself");
 }
 
 #[test]
-fn stop_keeps_what_is_under_way() {
+fn stop_keeps_open_asks() {
     let home = Home::new();
     let mut bob = home.join("bob");
     let mut ask = home.start(&["ask", "bob", "long?"]);
     bob.out.until("long?");
     let stopped = home.run(&["stop"]);
     assert_eq!(stopped.code, Some(0));
-    assert!(stopped.out.contains("has left") && stopped.out.contains("peers (2)"), "{}", stopped.out);
+    assert!(stopped.out.contains("has stopped") && stopped.out.contains("Its 2 peers"), "{}", stopped.out);
     bob.line("short");
     assert_eq!(ask.code(), Some(0));
     assert_eq!(ask.out.text(), "short\n");
 }
 
 #[test]
-fn nobody_reads() {
+fn a_closed_pipe_is_no_error_and_a_full_device_is() {
     let home = Home::new();
     let _bob = home.join("bob");
     for args in [&["--help"][..], &["peers"], &["peers", "--json"], &["status"], &["completions", "bash"]] {
@@ -578,9 +478,17 @@ fn nobody_reads() {
         home.run(&["ask", "nobody", "x"]); // joins and leaves: something to write
     }
     assert_eq!(tail.wait().expect("its end").code(), Some(0));
-    // Full disks and closed stderr are no reason to panic either.
-    let relay = relay_path();
-    let sh = format!("{relay} peers >/dev/full; {relay} frob 2>&-; test $? = 2");
+    // Errors of writing are reported, and a closed standard error is no reason to panic.
+    for args in
+        [&["--help"][..], &["peers"], &["peers", "--json"], &["status", "--json"], &["completions", "zsh"]]
+    {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("the full device");
+        let ran = home.relay(args).stdout(full).output().expect("it runs");
+        let err = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(1), "{args:?} {err}");
+        assert!(err.contains("cannot write to standard output: No space left"), "{args:?} {err}");
+    }
+    let sh = format!("{} frob 2>&-; test $? = 2", relay_path());
     let ran = Command::new("sh").args(["-c", &sh]).env("RELAY_DATA_DIR", home.data()).output().expect("sh");
     assert!(ran.status.success() && ran.stderr.is_empty(), "{ran:?}");
 }

@@ -1,0 +1,126 @@
+//! What the system tells about other processes: `/proc` on Linux, `ps` where there is no `/proc` (macOS). With
+//! `RELAY_NO_PROC=1` Linux goes the way without `/proc` as well, so that tests can take it.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+
+/// The most that is read of what `ps` prints, in bytes.
+const MAX_OUTPUT: u64 = 1 << 20;
+/// How long `ps` may take.
+const PS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The path of a file in `/proc`; `None` where there is no `/proc`.
+pub fn path(below: impl AsRef<Path>) -> Option<PathBuf> {
+    let is_hidden = env::var_os("RELAY_NO_PROC").is_some_and(|value| !value.is_empty());
+    (cfg!(target_os = "linux") && !is_hidden).then(|| Path::new("/proc").join(below))
+}
+
+/// What a file in `/proc` says, for one that says a single thing; empty where there is none.
+pub fn line(below: &str) -> String {
+    let text = path(below).and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    text.trim().to_owned()
+}
+
+/// The command line of a process; empty where it cannot be found out. `ps` tells words, not arguments: one with a space in
+/// it becomes two.
+pub fn arguments(pid: u32) -> Vec<String> {
+    match path(format!("{pid}/cmdline")) {
+        Some(path) => {
+            let line = fs::read(path).unwrap_or_default();
+            String::from_utf8_lossy(&line).split('\0').map(str::to_owned).collect()
+        }
+        None => words(&ps(&["-ww", "-o", "args=", "-p", &pid.to_string()]).unwrap_or_default()),
+    }
+}
+
+/// Whether a process with this number was gone when this was first asked, by `ps`. One that cannot be found out is not.
+pub fn was_gone(pid: u32) -> bool {
+    static RUNNING: LazyLock<BTreeSet<u32>> =
+        LazyLock::new(|| numbers(&ps(&["-A", "-o", "pid="]).unwrap_or_default()));
+    !RUNNING.is_empty() && !RUNNING.contains(&pid)
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+fn numbers(list: &str) -> BTreeSet<u32> {
+    list.split_whitespace().filter_map(|number| number.parse().ok()).collect()
+}
+
+/// What `ps` prints; `None` if it could not be run or did not end in time.
+fn ps(args: &[&str]) -> Option<String> {
+    let mut command = Command::new("ps");
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().ok()?;
+    let output = child.stdout.take()?;
+    let (done, text) = bounded(1);
+    let read = move || {
+        let mut text = Vec::new();
+        let read = output.take(MAX_OUTPUT).read_to_end(&mut text).map(|_| text);
+        let _ = done.send(read); // nobody waits any more if it took too long
+    };
+    let reader = thread::Builder::new().name("ps".into()).stack_size(64 << 10).spawn(read);
+    let text = reader.ok().and_then(|_| text.recv_timeout(PS_TIMEOUT).ok());
+    let _ = child.kill(); // it has ended, or is not waited for
+    let _ = child.wait();
+    text?.ok().map(|text| String::from_utf8_lossy(&text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Recorded from `ps -ww -o args= -p PID`.
+    #[test]
+    fn arguments_are_the_words_that_ps_prints() {
+        for (printed, expected) in [
+            (
+                "claude --dangerously-load-development-channels plugin:relay@claude-relay\n",
+                vec!["claude", "--dangerously-load-development-channels", "plugin:relay@claude-relay"],
+            ),
+            (
+                "node /usr/local/bin/claude -p  --name two words\n",
+                vec!["node", "/usr/local/bin/claude", "-p", "--name", "two", "words"],
+            ),
+            ("(zsh)\n", vec!["(zsh)"]),
+            ("", vec![]),
+        ] {
+            assert_eq!(words(printed), expected);
+        }
+    }
+
+    /// Recorded from `ps -A -o pid=`, which pads the numbers.
+    #[test]
+    fn process_numbers_are_read_as_ps_pads_them() {
+        assert_eq!(numbers("    1\n   97\n12345\n"), BTreeSet::from([1, 97, 12345]));
+        assert_eq!(numbers("  PID\n    7\n-3\n4294967296\n"), BTreeSet::from([7]));
+        assert!(numbers("").is_empty());
+    }
+
+    #[test]
+    fn ps_tells_what_proc_tells() {
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("a process");
+        let pid = child.id();
+        // For a moment after it was started it has no command line yet.
+        let known = std::iter::repeat_with(|| arguments(pid)).find(|args| args.len() > 1).expect("endless");
+        let printed = ps(&["-ww", "-o", "args=", "-p", &pid.to_string()]);
+        let running = ps(&["-A", "-o", "pid="]);
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        assert_eq!(words(&printed.expect("ps is here")), ["sleep", "1000"]);
+        assert_eq!(known[..2], ["sleep", "1000"]);
+        let running = numbers(&running.expect("ps is here"));
+        assert!(running.contains(&pid) && running.contains(&std::process::id()));
+        assert!(!was_gone(std::process::id()) && was_gone(u32::MAX));
+    }
+}

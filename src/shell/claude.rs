@@ -1,0 +1,326 @@
+//! Claude Code as the shell commands see it: its command line program, its list of plugins, and the sessions that run.
+//! None of its files is a documented format: they are read leniently and up to a limit.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use time::{Date, Month};
+
+use crate::datadir::config_dir;
+use crate::fence::clean;
+use crate::session;
+
+pub const MARKETPLACE: &str = "claude-relay";
+pub const PLUGIN: &str = "relay@claude-relay";
+/// The name of our MCP server in a session.
+pub const SERVER: &str = "plugin:relay:relay";
+/// The flag that enables the push path `channel`.
+pub const CHANNEL_FLAG: &str = "--dangerously-load-development-channels plugin:relay@claude-relay";
+/// What to do if there is no `claude` program.
+pub const INSTALL_CLAUDE: &str = "Claude Code must be on PATH (npm install -g @anthropic-ai/claude-code)";
+
+/// How long a program may run.
+const RUN_LIMIT: Duration = Duration::from_secs(60);
+/// The most that is read of a program's output and of a JSON file, in bytes.
+const MAX_READ: u64 = 16 << 20;
+
+/// An entry of `claude plugin list --json`.
+#[derive(Deserialize)]
+pub struct Plugin {
+    pub id: String,
+    #[serde(default)]
+    pub version: String,
+    #[serde(default)]
+    pub enabled: bool,
+    #[serde(default, rename = "installPath")]
+    install_path: String,
+    /// The directory of a plugin that is read in place; only newer clients tell.
+    #[serde(rename = "readFromFolder")]
+    read_from: Option<String>,
+    /// When it was installed, as an RFC 3339 time.
+    #[serde(default, rename = "installedAt")]
+    pub installed_at: String,
+    /// Why it failed to load.
+    #[serde(default)]
+    pub errors: Vec<String>,
+}
+
+impl Plugin {
+    fn root(&self) -> &str {
+        self.read_from.as_ref().unwrap_or(&self.install_path)
+    }
+}
+
+/// An entry of `claude plugin marketplace list --json`.
+#[derive(Deserialize)]
+pub struct Marketplace {
+    pub name: String,
+    /// `directory`, `git`, `github`, …
+    #[serde(default)]
+    pub source: String,
+    /// The directory, for that source.
+    pub path: Option<PathBuf>,
+}
+
+/// A running Claude Code session, as `claude agents --json` and `sessions/<pid>.json` describe it.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct SessionFile {
+    pub pid: u32,
+    #[serde(default)]
+    pub name: String,
+    #[serde(default)]
+    pub cwd: String,
+    /// When the session started, in milliseconds since 1970 (UTC).
+    #[serde(default, rename(deserialize = "startedAt"))]
+    pub started_ms: u64,
+    /// When the process started, in clock ticks since boot: tells it from a later process with the same number.
+    #[serde(default, rename(deserialize = "procStart"), skip_serializing)]
+    process_start: Option<String>,
+}
+
+/// Runs a program that ends within a minute. Returns what it printed; the inner error is what a program printed that failed.
+///
+/// # Errors
+/// The program could not be started, or did not end in time.
+fn run(mut command: Command) -> Result<Result<String, String>, String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.map_err(|e| format!("cannot start {name}: {e}"))?;
+    let (stdout, stderr) = match (read_all(child.stdout.take()), read_all(child.stderr.take())) {
+        (Ok(stdout), Ok(stderr)) => (stdout, stderr),
+        (Err(e), _) | (_, Err(e)) => {
+            let _ = child.kill().and_then(|()| child.wait()); // it may have ended just now
+            return Err(format!("cannot read what {name} prints: {e}"));
+        }
+    };
+    let until = Instant::now() + RUN_LIMIT;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            _ if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
+            _ => {
+                let _ = child.kill().and_then(|()| child.wait()); // it may have ended just now
+                return Err(format!("{name} did not end within {} s", RUN_LIMIT.as_secs()));
+            }
+        }
+    };
+    let text = |reader: JoinHandle<Vec<u8>>| {
+        String::from_utf8_lossy(&reader.join().unwrap_or_default()).trim().to_owned()
+    };
+    let (stdout, stderr) = (text(stdout), text(stderr));
+    Ok(match status.success() {
+        true => Ok(stdout),
+        false => Err(clean(if stderr.is_empty() { &stdout } else { &stderr }).replace('\n', " ")),
+    })
+}
+
+/// Reads a pipe up to [`MAX_READ`] in a thread of its own.
+fn read_all(pipe: Option<impl Read + Send + 'static>) -> std::io::Result<JoinHandle<Vec<u8>>> {
+    thread::Builder::new().stack_size(crate::threads::SMALL).spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(pipe) = pipe {
+            let _ = pipe.take(MAX_READ).read_to_end(&mut bytes); // what was read until then counts
+        }
+        bytes
+    })
+}
+
+/// Runs `claude` and returns what it printed.
+///
+/// # Errors
+/// There is no `claude`, or what it printed when it failed.
+pub fn claude(args: &[&str]) -> Result<String, String> {
+    let mut command = Command::new("claude");
+    command.args(args);
+    let printed = run(command).map_err(|why| format!("{why}; {INSTALL_CLAUDE}"))?;
+    printed.map_err(|why| format!("`claude {}` failed: {why}", args.join(" ")))
+}
+
+/// The version of Claude Code in what `claude --version` printed: `2.1.332 (Claude Code)`.
+pub fn parse_version(printed: &str) -> Vec<u32> {
+    let number = printed.split_whitespace().next().unwrap_or_default();
+    number.split('.').map_while(|part| part.parse().ok()).collect()
+}
+
+/// Our plugin, as Claude Code lists it.
+///
+/// # Errors
+/// As for [`claude`], and a list in an unknown format.
+pub fn plugin() -> Result<Option<Plugin>, String> {
+    let list = list::<Plugin>(&["plugin", "list", "--json"])?;
+    Ok(list.into_iter().find(|plugin| plugin.id == PLUGIN))
+}
+
+/// Our marketplace, as Claude Code lists it.
+///
+/// # Errors
+/// As for [`claude`], and a list in an unknown format.
+pub fn marketplace() -> Result<Option<Marketplace>, String> {
+    let list = list::<Marketplace>(&["plugin", "marketplace", "list", "--json"])?;
+    Ok(list.into_iter().find(|marketplace| marketplace.name == MARKETPLACE))
+}
+
+/// The entries of one of Claude Code's lists; those of an unknown form are left out.
+fn list<T: for<'a> Deserialize<'a>>(args: &[&str]) -> Result<Vec<T>, String> {
+    match serde_json::from_str::<Vec<Value>>(&claude(args)?) {
+        Ok(list) => Ok(list.into_iter().filter_map(|entry| serde_json::from_value(entry).ok()).collect()),
+        Err(e) => {
+            Err(format!("`claude {}` printed no list ({e}); Claude Code may be too old", args.join(" ")))
+        }
+    }
+}
+
+/// The command by which Claude Code starts our server, with the plugin's directory filled in.
+///
+/// # Errors
+/// The plugin has no readable `.mcp.json`.
+pub fn server_command(plugin: &Plugin) -> Result<Vec<String>, String> {
+    let root = plugin.root();
+    let config = read_json(&Path::new(root).join(".mcp.json"))?;
+    let server = &config["mcpServers"]["relay"];
+    let args = server["args"].as_array().into_iter().flatten();
+    let words = std::iter::once(&server["command"]).chain(args);
+    Ok(words.map(|word| word.as_str().unwrap_or_default().replace("${CLAUDE_PLUGIN_ROOT}", root)).collect())
+}
+
+/// Version and path of the program that the plugin starts.
+///
+/// # Errors
+/// Why it starts none, or that it starts another program.
+pub fn started_program(plugin: &Plugin) -> Result<String, String> {
+    let words = server_command(plugin)?;
+    let (program, args) = words.split_first().ok_or("it names no command")?;
+    let mut command = Command::new(program);
+    command.args(args.iter().filter(|arg| *arg != "channel")).arg("--which");
+    command.env("CLAUDE_PLUGIN_ROOT", plugin.root());
+    let printed = run(command)??;
+    match printed.starts_with(|c: char| c.is_ascii_digit()) {
+        true => Ok(printed),
+        false => Err(format!("{program} is not Claude Relay (`--which` printed '{}')", clean(&printed))),
+    }
+}
+
+/// The running sessions, by `claude agents --json` where the client has it, else by [`session_files`].
+pub fn running_sessions() -> Vec<SessionFile> {
+    list(&["agents", "--json"]).unwrap_or_else(|_| session_files())
+}
+
+/// The running sessions that have a file in `sessions` of the configuration directory.
+pub fn session_files() -> Vec<SessionFile> {
+    config_dir().map(|dir| sessions_in(&dir)).unwrap_or_default()
+}
+
+/// The running sessions of the configuration directory `dir`.
+fn sessions_in(dir: &Path) -> Vec<SessionFile> {
+    let files = fs::read_dir(dir.join("sessions")).into_iter().flatten().flatten();
+    let files = files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
+    let mut sessions: Vec<SessionFile> =
+        files.filter_map(|path| serde_json::from_value(read_json(&path).ok()?).ok()).collect();
+    sessions.retain(is_running);
+    sessions.sort_by_key(|session| session.pid);
+    sessions
+}
+
+/// Whether the process of a session still runs: a client that was killed leaves its file.
+fn is_running(session: &SessionFile) -> bool {
+    if cfg!(target_os = "linux") {
+        let key = session::process_key(session.pid);
+        let started = key.rsplit('-').next().unwrap_or_default();
+        started != "0" && session.process_start.as_ref().is_none_or(|recorded| recorded == started)
+    } else {
+        let ps = Command::new("ps").args(["-o", "pid=", "-p", &session.pid.to_string()]).output();
+        ps.is_ok_and(|ps| ps.status.success())
+    }
+}
+
+/// The running sessions of this user whose configuration directory is another than ours, with that directory. Only Linux
+/// shows the environment of other processes.
+pub fn foreign_sessions() -> Vec<(PathBuf, SessionFile)> {
+    let Some(ours) = config_dir() else { return Vec::new() };
+    let mut dirs: Vec<PathBuf> = Vec::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if fs::read_to_string(process.path().join("comm")).is_ok_and(|name| name.trim() == "claude")
+            && let Some(dir) = config_dir_of(&process.path())
+            && dir != ours
+            && !dirs.contains(&dir)
+        {
+            dirs.push(dir);
+        }
+    }
+    dirs.sort();
+    let sessions = |dir: PathBuf| sessions_in(&dir).into_iter().map(move |session| (dir.clone(), session));
+    dirs.into_iter().flat_map(sessions).collect()
+}
+
+/// The configuration directory of the process with this directory in `/proc`.
+fn config_dir_of(process: &Path) -> Option<PathBuf> {
+    let environment = read_limited(&process.join("environ")).ok()?;
+    let value = |name: &str| {
+        let mut variables = environment.split(|byte| *byte == 0);
+        let value = variables.find_map(|variable| variable.strip_prefix(format!("{name}=").as_bytes()))?;
+        std::str::from_utf8(value).ok().filter(|value| !value.is_empty()).map(PathBuf::from)
+    };
+    value("CLAUDE_CONFIG_DIR").or_else(|| Some(value("HOME")?.join(".claude")))
+}
+
+/// The processes that started this one, up to four of them. Claude Code runs the command of a status line in a shell.
+pub fn ancestors() -> Vec<u32> {
+    let mut pids = vec![std::os::unix::process::parent_id()];
+    while let Some(parent) = pids.last().and_then(|pid| parent_of(*pid)).filter(|_| pids.len() < 4) {
+        pids.push(parent);
+    }
+    pids
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    if cfg!(target_os = "linux") {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    } else {
+        let ps = Command::new("ps").args(["-o", "ppid=", "-p", &pid.to_string()]).output().ok()?;
+        String::from_utf8_lossy(&ps.stdout).trim().parse().ok()
+    }
+}
+
+/// Reads a JSON file of at most [`MAX_READ`] bytes.
+///
+/// # Errors
+/// The file can't be read or is not JSON; the message names it.
+pub fn read_json(path: &Path) -> Result<Value, String> {
+    let read = read_limited(path).and_then(|text| Ok(serde_json::from_slice(&text)?));
+    read.map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Reads a file up to [`MAX_READ`]; refuses what is no file, since opening a pipe can block.
+fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_READ).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// `path` with `~` for the home directory.
+pub fn abbreviate_home(path: &str) -> String {
+    let home = std::env::var("HOME").unwrap_or_default();
+    match path.strip_prefix(&home) {
+        Some(rest) if !home.is_empty() && (rest.is_empty() || rest.starts_with('/')) => format!("~{rest}"),
+        _ => path.to_owned(),
+    }
+}
+
+/// An RFC 3339 time in UTC, such as `2026-11-27T13:05:44.293Z`, in milliseconds since 1970.
+pub fn parse_time(text: &str) -> Option<u64> {
+    let part = |range: std::ops::Range<usize>| text.get(range)?.parse::<u8>().ok();
+    let month = Month::try_from(part(5..7)?).ok()?;
+    let date = Date::from_calendar_date(text.get(0..4)?.parse().ok()?, month, part(8..10)?).ok()?;
+    let time = date.with_hms(part(11..13)?, part(14..16)?, part(17..19)?).ok()?;
+    u64::try_from(time.assume_utc().unix_timestamp()).ok()?.checked_mul(1000)
+}

@@ -1,0 +1,160 @@
+//! The installed copy: the marketplace with our plugin and this program, completions and the man page, in the user's data
+//! directory. The plugin's files are part of the program, so no checkout is needed to install them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::claude::{MARKETPLACE, read_json};
+use super::completions::script_for;
+use super::settings::replace;
+
+/// A file of the plugin: path in the marketplace, mode, content.
+type PackageFile = (&'static str, u32, &'static str);
+
+/// All files of the marketplace besides the program. A test compares an installed copy with the checkout.
+const FILES: &[PackageFile] = &[
+    (MANIFEST, 0o644, include_str!("../../.claude-plugin/marketplace.json")),
+    ("plugin/.claude-plugin/plugin.json", 0o644, include_str!("../../plugin/.claude-plugin/plugin.json")),
+    ("plugin/.mcp.json", 0o644, include_str!("../../plugin/.mcp.json")),
+    ("plugin/hooks/hooks.json", 0o644, include_str!("../../plugin/hooks/hooks.json")),
+    ("plugin/.codex-plugin/mcp.json", 0o644, include_str!("../../plugin/.codex-plugin/mcp.json")),
+    ("plugin/.codex-plugin/plugin.json", 0o644, include_str!("../../plugin/.codex-plugin/plugin.json")),
+    ("plugin/commands/ask.md", 0o644, include_str!("../../plugin/commands/ask.md")),
+    ("plugin/commands/asks.md", 0o644, include_str!("../../plugin/commands/asks.md")),
+    ("plugin/commands/broadcast.md", 0o644, include_str!("../../plugin/commands/broadcast.md")),
+    ("plugin/commands/peers.md", 0o644, include_str!("../../plugin/commands/peers.md")),
+    ("plugin/commands/relay-rename.md", 0o644, include_str!("../../plugin/commands/relay-rename.md")),
+    ("plugin/bin/relay-launcher", 0o755, include_str!("../../plugin/bin/relay-launcher")),
+    ("LICENSE", 0o644, include_str!("../../LICENSE")),
+];
+const MANIFEST: &str = ".claude-plugin/marketplace.json";
+const MAN_PAGE: &str = include_str!("../../docs/relay.1");
+
+/// `${XDG_DATA_HOME:-~/.local/share}`.
+///
+/// # Errors
+/// Neither that nor `HOME` is set.
+fn data_home() -> Result<PathBuf, String> {
+    let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || Some(set("HOME")?.join(".local/share"));
+    set("XDG_DATA_HOME").or_else(home).ok_or_else(|| "HOME is not set".to_owned())
+}
+
+/// The directory of the installed copy.
+///
+/// # Errors
+/// There is no home directory.
+pub fn directory() -> Result<PathBuf, String> {
+    Ok(data_home()?.join(MARKETPLACE))
+}
+
+/// The path of the program in the marketplace, where the launcher looks for it on this system; `None` on systems that the
+/// launcher has no directory for.
+pub fn program() -> Option<&'static str> {
+    match (std::env::consts::OS, std::env::consts::ARCH) {
+        ("linux", "x86_64") => Some("plugin/bin/linux-x86_64/relay"),
+        ("linux", "aarch64") => Some("plugin/bin/linux-arm64/relay"),
+        ("macos", "x86_64") => Some("plugin/bin/darwin-x86_64/relay"),
+        ("macos", "aarch64") => Some("plugin/bin/darwin-arm64/relay"),
+        _ => None,
+    }
+}
+
+/// Copies the marketplace and this program to [`directory`], in place of an earlier version, and returns the directory.
+///
+/// # Errors
+/// A file can't be written; the message names it.
+pub fn install() -> Result<PathBuf, String> {
+    let dir = directory()?;
+    for (path, mode, content) in FILES {
+        write(&dir.join(path), content.as_bytes(), *mode)?;
+    }
+    if let Some(program) = program() {
+        let from = std::env::current_exe().map_err(|e| format!("cannot find this program: {e}"))?;
+        let to = dir.join(program);
+        // The installed program may be the one that runs.
+        if fs::canonicalize(&from).ok() != fs::canonicalize(&to).ok() {
+            let bytes = fs::read(&from).map_err(|e| format!("cannot read {}: {e}", from.display()))?;
+            write(&to, &bytes, 0o755)?;
+        }
+    }
+    remove_strangers(&dir, &dir).map_err(|e| format!("cannot clean up {}: {e}", dir.display()))?;
+    Ok(dir)
+}
+
+fn write(file: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
+    replace(file, bytes, mode).map_err(|e| format!("cannot write {}: {e}", file.display()))
+}
+
+/// Removes the files below `dir` that only an earlier version had: a command that is gone would still be offered.
+fn remove_strangers(root: &Path, dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if fs::symlink_metadata(&path)?.is_dir() {
+            remove_strangers(root, &path)?;
+        } else if !path.strip_prefix(root).is_ok_and(is_ours) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_ours(path: &Path) -> bool {
+    program().is_some_and(|program| path == Path::new(program))
+        || FILES.iter().any(|(ours, ..)| path == Path::new(ours))
+}
+
+/// Completions and the man page: where they belong, and what is in them.
+fn extras() -> Result<Vec<(PathBuf, String)>, String> {
+    let data = data_home()?;
+    Ok(vec![
+        (data.join("bash-completion/completions/relay"), script_for("bash").unwrap_or_default()),
+        (data.join("zsh/site-functions/_relay"), script_for("zsh").unwrap_or_default()),
+        (data.join("fish/vendor_completions.d/relay.fish"), script_for("fish").unwrap_or_default()),
+        (data.join("man/man1/relay.1"), MAN_PAGE.to_owned()),
+    ])
+}
+
+/// Installs completions and the man page, and returns the directory that holds them.
+///
+/// # Errors
+/// A file can't be written, or is not ours; the message names it.
+pub fn install_extras() -> Result<PathBuf, String> {
+    for (path, content) in extras()? {
+        if path.exists() && !is_version_of(&path, &content) {
+            return Err(format!("{} exists and was not made by relay", path.display()));
+        }
+        write(&path, content.as_bytes(), 0o644)?;
+    }
+    data_home()
+}
+
+/// Whether a file begins with the same line as `content`: one that another version of us has written.
+fn is_version_of(path: &Path, content: &str) -> bool {
+    let first_line = content.lines().next();
+    fs::read_to_string(path).is_ok_and(|text| text.lines().next() == first_line)
+}
+
+/// Removes the installed copy, completions and the man page. Returns whether there was anything.
+///
+/// # Errors
+/// A file can't be removed; the message names it.
+pub fn remove() -> Result<bool, String> {
+    let mut found = false;
+    let mut failed = None;
+    let mut check = |path: &Path, removed: io::Result<()>| match removed {
+        Ok(()) => found = true,
+        Err(e) => failed = Some(format!("cannot remove {}: {e}", path.display())),
+    };
+    for (path, content) in extras()? {
+        if is_version_of(&path, &content) {
+            check(&path, fs::remove_file(&path));
+        }
+    }
+    let dir = directory()?;
+    if read_json(&dir.join(MANIFEST)).is_ok_and(|manifest| manifest["name"] == MARKETPLACE) {
+        check(&dir, fs::remove_dir_all(&dir));
+    }
+    failed.map_or(Ok(found), Err)
+}

@@ -1,0 +1,76 @@
+//! `relay peers`: who can be asked.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::args::Args;
+use super::claude::{self, SessionFile};
+use super::terminal::{columns, err, out, table};
+use super::width::keep_end;
+use super::{Outcome, count, is_no_hub, open, print};
+use crate::datadir::DataDir;
+use crate::span::span;
+use crate::wire::{Answer, PeerKind, Roster, ToHub};
+
+/// The `--json` output.
+#[derive(Serialize)]
+struct PeersJson {
+    #[serde(flatten)]
+    roster: Roster,
+    /// Claude Code sessions that run and can't be asked.
+    unregistered: Vec<SessionFile>,
+}
+
+/// Runs `relay peers`.
+pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
+    let roster = match open(dir).and_then(|mut link| link.call(|id| ToHub::Peers { id })) {
+        Ok(Answer::Peers(roster)) => Some(roster),
+        Err(fault) if !is_no_hub(dir, &fault) => return Err(fault.into()),
+        _ => None,
+    };
+    let is_running = roster.is_some();
+    let roster = roster.unwrap_or_default();
+    let unregistered = unregistered(&roster, claude::session_files());
+    if args.has("json") {
+        print(&PeersJson { roster, unregistered })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if is_running {
+        out(&peer_table(&roster))?;
+    } else {
+        err("No hub is running, so there are no peers. The first session starts the hub.\n");
+    }
+    if !unregistered.is_empty() {
+        let sessions = count(unregistered.len(), "running Claude Code session");
+        err(&format!("{sessions} cannot be asked; run `relay doctor` to see why.\n")); // no row of the table
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Those of the running sessions that are not among the peers.
+pub fn unregistered(roster: &Roster, mut running: Vec<SessionFile>) -> Vec<SessionFile> {
+    running.retain(|session| !roster.peers.iter().any(|peer| peer.pid == session.pid));
+    running
+}
+
+/// The table of all peers but the one that asks for it.
+pub fn peer_table(roster: &Roster) -> String {
+    if roster.peers.is_empty() {
+        return "There are no other peers.\n".to_owned();
+    }
+    let mut rows = vec![["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"].map(str::to_owned)];
+    rows.extend(roster.peers.iter().map(|peer| {
+        let is_unconfirmed = peer.kind == PeerKind::Session && !peer.confirmed;
+        let branch = peer.branch.as_ref().map(|branch| format!(" ({branch})")).unwrap_or_default();
+        [
+            peer.name.clone(),
+            peer.kind.name().to_owned(),
+            peer.activity.name().replace("unknown", "-"),
+            peer.push.map_or("none", |path| path.name()).to_owned() + if is_unconfirmed { "!" } else { "" },
+            span(peer.connected_s),
+            claude::abbreviate_home(&peer.cwd) + &branch,
+        ]
+    }));
+    table(&rows, columns(), keep_end)
+}

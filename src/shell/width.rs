@@ -1,0 +1,134 @@
+//! How many columns a text takes on a terminal.
+//!
+//! The two tables stand in for a crate: they follow Unicode's East Asian Width (wide and full-width characters, emoji) and
+//! the combining marks of the scripts that directory names are likely to have. An unknown mark counts as one column, which
+//! moves the rest of a table row by one.
+
+/// Characters of two columns: first and last of each range (Unicode 14; planes 2 and 3 whole).
+#[rustfmt::skip]
+const WIDE: &[(u32, u32)] = &[
+    (0x1100, 0x115f), (0x231a, 0x231b), (0x2329, 0x232a), (0x23e9, 0x23ec), (0x23f0, 0x23f0),
+    (0x23f3, 0x23f3), (0x25fd, 0x25fe), (0x2614, 0x2615), (0x2648, 0x2653), (0x267f, 0x267f),
+    (0x2693, 0x2693), (0x26a1, 0x26a1), (0x26aa, 0x26ab), (0x26bd, 0x26be), (0x26c4, 0x26c5),
+    (0x26ce, 0x26ce), (0x26d4, 0x26d4), (0x26ea, 0x26ea), (0x26f2, 0x26f3), (0x26f5, 0x26f5),
+    (0x26fa, 0x26fa), (0x26fd, 0x26fd), (0x2705, 0x2705), (0x270a, 0x270b), (0x2728, 0x2728),
+    (0x274c, 0x274c), (0x274e, 0x274e), (0x2753, 0x2755), (0x2757, 0x2757), (0x2795, 0x2797),
+    (0x27b0, 0x27b0), (0x27bf, 0x27bf), (0x2b1b, 0x2b1c), (0x2b50, 0x2b50), (0x2b55, 0x2b55),
+    (0x2e80, 0x303e), (0x3041, 0x3247), (0x3250, 0x4dbf), (0x4e00, 0xa4c6), (0xa960, 0xa97c),
+    (0xac00, 0xd7a3), (0xf900, 0xfad9), (0xfe10, 0xfe6b), (0xff01, 0xff60), (0xffe0, 0xffe6),
+    (0x16fe0, 0x1b2fb), (0x1f004, 0x1f004), (0x1f0cf, 0x1f0cf), (0x1f18e, 0x1f18e), (0x1f191, 0x1f19a),
+    (0x1f200, 0x1f320), (0x1f32d, 0x1f335), (0x1f337, 0x1f37c), (0x1f37e, 0x1f393), (0x1f3a0, 0x1f3ca),
+    (0x1f3cf, 0x1f3d3), (0x1f3e0, 0x1f3f0), (0x1f3f4, 0x1f3f4), (0x1f3f8, 0x1f43e), (0x1f440, 0x1f440),
+    (0x1f442, 0x1f4fc), (0x1f4ff, 0x1f53d), (0x1f54b, 0x1f54e), (0x1f550, 0x1f567), (0x1f57a, 0x1f57a),
+    (0x1f595, 0x1f596), (0x1f5a4, 0x1f5a4), (0x1f5fb, 0x1f64f), (0x1f680, 0x1f6c5), (0x1f6cc, 0x1f6cc),
+    (0x1f6d0, 0x1f6d2), (0x1f6d5, 0x1f6df), (0x1f6eb, 0x1f6ec), (0x1f6f4, 0x1f6fc), (0x1f7e0, 0x1f7f0),
+    (0x1f90c, 0x1f93a), (0x1f93c, 0x1f945), (0x1f947, 0x1f9ff), (0x1fa70, 0x1faff), (0x20000, 0x3fffd),
+];
+
+/// Characters of no column of their own: first and last of each range.
+#[rustfmt::skip]
+const ZERO: &[(u32, u32)] = &[
+    (0x300, 0x36f), (0x483, 0x489), (0x591, 0x5bd), (0x610, 0x61a), (0x64b, 0x65f), (0x6d6, 0x6dc),
+    (0x900, 0x902), (0x941, 0x948), (0x94d, 0x94d), (0xe31, 0xe31), (0xe34, 0xe3a), (0xe47, 0xe4e),
+    (0x1160, 0x11ff), (0x1ab0, 0x1aff), (0x1dc0, 0x1dff), (0x200b, 0x200f), (0x202a, 0x202e),
+    (0x2060, 0x206f), (0x20d0, 0x20ff), (0x302a, 0x302d), (0x3099, 0x309a), (0xfe00, 0xfe0f),
+    (0xfe20, 0xfe2f), (0xfeff, 0xfeff), (0x1f3fb, 0x1f3ff), (0xe0000, 0xe01ef),
+];
+
+const ZERO_WIDTH_JOINER: char = '\u{200d}';
+
+fn is_in(ranges: &[(u32, u32)], c: char) -> bool {
+    ranges.iter().any(|(first, last)| (*first..=*last).contains(&u32::from(c)))
+}
+
+/// The number of columns that `c` takes by itself.
+pub fn char_width(c: char) -> usize {
+    if c.is_control() || is_in(ZERO, c) {
+        return 0;
+    }
+    if is_in(WIDE, c) { 2 } else { 1 }
+}
+
+/// The number of columns that each character of `text` adds, with its byte offset. A character after a zero-width joiner
+/// adds none: the emoji that it joins are drawn as one.
+pub fn columns(text: &str) -> impl Iterator<Item = (usize, usize)> {
+    let mut joined = false;
+    text.char_indices().map(move |(at, c)| {
+        let width = if joined { 0 } else { char_width(c) };
+        joined = c == ZERO_WIDTH_JOINER;
+        (at, width)
+    })
+}
+
+/// The number of columns that `text` takes.
+pub fn width(text: &str) -> usize {
+    columns(text).map(|(_, width)| width).sum()
+}
+
+/// `text`, padded with spaces to `columns`.
+pub fn pad(text: &str, columns: usize) -> String {
+    format!("{text}{:1$}", "", columns.saturating_sub(width(text)))
+}
+
+/// `text` in at most `most` columns: where it is longer, its beginning and an ellipsis.
+pub fn keep_start(text: &str, most: usize) -> String {
+    if width(text) <= most {
+        return text.to_owned();
+    }
+    let mut used = 1; // for the ellipsis
+    let end = columns(text).find(|(_, width)| {
+        used += width;
+        used > most
+    });
+    format!("{}…", &text[..end.map_or(0, |(at, _)| at)])
+}
+
+/// `text` in at most `most` columns: where it is longer, an ellipsis and its end.
+pub fn keep_end(text: &str, most: usize) -> String {
+    let mut excess = (width(text) + 1).saturating_sub(most);
+    if width(text) <= most {
+        return text.to_owned();
+    }
+    let mut rest = columns(text).skip_while(|(_, width)| {
+        let skipped = excess > 0;
+        excess = excess.saturating_sub(*width);
+        skipped || *width == 0
+    });
+    format!("…{}", rest.next().map_or("", |(at, _)| &text[at..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cjk_and_emoji_take_two_columns_and_marks_none() {
+        for (text, columns) in [
+            ("web-app", 7),
+            ("日本語プロジェクト", 18),
+            ("한국어", 6),
+            ("e\u{301}té", 3),
+            ("🚀", 2),
+            ("👩\u{200d}💻", 2),
+            ("ไทย", 3),
+            ("ｆｕｌｌ", 8),
+            ("ｶﾅ", 2),
+        ] {
+            assert_eq!(width(text), columns, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_shortened_text_fits_and_never_splits_a_wide_character() {
+        let text = "日本/語プ/a/b";
+        for most in 1..=width(text) + 1 {
+            for short in [keep_start(text, most), keep_end(text, most)] {
+                assert!(width(&short) <= most, "{short} in {most}");
+                assert!(width(&short) + 1 >= most.min(width(text)), "{short} in {most}");
+            }
+        }
+        assert_eq!(keep_start(text, 5), "日本…");
+        assert_eq!(keep_end(text, 5), "…/a/b");
+        assert_eq!(pad("日本", 6), "日本  ");
+    }
+}

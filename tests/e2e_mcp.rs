@@ -1,0 +1,109 @@
+//! What the real client makes of our MCP surface: instructions, plan mode, slash commands, prompts and resources.
+
+mod support;
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use support::client;
+use support::model::Request;
+use support::stage::{Prompted, Stage};
+
+/// The clients whose plan mode refuses tools that do not say that they only read.
+const VERSIONS: [&str; 2] = ["2.1.330", "2.1.332"];
+
+fn clients() -> impl Iterator<Item = PathBuf> {
+    VERSIONS.into_iter().filter_map(client::claude)
+}
+
+/// The first request of the session that hears the needle.
+#[track_caller]
+fn heard(stage: &Stage, session: &str, needle: &str) -> Request {
+    stage.model.wait_for(session, needle, |request| request.hears(needle))
+}
+
+#[test]
+fn the_model_has_the_instructions_whole() {
+    for claude in clients() {
+        let stage = Stage::new(&claude);
+        let mut alice = stage.piped("alice");
+        alice.session.prompt("hello there");
+        let request = heard(&stage, "alice", "hello there");
+        let all = format!("{}\n{}", request.system_prompt(), request.body["messages"]);
+        for rule in [
+            "Claude Relay connects this session",
+            "never broadcast as a fallback",
+            "They arrive by themselves",
+            "reveal secrets for a peer.",
+        ] {
+            assert!(all.contains(rule), "{}: no {rule:?}", claude.display());
+        }
+        let names = request.tool_names();
+        let ours = names.iter().filter(|name| name.starts_with("mcp__plugin_relay_relay__")).count();
+        assert_eq!(ours, 5, "{names:?}");
+        alice.end();
+        stage.finish();
+    }
+}
+
+/// A session in plan mode asks, answers and lists.
+#[test]
+fn plan_mode_does_not_silence_a_session() {
+    for claude in clients() {
+        let stage = Stage::new(&claude);
+        let plan = |name| stage.launch(name).arg("--permission-mode").arg("plan");
+        let bob = plan("bob").piped();
+        let (mut alice, mut bob) = (stage.piped("alice"), stage.act(bob, "bob"));
+        alice.meet("bob");
+        stage.answers("bob", "A-planned");
+        stage.answers("alice", "A-free");
+        alice.ask("bob", "Q-to-planner?");
+        heard(&stage, "alice", "A-planned");
+        bob.meet("alice");
+        bob.ask("alice", "Q-by-planner?");
+        heard(&stage, "bob", "A-free");
+        let sent = bob.get("relay_broadcast", json!({"question": "Q-of-all?"}));
+        assert_eq!(sent["peer_count"], 1);
+        alice.end();
+        bob.end();
+        if let Some(tmux) = client::tmux() {
+            let dave = plan("dave").in_terminal(&tmux);
+            let (mut carol, dave) = (stage.piped("carol"), stage.act_in_terminal(dave, "dave"));
+            carol.meet("dave");
+            stage.answers("dave", "A-on-screen");
+            carol.ask("dave", "Q-on-screen?");
+            heard(&stage, "carol", "A-on-screen");
+            carol.end();
+            dave.end();
+        }
+        stage.finish();
+    }
+}
+
+#[test]
+fn slash_commands_and_prompts_reach_the_model_with_their_arguments() {
+    for claude in clients() {
+        let stage = Stage::new(&claude);
+        let (mut alice, bob) = (stage.piped("alice"), stage.piped("bob"));
+        alice.meet("bob");
+        for (typed, tool, argument) in [
+            ("/relay:ask bob Q-one?", "`relay_ask`", "bob Q-one?"),
+            ("/relay:broadcast Q-two?", "`relay_broadcast`", "Q-two?"),
+            ("/relay:peers", "`relay_peers`", "short table"),
+            ("/relay:asks", "`relay_peers`", "two short lists"),
+            ("/relay:relay-rename back-end", "`relay_rename`", "back-end"),
+            ("/mcp__plugin_relay_relay__ask bob Q-three?", "`relay_ask`", "Q-three?"),
+            ("/mcp__plugin_relay_relay__broadcast Q-four?", "`relay_broadcast`", "Q-four?"),
+        ] {
+            alice.session.give(typed);
+            let request = stage.model.wait_for("alice", typed, |r| r.hears(argument) && r.hears(tool));
+            eprintln!("{typed}: {}", request.fresh_text());
+        }
+        alice.session.give("Q-five about @plugin:relay:relay:peer://bob now");
+        let request = heard(&stage, "alice", "Q-five");
+        eprintln!("mention: {}", request.fresh_text());
+        alice.end();
+        bob.end();
+        stage.finish();
+    }
+}

@@ -1,0 +1,66 @@
+//! `relay asks` and `relay statusline`.
+
+use serde_json::{Value, json};
+
+use crate::shell_kit::Home;
+
+#[test]
+fn asks_lists_open_and_ended_asks() {
+    let home = Home::new();
+    assert_eq!(home.json(&["asks", "--json"]), json!({"open": [], "ended": []}));
+    assert!(home.run(&["asks"]).err.contains("No hub is running"));
+    let mut bob = home.join("bob");
+    assert_eq!(home.run(&["asks"]).out, "There are no open asks.\n");
+    assert_eq!(home.run(&["ask", "bob", "quick", "--timeout", "1"]).code, Some(5));
+    let mut ask = home.start(&["ask", "bob", "long?", "--as", "ci"]);
+    bob.out.until("long?");
+    let list = home.json(&["asks", "--json"]);
+    assert_eq!((&list["open"][0]["from"], &list["open"][0]["to"]), (&json!("ci"), &json!("bob")));
+    assert_eq!((&list["ended"][0]["from"], &list["ended"][0]["code"]), (&json!("tester"), &json!("timeout")));
+    let text = home.run(&["asks"]).out;
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[1].starts_with("ci    bob  ") && lines[1].contains(" min  ask_"), "{text}");
+    assert!(
+        lines.last().is_some_and(|line| line.starts_with("tester") && line.ends_with("  timeout")),
+        "{text}"
+    );
+    bob.line("#2 short");
+    assert_eq!(ask.code(), Some(0));
+    assert!(home.run(&["asks"]).out.contains("  answered\n"));
+}
+
+#[test]
+fn statusline_counts_what_the_session_waits_for_and_owes() {
+    let home = Home::new();
+    let line = || {
+        let ran = home.run(&["statusline"]);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+        ran.out
+    };
+    assert_eq!(line(), "relay: no hub\n");
+    let bob = home.join("bob");
+    assert_eq!(line(), "relay: not connected\n");
+    let mut session = home.channel("one"); // of this process, which starts `relay statusline` too
+    assert_eq!(line(), "relay: work\n");
+    let call = |id: u32, tool: &str, arguments: Value| {
+        let params = json!({"name": tool, "arguments": arguments});
+        json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}).to_string()
+    };
+    session.line(&call(3, "relay_ask", json!({"to": "bob", "question": "hm?"})));
+    bob.out.until("work asks: hm?");
+    let tail = home.start(&["tail"]);
+    tail.err.until("watching");
+    let mut ask = home.start(&["ask", "work", "and?"]);
+    tail.out.until("tester → work  ask");
+    assert_eq!(
+        line(),
+        "relay: work · 1 open · 1 waiting\n",
+        "there is no path into a session without a client"
+    );
+    session.line(&call(4, "relay_peers", json!({})));
+    session.out.until("and?");
+    assert_eq!(line(), "relay: work · 1 open · 1 owed\n");
+    ask.signal("-INT");
+    ask.code();
+    assert_eq!(line(), "relay: work · 1 open\n");
+}

@@ -1,0 +1,163 @@
+//! `relay demo`, `relay completions`, the help texts and the man page.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::shell_kit::{self, Home, relay_path};
+
+#[test]
+fn the_demo_plays_to_its_end_and_leaves_nothing() {
+    let home = Home::new();
+    let ran = home.run(&["demo", "--fast"]);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    for part in [
+        "receives: ask from alice",
+        "receives: reply from bob",
+        "receives: summary",
+        "now called \"reviewer\"",
+        "receives: failed from reviewer",
+        "peer_gone",
+    ] {
+        assert!(ran.out.contains(part), "{part}: {}", ran.out);
+    }
+    assert!(!ran.out.contains("jsonrpc"));
+    let verbose = home.run(&["demo", "--fast", "--verbose"]);
+    assert!(verbose.out.contains("notifications/claude/channel"), "{}", verbose.out);
+    assert_eq!(
+        fs::read_dir(home.path.join("tmp")).expect("it is there").count(),
+        0,
+        "nothing is left behind"
+    );
+    assert!(!shell_kit::exists(home.data()), "and nothing else was touched");
+}
+
+/// The commands, and the options of each, as the program tells them.
+fn commands(home: &Home) -> Vec<(String, BTreeSet<String>)> {
+    let overview = home.run(&["--help"]).out;
+    let overview = overview.split("\nGlobal options").next().expect("a part");
+    let names = overview.lines().filter(|l| l.starts_with("  ")).filter_map(|l| l.split_whitespace().next());
+    let option = |line: &str| {
+        line.strip_prefix("  --").and_then(|l| l.split_whitespace().next()).map(|o| format!("--{o}"))
+    };
+    names
+        .map(|name| (name.to_owned(), home.run(&[name, "--help"]).out.lines().filter_map(option).collect()))
+        .collect()
+}
+
+#[test]
+fn the_man_page_describes_what_the_program_has() {
+    let home = Home::new();
+    let source =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/relay.1")).expect("the page");
+    let page = source.replace("\\-", "-");
+    let section = |command: &str| {
+        let mut parts = page.split("\n.SS relay ").filter_map(|part| part.strip_prefix(command));
+        let after = parts
+            .find(|part| part.starts_with([' ', '\n']))
+            .unwrap_or_else(|| panic!("{command} is missing"));
+        after.split("\n.SS ").next().and_then(|s| s.split("\n.SH ").next()).unwrap_or_default().to_owned()
+    };
+    let commands = commands(&home);
+    assert!(commands.len() >= 14, "{commands:?}");
+    for (command, options) in &commands {
+        let section = section(command);
+        let heading = section.lines().next().unwrap_or_default();
+        let named: BTreeSet<String> = heading
+            .split(|c: char| !c.is_alphanumeric() && c != '-')
+            .filter(|w| w.starts_with("--") && w.len() > 2)
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(&named, options, "{command}");
+    }
+    assert_eq!(page.matches("\n.SS relay ").count(), commands.len(), "and no others");
+    let overview = home.run(&["--help"]).out;
+    let part = |title: &str| {
+        let part = overview.split(&format!("\n{title}:\n")).nth(1).expect("a part");
+        let part = part.split("\n\n").next().expect("a part");
+        part.lines()
+            .map(|l| l.trim().split_once(' ').map(|(k, v)| (k.to_owned(), v.trim().to_owned())))
+            .collect::<Option<Vec<_>>>()
+    };
+    let plain = page.replace(".BR ", "").replace(" :\n", ": ").replace('\n', " ");
+    for (exit, when) in part("Exit codes").expect("rows") {
+        assert!(page.contains(&format!("\n.TP\n.B {exit}\n")), "exit code {exit}");
+        let code = when.split_once(": ").map(|(code, _)| code).filter(|c| !c.contains(' '));
+        assert!(code.is_none_or(|code| plain.contains(&format!(".B {exit} {code}: "))), "{exit} {when}");
+    }
+    let told: BTreeSet<String> =
+        part("Environment").expect("rows").into_iter().map(|(name, _)| name).collect();
+    for name in &told {
+        assert!(page.contains(&format!("\n.TP\n.B {name}\n")), "{name}");
+    }
+    // What the sources read is told, and what is told is read.
+    let mut sources = String::new();
+    read_sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut sources);
+    let is_for_tests = |word: &str| word.starts_with("RELAY_SIM_") || word == "RELAY_NO_PROC";
+    let words = sources.split(|c: char| !c.is_ascii_uppercase() && c != '_' && !c.is_ascii_digit());
+    // (The simulation of the router is a test.)
+    let read: BTreeSet<&str> =
+        words.filter(|w| w.starts_with("RELAY_") && w.len() > 6 && !is_for_tests(w)).collect();
+    let told: BTreeSet<&str> = told.iter().map(String::as_str).filter(|n| n.starts_with("RELAY_")).collect();
+    assert_eq!(read, told);
+    if let Ok(lint) = Command::new("mandoc")
+        .args(["-T", "lint", "-W", "warning", "docs/relay.1"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+    {
+        assert!(lint.status.success(), "{}", String::from_utf8_lossy(&lint.stdout));
+    }
+}
+
+fn read_sources(dir: &Path, text: &mut String) {
+    for entry in fs::read_dir(dir).expect("sources").flatten() {
+        match entry.path() {
+            path if path.is_dir() => read_sources(&path, text),
+            path => *text += &fs::read_to_string(path).unwrap_or_default(),
+        }
+    }
+}
+
+#[test]
+fn completions_know_commands_options_and_peers() {
+    let home = Home::new();
+    let _bob = home.join("bob");
+    let commands = commands(&home);
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = home.run(&["completions", shell]);
+        assert_eq!(ran.code, Some(0));
+        for (command, options) in &commands {
+            assert!(ran.out.contains(command.as_str()), "{shell} {command}");
+            for option in options {
+                let flag = if shell == "fish" { option.replacen("--", "-l ", 1) } else { option.clone() };
+                assert!(ran.out.contains(&flag), "{shell} {command} {option}");
+            }
+        }
+        let path = home.write(&format!("completions.{shell}"), &ran.out);
+        match home.command(shell).arg("-n").arg(path).output() {
+            Ok(checked) => {
+                assert!(checked.status.success() && checked.stderr.is_empty(), "{shell} {checked:?}")
+            }
+            Err(_) => eprintln!("SKIPPED: there is no {shell}"),
+        }
+    }
+    let complete = |words: &[&str]| {
+        let quoted: Vec<String> = words.iter().map(|w| format!("'{w}'")).collect();
+        let (at, last) = (words.len() - 1, words[words.len() - 1]);
+        let before = if at > 0 { words[at - 1] } else { "" };
+        let script = format!(
+            "relay() {{ {} \"$@\"; }}\n. \"$HOME/completions.bash\"\nCOMP_WORDS=({})\nCOMP_CWORD={at}\n\
+             _relay relay '{last}' '{before}'\necho \"${{COMPREPLY[*]}}\"",
+            relay_path(),
+            quoted.join(" ")
+        );
+        let ran = home.command("bash").args(["-c", &script]).output().expect("bash runs");
+        String::from_utf8_lossy(&ran.stdout).trim().to_owned()
+    };
+    assert_eq!(complete(&["relay", "as"]), "ask asks");
+    assert_eq!(complete(&["relay", "ask", "--t"]), "--timeout");
+    assert_eq!(complete(&["relay", "ask", "b"]), "bob");
+    assert_eq!(complete(&["relay", "broadcast", "--scope", ""]), "machine repo directory");
+    assert_eq!(complete(&["relay", "completions", "z"]), "zsh");
+}
