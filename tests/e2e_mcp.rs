@@ -92,16 +92,35 @@ fn slash_commands_and_prompts_reach_the_model_with_their_arguments() {
             ("/relay:peers", "`relay_peers`", "short table"),
             ("/relay:asks", "`relay_peers`", "two short lists"),
             ("/relay:relay-rename back-end", "`relay_rename`", "back-end"),
-            ("/mcp__plugin_relay_relay__ask bob Q-three?", "`relay_ask`", "Q-three?"),
-            ("/mcp__plugin_relay_relay__broadcast Q-four?", "`relay_broadcast`", "Q-four?"),
+            // The client passes on one word for each argument; the rest stands in the command as it was typed.
+            ("/mcp__plugin_relay_relay__ask bob Q-three is long?", "`relay_ask`", "bob Q-three is long?"),
+            ("/mcp__plugin_relay_relay__broadcast Q-four is long?", "`relay_broadcast`", "Q-four is long?"),
         ] {
             alice.session.give(typed);
-            let request = stage.model.wait_for("alice", typed, |r| r.hears(argument) && r.hears(tool));
-            eprintln!("{typed}: {}", request.fresh_text());
+            stage.model.wait_for("alice", typed, |r| r.hears(argument) && r.hears(tool));
         }
-        alice.session.give("Q-five about @plugin:relay:relay:peer://bob now");
-        let request = heard(&stage, "alice", "Q-five");
-        eprintln!("mention: {}", request.fresh_text());
+        alice.end();
+        bob.end();
+        stage.finish();
+    }
+}
+
+/// In a terminal, where the user accepts a suggestion; of a server whose name has no colon also in a pipe.
+#[test]
+fn a_mentioned_peer_is_read_as_a_resource() {
+    for claude in clients() {
+        let stage = Stage::bare(&claude);
+        let (mut alice, bob) = (stage.piped("alice"), stage.piped("bob"));
+        alice.meet("bob");
+        let ask_id = alice.ask("bob", "Q-open?");
+        alice.session.give("Q-mention @relay:peer://bob");
+        let request = heard(&stage, "alice", "Q-mention");
+        let all = request.body["messages"].to_string();
+        assert!(
+            all.contains("peer://bob") && all.contains(&format!("open ask {ask_id} of this session")),
+            "{}",
+            request.fresh_text()
+        );
         alice.end();
         bob.end();
         stage.finish();

@@ -155,7 +155,9 @@ impl Prompt {
         };
         let text = format!(
             "{text} Pass the question on in the user's words; add from this conversation only what is needed to understand it. \
-             If the tool fails, tell the user why and do not broadcast instead.\n\n{question}"
+             If the tool fails, tell the user why and do not broadcast instead. Some clients hand over only the first word of \
+             the question: where the command's own arguments above go on after it, all of that is the question.\n\n\
+             {question}"
         );
         let message = json!({"role": "user", "content": {"type": "text", "text": text}});
         Ok(json!({"description": description, "messages": [message]}))
