@@ -105,22 +105,26 @@ fn slash_commands_and_prompts_reach_the_model_with_their_arguments() {
     }
 }
 
-/// In a terminal, where the user accepts a suggestion; of a server whose name has no colon also in a pipe.
+/// In a terminal: it alone follows the changes of the roster.
 #[test]
 fn a_mentioned_peer_is_read_as_a_resource() {
+    let Some(tmux) = client::tmux() else { return };
     for claude in clients() {
-        let stage = Stage::bare(&claude);
-        let (mut alice, bob) = (stage.piped("alice"), stage.piped("bob"));
+        let stage = Stage::new(&claude);
+        let alice = stage.launch("alice").in_terminal(&tmux);
+        let (bob, mut alice) = (stage.piped("bob"), stage.act_in_terminal(alice, "alice"));
         alice.meet("bob");
         let ask_id = alice.ask("bob", "Q-open?");
-        alice.session.give("Q-mention @relay:peer://bob");
-        let request = heard(&stage, "alice", "Q-mention");
-        let all = request.body["messages"].to_string();
-        assert!(
-            all.contains("peer://bob") && all.contains(&format!("open ask {ask_id} of this session")),
-            "{}",
-            request.fresh_text()
-        );
+        // The client learns of the new peer within a second or two, by a notification that it does not show.
+        let until = std::time::Instant::now() + support::journal::deadline();
+        for number in 0.. {
+            alice.session.prompt(&format!("Q-mention-{number} @plugin:relay:relay:peer://bob please"));
+            let request = heard(&stage, "alice", &format!("Q-mention-{number}"));
+            if request.body["messages"].to_string().contains(&format!("open ask {ask_id} of this session")) {
+                break;
+            }
+            assert!(std::time::Instant::now() < until, "{}", request.fresh_text());
+        }
         alice.end();
         bob.end();
         stage.finish();
