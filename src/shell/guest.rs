@@ -92,7 +92,9 @@ impl Guest {
             spawn("stdin", SMALL, read).map_err(cannot)?;
         }
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(cannot)?;
-        let watch = move || drop(signals.forever().all(|s| send.send(Received::Signal(s)).is_ok()));
+        let watch = move || {
+            signals.forever().map(|s| send.send(Received::Signal(s))).take_while(Result::is_ok).for_each(drop)
+        };
         spawn("signals", SMALL, watch).map_err(cannot)?;
         let client = Client::new(tokens, who, unreachable("the hub is not reached yet; try again"));
         Ok(Guest { client, received, early: VecDeque::new() })
