@@ -24,6 +24,7 @@ use crate::fence;
 use crate::link::{self, FromHub, unreachable};
 use crate::mcp::{self, Id, Incoming};
 use crate::session::{self, Surroundings};
+use crate::texts::Texts;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Parcel, Path, PeerKind, ToHub, Who};
@@ -49,6 +50,7 @@ enum Received {
 struct Channel {
     client: Client,
     session: Surroundings,
+    texts: Texts,
     /// The program at the other end of stdin.
     program: mcp::Client,
     /// Requests by that to the hub that each waits for.
@@ -109,12 +111,15 @@ pub fn run(dir: DataDir) -> ExitCode {
     let away = prepared.err().unwrap_or_else(|| "the hub is not reached yet; try again".to_owned());
     let (inbox, to_inbox) = unbounded();
     let done = move |push, error| received.send(Received::Inbox(push, error)).is_ok();
-    inbox::serve(&session, to_inbox, done);
+    let texts = || Texts::new(&dir, session.key.clone());
+    inbox::serve(&session, texts(), to_inbox, done);
     log::debug!(key = session.key; "channel_start");
     let client = Client::new(tokens, who(&session, identity), unreachable(away));
+    let texts = texts();
     let mut channel = Channel {
         client,
         session,
+        texts,
         program,
         calls: HashMap::new(),
         waits: Waits::default(),
@@ -181,11 +186,12 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         kind: PeerKind::Session,
         peer,
         secret,
-        cwd: session.cwd.clone(),
+        cwd: session.cwd(),
         repo: session.git.repo.clone(),
         branch: session.git.branch.clone(),
         pid: session.pid,
         claude: Some(session.key.clone()),
+        session: session.id.clone(),
         paths: Vec::new(),
         listens: true,
         held: session.is_held,
@@ -331,7 +337,8 @@ impl Channel {
                 Event::Ended { id, result, waiting, .. } => self.ended(id, &result, waiting)?,
                 Event::Push(parcel) => self.push(parcel)?,
                 Event::RosterChanged => self.resources_changed = true,
-                Event::State { .. } | Event::Over { .. } => {}
+                Event::Over { ask_id, .. } => self.texts.remove_question(&ask_id),
+                Event::State { .. } => {}
             }
         }
         Ok(())
@@ -379,7 +386,7 @@ impl Channel {
     fn check_session(&mut self) {
         let file = &self.session.file;
         let before = (file.name.clone(), (file.status, file.status_at));
-        let git = session::git(self.session.cwd.as_ref());
+        let git = self.session.look_at_git();
         let branch = (git.branch != self.session.git.branch).then(|| git.branch.clone().unwrap_or_default());
         self.session.git = git;
         self.session.file.changed();

@@ -94,8 +94,8 @@ pub fn channel_meta(p: &Parcel) -> Vec<(&'static str, String)> {
 /// What follows the fields: the text, then what to do with it.
 pub fn body(p: &Parcel) -> String {
     match advice(p) {
-        Some(advice) => format!("{}\n\n{advice}", words(p)),
-        None => words(p),
+        Some(advice) => format!("{}\n\n{advice}", words_and_cut(p)),
+        None => words_and_cut(p),
     }
 }
 
@@ -113,7 +113,7 @@ pub fn inbox_text(p: &Parcel) -> String {
     let advice = advice(p).map(|a| format!("\n{a}")).unwrap_or_default();
     format!(
         "<cross-session-message from=\"relay:{address}\" from-name=\"{name}\">\n{}\n\n{}{advice}\n</cross-session-message>",
-        words(p),
+        words_and_cut(p),
         header(p)
     )
 }
@@ -145,8 +145,16 @@ fn header(p: &Parcel) -> String {
     header + "]"
 }
 
+/// The text, and after it whether it is cut.
+fn words_and_cut(p: &Parcel) -> String {
+    match &p.cut {
+        Some(cut) => format!("{}\n\n[relay: {cut}]", words(p)),
+        None => words(p),
+    }
+}
+
 /// The text itself. The hub's own words stand as they are, a peer's are quoted.
-fn words(p: &Parcel) -> String {
+pub fn words(p: &Parcel) -> String {
     match p.kind {
         Kind::Ask | Kind::Reply => quote(&p.text),
         Kind::Failed | Kind::Summary | Kind::Notice => clean(&p.text),
@@ -390,6 +398,7 @@ mod tests {
             thread: None,
             cwd: None,
             text: text.to_owned(),
+            cut: None,
             code: None,
             broadcast: None,
             late: false,

@@ -27,8 +27,9 @@ pub use transcript::pushes_in;
 const MAX_INPUT: u64 = 32 << 20;
 /// The most that is read of a transcript's end, in bytes.
 const MAX_TRANSCRIPT: u64 = 16 << 20;
-/// The same where the user waits.
-const MAX_PROMPT: u64 = 2 << 20;
+/// The same where the user waits. A message of 512 KiB stands in it four times: when it is accepted, twice when the
+/// conversation has it, and in the request.
+const MAX_PROMPT: u64 = 8 << 20;
 /// How long the hub may take while the user waits.
 const PROMPT: Duration = Duration::from_millis(40);
 /// How long it may take where nobody does.

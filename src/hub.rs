@@ -32,9 +32,9 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::DataDir;
-use crate::threads;
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, ToClient, ToHub, What, fault, write_line};
+use crate::{session, texts, threads};
 use journal::{Journal, Start};
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use writer::{Backlog, Writer};
@@ -108,6 +108,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
         now_at_start: router.now(),
         inode: Inode::of(&socket),
         socket,
+        texts: texts::directory(dir),
         router,
         journal,
         writers: BTreeMap::new(),
@@ -136,6 +137,8 @@ struct Hub {
     unwritten: Vec<ConnId>,
     socket: PathBuf,
     inode: Option<Inode>,
+    /// Where texts are that sessions did not get whole.
+    texts: PathBuf,
     start: Instant,
     /// The router's time at `start`.
     now_at_start: Ms,
@@ -167,6 +170,7 @@ impl Hub {
                     return "its socket was removed or replaced";
                 }
                 self.journal.maintain(&self.router, now);
+                texts::sweep(&self.texts, session::is_alive);
                 self.router.info_mut().journal = self.journal.status();
             }
         }

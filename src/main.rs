@@ -19,6 +19,7 @@ mod props;
 mod session;
 mod shell;
 mod span;
+mod texts;
 mod threads;
 mod token;
 mod wire;

@@ -1,34 +1,62 @@
-//! The names of peers: short, typable, unique.
+//! The names of peers: short, typable, unique whatever the case of their letters.
 
 use crate::fence;
 
 /// The name of a peer whose directory gives none.
-pub const DEFAULT: &str = "session";
+pub const DEFAULT: &str = "relay";
 /// The longest name, in characters.
-const LONGEST: usize = 40;
+pub const LONGEST: usize = 64;
 /// How many names [`nearest`] gives.
 const NEAREST: usize = 5;
 
-/// The name that `raw` stands for: lower case, letters and digits of any script kept, every other run one `-`, none at
-/// the ends, at most 40 characters, never empty ([`DEFAULT`]). A slug is its own slug.
+/// The name for a directory called `raw`: lower case, letters and digits of any script kept, every other run one `-`, none
+/// at the ends, at most 64 characters, never empty ([`DEFAULT`]). A slug is its own slug.
 pub fn slug(raw: &str) -> String {
+    let lower: String = raw.chars().flat_map(char::to_lowercase).collect();
+    kept(&lower, |_| false)
+}
+
+/// The name for a wish of a user or a model: letters of any case, digits, `.`, `_` and `-` are kept, every other run is one
+/// `-`, none at the ends, at most 64 characters, never empty ([`DEFAULT`]). Such a name, and a [`slug`], is its own.
+pub fn wish(raw: &str) -> String {
+    kept(raw, |c| matches!(c, '.' | '_' | '-'))
+}
+
+/// The letters and digits of `raw` and what else `is_kept`.
+fn kept(raw: &str, is_kept: impl Fn(char) -> bool) -> String {
     // An accent that a file system keeps apart from its letter is no gap in the word.
     let accent = |c: &char| ('\u{300}'..='\u{36f}').contains(c);
-    let mut slug = String::new();
-    for c in raw.chars().flat_map(char::to_lowercase).filter(|c| !accent(c)) {
-        if c.is_alphanumeric() && !fence::hidden(c) {
-            slug.push(c);
-        } else if !slug.is_empty() && !slug.ends_with('-') {
-            slug.push('-');
+    let mut name = String::new();
+    let mut gap = false;
+    for c in raw.chars().filter(|c| !accent(c)) {
+        if !(c.is_alphanumeric() && !fence::hidden(c) || is_kept(c)) {
+            gap = true;
+            continue;
         }
+        if gap && !name.ends_with('-') && c != '-' {
+            name.push('-');
+        }
+        name.push(c);
+        gap = false;
     }
-    match cut(&slug, LONGEST) {
-        "" => DEFAULT.to_owned(),
-        slug => slug.to_owned(),
+    match cut(name.trim_start_matches('-'), LONGEST) {
+        name if name.contains(char::is_alphanumeric) => name.to_owned(),
+        _ => DEFAULT.to_owned(),
     }
 }
 
-/// `base`, or where that is taken the first free of `base-2`, `base-3`, …; `base` is cut so that the whole keeps to 40
+/// Whether `raw` is a name as it stands.
+pub fn is_valid(raw: &str) -> bool {
+    wish(raw) == raw
+}
+
+/// What two names have in common that differ only in the case of their letters.
+pub fn key(name: &str) -> String {
+    // First to upper case, where the forms of one letter meet.
+    name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
+}
+
+/// `base`, or where that is taken the first free of `base-2`, `base-3`, …; `base` is cut so that the whole keeps to 64
 /// characters. `taken` must say no to some name in the end.
 pub fn free(base: &str, taken: impl Fn(&str) -> bool) -> String {
     let mut name = cut(base, LONGEST).to_owned();
@@ -50,12 +78,13 @@ fn cut(name: &str, longest: usize) -> &str {
 /// Those of `names` that somebody who typed `wanted` may have meant, at most 5, the likeliest first: that begin with it,
 /// that contain it or are contained in it, that differ in a few letters. May be empty.
 pub fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let wanted = slug(wanted);
+    let wanted = key(&wish(wanted));
     let letters: Vec<char> = wanted.chars().collect();
     let mut near: Vec<_> = names
         .map(|name| {
-            let apart = !name.contains(&wanted) && !wanted.contains(name);
-            (!name.starts_with(&wanted), apart, distance(&letters, name), name)
+            let key = key(name);
+            let apart = !key.contains(&wanted) && !wanted.contains(&key);
+            (!key.starts_with(&wanted), apart, distance(&letters, &key), name)
         })
         .filter(|(_, apart, distance, _)| !apart || *distance <= 1 + letters.len() / 3)
         .collect();
@@ -84,39 +113,55 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn slugs() {
-        for (raw, expected) in [
-            ("backend-api", "backend-api"),
-            ("My Project (v2)", "my-project-v2"),
-            ("--__foo..bar--", "foo-bar"),
-            ("Grüße/ПРИВЕТ/日本語", "grüße-привет-日本語"),
-            ("cafe\u{301} re\u{301}sume\u{301}", "cafe-resume"),
-            ("İstanbul", "istanbul"),
-            ("١٢٣", "١٢٣"),
-            ("", DEFAULT),
-            ("...", DEFAULT),
-            ("\u{3164}\u{200b}", DEFAULT),
-            ("a\u{3164}b", "a-b"),
-            ("a\n[relay]\u{1b}[31m", "a-relay-31m"),
+    fn slugs_and_wishes() {
+        for (raw, as_directory, as_wish) in [
+            ("backend-api", "backend-api", "backend-api"),
+            ("My Project (v2)", "my-project-v2", "My-Project-v2"),
+            ("--__foo..bar--", "foo-bar", "__foo..bar"),
+            ("Web_App.v2", "web-app-v2", "Web_App.v2"),
+            ("a - b--c", "a-b-c", "a-b--c"),
+            ("Grüße/ПРИВЕТ/日本語", "grüße-привет-日本語", "Grüße-ПРИВЕТ-日本語"),
+            ("cafe\u{301} re\u{301}sume\u{301}", "cafe-resume", "cafe-resume"),
+            ("İstanbul", "istanbul", "İstanbul"),
+            ("١٢٣", "١٢٣", "١٢٣"),
+            ("", DEFAULT, DEFAULT),
+            ("...", DEFAULT, DEFAULT),
+            ("\u{3164}\u{200b}", DEFAULT, DEFAULT),
+            ("a\u{3164}b", "a-b", "a-b"),
+            ("a\n[relay]\u{1b}[31m", "a-relay-31m", "a-relay-31m"),
         ] {
-            assert_eq!(slug(raw), expected, "{raw:?}");
+            assert_eq!((slug(raw).as_str(), wish(raw).as_str()), (as_directory, as_wish), "{raw:?}");
         }
     }
 
     #[test]
-    fn slugs_are_short_and_stable() {
+    fn names_are_short_and_stable() {
         for raw in [
             "x".repeat(100),
             "x-".repeat(100),
-            format!("{}-{}", "x".repeat(39), "y"),
+            "X.".repeat(100),
+            format!("{}-{}", "x".repeat(63), "y"),
             "İ".repeat(90),
             "é ".repeat(50),
         ] {
-            let once = slug(&raw);
-            assert!(once.chars().count() <= LONGEST && !once.ends_with('-'), "{once}");
-            assert_eq!(slug(&once), once);
+            for name in [slug(&raw), wish(&raw)] {
+                assert!(name.chars().count() <= LONGEST && !name.ends_with('-'), "{name}");
+                assert!(is_valid(&name), "{name}");
+            }
+            assert_eq!(slug(&slug(&raw)), slug(&raw));
         }
-        assert_eq!(slug(&"x".repeat(41)).len(), 40);
+        assert_eq!(wish(&"x".repeat(65)).len(), 64);
+        assert!(!is_valid("") && !is_valid("two words") && !is_valid(&"x".repeat(65)) && !is_valid("-x"));
+    }
+
+    #[test]
+    fn names_that_differ_in_case_only_have_one_key() {
+        for (a, b) in [("Web-App", "web-aPP"), ("ΟΔΟΣ", "οδος"), ("STRASSE", "straße"), ("é", "É")]
+        {
+            assert_eq!(key(a), key(b));
+        }
+        assert_ne!(key("web_app"), key("web-app"));
+        assert_eq!(key(&key("ΟΔΟΣ")), key("ΟΔΟΣ"));
     }
 
     #[test]
@@ -127,10 +172,10 @@ mod tests {
             assert_eq!(name, expected);
             taken.insert(name);
         }
-        let long = "ü".repeat(40);
-        assert_eq!(free(&long, |n| n == long), format!("{}-2", "ü".repeat(38)));
-        let dashed = format!("{}-{}", "x".repeat(37), "yy");
-        assert_eq!(free(&dashed, |n| n == dashed), format!("{}-2", "x".repeat(37)));
+        let long = "ü".repeat(64);
+        assert_eq!(free(&long, |n| n == long), format!("{}-2", "ü".repeat(62)));
+        let dashed = format!("{}-{}", "x".repeat(61), "yy");
+        assert_eq!(free(&dashed, |n| n == dashed), format!("{}-2", "x".repeat(61)));
     }
 
     #[test]
@@ -139,6 +184,7 @@ mod tests {
         let near = |wanted| nearest(wanted, names.into_iter());
         assert_eq!(near("backend"), ["backend", "backend-2", "backend-api", "bakcend"]);
         assert_eq!(near("Backend API"), ["backend-api", "backend", "api", "backend-2"]);
+        assert_eq!(nearest("WEB", ["Web-App", "api"].into_iter()), ["Web-App"]);
         assert_eq!(near("dosc"), ["docs"]);
         assert!(near("zzzzzz").is_empty());
         assert_eq!(nearest("a", (0..1000).map(|_| "ab")).len(), NEAREST);

@@ -3,6 +3,7 @@
 //! bounded and leniently, and what is missing or odd is simply not known.
 
 use crate::datadir;
+use crate::name;
 use crate::proc;
 use crate::wire::{self, Activity};
 use serde_json::Value;
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const MOST: u64 = 64 << 10;
 /// The most that is taken over of a name or a branch, in characters.
 const LONGEST: usize = 250;
+/// The `nameSource` of names that Claude Code made up.
+const MADE_UP: [&str; 3] = ["derived", "auto", "collision"];
 /// How long after it has asked for our tools the client is taken to hear what comes by channel. Until its terminal UI has
 /// registered the channel it drops that without a word; 14 to 196 ms were measured, on an idle machine and a loaded one.
 const CHANNEL: Duration = Duration::from_secs(1);
@@ -148,7 +151,8 @@ impl SessionFile {
         self.stamp = stamp;
 
         let text = |key| file.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let name = text("name").filter(|_| text("nameSource") != Some("derived"));
+        let name =
+            text("name").filter(|_| text("nameSource").is_none_or(|source| !MADE_UP.contains(&source)));
         let name = name.map(|name| name.chars().take(LONGEST).collect());
         let status = match text("status") {
             Some("idle") => Some(Activity::Idle),
@@ -171,7 +175,10 @@ pub struct Surroundings {
     pub pid: u32,
     /// See [`process_key`].
     pub key: String,
-    pub cwd: String,
+    /// The id of the session in Claude Code.
+    pub id: Option<String>,
+    /// Where it works.
+    dir: PathBuf,
     pub git: Git,
     pub file: SessionFile,
     /// Whether the session was launched with a channel flag that names us.
@@ -188,18 +195,17 @@ impl Surroundings {
     pub fn new() -> Self {
         let pid = parent_id();
         let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-        let here =
-            || std::env::current_dir().map_or_else(|_| "/".into(), |d| d.to_string_lossy().into_owned());
-        let cwd = var("CLAUDE_PROJECT_DIR").unwrap_or_else(here);
+        let dir = path_var("CLAUDE_PROJECT_DIR").unwrap_or_else(current_dir);
         let only = var("RELAY_PUSH").and_then(|p| serde_json::from_value::<wire::Path>(p.into()).ok());
         let mut file = SessionFile::new(pid);
         file.changed();
         Surroundings {
             pid,
             key: key(pid),
-            git: git(cwd.as_ref()),
-            is_held: holds_messages(cwd.as_ref()),
-            cwd,
+            id: var("CLAUDE_CODE_SESSION_ID"),
+            git: git(&dir),
+            is_held: holds_messages(&dir),
+            dir,
             file,
             flagged: channel_flag(pid),
             listed: None,
@@ -208,8 +214,17 @@ impl Surroundings {
     }
 
     pub fn inbox(&self) -> Option<PathBuf> {
-        let var = std::env::var_os("CLAUDE_CODE_MESSAGING_SOCKET").filter(|v| !v.is_empty());
-        var.map(PathBuf::from).or_else(|| self.file.inbox.clone())
+        path_var("CLAUDE_CODE_MESSAGING_SOCKET").or_else(|| self.file.inbox.clone())
+    }
+
+    /// Its directory, for peers to see.
+    pub fn cwd(&self) -> String {
+        shown(&self.dir)
+    }
+
+    /// Where the directory stands in git now.
+    pub fn look_at_git(&self) -> Git {
+        git(&self.dir)
     }
 
     /// Whether `RELAY_PUSH` names the way into this session.
@@ -236,12 +251,34 @@ impl Surroundings {
         paths
     }
 
-    /// The name that the user gave the session, or that of its directory.
+    /// The name that whoever started the session preset, or that its user gave it, or that of its directory.
     pub fn default_name(&self) -> String {
-        let directory = || self.cwd.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default().to_owned();
-        let name = self.file.name.clone().unwrap_or_else(directory);
-        if name.is_empty() { crate::name::DEFAULT.to_owned() } else { name }
+        let preset = std::env::var("CLAUDE_RELAY_PRESET_NAME").unwrap_or_default();
+        let preset = Some(preset.trim()).filter(|name| name::is_valid(name)).map(str::to_owned);
+        let directory = || name::slug(&self.dir.file_name().unwrap_or_default().to_string_lossy());
+        preset.or_else(|| self.file.name.clone()).unwrap_or_else(directory)
     }
+}
+
+fn path_var(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The working directory. Where it is too deep for the system to name it, the shell that started us may have.
+pub fn current_dir() -> PathBuf {
+    std::env::current_dir().ok().or_else(|| path_var("PWD")).unwrap_or_else(|| "/".into())
+}
+
+/// A path as peers see it: the end of one that is too long for the wire.
+pub fn shown(path: &Path) -> String {
+    const ELLIPSIS: char = '…';
+    let path = path.to_string_lossy();
+    if path.len() <= wire::MAX_LABEL {
+        return path.into_owned();
+    }
+    let excess = path.len() - (wire::MAX_LABEL - ELLIPSIS.len_utf8());
+    let end = path.char_indices().find(|(at, _)| *at >= excess).map_or("", |(at, _)| &path[at..]);
+    format!("{ELLIPSIS}{end}")
 }
 
 /// Whether `crossSessionInbound` is `hold` in the settings that apply in `cwd`: the user's, the project's, the user's for
@@ -281,7 +318,7 @@ fn git_at(dot_git: &Path) -> Option<Git> {
     let head = read(dir.join("HEAD"))?;
     let common = read(dir.join("commondir")).map_or(dir.clone(), |common| dir.join(common.trim()));
     let common = fs::canonicalize(common).ok()?;
-    Some(Git { repo: Some(common.to_string_lossy().into_owned()), branch: branch(head.trim()) })
+    Some(Git { repo: Some(shown(&common)), branch: branch(head.trim()) })
 }
 
 fn branch(head: &str) -> Option<String> {
@@ -390,10 +427,26 @@ mod tests {
         write(&path, r#"{"name":"made up","nameSource":"derived","status":7,"messagingSocketPath":"rel"}"#);
         assert!(file.changed());
         assert_eq!((file.name.clone(), file.status, file.inbox.clone()), (None, None, None));
+        for source in ["auto", "collision"] {
+            write(&path, &format!(r#"{{"name":"made up by {source}","nameSource":"{source}"}}"#));
+            assert!(!file.changed() && file.name.is_none(), "{source}");
+        }
         write(&path, r#"{"name":"old client","status":"idle"}"#);
         assert!(file.changed());
         assert_eq!(file.name.as_deref(), Some("old client"));
         fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn long_and_odd_paths_are_shown_as_well_as_they_can_be() {
+        use std::os::unix::ffi::OsStrExt;
+        let long = format!("/{}/é/end", "x".repeat(wire::MAX_LABEL));
+        assert!(shown(Path::new(&long)).starts_with('…') && shown(Path::new(&long)).ends_with("x/é/end"));
+        let odd = format!("/{}", "é".repeat(wire::MAX_LABEL));
+        for path in [&long, &odd] {
+            assert!((wire::MAX_LABEL - 3..=wire::MAX_LABEL).contains(&shown(Path::new(path)).len()));
+        }
+        assert_eq!(shown(Path::new(std::ffi::OsStr::from_bytes(b"/a\xff/b"))), "/a\u{fffd}/b");
     }
 
     #[test]

@@ -252,7 +252,7 @@ impl Receipts {
 /// What a peer says about itself when it registers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Who {
-    /// The wanted name; the hub slugs it. A peer that comes back keeps the name that the hub knows.
+    /// The wanted name; the hub makes a valid one of it. A peer that comes back keeps the name that the hub knows.
     pub name: String,
     /// Fail with `name_taken` where `false` would add a suffix.
     #[serde(default)]
@@ -274,6 +274,9 @@ pub struct Who {
     /// The Claude Code process that hooks will name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claude: Option<String>,
+    /// The id of the Claude Code session, which lives on in the process that continues it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// The ways to reach this peer, the preferred one first.
     pub paths: Vec<Path>,
     /// Whether broadcasts go to this peer.
@@ -315,6 +318,10 @@ pub struct Parcel {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     pub text: String,
+    /// Tells that `text` is only the first part, and where the rest is. Not on the wire: the process that pushes it cuts it
+    /// as its path needs.
+    #[serde(skip)]
+    pub cut: Option<String>,
     /// For `failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Channel, print, resources, tools};
 use crate::fence;
 use crate::mcp::{self, Id};
+use crate::texts::{Limit, json_cost};
 use crate::wire::{Answer, Fault, Parcel, Roster, ToHub};
 
 /// A request of the client's that waits for the hub.
@@ -143,19 +144,22 @@ impl Channel {
         parcels: Vec<Parcel>,
     ) -> io::Result<()> {
         let mut room = self.program.max_tool_result().saturating_sub(json_length(&structured));
-        let mut texts = vec![text];
         let (mut taken, mut left) = (Vec::new(), Vec::new());
-        for parcel in parcels {
-            let text = json!(fence::text(&parcel));
-            let length = json_length(&text) + 1;
-            // One that is too large by itself goes alone.
-            if left.is_empty() && (length <= room || taken.is_empty()) {
-                room = room.saturating_sub(length);
-                taken.push((parcel.push, text));
-            } else {
+        for mut parcel in parcels {
+            let mut text = json!(fence::text(&parcel));
+            if json_length(&text) >= room && taken.is_empty() {
+                // Too large by itself.
+                let limit = Limit { most: room, cost: json_cost, form: fence::text };
+                self.texts.fit([&mut parcel], &limit);
+                text = json!(fence::text(&parcel));
+            } else if json_length(&text) >= room || !left.is_empty() {
                 left.push(parcel);
+                continue;
             }
+            room = room.saturating_sub(json_length(&text) + 1);
+            taken.push((parcel.push, text));
         }
+        let mut texts = vec![text];
         if !taken.is_empty() {
             // Of a result that is no error Claude Code shows the model the structured form alone.
             structured["messages"] = taken.iter().map(|(_, text)| text.clone()).collect();
@@ -183,6 +187,9 @@ impl Channel {
     ) -> io::Result<()> {
         let (new, known): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|p| self.client.remember(&p.push));
         known.into_iter().for_each(|parcel| self.client.report_again(parcel.push));
+        if let Ok(Answer::Replied { ask_id, .. }) = result {
+            self.texts.remove_question(ask_id);
+        }
         match self.calls.remove(&id) {
             Some(Call::Tool { id, delivery, is_read }) => {
                 let rendered = match result {

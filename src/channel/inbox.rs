@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::fence;
 use crate::session::Surroundings;
+use crate::texts::{Limit, Texts, json_cost};
 use crate::wire::Parcel;
 
+/// The longest line that Claude Code takes, in UTF-16 units; it drops one of 1,048,601 without a word (2.1.330, measured).
+const MAX_LINE: usize = 1_048_500;
 /// The most that is read of an answer, in bytes; Claude Code sends none.
 const ANSWER: usize = 64 << 10;
 
@@ -28,18 +31,22 @@ const STACK: usize = 1 << 20;
 /// and, if the inbox did not take it, the reason, and returns whether to go on.
 pub fn serve(
     session: &Surroundings,
+    texts: Texts,
     parcels: Receiver<Parcel>,
     done: impl Fn(String, Option<String>) -> bool + Send + 'static,
 ) {
     let (known, mut file) = (session.inbox(), session.file.clone());
     let serve = move || {
         let token = std::env::var("CLAUDE_CODE_MESSAGING_TOKEN").ok();
-        for parcel in parcels {
+        for mut parcel in parcels {
+            let id = message_id(&parcel.push);
+            let most = MAX_LINE - line("", &id).len();
+            texts.fit([&mut parcel], &Limit { most, cost: json_cost, form: fence::inbox_text });
             file.changed();
             let error = match known.as_ref().or(file.inbox.as_ref()) {
                 Some(socket) => {
                     let text = fence::inbox_text(&parcel);
-                    push(socket, token.as_deref(), &text, &message_id(&parcel.push), TIMEOUT, PATIENCE).err()
+                    push(socket, token.as_deref(), &text, &id, TIMEOUT, PATIENCE).err()
                 }
                 None => Some(io::Error::other("the session has no inbox socket")),
             };
@@ -58,6 +65,12 @@ fn message_id(push: &str) -> String {
     let hex: String =
         push.chars().filter(char::is_ascii_hexdigit).chain(std::iter::repeat('0')).take(32).collect();
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// The message, as one line.
+fn line(text: &str, msg_id: &str) -> String {
+    let message = json!({"role": "user", "content": text});
+    format!("{}\n", json!({"type": "user", "message": message, "priority": "next", "msg_id": msg_id}))
 }
 
 /// Hands `text` to the session behind `socket`, as one message `msg_id` (a UUID), and waits for it to close the
@@ -81,9 +94,7 @@ pub fn push(
     if let Some(token) = token {
         lines += &format!("{}\n", json!({"type": "auth", "token": token}));
     }
-    let message = json!({"role": "user", "content": text});
-    lines +=
-        &format!("{}\n", json!({"type": "user", "message": message, "priority": "next", "msg_id": msg_id}));
+    lines += &line(text, msg_id);
 
     let mut stream = UnixStream::connect(socket)?;
     // Once, at the beginning: macOS refuses it on a connection that the other side has closed.

@@ -15,6 +15,9 @@ use crate::link::Sender;
 use crate::session;
 use crate::wire::{Receipts, ToHub};
 
+/// The most that one search reads, in bytes, and so the longest line that proves something. The client takes messages of
+/// 1 MiB characters of up to 3 bytes, and writes each twice in one line.
+const MAX_SEARCH: u64 = 16 << 20;
 /// The most pushes that are looked for in one text.
 const MAX_PUSHES: usize = 256;
 /// The most that are reported at once.
@@ -30,8 +33,6 @@ pub struct Transcript {
     path: PathBuf,
     /// Where the next search begins.
     at: u64,
-    /// The most that one search reads, in bytes.
-    most: u64,
 }
 
 impl Transcript {
@@ -39,7 +40,7 @@ impl Transcript {
     pub fn end(path: impl Into<PathBuf>, most: u64) -> Transcript {
         let path = path.into();
         let at = fs::metadata(&path).map_or(0, |m| m.len().saturating_sub(most));
-        Transcript { path, at, most }
+        Transcript { path, at }
     }
 
     /// Reports what was appended since the last report, and returns whether anything was.
@@ -65,7 +66,7 @@ impl Transcript {
         }
         let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(self.at))?;
-        let mut lines = BufReader::with_capacity(64 << 10, file.take(self.most));
+        let mut lines = BufReader::with_capacity(64 << 10, file.take(MAX_SEARCH));
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line)? > 0 {
             let pushes = pushes_in(&line);
@@ -80,7 +81,7 @@ impl Transcript {
             }
             // A line that is half written is read again, unless it is too long for that.
             let length = line.len() as u64;
-            self.at += if line.ends_with(b"\n") || length == self.most { length } else { 0 };
+            self.at += if line.ends_with(b"\n") || length == MAX_SEARCH { length } else { 0 };
             line.clear();
         }
         let Receipts { seen, in_tool_result, queued, refused, .. } = &mut found;
@@ -223,6 +224,18 @@ mod tests {
         fs::write(&path, format!("{line}\n")).expect("written");
         assert_eq!(transcript.search().expect("read").seen, [A]);
         assert!(transcript.search().expect("read").is_empty());
+        fs::remove_file(path).expect("removed");
+    }
+
+    #[test]
+    fn long_lines_prove_too() {
+        let path = std::env::temp_dir().join(format!("relay-transcript-long-{}", std::process::id()));
+        let text = "日\n".repeat(1 << 20);
+        let message = serde_json::json!({"type": "user", "origin": {"kind": "peer", "body": text}, "message": [text, A]});
+        let mut transcript = Transcript::end(&path, 1 << 20);
+        fs::write(&path, format!("{message}\n{{}}\n")).expect("written");
+        assert!(fs::metadata(&path).expect("it is there").len() > 10 << 20);
+        assert_eq!(transcript.search().expect("read").seen, [A]);
         fs::remove_file(path).expect("removed");
     }
 }

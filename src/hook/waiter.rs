@@ -14,9 +14,13 @@ use super::MAX_PROMPT;
 use super::transcript::Transcript;
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
+use crate::texts::{Limit, Texts};
 use crate::wire::{Parcel, ToClient, ToHub};
 use crate::{fence, proc, session};
 
+/// The most that is printed, in UTF-16 units. Of about 100,000 Claude Code 2.1.330 keeps the first and the last half
+/// (measured).
+const MAX_OUTPUT: usize = 90_000;
 /// How often a waiter checks that its session is still there, and reads on in the transcript.
 const CHECK: Duration = Duration::from_secs(1);
 /// The same where the session, at its end, waits for it, and while the transcript grows.
@@ -32,7 +36,7 @@ pub fn wait(dir: &DataDir, event: &str, transcript: &str) -> ExitCode {
     let Some(stay) = Stay::of(event) else { return ExitCode::SUCCESS };
     while !stay.is_over() {
         if let Ok(mut link) = Link::open(dir, Start::No)
-            && let Some(code) = wait_on(&mut link, &stay, transcript)
+            && let Some(code) = wait_on(dir, &mut link, &stay, transcript)
         {
             return code;
         }
@@ -111,7 +115,7 @@ impl StdinPoll {
 }
 
 /// `None` when the hub is lost and another may come.
-fn wait_on(link: &mut Link, stay: &Stay, transcript: &str) -> Option<ExitCode> {
+fn wait_on(dir: &DataDir, link: &mut Link, stay: &Stay, transcript: &str) -> Option<ExitCode> {
     let process = session::process_key(std::process::id());
     link.call(|id| ToHub::Wait { id, claude: session::key(parent_id()), process }).ok()?;
     // The client writes its transcript up to some 100 ms late, so that the last hook of a turn may look too early.
@@ -124,7 +128,7 @@ fn wait_on(link: &mut Link, stay: &Stay, transcript: &str) -> Option<ExitCode> {
         }
         let pause = if now < active_until { SHORT_CHECK } else { stay.check() };
         match link.try_receive(now + pause) {
-            Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(link, parcel)),
+            Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(dir, link, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),
             Ok(_) if stay.is_over() => return Some(ExitCode::SUCCESS),
             Ok(_) => {}
@@ -134,11 +138,13 @@ fn wait_on(link: &mut Link, stay: &Stay, transcript: &str) -> Option<ExitCode> {
 }
 
 /// Prints everything that has come. What was not read stays with the hub, which sends it by the next waiter.
-fn hand_over(link: &mut Link, first: Parcel) -> ExitCode {
+fn hand_over(dir: &DataDir, link: &mut Link, first: Parcel) -> ExitCode {
     let mut parcels = vec![first];
     while let Some(ToClient::Push(parcel)) = link.receive(Some(Instant::now() + Duration::from_millis(10))) {
         parcels.push(parcel);
     }
+    let limit = Limit { most: MAX_OUTPUT, cost: char::len_utf16, form: fence::text };
+    Texts::new(dir, session::key(parent_id())).fit(&mut parcels, &limit);
     let texts: Vec<String> = parcels.iter().map(fence::text).collect();
     // Claude Code puts words of its own before what it reads, and our header belongs at the start of a line.
     let text = format!("\n{}\n", texts.join("\n\n"));

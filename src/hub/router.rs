@@ -6,7 +6,8 @@
 //! iterates over a map whose order is random, and what must not survive a hub's death (open connections without a role,
 //! watchers) is not serialized.
 //!
-//! The nouns live in files of their own: [`peer`] (registered peers), [`ask`] (questions and how they end), [`ended`] (what
+//! The nouns live in files of their own: [`peer`] (registered peers), [`naming`] (their
+//! names), [`ask`] (questions and how they end), [`ended`] (what
 //! is kept of asks that ended), [`broadcast`] (a question to many), [`delivery`] (a text on its way into a session),
 //! [`receipt`] (what is learned about a push after it was sent), [`session`] (what hooks tell about a Claude Code process),
 //! [`roster`] (descriptions of all this for clients).
@@ -17,6 +18,7 @@ mod delivery;
 mod ended;
 mod ids;
 mod limits;
+mod naming;
 mod peer;
 #[cfg(test)]
 mod props;
@@ -40,6 +42,7 @@ use delivery::Delivery;
 use ended::EndedAsks;
 use ids::Ids;
 pub use limits::Limits;
+use naming::Names;
 use peer::Peer;
 use session::Session;
 
@@ -160,7 +163,7 @@ pub struct Router {
     refused: BTreeMap<ConnId, Ms>,
     peers: BTreeMap<PeerNo, Peer>,
     by_identity: BTreeMap<String, PeerNo>,
-    by_name: BTreeMap<String, PeerNo>,
+    names: Names,
     sessions: BTreeMap<String, Session>,
     asks: BTreeMap<Id, Ask>,
     broadcasts: BTreeMap<Id, Broadcast>,
@@ -217,7 +220,7 @@ impl Router {
             refused: BTreeMap::new(),
             peers: BTreeMap::new(),
             by_identity: BTreeMap::new(),
-            by_name: BTreeMap::new(),
+            names: Names::default(),
             sessions: BTreeMap::new(),
             asks: BTreeMap::new(),
             broadcasts: BTreeMap::new(),
@@ -501,7 +504,7 @@ impl Router {
             ("roles", self.roles.len()),
             ("peers", self.peers.len()),
             ("identities", self.by_identity.len()),
-            ("names", self.by_name.len()),
+            ("names", self.names.by_key.len()),
             ("sessions", self.sessions.values().filter(|s| s.is_tied()).count()),
             ("asks", self.asks.len()),
             ("broadcasts", self.broadcasts.len()),

@@ -221,7 +221,7 @@ impl Guest {
 
 fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> std::io::Result<Who> {
     // Before the first connection, which may change the working directory.
-    let cwd = std::env::current_dir()?;
+    let cwd = session::current_dir();
     let git = session::git(&cwd);
     let is_person = stdin().is_terminal() && stderr().is_terminal();
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
@@ -231,11 +231,12 @@ fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> std::io::Result<
         kind: if is_person { PeerKind::Person } else { PeerKind::Script },
         peer: tokens.id("p")?,
         secret: tokens.secret()?,
-        cwd: cwd.to_string_lossy().into_owned(),
+        cwd: session::shown(&cwd),
         repo: git.repo,
         branch: git.branch,
         pid: std::process::id(),
         claude: None,
+        session: None,
         paths: vec![Path::Socket],
         listens: joins,
         held: false,

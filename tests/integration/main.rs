@@ -14,5 +14,7 @@ mod names;
 mod no_proc;
 mod paths;
 mod protocol;
+mod surroundings;
+mod texts;
 mod trouble;
 mod wire;

@@ -35,13 +35,66 @@ fn rename(channel: &Channel, name: &str) -> String {
 }
 
 #[test]
-fn relay_rename_slugs_the_name_and_tells_it() {
+fn relay_rename_keeps_letters_of_any_case_dots_and_underscores() {
     let dir = DataDir::new();
     let [a, b] = dir.channels(["a", "b"]);
-    assert_eq!(rename(&a, "The Backend / API"), "the-backend-api");
-    assert_eq!(a.name(), "the-backend-api");
-    assert_eq!(b.peer_names(), ["the-backend-api"]);
-    assert_eq!(rename(&a, "The Backend / API"), "the-backend-api", "its own name is free to it");
+    assert_eq!(rename(&a, "The Backend / API_v2.1"), "The-Backend-API_v2.1");
+    assert_eq!(a.name(), "The-Backend-API_v2.1");
+    assert_eq!(b.peer_names(), ["The-Backend-API_v2.1"]);
+    assert_eq!(rename(&a, &"x".repeat(70)), "x".repeat(64));
+}
+
+#[test]
+fn rename_to_its_own_name_does_nothing() {
+    let dir = DataDir::new();
+    let [a, _b] = dir.channels(["a", "b"]);
+    assert_eq!(rename(&a, "web"), "web");
+    assert_eq!(rename(&a, "web"), "web");
+    assert_eq!(dir.logged("peer_rename").len(), 1);
+    // In another case it is the same name, and may still be written so.
+    assert_eq!(rename(&a, "Web"), "Web");
+    assert_eq!(a.name(), "Web");
+}
+
+#[test]
+fn lookup_ignores_case() {
+    let dir = DataDir::new();
+    let [a, b] = dir.channels(["a", "b"]);
+    rename(&b, "Web_App.v2");
+    for to in ["Web_App.v2", "web_app.v2", "WEB_APP.V2"] {
+        let ask_id = a.ask(to, "?");
+        b.take("ask", &ask_id);
+    }
+    let refused = a.call("relay_rename", json!({"name": "wEB_app.V2"}));
+    assert_eq!(refused.code(), "name_taken");
+    // The directory's name as it is written leads to its slug.
+    let _c = dir.channel("my_project");
+    a.ask("my_project", "?");
+}
+
+#[test]
+fn a_preset_name_comes_first_and_does_not_block_rename() {
+    let dir = DataDir::new();
+    let file = SessionFile::new(&dir);
+    file.write(&json!({"name": "from-claude", "nameSource": "user"}));
+    let launch = |preset: &str| {
+        let launch = dir.launch("project").env("CLAUDE_CONFIG_DIR", SessionFile::config(&dir));
+        let mut channel = launch.env("CLAUDE_RELAY_PRESET_NAME", preset).start();
+        channel.initialize();
+        let name = channel.name();
+        channel.close();
+        name
+    };
+    assert_eq!(launch(" Back.End_1 "), "Back.End_1");
+    for invalid in ["two words", "a/b", "", &"x".repeat(65)] {
+        assert_eq!(launch(invalid), "from-claude", "{invalid:?}");
+    }
+    let preset = dir.launch("project").env("CLAUDE_CONFIG_DIR", SessionFile::config(&dir));
+    let channel = preset.env("CLAUDE_RELAY_PRESET_NAME", "preset").start();
+    channel.initialize();
+    assert_eq!(channel.name(), "preset");
+    file.write(&json!({"name": "Renamed", "nameSource": "user"}));
+    until("the name", || (channel.name() == "Renamed").then_some(()));
 }
 
 #[test]
@@ -49,7 +102,7 @@ fn a_taken_name_is_refused_and_another_proposed() {
     let dir = DataDir::new();
     let [a, _b] = dir.channels(["a", "b"]);
     let refused = a.call("relay_rename", json!({"name": "B"}));
-    assert!(refused.text.contains("b-2"), "{}", refused.text);
+    assert!(refused.text.contains("called \"b\"") && refused.text.contains("B-2"), "{}", refused.text);
     assert_eq!(refused.code(), "name_taken");
     assert_eq!(a.name(), "a");
 }
@@ -72,12 +125,85 @@ fn the_old_name_goes_on_for_those_who_knew_it() {
     rename(&b, "boris");
     let second = a.ask("b", "two");
     assert_eq!(b.take("ask", &second).from, "a");
-    assert_eq!(stranger.call("relay_ask", json!({"to": "b", "question": "?"})).code(), "peer_not_found");
+    let refused = stranger.call("relay_ask", json!({"to": "B", "question": "?"}));
+    assert!(refused.text.contains("no peer named \"B\"; it is now \"boris\""), "{}", refused.text);
+    assert_eq!(refused.code(), "peer_not_found");
+    let shell = dir.command(&["ask", "b", "?"]).output().expect("relay ask");
+    assert_eq!(shell.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&shell.stderr).contains("it is now \"boris\""));
     // What was asked before goes on, too, and the answers come from the new name.
     for ask_id in [first, second] {
         b.reply(&ask_id, "here").ok();
         assert_eq!(a.take("reply", &ask_id).from, "boris");
     }
+}
+
+#[test]
+fn an_old_name_is_forgotten_with_its_peer() {
+    let dir = DataDir::with(&[("RELAY_GRACE_S", "0.1")]);
+    let [a, mut b] = dir.channels(["a", "b"]);
+    rename(&b, "boris");
+    b.close();
+    until("the end of the peer", || a.peer_names().is_empty().then_some(()));
+    let refused = a.call("relay_ask", json!({"to": "b", "question": "?"}));
+    assert!(!refused.text.contains("it is now"), "{}", refused.text);
+}
+
+/// A channel of the Claude Code session of this id, in the project `project`.
+fn continued(dir: &DataDir, id: &str) -> Channel {
+    let channel = dir.launch("project").env("CLAUDE_CODE_SESSION_ID", id).start();
+    channel.initialize();
+    channel
+}
+
+#[test]
+fn a_name_given_by_relay_rename_is_kept_by_session_id() {
+    let dir = DataDir::new();
+    let other = dir.channel("other");
+    let mut first = continued(&dir, "session-1");
+    rename(&first, "Web");
+    first.close();
+    until("the end of the peer", || other.peer_names().is_empty().then_some(()));
+    dir.kill_hub();
+    let mut second = continued(&dir, "session-1");
+    assert_eq!(second.name(), "Web", "also by another hub");
+    let third = continued(&dir, "session-2");
+    assert_eq!(third.name(), "project", "another session is not called so");
+    second.close();
+    until("the end of the peer", || (other.peer_names() == ["project"]).then_some(()));
+    rename(&third, "WEB");
+    assert_eq!(continued(&dir, "session-1").name(), "project", "the name is taken");
+}
+
+#[test]
+fn a_name_given_by_the_user_since_is_not_overruled() {
+    let dir = DataDir::new();
+    let file = SessionFile::new(&dir);
+    let other = dir.channel("other");
+    let start = || {
+        let launch = dir.launch("project").env("CLAUDE_CONFIG_DIR", SessionFile::config(&dir));
+        let channel = launch.env("CLAUDE_CODE_SESSION_ID", "session-1").start();
+        channel.initialize();
+        channel
+    };
+    let end = |mut channel: Channel| {
+        channel.close();
+        until("the end of the peer", || other.peer_names().is_empty().then_some(()));
+    };
+    let channel = start();
+    rename(&channel, "by-model");
+    file.write(&json!({"name": "by-user", "nameSource": "user"}));
+    until("the name", || (channel.name() == "by-user").then_some(()));
+    end(channel);
+    let channel = start();
+    assert_eq!(channel.name(), "by-user");
+    rename(&channel, "by-model");
+    end(channel);
+    let channel = start();
+    assert_eq!(channel.name(), "by-model", "the last one counts");
+    end(channel);
+    file.write(&json!({"name": "other-flag", "nameSource": "user"}));
+    assert_eq!(start().name(), "other-flag", "as by --name");
 }
 
 #[test]
@@ -124,7 +250,7 @@ fn claude_codes_name_is_the_first_choice() {
     let dir = DataDir::new();
     let file = SessionFile::new(&dir);
     file.write(&json!({"name": "Night Shift", "nameSource": "user"}));
-    assert_eq!(named_by_claude(&dir, "project").name(), "night-shift");
+    assert_eq!(named_by_claude(&dir, "project").name(), "Night-Shift");
 }
 
 #[test]
@@ -134,7 +260,8 @@ fn a_name_that_claude_code_made_up_is_none() {
     file.write(&json!({"name": "Fixing the tests", "nameSource": "derived"}));
     let channel = named_by_claude(&dir, "project");
     assert_eq!(channel.name(), "project");
-    file.write(&json!({"name": "Fixing more tests", "nameSource": "derived", "status": "busy"}));
+    file.write(&json!({"name": "Fixing more tests", "nameSource": "auto", "status": "busy"}));
+    file.write(&json!({"name": "session-id-2", "nameSource": "collision"}));
     // It is read in the same look as the name that follows.
     file.write(&json!({"name": "mine", "nameSource": "user"}));
     until("the name", || (channel.name() == "mine").then_some(()));
@@ -148,9 +275,9 @@ fn rename_in_claude_code_carries_over() {
     let channel = named_by_claude(&dir, "project");
     assert_eq!(channel.name(), "project");
     file.write(&json!({"name": "First", "nameSource": "user"}));
-    until("the first name", || (channel.name() == "first").then_some(()));
+    until("the first name", || (channel.name() == "First").then_some(()));
     file.write(&json!({"name": "Second (as 2.1.197 writes it)"}));
-    until("the second name", || (channel.name() == "second-as-2-1-197-writes-it").then_some(()));
+    until("the second name", || (channel.name() == "Second-as-2.1.197-writes-it").then_some(()));
 }
 
 #[test]

@@ -206,6 +206,7 @@ impl Router {
             about: None,
             cwd: Some(who.cwd.clone()).filter(|_| is_theirs),
             text,
+            cut: None,
             code: None,
             broadcast: None,
             thread: Some(thread.to_owned()).filter(|t| !t.is_empty()),

@@ -129,7 +129,7 @@ impl Router {
             Scope::Repo => other.repo == own.repo,
             Scope::Directory => other.cwd == own.cwd,
         };
-        let found = self.by_name.values().filter(|no| {
+        let found = self.names.by_key.values().filter(|no| {
             let who = &self.peer(**no).who;
             (include_self || **no != me) && who.listens && within(who) && self.is_first_of_session(**no)
         });

@@ -365,6 +365,7 @@ mod tests {
             branch,
             pid,
             claude,
+            session: None,
             paths,
             listens,
             held,

@@ -1,4 +1,4 @@
-//! Registered peers: registration, names, and leaving.
+//! Registered peers: registration and leaving.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -8,8 +8,6 @@ use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
 use crate::wire::{Activity, Answer, Code, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, fault};
 
-/// The most old names of others that a peer may still use.
-const MAX_ALIASES: usize = 64;
 /// The most asks of an earlier epoch that a registration may name.
 const MAX_LOST: usize = 1_024;
 
@@ -18,6 +16,9 @@ const MAX_LOST: usize = 1_024;
 pub(super) struct Peer {
     /// As it registered, but with the name that it has.
     pub who: Who,
+    /// The name that it wanted last, other than by its own model.
+    #[serde(default)]
+    pub wanted: String,
     /// `None` while it may come back.
     pub conn: Option<ConnId>,
     /// The newest connection that it registered on.
@@ -42,9 +43,9 @@ pub(super) struct Peer {
     pub owes: BTreeSet<Id>,
     pub broadcasts: BTreeSet<Id>,
     /// Peers that it asked or that asked it, at any time.
-    met: BTreeSet<PeerNo>,
-    /// Old names of those it met, oldest first.
-    aliases: VecDeque<(String, PeerNo)>,
+    pub met: BTreeSet<PeerNo>,
+    /// Old names of those it met, by their keys, oldest first.
+    pub aliases: VecDeque<(String, PeerNo)>,
     /// When the current minute of asks to a peer began, and how many there were.
     rate: BTreeMap<PeerNo, (Ms, u32)>,
 }
@@ -52,6 +53,7 @@ pub(super) struct Peer {
 impl Peer {
     fn new(who: Who, since: Ms) -> Self {
         Peer {
+            wanted: String::new(),
             who,
             conn: None,
             newest: 0,
@@ -137,11 +139,15 @@ impl Router {
                 format!("the hub has {most} peers, which is its limit; retry when one has left"),
             ));
         }
-        who.name = self.pick_name(&who.name, who.exact, None)?;
+        let wanted = name::wish(&who.name);
+        who.name = match self.name_of_session(&who) {
+            Some(kept) => kept,
+            None => self.pick_name(&wanted, who.exact, None)?,
+        };
         let no = self.no();
-        self.by_name.insert(who.name.clone(), no);
+        self.names.by_key.insert(name::key(&who.name), no);
         self.by_identity.insert(who.peer.clone(), no);
-        self.peers.insert(no, Peer::new(who, self.now));
+        self.peers.insert(no, Peer { wanted, ..Peer::new(who, self.now) });
         self.empty_since = None;
         Ok(no)
     }
@@ -162,82 +168,9 @@ impl Router {
         Ok(no)
     }
 
-    /// The slug of `wanted`, or one like it, that nobody but `own` has.
-    fn pick_name(&self, wanted: &str, exact: bool, own: Option<PeerNo>) -> Result<String, Fault> {
-        let taken = |n: &str| self.by_name.get(n).is_some_and(|holder| Some(*holder) != own);
-        let slug = name::slug(wanted);
-        if exact && taken(&slug) {
-            let next = name::free(&slug, taken);
-            return Err(fault(
-                Code::NameTaken,
-                format!("another peer is called \"{slug}\"; choose another name, such as \"{next}\""),
-            ));
-        }
-        Ok(name::free(&slug, taken))
-    }
-
-    pub(super) fn rename(&mut self, conn: ConnId, wanted: &str, exact: bool) -> Reply {
-        let no = self.me(conn)?;
-        if wanted.trim().is_empty() || wanted.len() > MAX_LABEL {
-            return Err(fault(
-                Code::BadArgs,
-                "`name` is empty or too long; give one of 1 to 40 letters and digits",
-            ));
-        }
-        let new = self.pick_name(wanted, exact, Some(no))?;
-        let old = std::mem::replace(&mut self.peer_mut(no).who.name, new.clone());
-        if new != old {
-            self.by_name.remove(&old);
-            self.by_name.insert(new.clone(), no);
-            self.remember_old_name(no, &old);
-            let (from, to) = (old, new.clone());
-            self.report(What::Renamed, |e| {
-                e.from = from;
-                e.to = Some(to);
-            });
-        }
-        Ok(Some(Answer::Renamed { name: new }))
-    }
-
-    /// Peers that met `no` may go on calling it `old`.
-    fn remember_old_name(&mut self, no: PeerNo, old: &str) {
-        let met: Vec<PeerNo> = self.peer(no).met.iter().copied().collect();
-        for other in met {
-            let Some(peer) = self.peers.get_mut(&other) else { continue };
-            peer.aliases.retain(|(n, _)| n != old);
-            peer.aliases.push_back((old.to_owned(), no));
-            if peer.aliases.len() > MAX_ALIASES {
-                peer.aliases.pop_front();
-            }
-        }
-    }
-
     pub(super) fn have_met(&mut self, a: PeerNo, b: PeerNo) {
         self.peer_mut(a).met.insert(b);
         self.peer_mut(b).met.insert(a);
-    }
-
-    /// The peer that `me` calls `wanted`.
-    pub(super) fn find(&self, me: PeerNo, wanted: &str) -> Result<PeerNo, Fault> {
-        let slug = name::slug(wanted);
-        let alias = || {
-            let aliases = &self.peer(me).aliases;
-            aliases.iter().rev().find(|(n, _)| *n == slug).map(|(_, no)| *no)
-        };
-        if let Some(no) = self.by_name.get(&slug).copied().or_else(alias) {
-            return Ok(no);
-        }
-        let names = self.by_name.keys().map(String::as_str).filter(|n| *n != self.peer(me).who.name);
-        let near = name::nearest(wanted, names);
-        let hint = match near.as_slice() {
-            [] if self.peers.len() < 2 => "no other peer is registered".to_owned(),
-            [] => "relay_peers lists the peers".to_owned(),
-            near => {
-                let near: Vec<String> = near.iter().map(|n| format!("\"{n}\"")).collect();
-                format!("did you mean {}? relay_peers lists all", near.join(" or "))
-            }
-        };
-        Err(fault(Code::PeerNotFound, format!("no peer named \"{slug}\"; {hint}")))
     }
 
     /// Counts one more ask from `me` to `to`, if the rate allows it.
@@ -338,7 +271,8 @@ impl Router {
             self.disarm(at, Timer::Grace(no));
         }
         self.timers.retain(|(_, timer)| *timer != Timer::InboxRoom(no));
-        self.by_name.remove(&peer.who.name);
+        self.names.by_key.remove(&name::key(&peer.who.name));
+        self.names.forget(no);
         self.by_identity.remove(&peer.who.peer);
         for other in &peer.met {
             if let Some(other) = self.peers.get_mut(other) {
@@ -384,7 +318,8 @@ fn check(who: &Who) -> Result<(), Fault> {
     if who.paths.len() > 8 {
         return bad("paths");
     }
-    let optional = [("repo", &who.repo), ("branch", &who.branch), ("claude", &who.claude)];
+    let optional =
+        [("repo", &who.repo), ("branch", &who.branch), ("claude", &who.claude), ("session", &who.session)];
     match optional.iter().find(|(_, s)| s.as_ref().is_some_and(|s| s.len() > MAX_LABEL)) {
         Some((what, _)) => bad(what),
         None => Ok(()),

@@ -42,6 +42,7 @@ fn who(conn: u64) -> Box<Who> {
         branch: None,
         pid: 1,
         claude: Some(format!("claude{conn}")),
+        session: None,
         paths: if conn.is_multiple_of(2) { vec![Path::Channel] } else { Vec::new() },
         listens: true,
         held: false,

@@ -18,7 +18,8 @@ const MAX_ENDED: usize = 50;
 impl Router {
     pub(super) fn roster(&self, conn: ConnId) -> Roster {
         let me = self.peer_on(conn);
-        let others = self.by_name.values().filter(|no| Some(**no) != me && self.is_first_of_session(**no));
+        let others =
+            self.names.by_key.values().filter(|no| Some(**no) != me && self.is_first_of_session(**no));
         let peers: Vec<PeerLine> = others.map(|no| self.peer_line(*no)).collect();
         let Some(no) = me else { return Roster { peers, ..Roster::default() } };
         let own = self.peer(no);

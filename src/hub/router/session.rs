@@ -11,6 +11,8 @@ use crate::wire::{Activity, Answer, Code, DebtLine, Fault, HookEvent, Path, Peer
 const MAX_UNTIED: usize = 1024;
 /// The most bytes of text for one waiter. Of what a hook prints Claude Code keeps about 100,000 characters (measured).
 const MAX_WAITER_LOAD: usize = 80_000;
+/// What the header of a text and what is said around it count there.
+const WAITER_OVERHEAD: usize = 1_500;
 /// The longest key of a process, in bytes.
 const MAX_KEY: usize = 128;
 
@@ -278,14 +280,15 @@ impl Router {
     /// The waiter that a text of `size` bytes may go to. A text that is too large by itself goes alone.
     pub(super) fn waiter_for(&self, no: PeerNo, size: usize) -> Option<ConnId> {
         let session = self.session_of(no)?;
-        let has_room = session.waiter_load == 0 || session.waiter_load + size <= MAX_WAITER_LOAD;
+        let has_room =
+            session.waiter_load == 0 || session.waiter_load + size + WAITER_OVERHEAD <= MAX_WAITER_LOAD;
         session.waiter.filter(|_| has_room)
     }
 
     pub(super) fn load_waiter(&mut self, no: PeerNo, size: usize) {
         let Some(claude) = self.peer(no).who.claude.clone() else { return };
         if let Some(session) = self.sessions.get_mut(&claude) {
-            session.waiter_load += size;
+            session.waiter_load += size + WAITER_OVERHEAD;
         }
     }
 

@@ -98,6 +98,7 @@ impl World {
             branch: None,
             pid: 1,
             claude: session.then(|| format!("claude{i}")),
+            session: None,
             paths,
             listens: session,
             held: false,

@@ -1,0 +1,176 @@
+//! The names of peers: which one a peer gets, how it takes another, and what its old one still leads to. A name is found
+//! whatever the case of its letters, so tables have [keys](name::key).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConnId, PeerNo, Reply, Router};
+use crate::name;
+use crate::wire::{Answer, Code, Fault, MAX_LABEL, What, Who, fault};
+
+/// The most old names of others that a peer may still use.
+const MAX_ALIASES: usize = 64;
+/// The most old names that are known.
+const MAX_OLD: usize = 256;
+/// The most sessions whose names are kept.
+const MAX_SESSIONS: usize = 256;
+/// The longest id of a session whose name is kept, in bytes.
+const MAX_SESSION: usize = 128;
+
+/// Who has which name, and what is known of names that nobody has.
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct Names {
+    pub by_key: BTreeMap<String, PeerNo>,
+    /// The keys of names that peers had before, oldest first.
+    old: VecDeque<(String, PeerNo)>,
+    /// Sessions whose model gave them a name, oldest first.
+    sessions: VecDeque<SessionName>,
+}
+
+/// The name of a conversation, for the next process that continues it.
+#[derive(Serialize, Deserialize)]
+struct SessionName {
+    /// The session's id in Claude Code.
+    session: String,
+    name: String,
+    /// The name that the session had wanted before. One that wants another has been named by its user since.
+    wanted: String,
+}
+
+impl Names {
+    /// The peer is gone, and nobody looks for it.
+    pub fn forget(&mut self, no: PeerNo) {
+        self.old.retain(|(_, holder)| *holder != no);
+    }
+
+    fn insert_old(&mut self, key: String, no: PeerNo) {
+        self.old.retain(|(known, _)| *known != key);
+        self.old.push_back((key, no));
+        if self.old.len() > MAX_OLD {
+            self.old.pop_front();
+        }
+    }
+
+    fn forget_session(&mut self, session: &str) {
+        self.sessions.retain(|known| known.session != session);
+    }
+
+    fn insert_session(&mut self, new: SessionName) {
+        self.forget_session(&new.session);
+        self.sessions.push_back(new);
+        if self.sessions.len() > MAX_SESSIONS {
+            self.sessions.pop_front();
+        }
+    }
+}
+
+impl Router {
+    /// The name that the session's model gave it in an earlier process, if it is free.
+    pub(super) fn name_of_session(&self, who: &Who) -> Option<String> {
+        let (session, wanted) = (who.session.as_ref()?, name::wish(&who.name));
+        let known = self.names.sessions.iter().find(|s| s.session == *session && s.wanted == wanted)?;
+        (!self.names.by_key.contains_key(&name::key(&known.name))).then(|| known.name.clone())
+    }
+
+    /// The name that `wanted` stands for, or one like it, that nobody but `own` has.
+    pub(super) fn pick_name(&self, wanted: &str, exact: bool, own: Option<PeerNo>) -> Result<String, Fault> {
+        let holder = |n: &str| self.names.by_key.get(&name::key(n)).copied().filter(|no| Some(*no) != own);
+        let name = name::wish(wanted);
+        let free = name::free(&name, |n| holder(n).is_some());
+        match holder(&name).filter(|_| exact) {
+            None => Ok(free),
+            Some(no) => Err(fault(
+                Code::NameTaken,
+                format!(
+                    "another peer is called \"{}\"; choose another name, such as \"{free}\"",
+                    self.peer(no).who.name
+                ),
+            )),
+        }
+    }
+
+    pub(super) fn rename(&mut self, conn: ConnId, wanted: &str, exact: bool) -> Reply {
+        let no = self.me(conn)?;
+        if wanted.trim().is_empty() || wanted.len() > MAX_LABEL {
+            return Err(fault(
+                Code::BadArgs,
+                format!(
+                    "`name` is empty or too long; give one of 1 to {} letters, digits, `.`, `_` and `-`",
+                    name::LONGEST
+                ),
+            ));
+        }
+        let new = self.pick_name(wanted, exact, Some(no))?;
+        self.keep_name_of_session(no, wanted, &new, exact);
+        let old = std::mem::replace(&mut self.peer_mut(no).who.name, new.clone());
+        if new != old {
+            let (old_key, new_key) = (name::key(&old), name::key(&new));
+            self.names.by_key.remove(&old_key);
+            if old_key != new_key {
+                self.remember_old_name(no, &old_key);
+            }
+            self.names.by_key.insert(new_key, no);
+            let (from, to) = (old, new.clone());
+            self.report(What::Renamed, |e| {
+                e.from = from;
+                e.to = Some(to);
+            });
+        }
+        Ok(Some(Answer::Renamed { name: new }))
+    }
+
+    /// A name that the session's model chose is kept for the session. One that its user gave it Claude Code keeps itself.
+    fn keep_name_of_session(&mut self, no: PeerNo, wanted: &str, new: &str, by_model: bool) {
+        let peer = self.peer_mut(no);
+        if !by_model {
+            peer.wanted = name::wish(wanted);
+        }
+        let Some(session) = peer.who.session.clone().filter(|s| s.len() <= MAX_SESSION) else { return };
+        let wanted = peer.wanted.clone();
+        match by_model {
+            true => self.names.insert_session(SessionName { session, name: new.to_owned(), wanted }),
+            false => self.names.forget_session(&session),
+        }
+    }
+
+    /// Peers that met `no` may go on calling it by its old name, and the others are told the new one.
+    fn remember_old_name(&mut self, no: PeerNo, old: &str) {
+        self.names.insert_old(old.to_owned(), no);
+        let met: Vec<PeerNo> = self.peer(no).met.iter().copied().collect();
+        for other in met {
+            let Some(peer) = self.peers.get_mut(&other) else { continue };
+            peer.aliases.retain(|(n, _)| n != old);
+            peer.aliases.push_back((old.to_owned(), no));
+            if peer.aliases.len() > MAX_ALIASES {
+                peer.aliases.pop_front();
+            }
+        }
+    }
+
+    /// The peer that `me` calls `wanted`: by its name, by that of its directory, or by a name that it had when they met.
+    pub(super) fn find(&self, me: PeerNo, wanted: &str) -> Result<PeerNo, Fault> {
+        let name = name::wish(wanted);
+        let keys = [name::key(&name), name::key(&name::slug(wanted))];
+        let find = |names: &VecDeque<(String, PeerNo)>| {
+            names.iter().rev().find(|(n, _)| keys.contains(n)).map(|(_, no)| *no)
+        };
+        let by_name = keys.iter().find_map(|key| self.names.by_key.get(key).copied());
+        if let Some(no) = by_name.or_else(|| find(&self.peer(me).aliases)) {
+            return Ok(no);
+        }
+        let names =
+            self.names.by_key.values().filter(|no| **no != me).map(|no| self.peer(*no).who.name.as_str());
+        let near = name::nearest(wanted, names);
+        let hint = match (find(&self.names.old), near.as_slice()) {
+            (Some(no), _) => format!("it is now \"{}\"", self.peer(no).who.name),
+            (None, []) if self.peers.len() < 2 => "no other peer is registered".to_owned(),
+            (None, []) => "relay_peers lists the peers".to_owned(),
+            (None, near) => {
+                let near: Vec<String> = near.iter().map(|n| format!("\"{n}\"")).collect();
+                format!("did you mean {}? relay_peers lists all", near.join(" or "))
+            }
+        };
+        Err(fault(Code::PeerNotFound, format!("no peer named \"{name}\"; {hint}")))
+    }
+}

@@ -1,0 +1,279 @@
+//! Texts that a path can't carry whole: the session gets the first part, and the name of a file that holds all of it.
+//!
+//! The file is `texts/SESSION.ASK.KIND` in the data directory, mode 0600, and holds the text as the session would have got
+//! it: cleaned, and quoted if it is a peer's. A question's file is removed when its ask ends; every file is removed within
+//! seconds after the session's process has ended, and an hour after it was written, by the hub.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::datadir::DataDir;
+use crate::fence;
+use crate::wire::{Kind, Parcel};
+
+/// How long a file is kept at most.
+const KEPT: Duration = Duration::from_secs(3600);
+
+/// What a path takes at once.
+pub struct Limit {
+    /// The most, all parcels together.
+    pub most: usize,
+    /// What a character counts.
+    pub cost: fn(char) -> usize,
+    /// What is made of a parcel.
+    pub form: fn(&Parcel) -> String,
+}
+
+impl Limit {
+    fn size(&self, parcel: &Parcel) -> usize {
+        (self.form)(parcel).chars().map(self.cost).sum()
+    }
+}
+
+/// What a character counts in a JSON string that is measured in UTF-16 units, as Claude Code does.
+pub fn json_cost(c: char) -> usize {
+    match c {
+        '"' | '\\' | '\n' | '\t' | '\r' | '\u{8}' | '\u{c}' => 2,
+        c if c < ' ' => 6,
+        c => c.len_utf16(),
+    }
+}
+
+/// The files of one session's texts.
+pub struct Texts {
+    dir: PathBuf,
+    /// See [`crate::session::process_key`].
+    session: String,
+}
+
+impl Texts {
+    pub fn new(dir: &DataDir, session: String) -> Texts {
+        Texts { dir: directory(dir), session }
+    }
+
+    /// Shortens the longest of `parcels` until all fit together.
+    pub fn fit<'a>(&self, parcels: impl IntoIterator<Item = &'a mut Parcel>, limit: &Limit) {
+        let mut sized: Vec<_> = parcels.into_iter().map(|p| (limit.size(p), p)).collect();
+        sized.sort_by_key(|(size, _)| *size);
+        let mut left = limit.most;
+        let count = sized.len();
+        for (done, (mut size, parcel)) in sized.into_iter().enumerate() {
+            let share = left / (count - done);
+            if size > share {
+                self.shorten(parcel, share, limit);
+                size = limit.size(parcel);
+            }
+            left = left.saturating_sub(size);
+        }
+    }
+
+    fn shorten(&self, parcel: &mut Parcel, share: usize, limit: &Limit) {
+        let file = self.write(parcel);
+        let text = fence::clean(&parcel.text);
+        let lines = text.lines().count();
+        let note = |line: usize| match &file {
+            Ok(file) => format!(
+                "This is only the first part of the text, up to line {line} of {lines}. The rest is in {}, from line {line} on; \
+                 the file is kept for an hour at most.",
+                file.display()
+            ),
+            Err(e) => format!(
+                "This is only the first part of the text, up to line {line} of {lines}. The rest could not be written to a \
+                 file ({e}): ask for it in parts."
+            ),
+        };
+        parcel.text = String::new();
+        parcel.cut = Some(note(lines));
+        let room = share.saturating_sub(limit.size(parcel));
+        let first = first_part(&text, room, |c| match c {
+            '\n' => (limit.cost)(c) + (limit.cost)('>') + (limit.cost)(' '),
+            c => (limit.cost)(c),
+        });
+        parcel.cut = Some(note(first.split('\n').count()));
+        parcel.text = first.to_owned();
+    }
+
+    /// Writes the whole text of a parcel.
+    fn write(&self, parcel: &Parcel) -> io::Result<PathBuf> {
+        match DirBuilder::new().mode(0o700).create(&self.dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        let path = self.path(&parcel.ask_id, parcel.kind);
+        let new = path.with_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let written = file.write_all(fence::words(parcel).as_bytes()).and_then(|()| file.write_all(b"\n"));
+        written
+            .and_then(|()| fs::rename(&new, &path))
+            .inspect_err(|_| drop(fs::remove_file(&new)))
+            .map(|()| path)
+    }
+
+    fn path(&self, ask_id: &str, kind: Kind) -> PathBuf {
+        let id: String =
+            ask_id.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')).collect();
+        self.dir.join(format!("{}.{id}.{}", self.session, kind.name()))
+    }
+
+    /// The ask has ended: its question is not needed any more.
+    pub fn remove_question(&self, ask_id: &str) {
+        let _ = fs::remove_file(self.path(ask_id, Kind::Ask)); // hardly any question has one
+    }
+}
+
+/// Where the files of all sessions are. Made when the first is written.
+pub fn directory(dir: &DataDir) -> PathBuf {
+    dir.path().join("texts")
+}
+
+/// The longest beginning of `text` whose characters count `room` at most, up to the end of a line where that is not far.
+fn first_part(text: &str, room: usize, cost: impl Fn(char) -> usize) -> &str {
+    let mut used = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        used += cost(*c);
+        used > room
+    });
+    let end = end.map_or(text.len(), |(at, _)| at);
+    match text[..end].rfind('\n') {
+        Some(line) if line >= end / 2 && end < text.len() => &text[..line],
+        _ => &text[..end],
+    }
+}
+
+/// Removes the files of sessions whose process is gone, and those that are too old. `is_alive` tells whether the process of
+/// a key may live.
+pub fn sweep(dir: &Path, is_alive: impl Fn(&str) -> bool) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let key = name.to_str().and_then(|name| name.split('.').next()).unwrap_or_default();
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
+        if !is_alive(key) || age.is_some_and(|age| age >= KEPT) {
+            let _ = fs::remove_file(entry.path()); // the next sweep tries again
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Path as Way;
+
+    fn texts(test: &str) -> Texts {
+        let dir = std::env::temp_dir().join(format!("relay-texts-{}-{test}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        Texts { dir, session: "1-2-3".to_owned() }
+    }
+
+    fn parcel(n: usize, text: String) -> Parcel {
+        let (push, ask_id) = (format!("push_{n:024}"), format!("ask_{n:08}"));
+        let (path, kind, from) = (Way::Hook, Kind::Ask, "web".to_owned());
+        let (from_kind, about, cwd, cut, code, broadcast, thread, late) = Default::default();
+        Parcel {
+            push,
+            path,
+            kind,
+            ask_id,
+            from,
+            from_kind,
+            about,
+            cwd,
+            text,
+            cut,
+            code,
+            broadcast,
+            thread,
+            late,
+        }
+    }
+
+    fn limit(most: usize) -> Limit {
+        Limit { most, cost: char::len_utf16, form: fence::text }
+    }
+
+    fn size(parcel: &Parcel) -> usize {
+        fence::text(parcel).encode_utf16().count()
+    }
+
+    #[test]
+    fn what_fits_is_left_alone() {
+        let texts = texts("fits");
+        let (mut a, mut b) = (parcel(1, "x".repeat(1000)), parcel(2, "y".repeat(2000)));
+        let before = (a.clone(), b.clone());
+        let most = size(&a) + size(&b);
+        texts.fit([&mut a, &mut b], &limit(most));
+        assert_eq!((a, b), before);
+        assert!(!texts.dir.exists());
+    }
+
+    #[test]
+    fn the_longest_is_cut_at_a_line_and_the_file_has_all_of_it() {
+        let texts = texts("cut");
+        let long: String = (1..=2000).map(|n| format!("line {n} \u{1f600}\u{1b}[0m\n")).collect();
+        let (mut short, mut cut) = (parcel(1, "short".to_owned()), parcel(2, long.clone()));
+        texts.fit([&mut cut, &mut short], &limit(9_000));
+        assert_eq!(short.cut, None);
+        let total = size(&short) + size(&cut);
+        assert!((8_500..=9_000).contains(&total), "{total}");
+        let last = cut.text.split('\n').next_back().expect("a line");
+        assert!(last.starts_with("line ") && last.ends_with('\u{1f600}'), "{last}");
+        let file = texts.path("ask_00000002", Kind::Ask);
+        let note = cut.cut.expect("a note");
+        assert!(note.contains(&format!("up to line {} of 2000", cut.text.lines().count())), "{note}");
+        assert!(note.contains(file.to_str().expect("text")), "{note}");
+        assert_eq!(fs::read_to_string(&file).expect("the file"), fence::quote(&long) + "\n");
+        texts.remove_question("ask_00000002");
+        assert!(!file.exists());
+        fs::remove_dir_all(texts.dir).expect("removed");
+    }
+
+    #[test]
+    fn a_text_without_lines_is_cut_between_characters() {
+        let texts = texts("wide");
+        let mut cut = parcel(1, "日\u{1f600}".repeat(20_000));
+        texts.fit([&mut cut], &Limit { most: 20_000, cost: json_cost, form: fence::inbox_text });
+        let line = serde_json::to_string(&fence::inbox_text(&cut)).expect("JSON");
+        assert!((19_900..=20_002).contains(&line.encode_utf16().count()), "{}", line.encode_utf16().count());
+        fs::remove_dir_all(texts.dir).expect("removed");
+    }
+
+    #[test]
+    fn a_text_of_quotes_and_newlines_is_measured_as_json_escapes_it() {
+        let texts = texts("escapes");
+        let mut cut = parcel(1, "\"\\\n\t".repeat(10_000));
+        texts.fit([&mut cut], &Limit { most: 20_000, cost: json_cost, form: fence::inbox_text });
+        let line = serde_json::to_string(&fence::inbox_text(&cut)).expect("JSON");
+        assert!((19_000..=20_002).contains(&line.encode_utf16().count()), "{}", line.encode_utf16().count());
+        fs::remove_dir_all(texts.dir).expect("removed");
+    }
+
+    #[test]
+    fn without_a_file_the_cut_is_told_all_the_same() {
+        let texts = texts("full");
+        fs::write(&texts.dir, "no directory").expect("a file in its place");
+        let mut cut = parcel(1, "x".repeat(10_000));
+        texts.fit([&mut cut], &limit(2_000));
+        assert!(cut.cut.is_some_and(|note| note.contains("could not be written")));
+        fs::remove_file(texts.dir).expect("removed");
+    }
+
+    #[test]
+    fn a_sweep_removes_what_nobody_needs() {
+        let texts = texts("sweep");
+        let gone = Texts { session: "1-2-4".to_owned(), dir: texts.dir.clone() };
+        let (a, b, c) = (parcel(1, "a".into()), parcel(2, "b".into()), parcel(3, "c".into()));
+        let (keep, old, gone) = (texts.write(&a), texts.write(&b), gone.write(&c));
+        let (keep, old, gone) = (keep.expect("a"), old.expect("b"), gone.expect("c"));
+        let long_ago = std::time::SystemTime::now() - KEPT;
+        OpenOptions::new()
+            .write(true)
+            .open(&old)
+            .and_then(|f| f.set_modified(long_ago))
+            .expect("an old file");
+        sweep(&texts.dir, |key| key == "1-2-3");
+        assert!(keep.exists() && !old.exists() && !gone.exists());
+        fs::remove_dir_all(texts.dir).expect("removed");
+    }
+}
