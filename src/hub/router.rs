@@ -260,6 +260,8 @@ impl Router {
     pub fn restart(&mut self, now: Ms) {
         self.now = self.now.max(now);
         self.open.clear();
+        // A hook that came just before may have had receipts to report.
+        self.sessions.values_mut().for_each(Session::forget_last_hook);
         // Waiters first: what a peer that is gone leaves behind must not be sent to one of them.
         let is_peer = |conn: &ConnId| matches!(self.roles.get(conn), Some(Role::Peer(_)));
         let (peers, waiters): (Vec<_>, Vec<_>) = self.roles.keys().partition(|conn| is_peer(conn));
@@ -493,27 +495,5 @@ impl Router {
 
     fn disarm(&mut self, at: Ms, timer: Timer) {
         self.timers.remove(&(at, timer));
-    }
-}
-
-#[cfg(test)]
-impl Router {
-    /// What is left though every peer is gone, in words.
-    fn leftovers(&self) -> String {
-        let held = [
-            ("roles", self.roles.len()),
-            ("peers", self.peers.len()),
-            ("identities", self.by_identity.len()),
-            ("names", self.names.by_key.len()),
-            ("sessions", self.sessions.values().filter(|s| s.is_tied()).count()),
-            ("asks", self.asks.len()),
-            ("broadcasts", self.broadcasts.len()),
-            ("deliveries", self.deliveries.len()),
-            ("bytes of text", self.text),
-            ("pushes", self.pushes.len()),
-            ("timers", self.timers.iter().filter(|(_, t)| *t != Timer::Idle).count()),
-        ];
-        let left = held.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}"));
-        left.collect::<Vec<_>>().join(", ")
     }
 }

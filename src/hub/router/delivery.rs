@@ -304,7 +304,8 @@ impl Router {
         if !matches!(delivery.parcel.kind, Kind::Ask | Kind::Notice)
             && let Some(tombstone) = self.ended.get_mut(&delivery.parcel.ask_id)
         {
-            tombstone.lost |= lost;
+            tombstone.lost |= lost && delivery.parcel.kind == Kind::Reply;
+            tombstone.untold |= lost && !delivery.parcel.late;
         }
         if let Some((conn, request, until)) = delivery.starter.take() {
             self.disarm(until, Timer::Handover(no));
