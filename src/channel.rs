@@ -129,6 +129,7 @@ pub fn run(dir: DataDir) -> ExitCode {
         inbox,
     };
     channel.client.who.paths = channel.paths();
+    channel.client.who.session = channel.conversation();
     identity::sweep(&dir.sessions(), session::is_alive);
     if first.is_none_or(|first| channel.answer_client(first).is_ok()) {
         channel.serve(&all);
@@ -191,7 +192,7 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         branch: session.git.branch.clone(),
         pid: session.pid,
         claude: Some(session.key.clone()),
-        session: session.id.clone(),
+        session: None,
         paths: Vec::new(),
         listens: true,
         held: session.is_held,
@@ -302,6 +303,11 @@ impl Channel {
         }
     }
 
+    /// Claude Code's id of the conversation. Another client that runs inside of a session has that session's in its environment.
+    fn conversation(&self) -> Option<String> {
+        self.session.id().filter(|_| self.program == mcp::Client::ClaudeCode)
+    }
+
     fn is_pushable(&self) -> bool {
         is_pushable(self.program, &self.session)
     }
@@ -400,6 +406,13 @@ impl Channel {
         }
         if status.is_some() || branch.is_some() {
             self.client.send(&ToHub::Activity { activity: status, age_ms, branch, paths: None });
+        }
+        let id = self.conversation();
+        if id != self.client.who.session
+            && let Some(session) = id
+        {
+            self.client.who.session = Some(session.clone());
+            self.client.send(&ToHub::Session { session });
         }
         if let Some(name) = self.session.file.name.clone()
             && before.0.as_ref() != Some(&name)

@@ -5,6 +5,7 @@
 use crate::datadir;
 use crate::name;
 use crate::proc;
+use crate::repository::{Git, git};
 use crate::wire::{self, Activity};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// The most that is read of any file here, in bytes.
 const MOST: u64 = 64 << 10;
 /// The most that is taken over of a name or a branch, in characters.
-const LONGEST: usize = 250;
+pub const LONGEST: usize = 250;
 /// The `nameSource` of names that Claude Code made up.
 const MADE_UP: [&str; 3] = ["derived", "auto", "collision"];
 /// How long after it has asked for our tools the client is taken to hear what comes by channel. Until its terminal UI has
@@ -112,6 +113,8 @@ pub struct SessionFile {
     path: Option<PathBuf>,
     /// Modification time (seconds, nanoseconds), length and inode when it was last read.
     stamp: Option<(i64, i64, u64, u64)>,
+    /// The id of its conversation: of the one that it goes on with, also after `--continue` and `/clear`.
+    pub session: Option<String>,
     /// The session's name, if the user gave it.
     pub name: Option<String>,
     /// `Idle`, `Busy`, or `Waiting` at a permission dialog. Unlike the hooks it knows of interrupted turns.
@@ -129,7 +132,15 @@ impl SessionFile {
     }
 
     fn at(path: Option<PathBuf>) -> Self {
-        SessionFile { path, stamp: None, name: None, status: None, status_at: None, inbox: None }
+        SessionFile {
+            path,
+            stamp: None,
+            session: None,
+            name: None,
+            status: None,
+            status_at: None,
+            inbox: None,
+        }
     }
 
     /// How long ago the status was set, in milliseconds.
@@ -163,9 +174,11 @@ impl SessionFile {
         };
         let status_at = file.get("statusUpdatedAt").and_then(Value::as_u64);
         let inbox = text("messagingSocketPath").map(PathBuf::from).filter(|path| path.is_absolute());
-        let before = (&self.name, self.status, self.status_at, &self.inbox);
-        let changed = (&name, status, status_at, &inbox) != before;
-        (self.name, self.status, self.status_at, self.inbox) = (name, status, status_at, inbox);
+        let session = text("sessionId").map(str::to_owned);
+        let before = (&self.session, &self.name, self.status, self.status_at, &self.inbox);
+        let changed = (&session, &name, status, status_at, &inbox) != before;
+        (self.session, self.name, self.inbox) = (session, name, inbox);
+        (self.status, self.status_at) = (status, status_at);
         changed
     }
 }
@@ -175,8 +188,6 @@ pub struct Surroundings {
     pub pid: u32,
     /// See [`process_key`].
     pub key: String,
-    /// The id of the session in Claude Code.
-    pub id: Option<String>,
     /// Where it works.
     dir: PathBuf,
     pub git: Git,
@@ -202,7 +213,6 @@ impl Surroundings {
         Surroundings {
             pid,
             key: key(pid),
-            id: var("CLAUDE_CODE_SESSION_ID"),
             git: git(&dir),
             is_held: holds_messages(&dir),
             dir,
@@ -215,6 +225,12 @@ impl Surroundings {
 
     pub fn inbox(&self) -> Option<PathBuf> {
         path_var("CLAUDE_CODE_MESSAGING_SOCKET").or_else(|| self.file.inbox.clone())
+    }
+
+    /// The id of its conversation. Of a `claude --continue` the environment has another one, which is never used.
+    pub fn id(&self) -> Option<String> {
+        let var = || std::env::var("CLAUDE_CODE_SESSION_ID").ok().filter(|id| !id.is_empty());
+        self.file.session.clone().or_else(var)
     }
 
     /// Its directory, for peers to see.
@@ -293,47 +309,8 @@ fn holds_messages(cwd: &Path) -> bool {
     user.into_iter().chain(project).filter_map(setting).next_back().as_deref() == Some("hold")
 }
 
-/// Where a directory stands in git.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Git {
-    /// The absolute path of the common git directory: the same for all worktrees of a repository.
-    pub repo: Option<String>,
-    /// The branch, or the first 12 digits of the commit where none is checked out.
-    pub branch: Option<String>,
-}
-
-/// Looks for a repository around `cwd`, without running git.
-pub fn git(cwd: &Path) -> Git {
-    let cwd = fs::canonicalize(cwd).unwrap_or_else(|_| cwd.to_owned());
-    cwd.ancestors().find_map(|dir| git_at(&dir.join(".git"))).unwrap_or_default()
-}
-
-fn git_at(dot_git: &Path) -> Option<Git> {
-    let dir = if dot_git.is_dir() {
-        dot_git.to_owned()
-    } else {
-        // A worktree or a submodule.
-        dot_git.parent()?.join(read(dot_git)?.strip_prefix("gitdir:")?.trim())
-    };
-    let head = read(dir.join("HEAD"))?;
-    let common = read(dir.join("commondir")).map_or(dir.clone(), |common| dir.join(common.trim()));
-    let common = fs::canonicalize(common).ok()?;
-    Some(Git { repo: Some(shown(&common)), branch: branch(head.trim()) })
-}
-
-fn branch(head: &str) -> Option<String> {
-    match head.strip_prefix("ref:") {
-        // A repository with another way to store refs writes `.invalid` here.
-        Some(reference) => {
-            let branch = reference.trim().strip_prefix("refs/heads/").filter(|b| *b != ".invalid");
-            branch.map(|b| b.chars().take(LONGEST).collect())
-        }
-        None => head.get(..12).filter(|hash| hash.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned),
-    }
-}
-
 /// The beginning of a regular file as text. What is no regular file might never end, or never begin.
-fn read(path: impl AsRef<Path>) -> Option<String> {
+pub fn read(path: impl AsRef<Path>) -> Option<String> {
     fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
@@ -447,43 +424,5 @@ mod tests {
             assert!((wire::MAX_LABEL - 3..=wire::MAX_LABEL).contains(&shown(Path::new(path)).len()));
         }
         assert_eq!(shown(Path::new(std::ffi::OsStr::from_bytes(b"/a\xff/b"))), "/a\u{fffd}/b");
-    }
-
-    #[test]
-    fn repositories() {
-        let dir = dir("git");
-        let (main, tree) = (dir.join("main"), dir.join("tree"));
-        write(&main.join(".git/HEAD"), "ref: refs/heads/feature/x\n");
-        write(&main.join(".git/worktrees/tree/HEAD"), "0123456789abcdef0123456789abcdef01234567\n");
-        write(&main.join(".git/worktrees/tree/commondir"), "../..\n");
-        write(&tree.join(".git"), "gitdir: ../main/.git/worktrees/tree\n");
-        fs::create_dir_all(main.join("src/deep")).expect("directories");
-        let repo = Some(main.join(".git").to_str().expect("text").to_owned());
-
-        let expected = Git { repo: repo.clone(), branch: Some("feature/x".to_owned()) };
-        assert_eq!(git(&main), expected);
-        assert_eq!(git(&main.join("src/deep")), expected);
-        assert_eq!(git(&tree), Git { repo, branch: Some("0123456789ab".to_owned()) });
-
-        // What is no repository is passed over.
-        write(&main.join("src/.git"), "garbage");
-        fs::create_dir(main.join("src/deep/.git")).expect("an empty .git");
-        assert_eq!(git(&main.join("src/deep")), expected);
-        fs::remove_dir_all(dir).expect("removed");
-    }
-
-    #[test]
-    fn branches() {
-        for (head, expected) in [
-            ("ref: refs/heads/main", Some("main")),
-            ("ref: refs/heads/.invalid", None),
-            ("ref: refs/remotes/x", None),
-            ("0123456789abcdef", Some("0123456789ab")),
-            ("not a commit at all", None),
-            ("ééééééé", None),
-            ("", None),
-        ] {
-            assert_eq!(branch(head).as_deref(), expected, "{head}");
-        }
     }
 }

@@ -118,6 +118,11 @@ pub enum ToHub {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         paths: Option<Vec<Path>>,
     },
+    /// The Claude Code process of this peer goes on with another conversation. No answer.
+    Session {
+        /// See [`Who::session`].
+        session: String,
+    },
     /// A hook of the Claude Code process `claude` fired. Answered by [`Answer::Hooked`]. Hooks do not register.
     Hook {
         id: u64,
@@ -274,7 +279,7 @@ pub struct Who {
     /// The Claude Code process that hooks will name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claude: Option<String>,
-    /// The id of the Claude Code session, which lives on in the process that continues it.
+    /// The id of the conversation in Claude Code, which another process may continue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     /// The ways to reach this peer, the preferred one first.

@@ -414,6 +414,7 @@ impl Router {
                 let activity = activity.map(|a| (a, age_ms.unwrap_or(0)));
                 return self.activity(conn, activity, branch, paths);
             }
+            ToHub::Session { session } => return self.continue_session(conn, session),
             ToHub::Bye => return self.bye(conn),
         };
         match reply {

@@ -140,7 +140,7 @@ impl Router {
             ));
         }
         let wanted = name::wish(&who.name);
-        who.name = match self.name_of_session(&who) {
+        who.name = match self.name_of_session(who.session.as_deref(), &wanted) {
             Some(kept) => kept,
             None => self.pick_name(&wanted, who.exact, None)?,
         };
