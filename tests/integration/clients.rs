@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::driver::{Channel, DataDir, arguments};
+use crate::driver::{Channel, DataDir, arguments, until};
 
 /// A session of the client of that name, started as that client would start it.
 fn session(dir: &DataDir, name: &str, client: &str) -> Channel {
@@ -112,7 +112,7 @@ fn without_a_wait_the_next_tool_call_brings_it_and_the_asker_is_told_so() {
     );
     let got = messages(&b.peers());
     assert_eq!((got.len(), field(&got[0], "ask_id").as_str()), (1, asked["ask_id"].as_str().expect("an id")));
-    assert_eq!(a.peers()["asks"][0]["state"], "pushed");
+    until("the hub knows it", || (a.peers()["asks"][0]["state"] == "pushed").then_some(()));
     b.reply(&field(&got[0], "ask_id"), "yes").ok();
     assert_eq!(wait(&a).len(), 1, "what is there is handed over at once");
 }
