@@ -52,6 +52,8 @@ pub enum Event {
         ask_id: String,
         code: Code,
     },
+    /// A peer joined, left or took another name: see [`ToHub::WatchRoster`].
+    RosterChanged,
     /// The hub went away; [`keep`](crate::link::keep) looks for another.
     Lost(Fault),
 }
@@ -265,6 +267,7 @@ impl Client {
                 Some(Event::State { ask_id, state, path, code, detail })
             }
             ToClient::Over { ask_id, code } => Some(Event::Over { ask_id, code }),
+            ToClient::RosterChanged => Some(Event::RosterChanged),
             ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => None,
         };
         event.into_iter().collect()

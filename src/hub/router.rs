@@ -155,6 +155,9 @@ pub struct Router {
     roles: BTreeMap<ConnId, Role>,
     #[serde(skip)]
     watchers: BTreeSet<ConnId>,
+    /// Connections that are told once when the roster changes.
+    #[serde(skip)]
+    roster_watchers: BTreeSet<ConnId>,
     /// When the log last told about a limit that the connection met.
     #[serde(skip)]
     refused: BTreeMap<ConnId, Ms>,
@@ -213,6 +216,7 @@ impl Router {
             open: BTreeSet::new(),
             roles: BTreeMap::new(),
             watchers: BTreeSet::new(),
+            roster_watchers: BTreeSet::new(),
             refused: BTreeMap::new(),
             peers: BTreeMap::new(),
             by_identity: BTreeMap::new(),
@@ -314,7 +318,11 @@ impl Router {
                 let reads_only = |m: &ToHub| {
                     matches!(
                         m,
-                        ToHub::Peers { .. } | ToHub::Asks { .. } | ToHub::Watch { .. } | ToHub::Status { .. }
+                        ToHub::Peers { .. }
+                            | ToHub::WatchRoster
+                            | ToHub::Asks { .. }
+                            | ToHub::Watch { .. }
+                            | ToHub::Status { .. }
                     )
                 };
                 changes = !reads_only(&message);
@@ -396,6 +404,10 @@ impl Router {
                 return self.out.push(Output::Exit);
             }
             ToHub::Hello { .. } => return self.refuse(conn, "hello was said already"),
+            ToHub::WatchRoster => {
+                self.roster_watchers.insert(conn);
+                return;
+            }
             ToHub::Pushed { push, error } => return self.pushed(conn, &push, error),
             ToHub::Seen(receipts) => return self.take_receipts(conn, &receipts),
             ToHub::Activity { activity, age_ms, branch, paths } => {
@@ -420,6 +432,7 @@ impl Router {
     fn closed(&mut self, conn: ConnId) {
         self.open.remove(&conn);
         self.watchers.remove(&conn);
+        self.roster_watchers.remove(&conn);
         self.refused.remove(&conn);
         match self.roles.remove(&conn) {
             Some(Role::Waiter { claude, .. }) => self.waiter_left(conn, &claude),
