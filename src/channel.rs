@@ -27,7 +27,7 @@ use crate::session::{self, Surroundings};
 use crate::texts::Texts;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{Parcel, Path, PeerKind, ToHub, Who};
+use crate::wire::{Activity, Parcel, Path, PeerKind, ToHub, Who};
 use calls::Call;
 use identity::Identity;
 use waits::Waits;
@@ -61,6 +61,8 @@ struct Channel {
     resources_changed: bool,
     /// Stdin has ended: what is open is answered, and then the channel leaves.
     ending: bool,
+    /// Whether the client's process was stopped at the last check.
+    is_stopped: bool,
     inbox: Sender<Parcel>,
 }
 
@@ -126,6 +128,7 @@ pub fn run(dir: DataDir) -> ExitCode {
         lists_resources: false,
         resources_changed: false,
         ending: false,
+        is_stopped: false,
         inbox,
     };
     channel.client.who.paths = channel.paths();
@@ -397,8 +400,16 @@ impl Channel {
         self.session.git = git;
         self.session.file.changed();
         let file = &self.session.file;
-        let status = file.status.filter(|_| before.1 != (file.status, file.status_at));
-        let age_ms = file.status_age();
+        let mut status = file.status.filter(|_| before.1 != (file.status, file.status_at));
+        let mut age_ms = file.status_age();
+        let was_stopped = std::mem::replace(&mut self.is_stopped, session::is_stopped(self.session.pid));
+        if self.is_stopped != was_stopped {
+            // What hooks told since the last check counts more.
+            (status, age_ms) = match self.is_stopped {
+                true => (Some(Activity::Stopped), Some(0)),
+                false => (file.status.or(Some(Activity::Unknown)), Some(CHECK.as_millis() as u64)),
+            };
+        }
         self.client.who.branch.clone_from(&self.session.git.branch);
         self.update_paths();
         if !self.client.is_registered() {

@@ -67,6 +67,13 @@ fn start_time(stat: &str) -> Option<u64> {
     fields.split_whitespace().nth(22 - 3)?.parse().ok()
 }
 
+/// Whether the process `pid` is stopped, by a signal or a debugger. Only Linux tells.
+pub fn is_stopped(pid: u32) -> bool {
+    let stat = read(format!("/proc/{pid}/stat"));
+    let state = stat.as_deref().and_then(|stat| stat.rsplit_once(')')?.1.trim_start().chars().next());
+    matches!(state, Some('T' | 't'))
+}
+
 /// How long ago our process was started, in milliseconds, to some 10 of them. Only Linux tells.
 pub fn own_age() -> Option<u64> {
     const TICK: u64 = 10; // whatever the kernel's own clock is

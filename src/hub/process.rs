@@ -88,6 +88,8 @@ fn limits() -> Limits {
         grace: seconds("RELAY_GRACE_S", base.grace),
         idle_exit: seconds("RELAY_IDLE_EXIT_S", base.idle_exit).max(100), // whoever starts a hub must find it
         confirm: seconds("RELAY_CONFIRM_S", base.confirm),
+        begin_turn: seconds("RELAY_BEGIN_TURN_S", base.begin_turn),
+        nudge: seconds("RELAY_NUDGE_S", base.nudge),
         asks_per_minute: rate.unwrap_or(base.asks_per_minute),
         ..base
     }

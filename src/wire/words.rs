@@ -84,6 +84,8 @@ words! {
         Waiting = "waiting",
         /// Idle behind a screen of its own, such as `/model`, which holds messages back until it closes.
         Screen = "screen",
+        /// Stopped by a signal or a debugger: it takes nothing until it goes on.
+        Stopped = "stopped",
     }
 
     /// What is behind a peer.

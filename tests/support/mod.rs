@@ -51,6 +51,7 @@ pub mod journal;
 pub mod launch;
 pub mod leftovers;
 pub mod model;
+pub mod receipts;
 pub mod session;
 pub mod stage;
 pub mod terminal;

@@ -4,7 +4,7 @@
 //! [`Actor::hold`]), and it answers what peers ask it as [`Stage::answers`] says. It takes for a question only what stands
 //! under a header of ours at the start of a line, so a test whose question is answered has seen the header where it belongs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,6 +43,12 @@ pub struct Ask {
 struct Plot {
     manners: Mutex<BTreeMap<String, Manners>>,
     gates: Mutex<BTreeMap<String, Gate>>,
+    /// By session: the words after which an ask's id stands, and the answer to it.
+    reminded: Mutex<BTreeMap<String, (String, String)>>,
+    /// By session: the words at which its model waits for the gate.
+    held: Mutex<BTreeMap<String, (String, Gate)>>,
+    /// The sessions whose model is overloaded.
+    overloaded: Mutex<BTreeSet<String>>,
 }
 
 /// See the module.
@@ -134,6 +140,27 @@ impl Stage {
         lock(&self.plot.manners).insert(name.to_owned(), Arc::new(manners));
     }
 
+    /// From now on the session answers the ask whose id follows these words.
+    pub fn when_reminded(&self, name: &str, words: &str, answer: &str) {
+        lock(&self.plot.reminded).insert(name.to_owned(), (words.to_owned(), answer.to_owned()));
+    }
+
+    /// From now on the session's model waits at the gate when it is told these words.
+    pub fn hold_at(&self, name: &str, words: &str) -> Gate {
+        let gate = Gate::new();
+        lock(&self.plot.held).insert(name.to_owned(), (words.to_owned(), gate.clone()));
+        gate
+    }
+
+    /// From now on every request of the session fails, as of a server that is overloaded, or succeeds again.
+    pub fn overload(&self, name: &str, is_overloaded: bool) {
+        let mut overloaded = lock(&self.plot.overloaded);
+        match is_overloaded {
+            true => overloaded.insert(name.to_owned()),
+            false => overloaded.remove(name),
+        };
+    }
+
     /// Blocks until the session's model has met a question with this text in it.
     #[track_caller]
     pub fn wait_for_ask(&self, name: &str, text: &str) -> Ask {
@@ -209,9 +236,13 @@ pub fn is_waiter(process: &Process) -> bool {
 
 impl Plot {
     fn next(&self, turn: &Turn, tools: &str) -> Step {
+        if lock(&self.overloaded).contains(&turn.session) {
+            return Step::Overloaded;
+        }
         let text = turn.fresh_text();
         let mut calls = Vec::new();
-        let mut gate = None;
+        let held = lock(&self.held).get(&turn.session).cloned();
+        let mut gate = held.filter(|(words, _)| text.contains(words)).map(|(_, gate)| gate);
         for line in text.lines() {
             if let Some((tool, input)) = order(line, "CALL-") {
                 let input = serde_json::from_str(input).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -222,6 +253,14 @@ impl Plot {
             if let Some((key, _)) = order(line, "HOLD-") {
                 gate = lock(&self.gates).get(key).cloned();
             }
+        }
+        let reminded = lock(&self.reminded).get(&turn.session).cloned();
+        if let Some((words, answer)) = reminded
+            && let Some((_, rest)) = text.split_once(&words)
+        {
+            let ask_id: String =
+                rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            calls.push((format!("{tools}relay_reply"), json!({"ask_id": ask_id, "answer": answer})));
         }
         let manners = lock(&self.manners).get(&turn.session).cloned();
         for ask in asks_in(turn) {
@@ -299,7 +338,7 @@ impl Prompted for Terminal {
 pub struct Actor<'a, S> {
     pub name: String,
     pub session: S,
-    stage: &'a Stage,
+    pub(super) stage: &'a Stage,
     orders: usize,
 }
 
@@ -446,7 +485,7 @@ impl<S: Prompted> Actor<'_, S> {
         }
     }
 
-    fn order(&mut self, verb: &str) -> String {
+    pub(super) fn order(&mut self, verb: &str) -> String {
         self.orders += 1;
         format!("{verb}-{}", self.orders)
     }

@@ -171,6 +171,7 @@ pub fn peer_line(peer: &PeerLine) -> String {
         Activity::Busy => ", busy",
         Activity::Waiting => ", waiting for its user's permission",
         Activity::Screen => ", showing a screen of its own",
+        Activity::Stopped => ", stopped",
         Activity::Unknown => "",
     };
     let push = match (peer.push, peer.confirmed) {

@@ -31,7 +31,7 @@ pub(super) struct Delivery {
     pub parcel: Parcel,
     pub progress: Progress,
     pub attempts: Vec<Attempt>,
-    /// A path that this text must not take.
+    /// A path that this text takes only where no other is open.
     pub avoid: Option<Path>,
     /// The request that began this and is answered when the text is handed over, or at the time given.
     starter: Option<(ConnId, u64, Ms)>,
@@ -124,13 +124,14 @@ impl Router {
         }
     }
 
-    /// The first path of the target that is open, not dead, and was not tried for this text.
+    /// The first path of the target that is open, not dead, and was not tried for this text. A path to avoid comes last.
     fn route(&self, delivery: &Delivery) -> Option<(Path, ConnId)> {
         let peer = self.peer(delivery.to);
         let size = delivery.parcel.text.len();
         let untried = |p: &Path| !peer.dead.contains(p) && !delivery.attempts.iter().any(|a| a.path == *p);
-        let allowed = peer.who.paths.iter().copied().filter(|p| Some(*p) != delivery.avoid);
-        allowed.filter(untried).find_map(|path| {
+        let (last, first): (Vec<Path>, Vec<Path>) =
+            peer.who.paths.iter().filter(|p| untried(p)).partition(|p| Some(**p) == delivery.avoid);
+        first.into_iter().chain(last).find_map(|path| {
             let conn = match path {
                 Path::Hook => self.waiter_for(delivery.to, size),
                 Path::Inbox if self.inbox_room_at(peer) > self.now => None,

@@ -141,10 +141,10 @@ impl Router {
         }
         self.progress(no, State::Seen, Some(path));
         self.remove_delivery(no);
-        self.confirmed(to);
         if let Some(id) = question {
             self.expect_turn(&id);
         }
+        self.confirmed(to);
     }
 
     /// The time to confirm is over. Only an idle session has to confirm: one that is in a turn takes the text up at its end.

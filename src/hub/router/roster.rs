@@ -149,6 +149,11 @@ impl Router {
             return "queued: the process that was told to push it is gone; it is pushed again unless a receipt comes"
                 .to_owned();
         }
+        if last.is_some_and(|a| a.stage == Stage::Sent) {
+            return "queued: that session is being handed it and has not taken it yet; a client that hangs or is stopped takes \
+                    it when it goes on"
+                .to_owned();
+        }
         if target.conn.is_none() {
             return "queued: the peer has lost its connection and may be back within seconds".to_owned();
         }
@@ -172,6 +177,7 @@ impl Router {
             return "its user's setting crossSessionInbound holds it until the user accepts it there";
         }
         match self.activity_of(ask.target).0 {
+            Activity::Stopped => "the session's process is stopped and takes messages when it goes on",
             Activity::Screen => "the session shows a screen of its own and takes messages when that closes",
             Activity::Busy | Activity::Waiting => "the session is in the middle of a turn",
             Activity::Idle => "the session has taken no prompt since",

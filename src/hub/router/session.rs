@@ -22,6 +22,12 @@ pub(super) struct Session {
     activity: Activity,
     /// Since when it is idle, if it is.
     idle_since: Ms,
+    /// The turn that the last prompt was for.
+    #[serde(default)]
+    turn: Option<String>,
+    /// The turn whose end last brought a reminder.
+    #[serde(default)]
+    reminded_in: Option<String>,
     /// Whether a hook was ever heard: only then can a push be confirmed.
     hooked: bool,
     /// When a hook or a waiter last told that a turn began or ended: Claude Code waits for those hooks, so they are exact.
@@ -55,6 +61,8 @@ impl Session {
         Session {
             activity: Activity::Unknown,
             idle_since: 0,
+            turn: None,
+            reminded_in: None,
             turned: 0,
             hooked: false,
             last_hook: None,
@@ -87,7 +95,11 @@ impl Router {
         session.hooked = true;
         session.last_hook = Some(now);
         session.ended = event == HookEvent::End;
-        let was_busy = session.activity == Activity::Busy;
+        // A prompt in the middle of a turn has the identifier of that turn, and other hooks may refuse it alone.
+        let begins = event == HookEvent::Prompt && hook.turn.is_some() && hook.turn != session.turn;
+        if begins {
+            session.turn.clone_from(&hook.turn);
+        }
         let is_stop = matches!(event, HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed);
         let is_turn = is_stop || matches!(event, HookEvent::Start | HookEvent::Prompt);
         if is_turn {
@@ -124,22 +136,31 @@ impl Router {
         if let Some(ask_id) = dialog {
             self.declined(&peers, &ask_id, "its user did not allow it at the permission dialog");
         }
-        let remind = self.turn_news(hook, &peers, was_busy);
+        let remind = self.turn_news(hook, &peers, begins);
         Ok(Some(Answer::Hooked { unconfirmed: self.recheck(&peers), remind }))
     }
 
     /// What a hook means for the asks of its session. Returns the asks to remind of.
-    fn turn_news(&mut self, hook: &Hook, peers: &[PeerNo], was_busy: bool) -> Vec<DebtLine> {
+    fn turn_news(&mut self, hook: &Hook, peers: &[PeerNo], begins: bool) -> Vec<DebtLine> {
         let Hook { event, turn, ask_id, reason, .. } = hook;
         match (event, turn) {
-            // A prompt in the middle of a turn has the turn's identifier, and other hooks may refuse it alone.
-            (HookEvent::Prompt, Some(turn)) if !was_busy => self.turn_began(peers, turn),
+            (HookEvent::Prompt, Some(turn)) if begins => self.turn_began(peers, turn),
             (HookEvent::Stop | HookEvent::StopAgain, Some(turn)) => self.confirm_turn(peers, turn),
             _ => {}
         }
         match event {
-            HookEvent::Stop => return self.turn_ended(peers, false),
-            HookEvent::StopAgain => return self.turn_ended(peers, true),
+            HookEvent::Stop | HookEvent::StopAgain => {
+                let again = *event == HookEvent::StopAgain;
+                let Some(session) = self.sessions.get(&hook.claude) else { return Vec::new() };
+                let is_woken = turn.is_some() && session.reminded_in != *turn;
+                let remind = self.turn_ended(peers, again, is_woken);
+                if !remind.is_empty()
+                    && let Some(session) = self.sessions.get_mut(&hook.claude)
+                {
+                    session.reminded_in.clone_from(turn);
+                }
+                return remind;
+            }
             HookEvent::Failed => self.turn_failed(peers, reason.as_deref()),
             HookEvent::Denied => {
                 let reason = reason.as_deref().unwrap_or("its permission mode");
@@ -258,12 +279,12 @@ impl Router {
         }
     }
 
-    /// Whether the hook path may be the next to be used (it is the first, or none before it was ever confirmed), or there
-    /// is something that the waiter may find in the transcript.
+    /// Whether the hook path may be the next to be used (it is the first, or none before it was ever confirmed), there is
+    /// something that the waiter may find in the transcript, or a nudge may be due.
     fn needs_waiter(&self, no: PeerNo) -> bool {
         let (peer, best) = (self.peer(no), self.best_path(no));
         let first = best.is_none_or(|p| p == Path::Hook || !peer.proven.contains(&p));
-        peer.who.paths.contains(&Path::Hook) && (first || !peer.inbox.is_empty())
+        peer.who.paths.contains(&Path::Hook) && (first || !peer.inbox.is_empty() || self.expects_turn(no))
     }
 
     /// Once the path that is used is known to work, nobody needs to wait.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Id, PeerNo, Router, Timer};
 use crate::fence::label;
-use crate::wire::{Activity, DebtLine, Kind, Note, PeerKind, State, ToClient};
+use crate::wire::{Activity, DebtLine, Kind, Note, Path, PeerKind, State, ToClient};
 
 /// The longest reason that is passed on, in characters.
 const MAX_REASON: usize = 300;
@@ -20,13 +20,24 @@ pub(super) struct Standing {
     reminded: bool,
     /// Whether the session was reminded by a push.
     nudged: bool,
+    /// Whether an idle session has just seen the question and should begin a turn.
+    #[serde(default)]
+    expects_turn: bool,
+}
+
+impl Standing {
+    /// Whether the session was reminded, in one way or the other: once is enough.
+    fn was_reminded(&self) -> bool {
+        self.reminded || self.nudged
+    }
 }
 
 impl Router {
     /// A turn of a session ended. Returns the asks to remind its model of: those that it has seen and not answered, once
-    /// each. Asks of which it was reminded before are unanswered. `again`: another hook has made the turn go on before, so
-    /// nothing is reminded of.
-    pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool) -> Vec<DebtLine> {
+    /// each. Asks of which it was reminded before are unanswered. `again`: a hook has made the turn go on before, so nothing is
+    /// reminded of, except where that hook may have been the waiter that brought the ask (`may_be_woken`: no reminder has made
+    /// this turn go on).
+    pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool, may_be_woken: bool) -> Vec<DebtLine> {
         let mut remind = Vec::new();
         for id in self.owed_and_seen(peers) {
             let Some(ask) = self.asks.get_mut(&id) else { continue };
@@ -34,8 +45,8 @@ impl Router {
             if is_declined {
                 continue;
             }
-            if again || ask.standing.reminded {
-                ask.standing.reminded = true;
+            let is_woken = may_be_woken && ask.progress.path == Some(Path::Hook);
+            if again && !is_woken || ask.standing.was_reminded() {
                 self.take_note(&id, Note::Unanswered, None);
                 continue;
             }
@@ -74,17 +85,26 @@ impl Router {
     pub(super) fn expect_turn(&mut self, id: &Id) {
         let Some(ask) = self.asks.get(id) else { return };
         if self.activity_of(ask.target).0 == Activity::Idle {
+            self.asks.get_mut(id).into_iter().for_each(|ask| ask.standing.expects_turn = true);
             self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id.clone()));
         }
     }
 
+    /// Whether a session may have to be nudged soon, which should not go the way of the question.
+    pub(super) fn expects_turn(&self, no: PeerNo) -> bool {
+        let owed = self.peer(no).owes.iter().filter_map(|id| self.asks.get(id));
+        owed.into_iter().any(|ask| ask.standing.expects_turn)
+    }
+
     /// It has had the time to.
     pub(super) fn no_turn(&mut self, id: &Id) {
+        let Some(ask) = self.asks.get_mut(id) else { return };
+        ask.standing.expects_turn = false;
         let Some(ask) = self.asks.get(id) else { return };
-        let (activity, idle_since) = self.activity_of(ask.target);
-        let is_known = ask.standing.note.is_some() || ask.standing.reminded;
+        let (target, (activity, idle_since)) = (ask.target, self.activity_of(ask.target));
+        let is_known = ask.standing.note.is_some() || ask.standing.was_reminded();
         if activity != Activity::Idle || ask.progress.state != State::Seen || is_known {
-            return;
+            return self.confirmed(target);
         }
         if idle_since <= ask.progress.since {
             self.take_note(id, Note::NoTurn, None);
@@ -94,10 +114,11 @@ impl Router {
         }
     }
 
-    /// Reminds a session of an ask by a push of its own, once, and by another path than the question took.
+    /// Reminds a session of an ask by a push of its own, once, if the end of a turn has not reminded it; by another path than
+    /// the question took, where there is one.
     pub(super) fn nudge(&mut self, id: &Id) {
         let Some(ask) = self.asks.get_mut(id) else { return };
-        if std::mem::replace(&mut ask.standing.nudged, true) {
+        if ask.standing.reminded || std::mem::replace(&mut ask.standing.nudged, true) {
             return;
         }
         let (asker, target, used, thread) = (ask.asker, ask.target, ask.progress.path, ask.thread.clone());
@@ -164,12 +185,14 @@ pub(super) fn phrase(standing: &Standing) -> Option<String> {
             "no turn begun: the session is idle and has not taken it up; it was reminded".to_owned()
         }
         Note::Unanswered if standing.reason.is_some() => format!("unanswered{because}"),
-        Note::Unanswered => {
+        Note::Unanswered if standing.was_reminded() => {
             "unanswered: the session ended its turn without a reply, also after a reminder".to_owned()
         }
+        Note::Unanswered => "unanswered: the session ended its turn without a reply".to_owned(),
         Note::Declined => format!("declined: the reply was refused there{because}"),
         Note::TurnFailed => {
-            format!("turn failed: the session's model had an error{because}; it will be reminded")
+            let reminded = if standing.was_reminded() { "was" } else { "will be" };
+            format!("turn failed: the session's model had an error{because}; it {reminded} reminded")
         }
     })
 }
