@@ -3,7 +3,7 @@
 //! The hub keeps the state; a client keeps what it needs to pick up where it was after its connection was lost: its
 //! identity and secret, requests that have no answer (each is sent again under the same ids: all are idempotent), the
 //! identifiers of its last pushes (a push that comes again is confirmed again and not made again), and the ids of its open
-//! asks. If it comes back to another epoch, the hub's state was lost: the client has the hub end its open asks.
+//! asks. Each registration names those, and the hub ends the ones that it lost.
 //!
 //! Every request ends: with the hub's answer, or in `hub_unreachable` after [`CONNECT`] without a hub or [`ANSWER`] in all,
 //! counted from the call and never extended. One whose hub died under it twice is not sent a third time. An ask that is
@@ -52,6 +52,8 @@ pub enum Event {
         ask_id: String,
         code: Code,
     },
+    /// A peer joined, left or took another name: see [`ToHub::WatchRoster`].
+    RosterChanged,
     /// The hub went away; [`keep`](crate::link::keep) looks for another.
     Lost(Fault),
 }
@@ -202,10 +204,7 @@ impl Client {
             FromHub::Up { sender, epoch, pid } => {
                 (self.sender, self.registered, self.next_epoch) = (Some(sender), false, epoch);
                 self.away = silent(Some(pid)); // should it end a request
-                let lost = match &self.epoch {
-                    Some(before) if *before != self.next_epoch => self.lost_asks(),
-                    _ => Vec::new(),
-                };
+                let lost = self.open_asks();
                 self.send(&ToHub::Register { id: REGISTER, who: Box::new(self.who.clone()), lost });
                 Vec::new()
             }
@@ -214,7 +213,7 @@ impl Client {
         }
     }
 
-    fn lost_asks(&self) -> Vec<LostAsk> {
+    fn open_asks(&self) -> Vec<LostAsk> {
         self.open.iter().map(|(id, to)| LostAsk { ask_id: id.clone(), to: to.clone() }).collect()
     }
 
@@ -228,8 +227,12 @@ impl Client {
         for request in self.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
         }
-        let killers: Vec<u64> =
-            self.requests.iter().filter(|(_, r)| r.deaths >= 2).map(|(id, _)| *id).collect();
+        let killers: Vec<u64> = self
+            .requests
+            .iter()
+            .filter(|(_, r)| r.deaths >= 2 && !is_withdrawal(&r.message))
+            .map(|(id, _)| *id)
+            .collect();
         for id in killers {
             let name = self.requests.get(&id).map_or("", |r| name(&r.message));
             let why = format!(
@@ -264,6 +267,7 @@ impl Client {
                 Some(Event::State { ask_id, state, path, code, detail })
             }
             ToClient::Over { ask_id, code } => Some(Event::Over { ask_id, code }),
+            ToClient::RosterChanged => Some(Event::RosterChanged),
             ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => None,
         };
         event.into_iter().collect()

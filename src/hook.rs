@@ -7,6 +7,7 @@ mod transcript;
 mod waiter;
 
 use std::io::{self, Read, Write};
+use std::os::unix::process::parent_id;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -108,7 +109,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
         );
     }
     let Some(event) = input.event() else { return ExitCode::SUCCESS };
-    let claude = session::key();
+    let claude = session::key(parent_id());
     let prompted = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
     let receipts = Receipts { claude: Some(claude.clone()), prompted, ..Receipts::default() };
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());

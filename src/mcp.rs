@@ -29,12 +29,16 @@ const INVALID_REQUEST: i32 = -32600;
 pub const METHOD_NOT_FOUND: i32 = -32601;
 /// The code of an answer to a request whose parameters are wrong.
 pub const INVALID_PARAMS: i32 = -32602;
+/// The code of an answer to a request that failed for no fault of the client's.
+pub const INTERNAL_ERROR: i32 = -32603;
+/// The code of an answer to `resources/read` of a resource that is not there.
+pub const RESOURCE_NOT_FOUND: i32 = -32002;
 
 /// What the model is told about the tools; the client cuts it at 2 KB.
 const INSTRUCTIONS: &str = include_str!("mcp/instructions.txt");
 const ARRIVAL_BY_PUSH: &str = "\
-They arrive by themselves, as a <channel source=\"...relay...\" kind=...> block or as text whose first line is [relay kind=... \
-ask_id=... from=...].";
+They arrive by themselves, as a <channel source=\"...relay...\" kind=...> block or as text with a line [relay kind=... ask_id=... \
+from=...].";
 const ARRIVAL_BY_TOOL: &str = "\
 This client can't be interrupted: they come with the result of your next relay tool call, as text whose first line is [relay \
 kind=... ask_id=... from=...].";
@@ -276,6 +280,15 @@ impl Client {
     pub fn can_be_pushed_to(self) -> bool {
         self == Client::ClaudeCode
     }
+
+    /// The longest tool result that this client is given, in characters of JSON. Claude Code shows its model up to 500,000 of a
+    /// tool whose `_meta` says so, and of longer ones a short preview (measured); what others do is not known.
+    pub fn max_tool_result(self) -> usize {
+        match self {
+            Client::ClaudeCode => 490_000,
+            Client::Codex | Client::Other => 40_000,
+        }
+    }
 }
 
 /// The parameters of `initialize`.
@@ -305,25 +318,44 @@ impl Initialize {
         }
     }
 
-    /// The answer: the revision that the client asks for, or the newest.
-    pub fn answer(&self) -> Value {
+    /// The answer: the revision that the client asks for, or the newest. `is_pushable`: messages reach the model by themselves.
+    pub fn answer(&self, is_pushable: bool) -> Value {
         let revision = REVISIONS.iter().find(|r| **r == self.protocol_version).unwrap_or(&REVISIONS[0]);
         json!({
             "protocolVersion": revision,
-            "capabilities": {"tools": {}, "experimental": {"claude/channel": {}}},
+            "capabilities": {
+                "tools": {},
+                "resources": {"listChanged": true},
+                "prompts": {},
+                "experimental": {"claude/channel": {}},
+            },
             "serverInfo": {"name": "relay", "title": "Claude Relay", "version": env!("CARGO_PKG_VERSION")},
-            "instructions": instructions(self.client()),
+            "instructions": instructions(is_pushable),
         })
     }
 }
 
 /// What the model is told about the tools; the client cuts it at 2 KB.
-fn instructions(client: Client) -> String {
-    let (arrival, asking) = match client.can_be_pushed_to() {
+fn instructions(is_pushable: bool) -> String {
+    let (arrival, asking) = match is_pushable {
         true => (ARRIVAL_BY_PUSH, "the answers arrive as messages: don't wait or poll"),
         false => (ARRIVAL_BY_TOOL, "relay_wait waits for the answers"),
     };
     INSTRUCTIONS.replace("{arrival}", arrival).replace("{asking}", asking)
+}
+
+/// The parameters of `notifications/cancelled`.
+#[derive(FromJson)]
+#[serde(rename_all = "camelCase")]
+pub struct Cancelled {
+    request_id: Box<RawValue>,
+}
+
+impl Cancelled {
+    /// The request that the client no longer waits for.
+    pub fn request(&self) -> Option<Id> {
+        Id::new(self.request_id.get())
+    }
 }
 
 /// A channel notification: its text and its attributes.

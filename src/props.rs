@@ -92,9 +92,9 @@ fn message() -> impl Strategy<Value = ToHub> {
             broadcast_id: "all_00000001".to_owned(),
             text,
             scope: Scope::Repo,
-            timeout_ms,
-            include_self: timeout_ms % 2 == 0,
+            include_self: true,
             collect_ms: None,
+            timeout_ms
         }),
         (id, text(), text()).prop_map(|(id, ask_id, text)| ToHub::Reply { id, ask_id, text }),
         (id, text(), any::<bool>()).prop_map(|(id, name, exact)| ToHub::Rename { id, name, exact }),

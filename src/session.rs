@@ -25,13 +25,13 @@ const MADE_UP: [&str; 3] = ["derived", "auto", "collision"];
 /// registered the channel it drops that without a word; 14 to 196 ms were measured, on an idle machine and a loaded one.
 const CHANNEL: Duration = Duration::from_secs(1);
 
-/// What ties the hooks of a session to its channel: the process that started both, or `RELAY_SESSION` where the caller is
-/// not Claude Code and starts several.
-pub fn key() -> String {
+/// What ties the hooks of a session to its channel: the process `pid` that started both, or `RELAY_SESSION` where it starts
+/// several sessions.
+pub fn key(pid: u32) -> String {
     let named = std::env::var("RELAY_SESSION").unwrap_or_default();
     let named: String = named.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
     match named.is_empty() {
-        true => process_key(parent_id()),
+        true => process_key(pid),
         false => format!("named-{named}"),
     }
 }
@@ -200,7 +200,6 @@ pub struct Surroundings {
     pub listed: Option<Instant>,
     /// `RELAY_PUSH`, unless it is `auto`.
     only: Option<wire::Path>,
-    pub paths: Vec<wire::Path>,
 }
 
 impl Surroundings {
@@ -211,9 +210,9 @@ impl Surroundings {
         let only = var("RELAY_PUSH").and_then(|p| serde_json::from_value::<wire::Path>(p.into()).ok());
         let mut file = SessionFile::new(pid);
         file.changed();
-        let mut all = Surroundings {
+        Surroundings {
             pid,
-            key: key(),
+            key: key(pid),
             git: git(&dir),
             is_held: holds_messages(&dir),
             dir,
@@ -221,10 +220,7 @@ impl Surroundings {
             flagged: channel_flag(pid),
             listed: None,
             only: only.filter(|p| matches!(p, wire::Path::Channel | wire::Path::Inbox | wire::Path::Hook)),
-            paths: Vec::new(),
-        };
-        all.paths = all.find_paths();
-        all
+        }
     }
 
     pub fn inbox(&self) -> Option<PathBuf> {
@@ -245,6 +241,11 @@ impl Surroundings {
     /// Where the directory stands in git now.
     pub fn look_at_git(&self) -> Git {
         git(&self.dir)
+    }
+
+    /// Whether `RELAY_PUSH` names the way into this session.
+    pub fn is_way_forced(&self) -> bool {
+        self.only.is_some()
     }
 
     /// The ways into this session, the preferred one first.

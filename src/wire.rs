@@ -47,6 +47,8 @@ pub enum ToHub {
     },
     /// List the peers. Answered by [`Answer::Peers`]; open to connections that have not registered.
     Peers { id: u64 },
+    /// Send one [`ToClient::RosterChanged`] the next time that a peer joins, leaves or takes another name. No answer.
+    WatchRoster,
     /// List open asks and the asks that ended last. Answered by [`Answer::Asks`]; open to connections that have not
     /// registered.
     Asks { id: u64 },
@@ -215,6 +217,8 @@ pub enum ToClient {
     },
     /// An ask to this peer has ended without its answer. After `timeout` a late answer still counts.
     Over { ask_id: String, code: Code },
+    /// A peer joined, left or took another name: see [`ToHub::WatchRoster`].
+    RosterChanged,
     /// Something happened, for connections that watch.
     Event(Event),
 }

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::process::parent_id;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -47,7 +48,7 @@ impl Transcript {
         let before = self.at;
         let Ok(mut receipts) = self.search() else { return false };
         if !receipts.is_empty() {
-            receipts.claude = Some(session::key());
+            receipts.claude = Some(session::key(parent_id()));
             let _ = sender.send(&ToHub::Seen(receipts)); // a hub that has just left learns it from another hook
         }
         self.at != before

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::process::parent_id;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -64,7 +65,7 @@ impl Stay {
     /// stay: `None`. And a `claude -p` whose input has ended waits half a minute for its waiters before it leaves.
     /// (Measured: 2.1.197, 2.1.330.)
     fn of(event: &str) -> Option<Stay> {
-        let parent = std::os::unix::process::parent_id();
+        let parent = parent_id();
         let in_terminal = std::env::var("CLAUDE_CODE_ENTRYPOINT").is_ok_and(|entry| entry == "cli");
         if in_terminal {
             return Some(Stay { parent, input: None });
@@ -81,7 +82,7 @@ impl Stay {
             None => input.since.elapsed() >= BRIEF,
         };
         // 2.1.197 leaves a waiter behind when it exits; an orphan has another parent.
-        std::os::unix::process::parent_id() != self.parent || self.input.as_ref().is_some_and(has_ended)
+        parent_id() != self.parent || self.input.as_ref().is_some_and(has_ended)
     }
 
     /// How long to wait before `is_over` is asked again.
@@ -116,7 +117,7 @@ impl StdinPoll {
 /// `None` when the hub is lost and another may come.
 fn wait_on(dir: &DataDir, link: &mut Link, stay: &Stay, transcript: &str) -> Option<ExitCode> {
     let process = session::process_key(std::process::id());
-    link.call(|id| ToHub::Wait { id, claude: session::key(), process }).ok()?;
+    link.call(|id| ToHub::Wait { id, claude: session::key(parent_id()), process }).ok()?;
     // The client writes its transcript up to some 100 ms late, so that the last hook of a turn may look too early.
     let mut transcript = Transcript::end(transcript, MAX_PROMPT);
     let mut active_until = Instant::now() + ACTIVE;
@@ -143,7 +144,7 @@ fn hand_over(dir: &DataDir, link: &mut Link, first: Parcel) -> ExitCode {
         parcels.push(parcel);
     }
     let limit = Limit { most: MAX_OUTPUT, cost: char::len_utf16, form: fence::text };
-    Texts::new(dir, session::key()).fit(&mut parcels, &limit);
+    Texts::new(dir, session::key(parent_id())).fit(&mut parcels, &limit);
     let texts: Vec<String> = parcels.iter().map(fence::text).collect();
     // Claude Code puts words of its own before what it reads, and our header belongs at the start of a line.
     let text = format!("\n{}\n", texts.join("\n\n"));

@@ -155,6 +155,9 @@ pub struct Router {
     roles: BTreeMap<ConnId, Role>,
     #[serde(skip)]
     watchers: BTreeSet<ConnId>,
+    /// Connections that are told once when the roster changes.
+    #[serde(skip)]
+    roster_watchers: BTreeSet<ConnId>,
     /// When the log last told about a limit that the connection met.
     #[serde(skip)]
     refused: BTreeMap<ConnId, Ms>,
@@ -213,6 +216,7 @@ impl Router {
             open: BTreeSet::new(),
             roles: BTreeMap::new(),
             watchers: BTreeSet::new(),
+            roster_watchers: BTreeSet::new(),
             refused: BTreeMap::new(),
             peers: BTreeMap::new(),
             by_identity: BTreeMap::new(),
@@ -256,6 +260,8 @@ impl Router {
     pub fn restart(&mut self, now: Ms) {
         self.now = self.now.max(now);
         self.open.clear();
+        // A hook that came just before may have had receipts to report.
+        self.sessions.values_mut().for_each(Session::forget_last_hook);
         // Waiters first: what a peer that is gone leaves behind must not be sent to one of them.
         let is_peer = |conn: &ConnId| matches!(self.roles.get(conn), Some(Role::Peer(_)));
         let (peers, waiters): (Vec<_>, Vec<_>) = self.roles.keys().partition(|conn| is_peer(conn));
@@ -312,7 +318,11 @@ impl Router {
                 let reads_only = |m: &ToHub| {
                     matches!(
                         m,
-                        ToHub::Peers { .. } | ToHub::Asks { .. } | ToHub::Watch { .. } | ToHub::Status { .. }
+                        ToHub::Peers { .. }
+                            | ToHub::WatchRoster
+                            | ToHub::Asks { .. }
+                            | ToHub::Watch { .. }
+                            | ToHub::Status { .. }
                     )
                 };
                 changes = !reads_only(&message);
@@ -394,6 +404,10 @@ impl Router {
                 return self.out.push(Output::Exit);
             }
             ToHub::Hello { .. } => return self.refuse(conn, "hello was said already"),
+            ToHub::WatchRoster => {
+                self.roster_watchers.insert(conn);
+                return;
+            }
             ToHub::Pushed { push, error } => return self.pushed(conn, &push, error),
             ToHub::Seen(receipts) => return self.take_receipts(conn, &receipts),
             ToHub::Activity { activity, age_ms, branch, paths } => {
@@ -418,6 +432,7 @@ impl Router {
     fn closed(&mut self, conn: ConnId) {
         self.open.remove(&conn);
         self.watchers.remove(&conn);
+        self.roster_watchers.remove(&conn);
         self.refused.remove(&conn);
         match self.roles.remove(&conn) {
             Some(Role::Waiter { claude, .. }) => self.waiter_left(conn, &claude),
@@ -481,27 +496,5 @@ impl Router {
 
     fn disarm(&mut self, at: Ms, timer: Timer) {
         self.timers.remove(&(at, timer));
-    }
-}
-
-#[cfg(test)]
-impl Router {
-    /// What is left though every peer is gone, in words.
-    fn leftovers(&self) -> String {
-        let held = [
-            ("roles", self.roles.len()),
-            ("peers", self.peers.len()),
-            ("identities", self.by_identity.len()),
-            ("names", self.names.by_key.len()),
-            ("sessions", self.sessions.values().filter(|s| s.is_tied()).count()),
-            ("asks", self.asks.len()),
-            ("broadcasts", self.broadcasts.len()),
-            ("deliveries", self.deliveries.len()),
-            ("bytes of text", self.text),
-            ("pushes", self.pushes.len()),
-            ("timers", self.timers.iter().filter(|(_, t)| *t != Timer::Idle).count()),
-        ];
-        let left = held.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}"));
-        left.collect::<Vec<_>>().join(", ")
     }
 }

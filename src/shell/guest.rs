@@ -211,6 +211,7 @@ impl Guest {
                 News::State { ask_id, state, path, code, detail }
             }
             Event::Over { ask_id, code } => News::Over { ask_id, code },
+            Event::RosterChanged => return Ok(()), // not watched
             Event::Lost(_) => News::Lost,
         };
         self.early.push_back(news);

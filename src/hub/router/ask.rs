@@ -336,39 +336,51 @@ impl Router {
         self.count_outcome(id, &ask, Some(Code::HubUnreachable));
     }
 
-    /// An ask that this peer had open when the state of an earlier epoch was lost: an honest end.
+    /// An ask or a broadcast that this peer takes to be open. It ends now if the hub lost it with an earlier epoch, or dropped
+    /// it or its end when the peer was gone.
     pub(super) fn fail_lost(&mut self, me: PeerNo, lost: LostAsk) {
         let id = Id::from(lost.ask_id);
-        if check_id(&id).is_err() || self.ended.get(&id).is_some() || self.asks.contains_key(&id) {
+        let is_open = self.asks.contains_key(&id) || self.broadcasts.contains_key(&id);
+        let code = Code::HubUnreachable;
+        let is_known = match self.ended.get(&id) {
+            Some(t) => !t.untold || t.asker != self.peer(me).who.peer,
+            None => check_id(&id).is_err(),
+        };
+        if is_open || is_known {
             return;
         }
-        let code = Code::HubUnreachable;
         let to = crate::fence::label(&lost.to);
         let text = format!(
-            "hub_unreachable: the relay's state was lost, and with it this question to \"{to}\" or its answer; ask \
-             again if it still matters"
+            "hub_unreachable: the relay was away or this session was, for too long, and this question to \"{to}\" or its \
+             answer was lost; ask again if it still matters"
         );
         let mut parcel = self.parcel(Kind::Failed, &id, me, text, "");
         (parcel.from, parcel.code) = (to.clone(), Some(code));
-        let who = &self.peer(me).who;
-        let tombstone = Tombstone {
-            asker: who.peer.clone(),
-            target: String::new(),
-            from: who.name.clone(),
-            to,
-            thread: String::new(),
-            broadcast: None,
-            code: Some(code),
-            answer: None,
-            lost: false,
-            members: Vec::new(),
-        };
-        self.ended.insert(self.now, self.limits.late, id, tombstone);
+        if let Some(tombstone) = self.ended.get_mut(&id) {
+            (tombstone.code, tombstone.untold) = (Some(code), false);
+        } else {
+            let who = &self.peer(me).who;
+            let tombstone = Tombstone {
+                asker: who.peer.clone(),
+                target: String::new(),
+                from: who.name.clone(),
+                to,
+                thread: String::new(),
+                broadcast: None,
+                code: Some(code),
+                answer: None,
+                lost: false,
+                untold: false,
+                members: Vec::new(),
+            };
+            self.ended.insert(self.now, self.limits.late, id, tombstone);
+        }
         let no = self.deliver(me, parcel, None);
         self.dispatch(no);
     }
 
-    /// A session is back after the hub had given it up: it learns of the asks that ended meanwhile.
+    /// A new process of a session that the hub had given up: it learns of the asks that ended meanwhile. A process that
+    /// comes back names those that it misses, see [`fail_lost`](Self::fail_lost).
     pub(super) fn tell_lost(&mut self, me: PeerNo) {
         let identity = self.peer(me).who.peer.clone();
         for (id, to) in self.ended.take_lost(&identity) {
@@ -402,6 +414,7 @@ impl Router {
             code,
             answer,
             lost: false,
+            untold: false,
             members: Vec::new(),
         };
         self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);

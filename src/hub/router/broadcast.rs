@@ -58,8 +58,7 @@ impl Router {
         check_timeout(call.timeout_ms)?;
         let all = Id::from(call.broadcast_id.as_str());
         if let Some(asks) = self.broadcast_before(me, &all)? {
-            let broadcast_id = call.broadcast_id;
-            self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id, asks }));
+            self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
             if !self.broadcasts.contains_key(&all) {
                 self.tell_asker(me, &all, State::Replied, None, None);
             }
@@ -218,6 +217,7 @@ impl Router {
             code: None,
             answer: None,
             lost: false,
+            untold: false,
             members: done.members.clone(),
         };
         self.ended.insert(self.now, self.limits.late, all.clone(), tombstone);

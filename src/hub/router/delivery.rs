@@ -6,9 +6,9 @@ use super::peer::Peer;
 use super::{ConnId, DeliveryNo, Id, Limits, Ms, PeerNo, Role, Router, Timer};
 use crate::wire::{Answer, Code, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault};
 
-/// The most bytes of text that one answer carries for the path `tool`. Claude Code replaces a tool result of over about
-/// 50,000 characters by a short preview (measured).
-const MAX_WAITING: usize = 40_000;
+/// The most bytes of text that one answer carries for the path `tool`. A channel hands over what fits its client's limit for
+/// a tool result, and returns the rest.
+const MAX_WAITING: usize = 480_000;
 
 /// How far a text got, by which path, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,10 +140,11 @@ impl Router {
         })
     }
 
-    /// The path that the next push to this peer takes.
+    /// The path that the next push to this peer takes. A session whose hooks were never heard has no path `hook`.
     pub(super) fn best_path(&self, peer: PeerNo) -> Option<Path> {
+        let is_open = |path: &Path| *path != Path::Hook || self.sends_receipts(peer);
         let peer = self.peer(peer);
-        peer.who.paths.iter().copied().find(|p| !peer.dead.contains(p))
+        peer.who.paths.iter().copied().find(|p| !peer.dead.contains(p) && is_open(p))
     }
 
     /// Notes a new push; the parcel tells what to do.
@@ -303,7 +304,8 @@ impl Router {
         if !matches!(delivery.parcel.kind, Kind::Ask | Kind::Notice)
             && let Some(tombstone) = self.ended.get_mut(&delivery.parcel.ask_id)
         {
-            tombstone.lost |= lost;
+            tombstone.lost |= lost && delivery.parcel.kind == Kind::Reply;
+            tombstone.untold |= lost && !delivery.parcel.late;
         }
         if let Some((conn, request, until)) = delivery.starter.take() {
             self.disarm(until, Timer::Handover(no));

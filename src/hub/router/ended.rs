@@ -25,8 +25,10 @@ pub(super) struct Tombstone {
     pub code: Option<Code>,
     /// A digest of its answer, which tells the same answer sent again from another one.
     pub answer: Option<u64>,
-    /// Whether the asker left before it learned of the end.
+    /// Whether the asker left before it had the answer.
     pub lost: bool,
+    /// Whether it left before it learned of the end: if it comes back, it is told.
+    pub untold: bool,
     /// The asks of a broadcast, so that the same request sent again gets the same answer.
     pub members: Vec<Member>,
 }
@@ -68,19 +70,13 @@ impl EndedAsks {
     pub fn take_lost(&mut self, identity: &str) -> Vec<(Id, String)> {
         let mut lost = Vec::new();
         for (id, (_, tombstone)) in &mut self.by_id {
-            if tombstone.asker == identity && std::mem::take(&mut tombstone.lost) {
+            if tombstone.asker == identity && std::mem::take(&mut tombstone.untold) {
+                tombstone.code = Some(Code::HubUnreachable);
                 let to = if tombstone.to.is_empty() { "everyone" } else { &tombstone.to };
                 lost.push((id.clone(), to.to_owned()));
             }
         }
         lost
-    }
-
-    /// The asker was gone when the ask ended.
-    pub fn mark_lost(&mut self, id: &str) {
-        if let Some(tombstone) = self.get_mut(id) {
-            (tombstone.lost, tombstone.code) = (true, Some(Code::PeerGone));
-        }
     }
 
     /// The latest, newest first, with the time of their end.
@@ -98,8 +94,8 @@ mod tests {
 
     fn tombstone(to: &str) -> Tombstone {
         let (asker, target, from, to) = ("a".to_owned(), "b".to_owned(), "a".to_owned(), to.to_owned());
-        let (thread, broadcast, code, answer, lost, members) = Default::default();
-        Tombstone { asker, target, from, to, thread, broadcast, code, answer, lost, members }
+        let (thread, broadcast, code, answer, lost, untold, members) = Default::default();
+        Tombstone { asker, target, from, to, thread, broadcast, code, answer, lost, untold, members }
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Router {
         let answer = Answer::Registered { name, open };
         self.send(conn, ToClient::Ok { id, answer, waiting: Vec::new() });
         self.settle_sent(no, before, conn, fresh);
-        if known.is_none() {
+        if fresh && known.is_none() {
             self.tell_lost(no);
         }
         lost.into_iter().take(MAX_LOST).for_each(|lost| self.fail_lost(no, lost));
@@ -258,7 +258,9 @@ impl Router {
         let asked = self.peer(no).asked.clone();
         asked.iter().for_each(|id| self.drop_ask(id));
         // Should this session come back after all, it is told.
-        asked.iter().chain(&broadcasts).for_each(|id| self.ended.mark_lost(id));
+        for id in asked.iter().chain(&broadcasts) {
+            self.ended.get_mut(id).into_iter().for_each(|tombstone| tombstone.untold = true);
+        }
         for delivery in self.peer(no).inbox.clone() {
             self.undeliverable(delivery);
         }

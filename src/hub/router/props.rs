@@ -63,9 +63,9 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
                 broadcast_id: format!("all_{id:08}"),
                 text,
                 scope,
-                timeout_ms: 5000,
                 include_self: false,
                 collect_ms: None,
+                timeout_ms: 5000,
             }
         }
         (3, Some(parcel)) => ToHub::Pushed { push: parcel.push.clone(), error: None },

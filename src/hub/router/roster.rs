@@ -152,11 +152,19 @@ impl Router {
         if target.conn.is_none() {
             return "queued: the peer has lost its connection and may be back within seconds".to_owned();
         }
-        match last.is_some() || self.best_path(ask.target).is_none() {
-            true => "queued: no way into that session works; it is handed over at its next hook event or relay tool call",
-            false => "queued: it is handed over as soon as the session can take it",
-        }
-        .to_owned()
+        let is_told_at = match target.who.paths.iter().any(|p| !target.dead.contains(p)) {
+            false if target.who.paths.is_empty() => {
+                "queued: that session can't be interrupted; it is handed over with its next relay tool call"
+            }
+            _ if last.is_some() => {
+                "queued: no way into that session works; it is handed over at its next hook event or relay tool call"
+            }
+            _ if self.best_path(ask.target).is_none() => {
+                "queued: no way into that session is known yet; it is handed over at its first hook event or next relay tool call"
+            }
+            _ => "queued: it is handed over as soon as the session can take it",
+        };
+        is_told_at.to_owned()
     }
 
     fn why_unseen(&self, ask: &Ask) -> &'static str {

@@ -69,6 +69,10 @@ impl Session {
 }
 
 impl Session {
+    pub fn forget_last_hook(&mut self) {
+        self.last_hook = None;
+    }
+
     /// Whether a peer or a waiter belongs to it.
     #[cfg(test)]
     pub fn is_tied(&self) -> bool {

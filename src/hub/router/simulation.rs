@@ -246,15 +246,14 @@ fn broadcast(world: &mut World, i: usize) {
     let scope = *world.rng.pick(&[Scope::Machine, Scope::Repo, Scope::Directory]);
     let timeout_ms = *world.rng.pick(&[400, 3_000, 20_000, 60_000]);
     world.truths.insert(broadcast_id.clone(), Truth { asker: i, ..Truth::default() });
-    let (include_self, collect_ms) = (false, None);
     world.request(i, |id| ToHub::Broadcast {
         id,
         broadcast_id,
         text,
         scope,
+        include_self: false,
+        collect_ms: None,
         timeout_ms,
-        include_self,
-        collect_ms,
     });
 }
 

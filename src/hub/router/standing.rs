@@ -141,7 +141,9 @@ impl Router {
             );
         }
         // A person or script sees the state; a model has to be told. No turn begun: the nudge comes first.
-        if self.peer(asker).who.kind == PeerKind::Session && note != Note::NoTurn && !is_member {
+        let has_room = self.peer(asker).inbox.len() < self.limits.undelivered;
+        let is_session = self.peer(asker).who.kind == PeerKind::Session;
+        if is_session && has_room && note != Note::NoTurn && !is_member {
             let text = format!(
                 "{id} to \"{}\": {detail}. The ask stays open: an answer still counts until its timeout. Tell your user if it \
                  matters; do not broadcast the question.",

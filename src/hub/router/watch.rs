@@ -34,6 +34,11 @@ impl Router {
 
     /// Reports an event to the log and the watchers.
     pub(super) fn report(&mut self, what: What, fill: impl FnOnce(&mut Event)) {
+        if matches!(what, What::Joined | What::Left | What::Renamed) {
+            for conn in std::mem::take(&mut self.roster_watchers) {
+                self.send(conn, ToClient::RosterChanged);
+            }
+        }
         let common = matches!(what, What::Ask | What::Reply | What::Summary | What::State);
         if common && self.watchers.is_empty() && !self.info.log_all {
             return;

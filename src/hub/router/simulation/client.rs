@@ -151,6 +151,9 @@ impl World {
         lost.into_iter().for_each(|id| self.give_up(i, id));
         self.client(i).registered = true;
         self.send_requests(i);
+        if self.plan.lose {
+            self.excuse_unknown(); // an end whose text was lost with the journal may have been told before
+        }
     }
 
     pub fn request(&mut self, i: usize, make: impl FnOnce(u64) -> ToHub) {

@@ -1,6 +1,6 @@
 //! The second phase of a world, and the promises.
 
-use super::super::Ms;
+use super::super::{Ms, Router, Timer};
 use super::client::Peer;
 use super::truth::{End, Truth};
 use super::world::World;
@@ -110,5 +110,26 @@ impl World {
         let lost = truth.accepted.is_some() && !late && !has(End::Reply);
         let gone = truth.gone || given_up || truth.excused || all.is_some_and(|all| all.excused);
         assert!(!lost || gone || truth.journal_lost, "the answer to {id} was taken and lost: {truth:?}");
+    }
+}
+
+impl Router {
+    /// What is left though every peer is gone, in words.
+    pub fn leftovers(&self) -> String {
+        let held = [
+            ("roles", self.roles.len()),
+            ("peers", self.peers.len()),
+            ("identities", self.by_identity.len()),
+            ("names", self.names.by_key.len()),
+            ("sessions", self.sessions.values().filter(|s| s.is_tied()).count()),
+            ("asks", self.asks.len()),
+            ("broadcasts", self.broadcasts.len()),
+            ("deliveries", self.deliveries.len()),
+            ("bytes of text", self.text),
+            ("pushes", self.pushes.len()),
+            ("timers", self.timers.iter().filter(|(_, t)| *t != Timer::Idle).count()),
+        ];
+        let left = held.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}"));
+        left.collect::<Vec<_>>().join(", ")
     }
 }
