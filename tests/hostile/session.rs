@@ -243,7 +243,7 @@ fn odd_session_files_are_left_alone() {
         channel.initialize();
         assert!(started.elapsed() < Duration::from_secs(5), "{what}: {:?}", started.elapsed());
         let me = channel.peers()["self"].clone();
-        assert!(me["name"].as_str().is_some_and(|n| (1..=40).contains(&n.chars().count())), "{what}: {me}");
+        assert!(me["name"].as_str().is_some_and(|n| (1..=64).contains(&n.chars().count())), "{what}: {me}");
         assert!(channel.close().success(), "{what}");
         let removed =
             if path.is_dir() && !path.is_symlink() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
