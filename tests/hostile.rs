@@ -72,8 +72,9 @@ fn text_of(bytes: usize) -> String {
     "x".repeat(bytes)
 }
 
+/// The first line of every connection, as it is on the wire.
 fn hello() -> Value {
-    json!({"type": "hello", "v": 1})
+    json!({"hello": {"v": 2}})
 }
 
 /// Each test that `SECURITY.md` names is there.

@@ -8,9 +8,9 @@
 //!
 //! Compaction writes a new file that begins with a fresh snapshot, and renames it over the old one.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -168,8 +168,8 @@ pub struct Journal {
     snapshot_size: u64,
     /// How much text the router had let go of when the file was compacted.
     text_removed: u64,
-    /// Whether a record since then holds text.
-    has_new_text: bool,
+    /// Whether a record since then holds text that the router did not keep.
+    has_unkept_text: bool,
     /// When text in the file that may be stale has to be gone.
     compact_at: Option<Instant>,
     /// When to try again to write.
@@ -217,7 +217,7 @@ impl Journal {
             size: 0,
             snapshot_size: 0,
             text_removed: 0,
-            has_new_text: false,
+            has_unkept_text: false,
             compact_at: None,
             retry_at: None,
         };
@@ -238,12 +238,13 @@ impl Journal {
             input,
             Input::Said(_, ToHub::Ask { .. } | ToHub::Broadcast { .. } | ToHub::Reply { .. })
         );
-        let before = self.batch.len();
+        let (before, taken_before) = (self.batch.len(), router.text_taken());
         let (step, recorded) = step(router, now, input, &mut self.batch);
         if let Err(e) = recorded {
             self.give_up(&e);
         }
-        self.has_new_text |= has_text && self.batch.len() > before;
+        let is_kept = router.text_taken() > taken_before;
+        self.has_unkept_text |= has_text && !is_kept && self.batch.len() > before;
         step
     }
 
@@ -273,7 +274,7 @@ impl Journal {
         if self.file.is_none() {
             return;
         }
-        if self.has_new_text || router.text_removed() != self.text_removed {
+        if self.has_unkept_text || router.text_removed() != self.text_removed {
             self.compact_at.get_or_insert(now + STALE_TEXT);
         }
         let too_large = self.size > SMALL && self.size > 2 * self.snapshot_size;
@@ -296,7 +297,7 @@ impl Journal {
     }
 
     fn compact(&mut self, router: &Router) {
-        (self.compact_at, self.retry_at, self.has_new_text) = (None, None, false);
+        (self.compact_at, self.retry_at, self.has_unkept_text) = (None, None, false);
         self.text_removed = router.text_removed();
         match write_new(&self.path, router) {
             Ok((file, size)) => {
@@ -337,6 +338,7 @@ fn write_new(path: &Path, router: &Router) -> io::Result<(File, u64)> {
     let _ = fs::remove_file(&new); // left by a hub that was killed here
     let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new)?;
     let written = || {
+        file.set_permissions(Permissions::from_mode(0o600))?; // whatever the umask
         let mut out = BufWriter::with_capacity(64 << 10, &file);
         write_header(&mut out, router)?;
         out.flush()?;

@@ -291,7 +291,12 @@ impl Router {
         &self.info
     }
 
-    /// How many bytes of text the state no longer holds.
+    /// How many bytes of text the state has ever held.
+    pub fn text_taken(&self) -> u64 {
+        self.text as u64 + self.text_removed
+    }
+
+    /// How many of them it no longer holds.
     pub fn text_removed(&self) -> u64 {
         self.text_removed
     }

@@ -189,12 +189,18 @@ fn invented_identifiers_hide_no_receipt() {
         let input = if by_transcript {
             let path = dir.root().join("transcript.jsonl");
             let line = |text: &str| {
-                json!({"type": "user", "message": {"role": "user", "content": text}}).to_string()
+                json!({"type": "user", "origin": {"kind": "peer"}, "message": {"content": text}}).to_string()
             };
             fs::write(&path, format!("{}\n{}\n", line(&text), line("and more"))).expect("a transcript");
             json!({"hook_event_name": "Stop", "transcript_path": path})
         } else {
-            json!({"hook_event_name": "UserPromptSubmit", "prompt": format!("{text}\n{others}")})
+            // What began a turn is in the conversation when the turn ends.
+            let prompt = format!("{text}\n{others}");
+            dir.hook(
+                "ben",
+                &json!({"hook_event_name": "UserPromptSubmit", "prompt_id": "turn", "prompt": prompt}),
+            );
+            json!({"hook_event_name": "Stop", "prompt_id": "turn"})
         };
         let output = dir.hook("ben", &input);
         assert!(output.status.success() && output.stderr.is_empty());
