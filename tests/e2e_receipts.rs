@@ -287,7 +287,9 @@ fn an_answer_on_its_way_through_the_death_of_the_hub() {
         let Some(stage) = stage(version) else { return };
         let (mut alice, mut bob) = pair(&stage);
         let id = alice.ask("bob", "Q-once?");
-        stage.wait_for_ask("bob", "Q-once?");
+        // That bob ends his turn without an answer is news for alice, which must not be on its way as well.
+        stage.model.wait_for("alice", "the notice", |request| !headers_in(request, "notice").is_empty());
+        alice.settle();
         let call = alice.long_call();
         let watch = stage.watch();
         bob.get("relay_reply", json!({"ask_id": id, "answer": "A-first"}));

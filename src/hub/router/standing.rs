@@ -196,3 +196,6 @@ pub(super) fn phrase(standing: &Standing) -> Option<String> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;
