@@ -1,5 +1,5 @@
-//! A session's channel: the MCP server that Claude Code starts. It turns tool calls into requests to the hub and the hub's
-//! parcels into pushes, and it never lets the client wait for the hub.
+//! A session's channel: the MCP server that Claude Code starts. It turns tool calls into requests to the hub, and
+//! parcels of the hub into pushes. The handshake never waits for the hub.
 
 mod calls;
 mod identity;
@@ -35,13 +35,13 @@ use waits::Waits;
 /// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// What a channel receives, from all sides.
+/// A message to the channel's main loop.
 enum Received {
     Client(Incoming),
     /// The end of stdin.
     ClientGone,
     Hub(FromHub),
-    /// The session's inbox took the push of this id, or why not.
+    /// The outcome of an inbox push: its identifier, and the error if it failed.
     Inbox(String, Option<String>),
     Signal,
 }
@@ -59,7 +59,7 @@ struct Channel {
     /// Whether the client has asked for the resources, and whether they have changed since.
     lists_resources: bool,
     resources_changed: bool,
-    /// Stdin has ended: what is open is answered, and then the channel leaves.
+    /// Whether stdin has ended: the channel exits after it has answered the open calls.
     ending: bool,
     /// Whether the client's process was stopped at the last check.
     is_stopped: bool,
@@ -110,7 +110,7 @@ pub fn run(dir: DataDir) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let away = prepared.err().unwrap_or_else(|| "the hub is not reached yet; try again".to_owned());
+    let away = prepared.err().unwrap_or_else(|| "the hub has not been reached yet; retry".to_owned());
     let (inbox, to_inbox) = unbounded();
     let done = move |push, error| received.send(Received::Inbox(push, error)).is_ok();
     let texts = || Texts::new(&dir, session.key.clone());
@@ -203,7 +203,7 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
     }
 }
 
-/// Hands the client's messages on, and the end of stdin, which is the channel's.
+/// Forwards the client's messages and the end of stdin.
 fn read_stdin(received: &Sender<Received>) {
     let mut input = BufReader::new(io::stdin());
     while let Ok(Some(messages)) = mcp::read(&mut input) {
@@ -213,7 +213,7 @@ fn read_stdin(received: &Sender<Received>) {
             }
         }
     }
-    let _ = received.send(Received::ClientGone); // fails only when the channel leaves
+    let _ = received.send(Received::ClientGone); // fails only when the channel exits
 }
 
 impl Channel {
@@ -366,14 +366,14 @@ impl Channel {
         }
     }
 
-    /// Gets a text into the session, by the path that the hub chose.
+    /// Pushes a text into the session by the path that the hub chose.
     fn push(&mut self, parcel: Parcel) -> io::Result<()> {
         match parcel.path {
             Path::Channel => {
                 print(&mcp::channel_message(&fence::body(&parcel), fence::channel_meta(&parcel)))?;
                 self.pushed(&parcel.push, parcel.path, None);
             }
-            Path::Inbox => drop(self.inbox.send(parcel)), // its thread lives as long as we do
+            Path::Inbox => drop(self.inbox.send(parcel)), // the thread runs as long as the channel
             Path::Tool if self.waits.is_open() => self.waits.arrive(parcel, Instant::now()),
             Path::Tool => self.give_back(vec![parcel], "no tool call can carry it"),
             Path::Hook | Path::Socket => {
@@ -391,7 +391,7 @@ impl Channel {
         self.client.pushed(push, error);
     }
 
-    /// Tells the hub what changed about the session: its name, whether it is in a turn, its branch, its inbox.
+    /// Reports changes of the session to the hub: name, activity, branch, paths.
     fn check_session(&mut self) {
         let file = &self.session.file;
         let before = (file.name.clone(), (file.status, file.status_at));
@@ -433,7 +433,7 @@ impl Channel {
     }
 }
 
-/// One message, one line, one write.
+/// Prints one message as one line with one write.
 fn print(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(format!("{line}\n").as_bytes())?;

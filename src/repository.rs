@@ -10,7 +10,7 @@ use crate::session::{LONGEST, read, shown};
 pub struct Git {
     /// The absolute path of the common git directory: the same for all worktrees of a repository.
     pub repo: Option<String>,
-    /// The branch, or the first 12 digits of the commit where none is checked out.
+    /// The branch, or the first 12 digits of the commit if no branch is checked out.
     pub branch: Option<String>,
 }
 

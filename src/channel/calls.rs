@@ -161,7 +161,7 @@ impl Channel {
         }
         let mut texts = vec![text];
         if !taken.is_empty() {
-            // Of a result that is no error Claude Code shows the model the structured form alone.
+            // Claude Code gives the model only the structured form of a successful result.
             structured["messages"] = taken.iter().map(|(_, text)| text.clone()).collect();
             texts.extend(taken.iter().filter_map(|(_, text)| text.as_str().map(str::to_owned)));
         }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::tools;
 use crate::fence::label;
-use crate::wire::{PeerLine, Roster};
+use crate::wire::{ListedPeer, Roster};
 
 /// What the address of a peer begins with.
 const SCHEME: &str = "peer://";
@@ -33,7 +33,7 @@ pub fn list(roster: &Roster) -> Value {
     json!({"resources": resources})
 }
 
-fn describe(peer: &PeerLine) -> Value {
+fn describe(peer: &ListedPeer) -> Value {
     let branch = peer.branch.as_ref().map(|b| format!(", branch {b}")).unwrap_or_default();
     json!({
         "uri": address(&peer.name),

@@ -1,4 +1,4 @@
-//! The tools: what the model may call, and what it reads when it has.
+//! The tools as types, and the requests that they make.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,7 +14,7 @@ mod results;
 
 pub use results::{Delivery, peer_line, render, render_fault, render_wait};
 
-/// Seconds until an ask ends in `timeout` when the caller does not say.
+/// The default timeout of an ask, in seconds.
 pub const TIMEOUT_S: u64 = 600;
 /// Seconds that `relay_wait` waits when the caller does not say: official clients give up on a call after 60.
 pub const WAIT_S: u64 = 45;

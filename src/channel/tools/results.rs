@@ -1,9 +1,9 @@
-//! What the model reads when it has called a tool, and the same for programs.
+//! Results of tool calls: text for the model, and structured content for programs.
 
 use serde_json::{Value, json};
 
 use crate::fence;
-use crate::wire::{Activity, Answer, Code, Fault, PeerKind, PeerLine, Roster, State};
+use crate::wire::{Activity, Answer, Code, Fault, ListedPeer, PeerKind, Roster, State};
 
 /// How answers reach the model.
 #[derive(Debug, Clone, Copy, Default)]
@@ -14,7 +14,7 @@ pub struct Delivery {
     pub collect_ms: Option<u64>,
 }
 
-/// What the model reads, and the same for programs. `None` for an answer that no tool gives.
+/// The text and the structured content of an answer. `None` for an answer to another request than a tool's.
 pub fn render(answer: &Answer, delivery: Delivery) -> Option<(String, Value)> {
     Some(match answer {
         Answer::Peers(roster) => (describe(roster), peers(roster)),
@@ -159,7 +159,7 @@ fn describe(roster: &Roster) -> String {
 }
 
 /// A peer as a line of text.
-pub fn peer_line(peer: &PeerLine) -> String {
+pub fn peer_line(peer: &ListedPeer) -> String {
     let what = match peer.kind {
         PeerKind::Session => "",
         PeerKind::Person => " (a person at a terminal)",

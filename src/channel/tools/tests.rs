@@ -82,7 +82,7 @@ fn refusals_name_the_argument_and_the_remedy() {
 }
 
 #[test]
-fn defaults_apply() {
+fn missing_optional_arguments_get_their_defaults() {
     let (broadcast_id, text, timeout_ms) = ("bc_1".to_owned(), "?".to_owned(), TIMEOUT_S * 1000);
     let (include_self, collect_ms) = (false, Some(timeout_ms));
     let scope = wire::Scope::Machine;

@@ -9,7 +9,7 @@ use super::{ConnId, PeerNo, Reply, Router};
 use crate::name;
 use crate::wire::{Answer, Code, Fault, MAX_LABEL, What, fault};
 
-/// The most old names of others that a peer may still use.
+/// The limit of old names of other peers that a peer may use.
 const MAX_ALIASES: usize = 64;
 /// The most old names that are known.
 const MAX_OLD: usize = 256;
