@@ -160,7 +160,7 @@ proptest! {
         let slug = name::slug(&raw);
         prop_assert_eq!(name::slug(&slug), slug.clone());
         prop_assert!(name::is_valid(&slug));
-        prop_assert!((1..=name::LONGEST).contains(&slug.chars().count()));
+        prop_assert!((1..=name::MAX_NAME).contains(&slug.chars().count()));
         prop_assert!(slug.chars().all(|c| c == '-' || c.is_alphanumeric() && !fence::hidden(c)));
         prop_assert!(!slug.starts_with('-') && !slug.ends_with('-') && !slug.contains("--"));
     }
@@ -169,7 +169,7 @@ proptest! {
     fn a_wish_that_was_granted_is_its_own(raw in text()) {
         let name = name::wish(&raw);
         prop_assert!(name::is_valid(&name));
-        prop_assert!((1..=name::LONGEST).contains(&name.chars().count()));
+        prop_assert!((1..=name::MAX_NAME).contains(&name.chars().count()));
         prop_assert!(name.chars().all(|c| "-._".contains(c) || c.is_alphanumeric() && !fence::hidden(c)));
         prop_assert!(!name.starts_with('-') && !name.ends_with('-'));
         prop_assert_eq!(name::key(&name::key(&name)), name::key(&name));
@@ -180,7 +180,7 @@ proptest! {
         let mut taken = std::collections::HashSet::new();
         for raw in raws {
             let name = name::free(&name::slug(&raw), |n| taken.contains(n));
-            prop_assert!(name.chars().count() <= name::LONGEST);
+            prop_assert!(name.chars().count() <= name::MAX_NAME);
             prop_assert!(taken.insert(name));
         }
     }

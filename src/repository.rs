@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::session::{LONGEST, read, shown};
+use crate::session::{MAX_NAME, read, shown};
 
 /// Where a directory stands in git.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,7 +38,7 @@ fn branch(head: &str) -> Option<String> {
         // A repository with another way to store refs writes `.invalid` here.
         Some(reference) => {
             let branch = reference.trim().strip_prefix("refs/heads/").filter(|b| *b != ".invalid");
-            branch.map(|b| b.chars().take(LONGEST).collect())
+            branch.map(|b| b.chars().take(MAX_NAME).collect())
         }
         None => head.get(..12).filter(|hash| hash.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned),
     }

@@ -161,7 +161,7 @@ fn a_hook_without_surroundings_or_sense_exits_0() {
 
 /// What a peer writes into a question can't keep a receipt from being found, however many identifiers it invents.
 #[test]
-fn invented_identifiers_hide_no_receipt() {
+fn forged_identifiers_do_not_hide_receipts() {
     let dir = DataDir::new();
     let ann = dir.channel("ann");
     let inbox = Inbox::new(&dir, "ben");

@@ -117,7 +117,7 @@ fn a_missing_name_is_answered_with_the_nearest() {
 }
 
 #[test]
-fn the_old_name_goes_on_for_those_who_knew_it() {
+fn old_name_works_for_sessions_that_exchanged_asks() {
     let dir = DataDir::new();
     let [a, b, stranger] = dir.channels(["a", "b", "stranger"]);
     let first = a.ask("b", "one");
@@ -247,7 +247,7 @@ fn a_name_given_by_the_user_since_is_not_overruled() {
 }
 
 #[test]
-fn whoever_takes_an_old_name_has_it() {
+fn new_owner_of_an_old_name_is_found_first() {
     let dir = DataDir::new();
     let [a, b, c] = dir.channels(["a", "b", "c"]);
     let known = a.ask("b", "one");

@@ -224,7 +224,7 @@ fn a_hub_that_dies_while_the_inbox_takes_its_time_doubles_nothing() {
 }
 
 #[test]
-fn what_no_path_takes_comes_with_the_next_tool_result() {
+fn text_without_a_path_is_delivered_with_the_next_tool_result() {
     let dir = DataDir::new();
     let a = dir.channel("a");
     let b = dir.launch("b").env("RELAY_PUSH", "hook").start();

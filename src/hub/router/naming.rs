@@ -97,7 +97,7 @@ impl Router {
                 Code::BadArgs,
                 format!(
                     "`name` is empty or too long; give one of 1 to {} letters, digits, `.`, `_` and `-`",
-                    name::LONGEST
+                    name::MAX_NAME
                 ),
             ));
         }
