@@ -325,7 +325,7 @@ fn reply_with<S: Prompted>(stage: &Stage, bob: &mut Actor<'_, S>, some: &[(usize
     let label = |n: usize| &labels[n % labels.len()];
     let mut peers: Vec<Peer> =
         some.iter().map(|(n, _)| Peer::new(&data, 100 + n, label(*n), label(*n), true)).collect();
-    let sent = bob.get("relay_broadcast", json!({"question": "Anything new?"}));
+    let sent = bob.get("relay_broadcast", json!({"question": "Anything new?", "collect": false}));
     assert_eq!(sent["asks"].as_array().map(Vec::len), Some(some.len()));
     for (peer, (_, nasty)) in peers.iter_mut().zip(some) {
         let push = peer.hear(|m| !m["push"].is_null())["push"].clone();

@@ -10,6 +10,7 @@ mod channel;
 mod dir;
 mod inbox;
 mod raw;
+mod schema;
 
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};

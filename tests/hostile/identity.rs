@@ -15,7 +15,7 @@ fn register(raw: &mut Raw, name: &str, changes: Value) -> Result<Value, (String,
 }
 
 #[test]
-fn an_ask_can_only_be_answered_by_whom_it_was_made_to() {
+fn only_the_asked_peer_can_answer_an_ask() {
     let dir = DataDir::new();
     dir.start_hub();
     let (mut ann, mut ben, mut eve) = (dir.peer("ann"), dir.peer("ben"), dir.peer("eve"));
@@ -52,7 +52,7 @@ fn an_ask_can_only_be_answered_by_whom_it_was_made_to() {
 }
 
 #[test]
-fn the_id_of_anothers_ask_is_good_for_nothing() {
+fn another_peers_ask_id_is_refused() {
     let dir = DataDir::new();
     dir.start_hub();
     let (mut ann, mut ben, mut eve) = (dir.peer("ann"), dir.peer("ben"), dir.peer("eve"));
@@ -64,23 +64,17 @@ fn the_id_of_anothers_ask_is_good_for_nothing() {
     let sent = ann.call(all("all_secret01")).expect("sent");
     assert_eq!(sent["asks"].as_array().map(Vec::len), Some(2));
     assert_eq!(eve.refusal(all("all_secret01")), "bad_msg");
-    // By what a session says that it still holds: the ask stays ann's, and ben's to answer.
-    let mut again = dir.raw();
-    for held in [
-        json!({"what": "asked", "ask_id": "ask_secret01", "peer": "p-ben", "to": "ben", "text": "mine", "state": "seen",
-            "age_ms": 0, "left_ms": 60_000}),
-        json!({"what": "asked", "ask_id": "ask_secret01", "peer": "p-ben", "to": "ben", "state": "ended",
-            "age_ms": 0, "left_ms": 0}),
-        json!({"what": "asking", "id": "ask_secret01", "left_ms": 60_000}),
-        json!({"what": "replied", "ask_id": "ask_secret01", "peer": "p-ann", "to": "ann", "text": "666"}),
-        json!({"what": "outcomes", "broadcast_id": "all_secret01",
-            "outcomes": [{"ask_id": "all_secret01-p-ben", "to": "ben"}]}),
-    ] {
-        again.say(&json!({"type": "resume", "held": held}));
+    // Nor can she take it back, or have it ended as if it were lost.
+    for id in ["ask_secret01", "all_secret01"] {
+        eve.call(json!({"type": "withdraw", "ask_id": id})).expect("done, but nothing of hers");
     }
-    register(&mut again, "eve2", json!({})).expect("registered");
+    let mut again = dir.raw();
+    let lost = json!([{"ask_id": "ask_secret01", "to": "ben"}, {"ask_id": "all_secret01", "to": "all"}]);
+    again.call(json!({"type": "register", "who": Raw::who("eve2"), "lost": lost})).expect("registered");
     let roster = again.call(json!({"type": "peers"})).expect("a roster");
     assert_eq!(roster["asks"], json!([]), "nothing of ann's");
+    let open = ann.call(json!({"type": "peers"})).expect("a roster")["asks"].as_array().map(Vec::len);
+    assert_eq!(open, Some(3), "her ask, and the two of her broadcast");
     let id = ben.begin(json!({"type": "reply", "ask_id": "ask_secret01", "text": "4711"}));
     let reply = ann.hear_type("push");
     assert_eq!((&reply["from"], &reply["text"]), (&json!("ben"), &json!("4711")));
@@ -100,14 +94,8 @@ fn a_late_answer_goes_to_its_asker() {
     ben.take_push();
     ann.end(id).expect("asked");
     assert_eq!(ann.take_push()["code"], "timeout");
-    let mut eve = dir.raw();
-    for state in ["ended", "pushed"] {
-        eve.say(
-            &json!({"type": "resume", "held": {"what": "asked", "ask_id": "ask_secret01", "peer": "p-ben",
-            "to": "ben", "text": "mine", "state": state, "age_ms": 0, "left_ms": 60_000}}),
-        );
-    }
-    register(&mut eve, "eve", json!({})).expect("registered");
+    let mut eve = dir.peer("eve");
+    assert_eq!(eve.refusal(Raw::ask_as("ask_secret01", "ben", "mine")), "bad_msg");
     let id = ben.begin(json!({"type": "reply", "ask_id": "ask_secret01", "text": "4711"}));
     let late = ann.take_push();
     assert_eq!((&late["text"], &late["late"]), (&json!("4711"), &json!(true)));
@@ -115,30 +103,33 @@ fn a_late_answer_goes_to_its_asker() {
 }
 
 #[test]
-fn nobody_confirms_for_another() {
+fn receipts_from_other_peers_are_ignored() {
     let dir = DataDir::new();
     dir.start_hub();
     let (mut ann, mut eve) = (dir.peer("ann"), dir.peer("eve"));
     // A session with hooks: its pushes await a receipt.
     let mut ben = dir.raw();
-    register(
-        &mut ben,
-        "ben",
-        json!({"kind": "session", "claude": "1-2-3", "paths": ["inbox"], "hooked": true}),
-    )
-    .expect("registered");
+    register(&mut ben, "ben", json!({"kind": "session", "claude": "1-2-3", "paths": ["inbox"]}))
+        .expect("registered");
+    let mut hook = dir.raw();
+    hook.call(json!({"type": "hook", "claude": "1-2-3", "event": "start"})).expect("heard");
     let id = ann.begin(Raw::ask_as("ask_secret01", "ben", "the port?"));
     let push = ben.hear_type("push");
     // Eve even knows the identifier: as a peer she speaks for herself alone.
-    eve.say(&json!({"type": "seen", "pushes": [push["push"]], "accepted": [push["push"]]}));
+    for claude in [json!(null), json!("1-2-3")] {
+        let all = json!([push["push"]]);
+        eve.say(&json!({"type": "seen", "claude": claude, "seen": all, "prompted": all, "queued": all, "refused": all}));
+    }
     eve.say(&json!({"type": "pushed", "push": push["push"]}));
     eve.say(&json!({"type": "pushed", "push": push["push"], "error": "broken"}));
-    ann.say(&json!({"type": "seen", "pushes": [push["push"]]}));
-    // A stranger, as hooks are, must know it.
+    ann.say(&json!({"type": "seen", "seen": [push["push"]]}));
+    // A stranger, as hooks are, must know it, and the session's process.
     let mut stranger = dir.raw();
     stranger.say(&json!({"type": "pushed", "push": push["push"]}));
     let guesses: Vec<String> = (0..1000).map(|n| format!("push_{n:024x}")).collect();
-    stranger.say(&json!({"type": "seen", "pushes": guesses}));
+    stranger.say(&json!({"type": "seen", "claude": "1-2-3", "seen": guesses}));
+    stranger.say(&json!({"type": "seen", "seen": [push["push"]]}));
+    stranger.say(&json!({"type": "seen", "claude": "1-2-4", "seen": [push["push"]]}));
     eve.call(json!({"type": "status"})).expect("heard");
     stranger.call(json!({"type": "status"})).expect("heard");
     let asked = ann.end(id).expect("asked");
@@ -148,7 +139,7 @@ fn nobody_confirms_for_another() {
     assert_eq!(state(&mut ann), "queued");
     ben.say(&json!({"type": "pushed", "push": push["push"]}));
     until("pushed", || (state(&mut ann) == "pushed").then_some(()));
-    stranger.say(&json!({"type": "seen", "pushes": [push["push"]]}));
+    stranger.say(&json!({"type": "seen", "claude": "1-2-3", "seen": [push["push"]]}));
     until("seen", || (state(&mut ann) == "seen").then_some(()));
 }
 
@@ -163,14 +154,10 @@ fn a_living_session_cannot_be_taken_over() {
         json!({"secret": "SECRET OF BEN"}),
     ] {
         let mut eve = dir.raw();
-        eve.say(
-            &json!({"type": "resume", "held": {"what": "replied", "ask_id": "ask_00000001", "peer": "p-ann",
-            "to": "ann", "text": "x"}}),
-        );
         let (code, message) = register(&mut eve, "ben", wrong).expect_err("not ben");
         assert_eq!(code, "name_taken");
         assert!(!message.contains("secret of"), "{message}");
-        // And what she holds back is not ben's either.
+        // She may still be herself.
         let mut who = Raw::who("eve");
         who["peer"] = json!("p-eve");
         assert_eq!(eve.call(json!({"type": "register", "who": who})).expect("herself")["name"], "eve");
@@ -192,8 +179,39 @@ fn a_living_session_cannot_be_taken_over() {
     assert!(dir.hubs().len() == 1);
 }
 
+/// The next hub knows the secrets that the last one knew: who comes first is not believed.
 #[test]
-fn a_name_in_use_cannot_be_had() {
+fn a_restarted_hub_knows_who_is_who() {
+    let dir = DataDir::with(&[("RELAY_GRACE_S", "60")]);
+    dir.start_hub();
+    let (mut ann, mut ben) = (dir.peer("ann"), dir.peer("ben"));
+    let id = ann.begin(Raw::ask_as("ask_secret01", "ben", "the port?"));
+    ben.take_push();
+    ann.end(id).expect("asked");
+    for stops in [true, false] {
+        if stops {
+            dir.stop_hub()
+        } else {
+            dir.kill_hub()
+        };
+        dir.start_hub();
+        let mut eve = dir.raw();
+        assert_eq!(
+            register(&mut eve, "ben", json!({"secret": "a guess"})).expect_err("not ben").0,
+            "name_taken"
+        );
+        let other = json!({"peer": "p-eve", "exact": true});
+        assert_eq!(register(&mut eve, "ben", other).expect_err("not her name").0, "name_taken");
+        dir.peer("eve").refusal(json!({"type": "reply", "ask_id": "ask_secret01", "text": "666"}));
+    }
+    let (mut ann, mut ben) = (dir.peer("ann"), dir.peer("ben"));
+    let id = ben.begin(json!({"type": "reply", "ask_id": "ask_secret01", "text": "4711"}));
+    assert_eq!(ann.take_push()["text"], "4711");
+    ben.end(id).expect("replied");
+}
+
+#[test]
+fn name_in_use_is_refused() {
     let dir = DataDir::new();
     dir.start_hub();
     let (mut ann, mut ben) = (dir.peer("ann"), dir.peer("ben"));
@@ -220,7 +238,7 @@ fn a_name_in_use_cannot_be_had() {
 }
 
 #[test]
-fn from_is_what_the_hub_knows_and_not_what_is_said() {
+fn from_is_set_by_the_hub() {
     let dir = DataDir::new();
     dir.start_hub();
     let mut ben = dir.peer("ben");
@@ -234,13 +252,13 @@ fn from_is_what_the_hub_knows_and_not_what_is_said() {
     let id = eve.begin(ask);
     let push = ben.take_push();
     eve.end(id).expect("asked");
-    assert_eq!((&push["from"], &push["peer"], &push["cwd"]), (&json!("eve"), &json!("p-eve"), &json!("/")));
+    assert_eq!((&push["from"], &push["cwd"]), (&json!("eve"), &json!("/")));
     assert_eq!((&push["kind"], &push["path"]), (&json!("ask"), &json!("socket")));
 }
 
 /// A model has the five tools and nothing else: it can't name a push, another's secret, or an ask that is not its own.
 #[test]
-fn by_the_tools_nobody_speaks_for_another() {
+fn tools_cannot_act_for_another_session() {
     let dir = DataDir::new();
     let [ann, ben, eve] = dir.channels(["ann", "ben", "eve"]);
     let ask = ann.ask("ben", "the port?");
@@ -268,26 +286,24 @@ fn by_the_tools_nobody_speaks_for_another() {
 /// What anybody with the socket can do, and `SECURITY.md` says so: hooks are known by the process that they name only.
 /// Nobody learns more by it than who watches the traffic does, and what was taken is not called seen.
 #[test]
-fn whoever_has_the_socket_can_pose_as_a_hook() {
+fn holder_of_the_socket_can_pose_as_a_hook() {
     let dir = DataDir::new();
     dir.start_hub();
     let mut ann = dir.peer("ann");
     let mut ben = dir.raw();
-    register(
-        &mut ben,
-        "ben",
-        json!({"kind": "session", "claude": "1-2-3", "paths": ["hook"], "hooked": true}),
-    )
-    .expect("registered");
+    register(&mut ben, "ben", json!({"kind": "session", "claude": "1-2-3", "paths": ["hook"]}))
+        .expect("registered");
     let mut thief = dir.raw();
-    thief.call(json!({"type": "wait", "claude": "1-2-3"})).expect("taken for ben's waiter");
+    thief
+        .call(json!({"type": "wait", "claude": "1-2-3", "process": "7-7-7"}))
+        .expect("taken for ben's waiter");
     let id = ann.begin(Raw::ask_as("ask_00000001", "ben", "hm?"));
     let stolen = thief.hear_type("push");
     thief.say(&json!({"type": "pushed", "push": stolen["push"]}));
     let asked = ann.end(id).expect("asked");
     assert_ne!(asked["state"], "seen");
     // One connection is one waiter, and no peer is one.
-    assert_eq!(thief.refusal(json!({"type": "wait", "claude": "4-5-6"})), "bad_msg");
-    assert_eq!(ann.refusal(json!({"type": "wait", "claude": "1-2-3"})), "bad_msg");
+    assert_eq!(thief.refusal(json!({"type": "wait", "claude": "4-5-6", "process": "7-7-7"})), "bad_msg");
+    assert_eq!(ann.refusal(json!({"type": "wait", "claude": "1-2-3", "process": "7-7-7"})), "bad_msg");
     all_is_well(&dir);
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::driver::{DataDir, Raw, until};
+use crate::driver::{DataDir, Raw, to_wire, until};
 use crate::{all_is_well, memory_of, pour, talk, text_of};
 
 /// The refusal is `overloaded`, says what the limit is and when to retry, and is in the log.
@@ -135,7 +135,7 @@ fn one_peer_asks_another_30_times_a_minute_at_most() {
 
 /// Two models that can't stop: each answers a question with a question. The limit stops them; the answers get through.
 #[test]
-fn two_sessions_cannot_keep_each_other_busy() {
+fn rate_limit_stops_two_sessions_from_looping() {
     let dir = DataDir::new();
     let [ann, ben] = dir.channels(["ann", "ben"]);
     let (mut asked, mut refused) = (0, 0);
@@ -182,7 +182,7 @@ fn the_hub_has_1024_peers_at_most() {
 /// Every peer floods every other at once with what is as large as it may be. What the hub holds stays bounded, whoever
 /// asks for too much is told, and the hub lives.
 #[test]
-fn texts_that_nobody_takes_are_bounded_in_all() {
+fn undelivered_text_is_limited_in_total() {
     let dir = DataDir::with(&[("RELAY_ASKS_PER_MIN", "0")]);
     dir.start_hub();
     let hub = dir.hub();
@@ -240,7 +240,7 @@ fn a_flood_by_one_peer_does_not_grow_the_hub() {
     let flood: [fn(u64) -> Value; 7] = [
         |n| json!({"type": "hook", "id": n, "claude": format!("1-{n}-1"), "event": "prompt"}),
         |n| json!({"type": "rename", "id": n, "name": format!("eve {n}"), "exact": false}),
-        |n| json!({"type": "seen", "pushes": [format!("push_{n:024}")]}),
+        |n| json!({"type": "seen", "claude": "1-1-1", "seen": [format!("push_{n:024}")]}),
         |n| json!({"type": "pushed", "push": format!("push_{n:024}"), "error": "x"}),
         |n| json!({"type": "ask", "id": n, "ask_id": format!("ask_{n:016}"), "to": "ben", "text": "x", "timeout_ms": 1}),
         |n| json!({"type": "reply", "id": n, "ask_id": format!("ask_{n:016}"), "text": "x"}),
@@ -253,7 +253,7 @@ fn a_flood_by_one_peer_does_not_grow_the_hub() {
         let until = Instant::now() + Duration::from_millis(1500);
         let mut n = 0;
         while Instant::now() < until {
-            let lines: String = (n..n + 200).map(|n| format!("{}\n", message(n))).collect();
+            let lines: String = (n..n + 200).map(|n| format!("{}\n", to_wire(&message(n)))).collect();
             assert!(pour(&eve, lines.as_bytes()), "kind {kind} cost the connection");
             n += 200;
         }

@@ -161,7 +161,7 @@ fn a_hook_without_surroundings_or_sense_exits_0() {
 
 /// What a peer writes into a question can't keep a receipt from being found, however many identifiers it invents.
 #[test]
-fn invented_identifiers_hide_no_receipt() {
+fn forged_identifiers_do_not_hide_receipts() {
     let dir = DataDir::new();
     let ann = dir.channel("ann");
     let inbox = Inbox::new(&dir, "ben");
@@ -189,12 +189,18 @@ fn invented_identifiers_hide_no_receipt() {
         let input = if by_transcript {
             let path = dir.root().join("transcript.jsonl");
             let line = |text: &str| {
-                json!({"type": "user", "message": {"role": "user", "content": text}}).to_string()
+                json!({"type": "user", "origin": {"kind": "peer"}, "message": {"content": text}}).to_string()
             };
             fs::write(&path, format!("{}\n{}\n", line(&text), line("and more"))).expect("a transcript");
             json!({"hook_event_name": "Stop", "transcript_path": path})
         } else {
-            json!({"hook_event_name": "UserPromptSubmit", "prompt": format!("{text}\n{others}")})
+            // What began a turn is in the conversation when the turn ends.
+            let prompt = format!("{text}\n{others}");
+            dir.hook(
+                "ben",
+                &json!({"hook_event_name": "UserPromptSubmit", "prompt_id": "turn", "prompt": prompt}),
+            );
+            json!({"hook_event_name": "Stop", "prompt_id": "turn"})
         };
         let output = dir.hook("ben", &input);
         assert!(output.status.success() && output.stderr.is_empty());
@@ -243,7 +249,7 @@ fn odd_session_files_are_left_alone() {
         channel.initialize();
         assert!(started.elapsed() < Duration::from_secs(5), "{what}: {:?}", started.elapsed());
         let me = channel.peers()["self"].clone();
-        assert!(me["name"].as_str().is_some_and(|n| (1..=40).contains(&n.chars().count())), "{what}: {me}");
+        assert!(me["name"].as_str().is_some_and(|n| (1..=64).contains(&n.chars().count())), "{what}: {me}");
         assert!(channel.close().success(), "{what}");
         let removed =
             if path.is_dir() && !path.is_symlink() { fs::remove_dir(&path) } else { fs::remove_file(&path) };

@@ -90,6 +90,9 @@ fn unknown_fields_are_no_garbage() {
     dir.start_hub();
     let mut raw = dir.raw();
     assert!(raw.call(json!({"type": "status", "from": "the future"})).is_ok());
+    let (open, close) = ("[".repeat(200_000), "]".repeat(200_000));
+    raw.say_bytes(format!("{{\"status\":{{\"id\":77,\"x\":{open}{close}}}}}\n").as_bytes()).expect("a hub");
+    assert_eq!(raw.hear_type("ok")["id"], 77, "however deep");
 }
 
 #[test]

@@ -158,7 +158,7 @@ fn an_ask_is_reminded_of_once_and_then_called_unanswered() {
     assert_eq!(case.hook(Stop, Some("turn 2")).1, 0);
 }
 
-/// Where a waiter woke the session, its turn ends with `stop_hook_active` from the first time on.
+/// Where a waiter mark_busy the session, its turn ends with `stop_hook_active` from the first time on.
 #[test]
 fn a_turn_that_the_waiter_began_is_reminded_once() {
     let mut case = Case::new(vec![Path::Hook]);
