@@ -71,18 +71,9 @@ pub fn run(dir: DataDir) -> ExitCode {
     // Before the first connection, which may change the working directory.
     let mut session = Surroundings::new();
     let (received, all) = bounded(256);
-    let client = received.clone();
-    let reading = spawn("stdin", PARSER, move || read_stdin(&client));
     crate::logging::init(&dir.logs(), "channel", true);
     let prepared = dir.prepare();
-    let signals = received.clone();
-    let watching = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).and_then(|mut all| {
-        spawn("signals", SMALL, move || drop(all.forever().next().map(|_| signals.send(Received::Signal))))
-    });
-    if let Err(e) = watching {
-        log::warn!(error:% = e; "no_signals");
-    }
-    if let Err(e) = reading {
+    if let Err(e) = listen(&received) {
         log::error!(error:% = e; "no_thread");
         return ExitCode::FAILURE;
     }
@@ -98,12 +89,11 @@ pub fn run(dir: DataDir) -> ExitCode {
         log::error!(error:% = e; "no_thread");
         return ExitCode::FAILURE;
     }
-    let kept_at = dir.sessions().join(&session.key);
     let opened = Tokens::new().and_then(|mut tokens| {
-        let (identity, file) = Identity::open(&kept_at, &mut tokens)?;
-        Ok((tokens, identity, file))
+        let identity = Identity::open(&dir.sessions().join(&session.key), &mut tokens)?;
+        Ok((tokens, identity))
     });
-    let (tokens, identity, _locked) = match opened {
+    let (tokens, (identity, _locked)) = match opened {
         Ok(opened) => opened,
         Err(e) => {
             log::error!(error:% = e; "no_random_numbers");
@@ -181,6 +171,18 @@ fn meet(received: &Receiver<Received>, session: &Surroundings) -> io::Result<Opt
 /// Whether messages reach the model by themselves.
 fn is_pushable(program: mcp::Client, session: &Surroundings) -> bool {
     program.can_be_pushed_to() || session.is_way_forced()
+}
+
+/// Starts the threads that read stdin and wait for signals.
+fn listen(received: &Sender<Received>) -> io::Result<()> {
+    let (client, signals) = (received.clone(), received.clone());
+    let watching = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).and_then(|mut all| {
+        spawn("signals", SMALL, move || drop(all.forever().next().map(|_| signals.send(Received::Signal))))
+    });
+    if let Err(e) = watching {
+        log::warn!(error:% = e; "no_signals");
+    }
+    spawn("stdin", PARSER, move || read_stdin(&client))
 }
 
 fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {

@@ -1,5 +1,7 @@
 //! The data directory: the hub's socket, lock and journal, session files and logs. Private to its user.
 
+mod machine;
+
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
@@ -8,14 +10,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
 use crate::proc;
+use machine::{MACHINE, Machine};
 
 /// The longest path of a socket, in bytes, the NUL at its end included: that of macOS. Linux allows 108.
 const SOCKET_PATH: usize = 104;
@@ -269,31 +270,6 @@ impl Claim {
             .and_then(|()| fs::rename(&path, self.socket_path()))
             .inspect_err(|_| drop(fs::remove_file(&path)))?;
         Ok(listener)
-    }
-}
-
-/// Distinguishes this machine from another one that shares the directory. Containers share the kernel's boot id with
-/// their host, and a rebooted machine keeps its name: one of the two is enough.
-struct Machine {
-    host: String,
-    boot: String,
-}
-
-/// It stays what it is while we run, and without /proc it takes a process to find out.
-static MACHINE: LazyLock<Machine> = LazyLock::new(Machine::this);
-
-impl Machine {
-    fn this() -> Machine {
-        let mut host = proc::line("sys/kernel/hostname");
-        if host.is_empty() {
-            let uname = Command::new("uname").arg("-n").stderr(Stdio::null()).output();
-            host = uname.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
-        }
-        let plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || *c == '.';
-        Machine {
-            host: host.chars().filter(plain).take(64).collect(),
-            boot: proc::line("sys/kernel/random/boot_id"),
-        }
     }
 }
 

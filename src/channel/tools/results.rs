@@ -18,30 +18,7 @@ pub struct Delivery {
 pub fn render(answer: &Answer, delivery: Delivery) -> Option<(String, Value)> {
     Some(match answer {
         Answer::Peers(roster) => (describe(roster), peers(roster)),
-        Answer::Asked { ask_id, to, state, thread } => {
-            let far = match state {
-                State::Queued => "The relay has it; it is handed over as soon as that session can take it.",
-                State::Pushed => "It was handed to that session.",
-                State::Seen => "That session has seen it.",
-                State::Replied => "It has been answered.",
-                State::Ended => "It has ended already.",
-            };
-            let arrival = match delivery.is_pushed {
-                true => "arrives by itself as a message with this ask_id; go on without waiting or polling",
-                false => {
-                    "comes as a message with this ask_id with the result of a later relay tool call; relay_wait waits for it"
-                }
-            };
-            let text = format!(
-                "Asked \"{to}\" (ask_id {ask_id}, thread_id {thread}, state {}). {far} The answer, or the reason why there is \
-                 none, {arrival}.",
-                state.name()
-            );
-            (
-                text,
-                json!({"ok": true, "ask_id": ask_id, "to": to, "state": state.name(), "thread_id": thread}),
-            )
-        }
+        Answer::Asked { ask_id, to, state, thread } => asked(ask_id, to, *state, thread, delivery),
         Answer::Broadcast { broadcast_id, asks } => {
             let asks: Vec<Value> = asks.iter().map(|m| json!({"ask_id": m.ask_id, "to": m.to})).collect();
             let text = match asks.len() {
@@ -92,6 +69,29 @@ fn arrival_of_all(delivery: Delivery) -> String {
         false => " They come with the result of a later relay tool call; relay_wait waits for them.",
     };
     how
+}
+
+/// What `relay_ask` brought.
+fn asked(ask_id: &str, to: &str, state: State, thread: &str, delivery: Delivery) -> (String, Value) {
+    let far = match state {
+        State::Queued => "The relay has it; it is handed over as soon as that session can take it.",
+        State::Pushed => "It was handed to that session.",
+        State::Seen => "That session has seen it.",
+        State::Replied => "It has been answered.",
+        State::Ended => "It has ended already.",
+    };
+    let arrival = match delivery.is_pushed {
+        true => "arrives by itself as a message with this ask_id; go on without waiting or polling",
+        false => {
+            "comes as a message with this ask_id with the result of a later relay tool call; relay_wait waits for it"
+        }
+    };
+    let text = format!(
+        "Asked \"{to}\" (ask_id {ask_id}, thread_id {thread}, state {}). {far} The answer, or the reason why there is \
+         none, {arrival}.",
+        state.name()
+    );
+    (text, json!({"ok": true, "ask_id": ask_id, "to": to, "state": state.name(), "thread_id": thread}))
 }
 
 /// The result of `relay_wait` without the messages that it brings.
