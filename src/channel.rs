@@ -1,9 +1,12 @@
-//! A session's channel: the MCP server that Claude Code starts. It turns tool calls into requests to the hub and the hub's
-//! parcels into pushes, and it never lets the client wait for the hub.
+//! A session's channel: the MCP server that Claude Code starts. It turns tool calls into requests to the hub, and
+//! parcels of the hub into pushes. The handshake never waits for the hub.
 
+mod calls;
 mod identity;
 mod inbox;
+mod resources;
 pub mod tools;
+mod waits;
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
@@ -21,26 +24,24 @@ use crate::fence;
 use crate::link::{self, FromHub, unreachable};
 use crate::mcp::{self, Id, Incoming};
 use crate::session::{self, Surroundings};
-use crate::texts::{Limit, Texts, json_cost};
+use crate::texts::Texts;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{Answer, Fault, Parcel, Path, PeerKind, ToHub, Who};
+use crate::wire::{Activity, Parcel, Path, PeerKind, ToHub, Who};
+use calls::Call;
 use identity::Identity;
+use waits::Waits;
 
 /// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// The most that the result of a tool call carries of messages, in UTF-16 units as JSON escapes them. Claude Code replaces a
-/// result of over about 50,000 by a short preview (measured).
-const MAX_RESULT: usize = 45_000;
-
-/// What a channel receives, from all sides.
+/// A message to the channel's main loop.
 enum Received {
     Client(Incoming),
     /// The end of stdin.
     ClientGone,
     Hub(FromHub),
-    /// The session's inbox took the push of this id, or why not.
+    /// The outcome of an inbox push: its identifier, and the error if it failed.
     Inbox(String, Option<String>),
     Signal,
 }
@@ -50,49 +51,56 @@ struct Channel {
     client: Client,
     session: Surroundings,
     texts: Texts,
-    /// Tool calls by the request that each waits for.
-    calls: HashMap<u64, Id>,
-    /// Stdin has ended: what is open is answered, and then the channel leaves.
+    /// The program at the other end of stdin.
+    program: mcp::Client,
+    /// Requests by that to the hub that each waits for.
+    calls: HashMap<u64, Call>,
+    waits: Waits,
+    /// Whether the client has asked for the resources, and whether they have changed since.
+    lists_resources: bool,
+    resources_changed: bool,
+    /// Whether stdin has ended: the channel exits after it has answered the open calls.
     ending: bool,
+    /// Whether the client's process was stopped at the last check.
+    is_stopped: bool,
     inbox: Sender<Parcel>,
 }
 
 /// `relay channel`: serves the session on stdin and stdout until stdin closes, its parent is gone, or a signal comes.
 pub fn run(dir: DataDir) -> ExitCode {
     // Before the first connection, which may change the working directory.
-    let session = Surroundings::new();
+    let mut session = Surroundings::new();
     let (received, all) = bounded(256);
-    let client = received.clone();
-    let reading = spawn("stdin", PARSER, move || read_stdin(&client));
     crate::logging::init(&dir.logs(), "channel", true);
     let prepared = dir.prepare();
-    let (at, hub) = (dir.clone(), received.clone());
-    let keeping =
-        spawn("hub", PARSER, move || link::keep(at, |message| hub.send(Received::Hub(message)).is_ok()));
-    let signals = received.clone();
-    let watching = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).and_then(|mut all| {
-        spawn("signals", SMALL, move || drop(all.forever().next().map(|_| signals.send(Received::Signal))))
-    });
-    if let Err(e) = watching {
-        log::warn!(error:% = e; "no_signals");
-    }
-    if let Err(e) = reading.and(keeping) {
+    if let Err(e) = listen(&received) {
         log::error!(error:% = e; "no_thread");
         return ExitCode::FAILURE;
     }
-    let kept_at = dir.sessions().join(&session.key);
+    let Ok(Some(Introduction { program, first })) = meet(&all, &session) else { return ExitCode::SUCCESS };
+    if program != mcp::Client::ClaudeCode {
+        // Another client may run all its sessions under one process.
+        session.key = session::key(std::process::id());
+    }
+    let (at, hub) = (dir.clone(), received.clone());
+    let keeping =
+        spawn("hub", PARSER, move || link::keep(at, |message| hub.send(Received::Hub(message)).is_ok()));
+    if let Err(e) = keeping {
+        log::error!(error:% = e; "no_thread");
+        return ExitCode::FAILURE;
+    }
     let opened = Tokens::new().and_then(|mut tokens| {
-        let (identity, file) = Identity::open(&kept_at, &mut tokens)?;
-        Ok((tokens, identity, file))
+        let identity = Identity::open(&dir.sessions().join(&session.key), &mut tokens)?;
+        Ok((tokens, identity))
     });
-    let (tokens, identity, _locked) = match opened {
+    let (tokens, (identity, _locked)) = match opened {
         Ok(opened) => opened,
         Err(e) => {
             log::error!(error:% = e; "no_random_numbers");
             return ExitCode::FAILURE;
         }
     };
-    let away = prepared.err().unwrap_or_else(|| "the hub is not reached yet; try again".to_owned());
+    let away = prepared.err().unwrap_or_else(|| "the hub has not been reached yet; retry".to_owned());
     let (inbox, to_inbox) = unbounded();
     let done = move |push, error| received.send(Received::Inbox(push, error)).is_ok();
     let texts = || Texts::new(&dir, session.key.clone());
@@ -100,10 +108,81 @@ pub fn run(dir: DataDir) -> ExitCode {
     log::debug!(key = session.key; "channel_start");
     let client = Client::new(tokens, who(&session, identity), unreachable(away));
     let texts = texts();
-    let mut channel = Channel { client, session, texts, calls: HashMap::new(), ending: false, inbox };
+    let mut channel = Channel {
+        client,
+        session,
+        texts,
+        program,
+        calls: HashMap::new(),
+        waits: Waits::default(),
+        lists_resources: false,
+        resources_changed: false,
+        ending: false,
+        is_stopped: false,
+        inbox,
+    };
+    channel.client.who.paths = channel.paths();
+    channel.client.who.session = channel.conversation();
     identity::sweep(&dir.sessions(), session::is_alive);
-    channel.serve(&all);
+    if first.is_none_or(|first| channel.answer_client(first).is_ok()) {
+        channel.serve(&all);
+    }
     ExitCode::SUCCESS
+}
+
+/// What is known when the client has introduced itself.
+struct Introduction {
+    program: mcp::Client,
+    /// What a client that does not introduce itself wants instead.
+    first: Option<Incoming>,
+}
+
+/// Waits for `initialize` and answers it: who the session is to the hub depends on its client. `None` if the channel is to leave
+/// before.
+fn meet(received: &Receiver<Received>, session: &Surroundings) -> io::Result<Option<Introduction>> {
+    while let Ok(message) = received.recv() {
+        let (id, method, params) = match message {
+            Received::Client(Incoming::Request { id, method, params }) => (id, method, params),
+            Received::Client(Incoming::Broken(answer)) => {
+                print(&answer)?;
+                continue;
+            }
+            Received::Client(_) => continue,
+            _ => return Ok(None),
+        };
+        match method.as_str() {
+            "initialize" => {
+                let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
+                let program = client.client();
+                print(&mcp::result(&id, client.answer(is_pushable(program, session))))?;
+                return Ok(Some(Introduction { program, first: None }));
+            }
+            "ping" => print(&mcp::result(&id, json!({})))?,
+            "tools/call" | "tools/list" => {
+                let first = Some(Incoming::Request { id, method, params });
+                return Ok(Some(Introduction { program: mcp::Client::Other, first }));
+            }
+            _ => print(&mcp::error(&id, mcp::METHOD_NOT_FOUND, "this server has no such method"))?,
+        }
+    }
+    Ok(None)
+}
+
+/// Whether messages reach the model by themselves.
+fn is_pushable(program: mcp::Client, session: &Surroundings) -> bool {
+    program.can_be_pushed_to() || session.is_way_forced()
+}
+
+/// Starts the threads that read stdin and wait for signals.
+fn listen(received: &Sender<Received>) -> io::Result<()> {
+    let (client, signals) = (received.clone(), received.clone());
+    let watching = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).and_then(|mut all| {
+        spawn("signals", SMALL, move || drop(all.forever().next().map(|_| signals.send(Received::Signal))))
+    });
+    if let Err(e) = watching {
+        log::warn!(error:% = e; "no_signals");
+    }
+    spawn("stdin", PARSER, move || read_stdin(&client))
 }
 
 fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
@@ -118,15 +197,15 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         branch: session.git.branch.clone(),
         pid: session.pid,
         claude: Some(session.key.clone()),
-        session: session.id.clone(),
-        paths: session.paths.clone(),
+        session: None,
+        paths: Vec::new(),
         listens: true,
         held: session.is_held,
         fresh: true,
     }
 }
 
-/// Hands the client's messages on, and the end of stdin, which is the channel's.
+/// Forwards the client's messages and the end of stdin.
 fn read_stdin(received: &Sender<Received>) {
     let mut input = BufReader::new(io::stdin());
     while let Ok(Some(messages)) = mcp::read(&mut input) {
@@ -136,14 +215,15 @@ fn read_stdin(received: &Sender<Received>) {
             }
         }
     }
-    let _ = received.send(Received::ClientGone); // fails only when the channel leaves
+    let _ = received.send(Received::ClientGone); // fails only when the channel exits
 }
 
 impl Channel {
     fn serve(&mut self, received: &Receiver<Received>) {
         let mut check = Instant::now() + CHECK;
         loop {
-            let until = self.client.deadline().map_or(check, |at| at.min(check));
+            let until =
+                self.client.deadline().into_iter().chain(self.waits.deadline()).fold(check, Instant::min);
             let served = match received.recv_deadline(until) {
                 Ok(Received::Client(incoming)) => self.answer_client(incoming),
                 Ok(Received::Hub(message)) => {
@@ -164,10 +244,10 @@ impl Channel {
             };
             let now = Instant::now();
             let late = self.client.expire(now);
-            if served.and_then(|()| self.take_events(late)).is_err() {
+            if served.and_then(|()| self.take_events(late)).and_then(|()| self.end_waits(now)).is_err() {
                 return self.leave("stdout closed");
             }
-            if self.ending && self.calls.is_empty() {
+            if self.ending && self.calls.is_empty() && !self.waits.is_open() {
                 return self.leave("stdin closed");
             }
             if now >= check {
@@ -177,6 +257,9 @@ impl Channel {
                     return self.leave("its parent is gone");
                 }
                 self.check_session();
+                if std::mem::take(&mut self.resources_changed) && self.tell_resources_changed().is_err() {
+                    return self.leave("stdout closed");
+                }
             }
         }
     }
@@ -189,42 +272,69 @@ impl Channel {
     fn answer_client(&mut self, incoming: Incoming) -> io::Result<()> {
         match incoming {
             Incoming::Broken(answer) => print(&answer),
+            Incoming::Notification { method, params } if method == "notifications/cancelled" => {
+                self.cancel(&params);
+                Ok(())
+            }
             Incoming::Response | Incoming::Notification { .. } => Ok(()),
-            Incoming::Request { id, method, params } => match method.as_str() {
-                "initialize" => {
-                    let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
-                    print(&mcp::result(&id, client.answer()))
-                }
-                "ping" => print(&mcp::result(&id, json!({}))),
-                "tools/list" => {
-                    self.session.listed.get_or_insert_with(Instant::now);
-                    print(&mcp::result(&id, tools::list()))
-                }
-                "tools/call" => self.call(id, &params),
-                _ => print(&mcp::error(&id, mcp::METHOD_NOT_FOUND, "this server has no such method")),
-            },
+            Incoming::Request { id, method, params } => self.answer_request(id, &method, &params),
         }
     }
 
-    fn call(&mut self, id: Id, params: &str) -> io::Result<()> {
-        let call: tools::Call = match mcp::params(params) {
-            Ok(call) => call,
-            Err(why) => {
-                return print(&mcp::error(&id, mcp::INVALID_PARAMS, &format!("not a tool call: {why}")));
+    fn answer_request(&mut self, id: Id, method: &str, params: &str) -> io::Result<()> {
+        match method {
+            "initialize" => {
+                let client: mcp::Initialize = mcp::params(params).unwrap_or_default();
+                print(&mcp::result(&id, client.answer(self.is_pushable())))
             }
-        };
-        let new_id = |prefix: &str| self.client.new_id(prefix);
-        match call.tool().map(|tool| tool.and_then(|tool| tool.request(new_id))) {
-            None => {
-                let why =
-                    format!("there is no tool \"{}\"; tools/list names the five", fence::label(&call.name));
-                print(&mcp::error(&id, mcp::INVALID_PARAMS, &why))
+            "ping" => print(&mcp::result(&id, json!({}))),
+            "tools/list" => {
+                self.session.listed.get_or_insert_with(Instant::now);
+                print(&mcp::result(&id, tools::list(self.is_pushable())))
             }
-            Some(Err(fault)) => print_result(&id, &Err(fault), Vec::new()),
-            Some(Ok(request)) => {
-                let number = self.client.request(|number| with_id(request, number));
-                self.calls.insert(number, id);
-                Ok(())
+            "tools/call" => self.call(id, params),
+            "resources/list" => self.list_resources(id),
+            "resources/templates/list" => print(&mcp::result(&id, resources::templates())),
+            "resources/read" => self.read_resource(id, params),
+            "prompts/list" => print(&mcp::result(&id, resources::prompts())),
+            "prompts/get" => {
+                let prompt = mcp::params(params).and_then(|prompt: resources::Prompt| prompt.messages());
+                print(&prompt.map_or_else(
+                    |why| mcp::error(&id, mcp::INVALID_PARAMS, &why),
+                    |messages| mcp::result(&id, messages),
+                ))
+            }
+            _ => print(&mcp::error(&id, mcp::METHOD_NOT_FOUND, "this server has no such method")),
+        }
+    }
+
+    /// Claude Code's id of the conversation. Another client that runs inside of a session has that session's in its environment.
+    fn conversation(&self) -> Option<String> {
+        self.session.id().filter(|_| self.program == mcp::Client::ClaudeCode)
+    }
+
+    fn is_pushable(&self) -> bool {
+        is_pushable(self.program, &self.session)
+    }
+
+    /// The ways into this session, the preferred one first. Into a client that can't be pushed to there is one only while it
+    /// waits.
+    fn paths(&self) -> Vec<Path> {
+        match self.waits.is_open() {
+            _ if self.is_pushable() => self.session.find_paths(),
+            true => vec![Path::Tool],
+            false => Vec::new(),
+        }
+    }
+
+    /// Tells the hub which ways there are now, if they have changed.
+    fn update_paths(&mut self) {
+        let paths = self.paths();
+        if paths != self.client.who.paths {
+            self.client.who.paths.clone_from(&paths);
+            if self.client.is_registered() {
+                let paths = Some(paths);
+                self.client.send(&ToHub::Activity { activity: None, age_ms: None, branch: None, paths });
             }
         }
     }
@@ -237,6 +347,7 @@ impl Channel {
                 Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_lost"),
                 Event::Ended { id, result, waiting, .. } => self.ended(id, &result, waiting)?,
                 Event::Push(parcel) => self.push(parcel)?,
+                Event::RosterChanged => self.resources_changed = true,
                 Event::Over { ask_id, .. } => self.texts.remove_question(&ask_id),
                 Event::State { .. } => {}
             }
@@ -245,8 +356,11 @@ impl Channel {
     }
 
     fn registered(&mut self, name: &str) {
-        let paths: Vec<&str> = self.session.paths.iter().map(|p| p.name()).collect();
+        let paths: Vec<&str> = self.client.who.paths.iter().map(|p| p.name()).collect();
         log::info!(name = name, paths = paths.join(" "); "register_ack");
+        if self.lists_resources {
+            self.resources_changed = true; // meanwhile they may have
+        }
         let file = &self.session.file;
         if file.status.is_some() {
             let (activity, age_ms) = (file.status, file.status_age());
@@ -254,38 +368,16 @@ impl Channel {
         }
     }
 
-    /// A request has ended: so does the tool call that waits for it, which carries what waited for the session.
-    fn ended(&mut self, id: u64, result: &Result<Answer, Fault>, waiting: Vec<Parcel>) -> io::Result<()> {
-        let Some(call) = self.calls.remove(&id) else {
-            for parcel in waiting {
-                let error = Some("no tool call waits for this answer".to_owned());
-                self.client.pushed(&parcel.push, error);
-            }
-            return Ok(());
-        };
-        if let Ok(Answer::Replied { ask_id, .. }) = result {
-            self.texts.remove_question(ask_id);
-        }
-        let (mut new, known): (Vec<_>, Vec<_>) =
-            waiting.into_iter().partition(|p| self.client.remember(&p.push));
-        self.texts.fit(&mut new, &Limit { most: MAX_RESULT, cost: json_cost, form: fence::text });
-        print_result(&call, result, new.iter().map(fence::text).collect())?;
-        known.into_iter().for_each(|parcel| self.client.report_again(parcel.push));
-        new.iter().for_each(|parcel| self.client.pushed(&parcel.push, None));
-        Ok(())
-    }
-
-    /// Gets a text into the session, by the path that the hub chose.
+    /// Pushes a text into the session by the path that the hub chose.
     fn push(&mut self, parcel: Parcel) -> io::Result<()> {
         match parcel.path {
             Path::Channel => {
                 print(&mcp::channel_message(&fence::body(&parcel), fence::channel_meta(&parcel)))?;
                 self.pushed(&parcel.push, parcel.path, None);
             }
-            Path::Inbox => drop(self.inbox.send(parcel)), // its thread lives as long as we do
-            Path::Tool => {
-                self.pushed(&parcel.push, parcel.path, Some("no tool call can carry it".to_owned()))
-            }
+            Path::Inbox => drop(self.inbox.send(parcel)), // the thread runs as long as the channel
+            Path::Tool if self.waits.is_open() => self.waits.arrive(parcel, Instant::now()),
+            Path::Tool => self.give_back(vec![parcel], "no tool call can carry it"),
             Path::Hook | Path::Socket => {
                 let error = Some(format!("a channel has no path {}", parcel.path.name()));
                 self.pushed(&parcel.push, parcel.path, error);
@@ -301,7 +393,7 @@ impl Channel {
         self.client.pushed(push, error);
     }
 
-    /// Tells the hub what changed about the session: its name, whether it is in a turn, its branch, its inbox.
+    /// Reports changes of the session to the hub: name, activity, branch, paths.
     fn check_session(&mut self) {
         let file = &self.session.file;
         let before = (file.name.clone(), (file.status, file.status_at));
@@ -310,19 +402,30 @@ impl Channel {
         self.session.git = git;
         self.session.file.changed();
         let file = &self.session.file;
-        let status = file.status.filter(|_| before.1 != (file.status, file.status_at));
-        let age_ms = file.status_age();
-        let paths = self.session.find_paths();
-        let rerouted = paths != self.session.paths;
-        self.session.paths.clone_from(&paths);
-        let who = &mut self.client.who;
-        (who.paths, who.branch) = (paths.clone(), self.session.git.branch.clone());
+        let mut status = file.status.filter(|_| before.1 != (file.status, file.status_at));
+        let mut age_ms = file.status_age();
+        let was_stopped = std::mem::replace(&mut self.is_stopped, session::is_stopped(self.session.pid));
+        if self.is_stopped != was_stopped {
+            // What hooks told since the last check counts more.
+            (status, age_ms) = match self.is_stopped {
+                true => (Some(Activity::Stopped), Some(0)),
+                false => (file.status.or(Some(Activity::Unknown)), Some(CHECK.as_millis() as u64)),
+            };
+        }
+        self.client.who.branch.clone_from(&self.session.git.branch);
+        self.update_paths();
         if !self.client.is_registered() {
             return;
         }
-        if status.is_some() || branch.is_some() || rerouted {
-            let paths = rerouted.then_some(paths);
-            self.client.send(&ToHub::Activity { activity: status, age_ms, branch, paths });
+        if status.is_some() || branch.is_some() {
+            self.client.send(&ToHub::Activity { activity: status, age_ms, branch, paths: None });
+        }
+        let id = self.conversation();
+        if id != self.client.who.session
+            && let Some(session) = id
+        {
+            self.client.who.session = Some(session.clone());
+            self.client.send(&ToHub::Session { session });
         }
         if let Some(name) = self.session.file.name.clone()
             && before.0.as_ref() != Some(&name)
@@ -332,34 +435,7 @@ impl Channel {
     }
 }
 
-fn with_id(mut request: ToHub, new: u64) -> ToHub {
-    match &mut request {
-        ToHub::Peers { id }
-        | ToHub::Ask { id, .. }
-        | ToHub::Reply { id, .. }
-        | ToHub::Broadcast { id, .. }
-        | ToHub::Rename { id, .. } => *id = new,
-        _ => {}
-    }
-    request
-}
-
-/// The result of a tool call, and with it what waited for the session.
-fn print_result(call: &Id, reply: &Result<Answer, Fault>, mut messages: Vec<String>) -> io::Result<()> {
-    let (text, mut structured) = match reply {
-        Ok(answer) => tools::render(answer).unwrap_or_default(),
-        Err(fault) => tools::render_fault(fault),
-    };
-    let mut texts = vec![text];
-    if !messages.is_empty() {
-        // Of a result that is no error Claude Code shows the model the structured form alone.
-        structured["messages"] = json!(messages);
-        texts.append(&mut messages);
-    }
-    print(&mcp::result(call, mcp::tool_result(&texts, structured, reply.is_err())))
-}
-
-/// One message, one line, one write.
+/// Prints one message as one line with one write.
 fn print(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(format!("{line}\n").as_bytes())?;

@@ -1,13 +1,13 @@
-//! A registered connection that comes back: what channels, `relay ask` and `relay join` are to the hub.
+//! A registered connection that survives a lost connection: the client side of channels, `relay ask` and `relay join`.
 //!
-//! The hub keeps the state; a client keeps what it needs to pick up where it was after its connection was lost: its
-//! identity and secret, requests that have no answer (each is sent again under the same ids: all are idempotent), the
-//! identifiers of its last pushes (a push that comes again is confirmed again and not made again), and the ids of its open
-//! asks. Each registration names those, and the hub ends the ones that it lost.
+//! The hub keeps the state; a client keeps what it needs to continue after a lost connection: its identity and secret,
+//! requests that have no answer (each is sent again under the same ids: all are idempotent), the identifiers of its
+//! last pushes (a push that arrives again is confirmed and not repeated), and the ids of its open asks. Each
+//! registration names those, and the hub ends the ones that it lost.
 //!
-//! Every request ends: with the hub's answer, or in `hub_unreachable` after [`CONNECT`] without a hub or [`ANSWER`] in all,
-//! counted from the call and never extended. One whose hub died under it twice is not sent a third time. An ask that is
-//! given up is taken back with `withdraw`.
+//! Every request ends: with the hub's answer, or with `hub_unreachable` after [`CONNECT`] without a hub or [`ANSWER`]
+//! in all, counted from the call and never extended. A request whose hub died twice is not sent a third time. An ask
+//! that is given up is withdrawn.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
@@ -16,29 +16,29 @@ use crate::link::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
 use crate::token::Tokens;
 use crate::wire::{Answer, Code, Fault, Kind, LostAsk, Parcel, Path, Receipts, State, ToClient, ToHub, Who};
 
-/// How many pushes are remembered.
+/// The number of pushes that a client remembers.
 const MAX_PUSHES: usize = 1024;
-/// The request by which a client registers.
+/// The id of the registration request.
 const REGISTER: u64 = 0;
 
-/// What a client learns.
+/// An event for the owner of a [`Client`].
 #[derive(Debug)]
 pub enum Event {
     Registered {
         name: String,
     },
-    /// The hub won't have this client.
+    /// The hub refused the registration.
     Refused(Fault),
-    /// A request has ended. What waited for the session comes with it.
+    /// A request has ended. `waiting` has the texts for the session that came with the answer.
     Ended {
         id: u64,
         request: ToHub,
         result: Result<Answer, Fault>,
         waiting: Vec<Parcel>,
     },
-    /// To be pushed, and reported by [`Client::pushed`] or [`Client::seen`].
+    /// Push this, and report it with [`Client::pushed`] or [`Client::seen`].
     Push(Parcel),
-    /// How far an ask or broadcast of this client got.
+    /// The state of an ask or broadcast of this client.
     State {
         ask_id: String,
         state: State,
@@ -52,7 +52,9 @@ pub enum Event {
         ask_id: String,
         code: Code,
     },
-    /// The hub went away; [`keep`](crate::link::keep) looks for another.
+    /// A peer joined, left or took another name: see [`ToHub::WatchRoster`].
+    RosterChanged,
+    /// The connection is lost; [`keep`](crate::link::keep) reconnects.
     Lost(Fault),
 }
 
@@ -60,13 +62,13 @@ pub enum Event {
 struct Request {
     message: ToHub,
     called: Instant,
-    /// Whether the hub of the present connection has it.
+    /// Whether it was sent on the present connection.
     sent: bool,
-    /// How many hubs died with it.
+    /// How often the connection was lost while the request was sent and unanswered.
     deaths: u32,
 }
 
-/// How a push went.
+/// The outcome of a push.
 #[derive(Debug, Clone, PartialEq)]
 enum Outcome {
     UnderWay,
@@ -117,10 +119,10 @@ impl Client {
         }
     }
 
-    /// An id that is never given twice.
+    /// A new unique id.
     ///
     /// # Errors
-    /// No random numbers can be had.
+    /// The random source cannot be read.
     pub fn new_id(&mut self, prefix: &str) -> Result<String, Fault> {
         self.tokens.id(prefix).map_err(|e| unreachable(format!("cannot read /dev/urandom: {e}")))
     }
@@ -139,7 +141,7 @@ impl Client {
         !self.requests.is_empty()
     }
 
-    /// Files a request, which is sent as soon as the client is registered, and returns its id.
+    /// Queues a request, which is sent once the client is registered. Returns its id.
     pub fn request(&mut self, make: impl FnOnce(u64) -> ToHub) -> u64 {
         self.next_id += 1;
         let (id, called) = (self.next_id, Instant::now());
@@ -148,12 +150,12 @@ impl Client {
         id
     }
 
-    /// Sends what needs no answer, if there is a hub.
+    /// Sends a message that has no answer, if the client is connected.
     pub fn send(&mut self, message: &ToHub) {
         if let Some(sender) = &self.sender
             && sender.send(message).is_err()
         {
-            sender.close(); // its reader sees the end
+            sender.close(); // the reader then reports the loss
         }
     }
 
@@ -169,14 +171,14 @@ impl Client {
         self.send(&seen(push));
     }
 
-    /// Notes how a push went, if it is one that is remembered.
+    /// Records the outcome of a remembered push.
     fn conclude(&mut self, push: &str, outcome: Outcome) {
         if let Some(known) = self.pushes.get_mut(push) {
             *known = outcome;
         }
     }
 
-    /// Remembers a push that came with an answer; `false` if it is known.
+    /// Remembers a push; `false` if it is known already.
     pub fn remember(&mut self, push: &str) -> bool {
         if self.pushes.contains_key(push) {
             return false;
@@ -191,12 +193,12 @@ impl Client {
         true
     }
 
-    /// Says goodbye, if there is a hub; `false` if there is none.
+    /// Sends `bye`; `false` if the client is not connected.
     pub fn leave(&mut self) -> bool {
         self.sender.take().is_some_and(|sender| sender.send(&ToHub::Bye).is_ok())
     }
 
-    /// Takes what [`keep`](crate::link::keep) received.
+    /// Handles a message from [`keep`](crate::link::keep).
     pub fn handle(&mut self, message: FromHub) -> Vec<Event> {
         match message {
             FromHub::Up { sender, epoch, pid } => {
@@ -225,13 +227,13 @@ impl Client {
         for request in self.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
         }
-        let killers: Vec<u64> = self
+        let given_up: Vec<u64> = self
             .requests
             .iter()
             .filter(|(_, r)| r.deaths >= 2 && !is_withdrawal(&r.message))
             .map(|(id, _)| *id)
             .collect();
-        for id in killers {
+        for id in given_up {
             let name = self.requests.get(&id).map_or("", |r| name(&r.message));
             let why = format!(
                 "the hub died twice while it had this request ({name}), so it is not sent a third time; see `relay doctor`"
@@ -247,7 +249,7 @@ impl Client {
     fn received(&mut self, message: ToClient) -> Vec<Event> {
         let event = match message {
             ToClient::Ok { id: REGISTER, answer: Answer::Registered { name, open }, .. } => {
-                return self.is_back(name, &open);
+                return self.registered_again(name, &open);
             }
             ToClient::Error { id: None | Some(REGISTER), code, message, .. } => {
                 self.away = Fault { code, message };
@@ -265,13 +267,15 @@ impl Client {
                 Some(Event::State { ask_id, state, path, code, detail })
             }
             ToClient::Over { ask_id, code } => Some(Event::Over { ask_id, code }),
+            ToClient::RosterChanged => Some(Event::RosterChanged),
             ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => None,
         };
         event.into_iter().collect()
     }
 
-    /// The client is registered. A request that an earlier epoch had may have had its effect: asking again might ask twice.
-    fn is_back(&mut self, name: String, open: &[String]) -> Vec<Event> {
+    /// The client is registered. A request that was sent in an earlier epoch may have taken effect, and repeating it
+    /// might ask twice.
+    fn registered_again(&mut self, name: String, open: &[String]) -> Vec<Event> {
         let other = self.epoch.as_ref().is_some_and(|before| *before != self.next_epoch);
         self.epoch = Some(self.next_epoch.clone());
         (self.who.fresh, self.who.exact) = (false, false);
@@ -284,8 +288,7 @@ impl Client {
         let lost: Vec<u64> = self.requests.iter().filter(|(_, r)| is_lost(r)).map(|(id, _)| *id).collect();
         let mut events = vec![Event::Registered { name }];
         for id in lost {
-            let why =
-                "the relay's state was lost while it had this request; whether it took effect is not known";
+            let why = "the relay's state was lost while it had this request; it may have taken effect";
             events.extend(self.give_up(id, unreachable(why)));
         }
         self.registered = true; // not before: nothing that was lost may be sent again
@@ -309,7 +312,7 @@ impl Client {
         match self.pushes.get(&push).cloned() {
             Some(Outcome::Pushed(error)) => self.send(&ToHub::Pushed { push, error }),
             Some(Outcome::Seen) => self.send(&seen(&push)),
-            Some(Outcome::UnderWay) | None => {} // its end is reported when it comes
+            Some(Outcome::UnderWay) | None => {} // reported when it is done
         }
     }
 
@@ -339,14 +342,14 @@ impl Client {
         Some(Event::Ended { id, request, result, waiting })
     }
 
-    /// When [`expire`](Self::expire) has something to do, unless something else happens first.
+    /// The time at which [`expire`](Self::expire) has to be called.
     pub fn deadline(&self) -> Option<Instant> {
         let patience = if self.registered { ANSWER } else { CONNECT };
         let called = self.requests.values().filter(|r| !is_withdrawal(&r.message)).map(|r| r.called);
         called.min().map(|called| called + patience)
     }
 
-    /// Ends the requests whose time is up.
+    /// Ends the requests that have timed out.
     pub fn expire(&mut self, now: Instant) -> Vec<Event> {
         let patience = if self.registered { ANSWER } else { CONNECT };
         let is_late = |r: &Request| r.called + patience <= now && !is_withdrawal(&r.message);
@@ -355,14 +358,14 @@ impl Client {
             return Vec::new();
         }
         if let Some(sender) = &self.sender {
-            sender.close(); // and look for another
+            sender.close(); // so that `keep` reconnects
             self.hung = true;
         }
         let fault = self.away.clone();
         late.into_iter().filter_map(|id| self.give_up(id, fault.clone())).collect()
     }
 
-    /// Ends a request without an answer. An ask may have reached the hub all the same, so it is taken back.
+    /// Ends a request without an answer. If it is an ask that the hub may have received, withdraws it.
     fn give_up(&mut self, id: u64, fault: Fault) -> Option<Event> {
         let Request { message: request, deaths, sent, .. } = self.requests.remove(&id)?;
         if let ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast { broadcast_id: id, .. } = &request
@@ -374,7 +377,7 @@ impl Client {
         Some(Event::Ended { id, request, result: Err(fault), waiting: Vec::new() })
     }
 
-    /// Sends what the hub does not have, in the order of the calls.
+    /// Sends the requests that are not sent yet, in the order of the calls.
     fn send_requests(&mut self) {
         if !self.registered {
             return;
@@ -386,12 +389,12 @@ impl Client {
     }
 }
 
-/// The receipt of a peer that reads for itself.
+/// The receipt of a person or script, which reads its own connection.
 fn seen(push: &str) -> ToHub {
     ToHub::Seen(Receipts { seen: vec![push.to_owned()], ..Receipts::default() })
 }
 
-/// Nobody waits for a withdrawal, so it has no time limit.
+/// No caller waits for a withdrawal, so it has no time limit.
 fn is_withdrawal(message: &ToHub) -> bool {
     matches!(message, ToHub::Withdraw { .. })
 }

@@ -1,4 +1,6 @@
-//! The data directory: where the hub's socket, its lock and the logs are. Private to its user.
+//! The data directory: the hub's socket, lock and journal, session files and logs. Private to its user.
+
+mod machine;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -8,46 +10,45 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
 use crate::proc;
+use machine::{MACHINE, Machine};
 
 /// The longest path of a socket, in bytes, the NUL at its end included: that of macOS. Linux allows 108.
 const SOCKET_PATH: usize = 104;
 const SOCKET: &str = "hub.sock";
 const LOCK: &str = "hub.lock";
 const JOURNAL: &str = "hub.journal";
-/// How the file begins that tells us who we are.
+/// The prefix of a temporary file whose owner is our user id.
 const PROBE: &str = ".probe-";
-const ELSEWHERE: &str = "choose another directory with --data-dir or RELAY_DATA_DIR";
+const REMEDY: &str = "choose another directory with --data-dir or RELAY_DATA_DIR";
 
-/// Where our files are.
+/// The data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataDir(PathBuf);
 
 impl DataDir {
-    /// `flag` (`--data-dir`), else `RELAY_DATA_DIR`, else `CLAUDE_PLUGIN_DATA`, else where Claude Code would put it.
-    /// What is empty counts as unset. Touches nothing; fails, with the remedy, if not even `HOME` is set.
+    /// `flag` (`--data-dir`), else `RELAY_DATA_DIR`, else `CLAUDE_PLUGIN_DATA`, else where Claude Code would put it. An
+    /// empty value counts as unset. Touches no file. Fails, with the remedy, if `HOME` is not set either.
     pub fn locate(flag: Option<&OsStr>) -> Result<DataDir, String> {
         locate(flag, |key| env::var_os(key))
     }
 
-    /// Makes the directory, and in it `logs` and `sessions`, all 0700, and checks that it is private: fails, with the
-    /// remedy, if it belongs to somebody else, if others can write to it, or if we cannot.
+    /// Creates the directory with `logs` and `sessions`, all 0700, and checks that it is private. Fails, with the
+    /// remedy, if it belongs to another user, if others can write to it, or if this user cannot.
     ///
-    /// An empty directory that the group can write to is made private instead: on systems with umask 002 that is how
-    /// Claude Code makes it.
+    /// An empty directory that is writable for the group is made private instead: Claude Code creates it so on systems
+    /// with umask 002.
     pub fn prepare(&self) -> Result<(), String> {
         self.make().map_err(|e| self.unusable(&e))
     }
 
     fn unusable(&self, e: &io::Error) -> String {
-        format!("cannot use {} as data directory: {e}; mend that or {ELSEWHERE}", self.0.display())
+        format!("cannot use {} as data directory: {e}; correct that or {REMEDY}", self.0.display())
     }
 
     fn make(&self) -> io::Result<()> {
@@ -69,29 +70,29 @@ impl DataDir {
         Ok(())
     }
 
-    /// Whether [`prepare`](Self::prepare) could use the directory, as far as can be seen without changing it; `false` where
-    /// it is yet to be made.
+    /// Checks, without changing anything, whether [`prepare`](Self::prepare) could use the directory; `false` if it
+    /// does not exist yet.
     pub fn look(&self) -> Result<bool, String> {
         let there = self.0.ancestors().find(|at| fs::symlink_metadata(at).is_ok()).unwrap_or(&self.0);
         let looked = if there == self.0 { self.check() } else { user(there) };
         looked.map(|_| there == self.0).map_err(|e| self.unusable(&e))
     }
 
-    /// Who we are, if the directory is ours alone.
+    /// Our user id, if the directory belongs to this user and is private.
     fn check(&self) -> io::Result<u32> {
         let dir = &self.0;
-        // Looked at before the mode: others of ours may be doing the same, and make it private before they fill it.
+        // Read before the mode: another process may be making it private and filling it.
         let empty = fs::read_dir(dir)?
             .flatten()
             .all(|entry| entry.file_name().as_bytes().starts_with(PROBE.as_bytes()));
         let meta = fs::metadata(dir)?;
         if meta.mode() & (if empty { 0o002 } else { 0o022 }) != 0 {
-            return Err(io::Error::other("others can write to it (chmod 700, if you trust what is in it)"));
+            return Err(io::Error::other("others can write to it; check its content, then run chmod 700"));
         }
         let me = user(dir)?;
         if meta.uid() != me {
             let owner = meta.uid();
-            return Err(io::Error::other(format!("it belongs to user {owner}, and we are user {me}")));
+            return Err(io::Error::other(format!("it belongs to user {owner}, and this is user {me}")));
         }
         Ok(me)
     }
@@ -103,52 +104,55 @@ impl DataDir {
 
     /// The hub's socket. May be longer than a socket's path can be: see [`connect`](Self::connect).
     pub fn socket_path(&self) -> PathBuf {
-        self.0.join(named(SOCKET, &self.foreign_suffix().unwrap_or_default()))
+        self.0.join(named(SOCKET, &self.machine_suffix().unwrap_or_default()))
     }
 
     /// The hub's journal.
     pub fn journal_path(&self) -> PathBuf {
-        self.0.join(named(JOURNAL, &self.foreign_suffix().unwrap_or_default()))
+        self.0.join(named(JOURNAL, &self.machine_suffix().unwrap_or_default()))
     }
 
-    /// Where the logs are.
+    /// The directory of the logs.
     pub fn logs(&self) -> PathBuf {
         self.0.join("logs")
     }
 
-    /// Where processes of a session leave what the next one needs.
+    /// The directory of the session files.
     pub fn sessions(&self) -> PathBuf {
         self.0.join("sessions")
     }
 
-    /// Whoever listens here would hear every question and could put words into a session: it must be one of ours.
+    /// Checks that directory and listener belong to this user: a foreign listener could read every question and send
+    /// text into sessions.
     fn check_private(&self, listener: u32) -> io::Result<()> {
         let meta = fs::metadata(&self.0)?;
         let denied = |why: String| Err(io::Error::new(ErrorKind::PermissionDenied, why));
         if meta.mode() & 0o022 != 0 {
             return denied(format!("others can write to {}", self.0.display()));
         }
-        // Whom the system takes us for; where there is no /proc, whoever can create a file here.
+        // Our user id; without /proc, the owner of a file that we create.
         let me = match proc::path("self").and_then(|own| fs::metadata(own).ok()) {
             Some(process) => process.uid(),
             None => self.prepare().map(|()| meta.uid()).map_err(io::Error::other)?,
         };
         match (meta.uid() == me, listener == me) {
             (true, true) => Ok(()),
-            (true, false) => denied(format!("its {SOCKET} belongs to user {listener}, and we are user {me}")),
-            _ => denied(format!("it belongs to user {}, and we are user {me}", meta.uid())),
+            (true, false) => {
+                denied(format!("its {SOCKET} belongs to user {listener}, and this is user {me}"))
+            }
+            _ => denied(format!("it belongs to user {}, and this is user {me}", meta.uid())),
         }
     }
 
-    /// Connects to the hub, within `limit`. `PermissionDenied` where it might be somebody else's, `NotFound` or
-    /// `ConnectionRefused` where there is none; the latter also where `hub.sock` is something else than a socket, such as a
-    /// link out of the directory: the next hub replaces it. `TimedOut` where a hub does not accept.
+    /// Connects to the hub, within `limit`. Errors: `PermissionDenied` if the socket may belong to another user;
+    /// `NotFound` or `ConnectionRefused` if no hub runs, the latter also if `hub.sock` is not a socket, such as a link
+    /// out of the directory, which the next hub replaces; `TimedOut` if a hub does not accept.
     ///
     /// May change the working directory, as may [`Claim::bind`].
     pub fn connect(&self, limit: Duration) -> io::Result<UnixStream> {
         let own = self.connect_to(SOCKET, limit);
         match own {
-            Err(e) if is_absent(&e) => match self.foreign_suffix() {
+            Err(e) if is_not_running(&e) => match self.machine_suffix() {
                 Some(suffix) => self.connect_to(&named(SOCKET, &suffix), limit),
                 None => Err(e),
             },
@@ -163,7 +167,7 @@ impl DataDir {
         }
         self.check_private(socket.uid())?;
         let path = self.within_limit(name)?;
-        // Connecting waits while more connections wait than the system queues, and has no time limit of its own.
+        // `connect` blocks while the listener's backlog is full, and has no timeout of its own.
         let (done, connected) = bounded(1);
         let connect = move || drop(done.send(UnixStream::connect(path)));
         thread::Builder::new().name("connect".into()).stack_size(64 << 10).spawn(connect)?;
@@ -172,7 +176,7 @@ impl DataDir {
 
     /// Makes this process the hub of the directory for as long as the claim lives; `None` if another process is.
     pub fn claim(&self) -> io::Result<Option<Claim>> {
-        let suffix = self.foreign_suffix().unwrap_or_default();
+        let suffix = self.machine_suffix().unwrap_or_default();
         let mut options = OpenOptions::new();
         let path = self.0.join(named(LOCK, &suffix));
         let mut lock = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
@@ -191,19 +195,20 @@ impl DataDir {
 
     /// Whether a process is the hub of the directory, or is about to be.
     pub fn is_claimed(&self) -> bool {
-        let path = self.0.join(named(LOCK, &self.foreign_suffix().unwrap_or_default()));
+        let path = self.0.join(named(LOCK, &self.machine_suffix().unwrap_or_default()));
         File::open(path).is_ok_and(|lock| lock.try_lock().is_err())
     }
 
-    /// The process that was the last to become the hub, as it wrote into its lock.
+    /// The process id of the last hub, from its lock file.
     pub fn hub_process(&self) -> Option<u32> {
-        let path = self.0.join(named(LOCK, &self.foreign_suffix().unwrap_or_default()));
+        let path = self.0.join(named(LOCK, &self.machine_suffix().unwrap_or_default()));
         let mut text = String::new();
         File::open(path).ok()?.take(1024).read_to_string(&mut text).ok()?;
         text.lines().next()?.parse().ok()
     }
 
-    /// The other machine whose hub has the plain names in this directory, if one has: this machine's files carry its name.
+    /// The other machine whose hub uses the unsuffixed file names, if any. This machine's files then have its host name
+    /// as a suffix.
     pub fn other_machine(&self) -> Option<String> {
         let mut text = String::new();
         let lock = File::open(self.0.join(LOCK)).ok()?;
@@ -217,8 +222,8 @@ impl DataDir {
         other.then(|| host.to_owned())
     }
 
-    /// What this machine's file names carry where the directory is another machine's.
-    fn foreign_suffix(&self) -> Option<String> {
+    /// The suffix of this machine's file names, if another machine uses the directory.
+    fn machine_suffix(&self) -> Option<String> {
         self.other_machine().map(|_| MACHINE.host.clone())
     }
 
@@ -236,10 +241,10 @@ impl DataDir {
     }
 }
 
-/// The right to be the hub of a data directory, and the names of the hub's files in it.
+/// The held lock of a data directory, and the names of the hub's files in it.
 pub struct Claim {
     dir: DataDir,
-    /// Empty unless another machine has the plain names.
+    /// Empty unless another machine uses the unsuffixed names.
     suffix: String,
     /// Locked until it is closed.
     _lock: File,
@@ -254,9 +259,9 @@ impl Claim {
         self.dir.0.join(named(JOURNAL, &self.suffix))
     }
 
-    /// Listens on the socket, mode 0600, in place of what is there.
+    /// Listens on the socket, with mode 0600, and replaces an existing file.
     pub fn bind(&self) -> io::Result<UnixListener> {
-        // Made under another name, so that nobody ever meets it with another mode or without a listener.
+        // Created under another name and renamed, so that it never has another mode or no listener.
         let name = format!("{SOCKET}.{}", std::process::id());
         let path = self.dir.0.join(&name);
         let _ = fs::remove_file(&path);
@@ -268,31 +273,6 @@ impl Claim {
     }
 }
 
-/// What tells this machine from another one that sees the same directory. Containers share the kernel's boot id with their
-/// host, and a rebooted machine keeps its name: one of the two is enough.
-struct Machine {
-    host: String,
-    boot: String,
-}
-
-/// It stays what it is while we run, and without /proc it takes a process to find out.
-static MACHINE: LazyLock<Machine> = LazyLock::new(Machine::this);
-
-impl Machine {
-    fn this() -> Machine {
-        let mut host = proc::line("sys/kernel/hostname");
-        if host.is_empty() {
-            let uname = Command::new("uname").arg("-n").stderr(Stdio::null()).output();
-            host = uname.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
-        }
-        let plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || *c == '.';
-        Machine {
-            host: host.chars().filter(plain).take(64).collect(),
-            boot: proc::line("sys/kernel/random/boot_id"),
-        }
-    }
-}
-
 /// `hub.sock` or, with a suffix, `hub-SUFFIX.sock`.
 fn named(file: &str, suffix: &str) -> String {
     match (suffix, file.split_once('.')) {
@@ -301,8 +281,8 @@ fn named(file: &str, suffix: &str) -> String {
     }
 }
 
-/// Whether nobody listens, and nothing else is wrong.
-pub fn is_absent(e: &io::Error) -> bool {
+/// Whether the error means that no hub is listening.
+pub fn is_not_running(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
 }
 
@@ -323,13 +303,13 @@ fn locate(flag: Option<&OsStr>, var: impl Fn(&str) -> Option<OsString>) -> Resul
         .find(|dir| !dir.is_empty())
         .map(PathBuf::from)
         .or_else(|| Some(config_in(&var)?.join("plugins/data/relay-claude-relay")))
-        .ok_or_else(|| format!("no data directory: HOME is not set; {ELSEWHERE}"))?;
+        .ok_or_else(|| format!("no data directory: HOME is not set; {REMEDY}"))?;
     let dir =
-        std::path::absolute(&dir).map_err(|e| format!("cannot find {}: {e}; {ELSEWHERE}", dir.display()))?;
+        std::path::absolute(&dir).map_err(|e| format!("cannot find {}: {e}; {REMEDY}", dir.display()))?;
     Ok(DataDir(dir))
 }
 
-/// Whom the system takes us for: the owner of what we create.
+/// Our user id: the owner of a file that we create.
 fn user(dir: &Path) -> io::Result<u32> {
     let probe = dir.join(format!("{PROBE}{}", std::process::id()));
     let _ = fs::remove_file(&probe);
@@ -369,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_places() {
+    fn data_directory_is_chosen_in_the_documented_order() {
         let at = |flag: Option<&str>, vars: &[(&str, &str)]| {
             let var =
                 |key: &str| vars.iter().find(|(k, _)| *k == key).map(|(_, value)| OsString::from(value));
@@ -396,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn prepare_makes_it_private() {
+    fn prepare_creates_private_directories() {
         let dir = dir("prepare");
         let nested = DataDir(dir.0.join("a/b"));
         nested.prepare().expect("made");
@@ -412,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn prepare_refuses_what_others_can_write() {
+    fn prepare_refuses_a_directory_that_others_can_write_to() {
         let dir = dir("shared");
         fs::create_dir(&dir.0).expect("made");
         chmod(&dir.0, 0o777);
@@ -433,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn one_process_has_the_lock() {
+    fn lock_is_exclusive_and_names_its_process() {
         let dir = dir("lock");
         assert!(dir.claim().is_err());
         dir.prepare().expect("made");
@@ -447,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_machine_gets_names_of_its_own() {
+    fn second_machine_uses_file_names_with_its_host_name() {
         let dir = dir("machines");
         dir.prepare().expect("made");
         fs::write(dir.0.join(LOCK), "1\nother-machine\nother-boot\n").expect("a lock of another machine");
@@ -485,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets() {
+    fn socket_replaces_stale_files_and_works_with_long_paths() {
         let short = dir("socket");
         let before = env::current_dir().expect("a working directory");
         // The longest path that fits, the first that does not, and one that no system takes.

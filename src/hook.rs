@@ -1,12 +1,13 @@
-//! What the plugin's hooks run. A hook tells the hub what the session is doing and which pushes it has met, in the prompt
-//! or in the transcript. It stores nothing and never holds the user up; all that it ever prints is the reminder of an
-//! unanswered ask at the end of a turn. Started with `--wait` it is the [`waiter`]: the push path that reaches a session
-//! which has no other.
+//! `relay hook`, which the plugin's hooks run. A hook reports the session's activity to the hub, and the pushes that it
+//! finds in the prompt or in the transcript. It stores nothing and never delays the user noticeably; it prints only the
+//! reminder of an unanswered ask at the end of a turn. Started with `--wait` it is the [`waiter`]: the push path that
+//! reaches a session which has no other.
 
 mod transcript;
 mod waiter;
 
 use std::io::{self, Read, Write};
+use std::os::unix::process::parent_id;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,31 +15,31 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::datadir::{DataDir, is_absent};
+use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
 use crate::link::Link;
 use crate::session;
-use crate::wire::{Answer, DebtLine, HookEvent, Receipts, ToClient, ToHub};
+use crate::wire::{Answer, HookEvent, OwedAsk, Receipts, ToClient, ToHub};
 use transcript::Transcript;
 pub use transcript::pushes_in;
 
-/// The most that is read of the hook's input, in bytes. A longer one is not looked at.
+/// The limit of the hook's input, in bytes. A longer input is ignored.
 const MAX_INPUT: u64 = 32 << 20;
-/// The most that is read of a transcript's end, in bytes.
+/// How much of a transcript's end is searched, in bytes.
 const MAX_TRANSCRIPT: u64 = 16 << 20;
-/// The same where the user waits. A message of 512 KiB stands in it four times: when it is accepted, twice when the
+/// The same while the user waits. A message of 512 KiB stands in it four times: when it is accepted, twice when the
 /// conversation has it, and in the request.
 const MAX_PROMPT: u64 = 8 << 20;
-/// How long the hub may take while the user waits.
+/// The time limit while the user waits.
 const PROMPT: Duration = Duration::from_millis(40);
-/// How long it may take where nobody does.
+/// The time limit otherwise.
 const QUIET: Duration = Duration::from_millis(1000);
-/// How long a hook pauses before it looks for a hub again.
+/// The pause before a hook tries to reach the hub again.
 const RETRY: Duration = Duration::from_millis(5);
-/// How many asks a reminder names.
+/// The number of asks that a reminder names.
 const MAX_REMINDED: usize = 5;
 
-/// The input of a hook, as far as it matters here.
+/// The fields of a hook's input that are used.
 #[derive(Debug, Default, Deserialize)]
 struct Input {
     hook_event_name: String,
@@ -56,7 +57,7 @@ struct Input {
     tool_input: Option<ToolInput>,
 }
 
-/// The arguments of a tool call, as far as they matter here.
+/// The arguments of a tool call that are used.
 #[derive(Debug, Default, Deserialize)]
 struct ToolInput {
     ask_id: Option<String>,
@@ -69,7 +70,7 @@ impl Input {
         Some((serde_json::from_slice(&text).ok()?, text))
     }
 
-    /// What the hub needs to know about it, if anything.
+    /// The event for the hub, if it is relevant.
     fn event(&self) -> Option<HookEvent> {
         Some(match self.hook_event_name.as_str() {
             // A compaction happens in the middle of a turn.
@@ -82,7 +83,7 @@ impl Input {
             "Stop" if self.stop_hook_active => HookEvent::StopAgain,
             "Stop" => HookEvent::Stop,
             "StopFailure" => HookEvent::Failed,
-            // After these the same process goes on with another conversation.
+            // The same process continues with another conversation.
             "SessionEnd" if matches!(self.reason.as_deref(), Some("clear" | "resume")) => return None,
             "SessionEnd" => HookEvent::End,
             _ => return None,
@@ -108,7 +109,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
         );
     }
     let Some(event) = input.event() else { return ExitCode::SUCCESS };
-    let claude = session::key();
+    let claude = session::key(parent_id());
     let prompted = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
     let receipts = Receipts { claude: Some(claude.clone()), prompted, ..Receipts::default() };
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
@@ -118,13 +119,13 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     if !remind.is_empty() {
         let output =
             json!({"hookSpecificOutput": {"hookEventName": "Stop", "additionalContext": reminder(&remind)}});
-        let _ = writeln!(io::stdout(), "{output}"); // a client that does not read it only misses the reminder
+        let _ = writeln!(io::stdout(), "{output}"); // without a reader only the reminder is lost
     }
     ExitCode::SUCCESS
 }
 
-/// The person sees it too, so it is short.
-fn reminder(asks: &[DebtLine]) -> String {
+/// The text of a reminder; short, since the screen shows it.
+fn reminder(asks: &[OwedAsk]) -> String {
     let named =
         asks.iter().take(MAX_REMINDED).map(|ask| format!("{} from \"{}\"", ask.ask_id, label(&ask.from)));
     format!(
@@ -133,15 +134,15 @@ fn reminder(asks: &[DebtLine]) -> String {
     )
 }
 
-/// Tells the hub, if there is one, and does what it asks for; returns what to remind the model of. A hub that is away may
-/// be back in 10 ms: the hook tries again within its patience.
+/// Reports to the hub, if one runs, and returns the asks of which to remind the model. If the hub cannot be reached,
+/// tries again within the time limit: another hub may be running within 10 ms.
 fn report(
     dir: &DataDir,
     receipts: &Receipts,
     hook: &ToHub,
     event: HookEvent,
     transcript: Option<&str>,
-) -> Vec<DebtLine> {
+) -> Vec<OwedAsk> {
     let (patience, most) = match event {
         HookEvent::Prompt => (PROMPT, MAX_PROMPT),
         _ => (QUIET, MAX_TRANSCRIPT),
@@ -161,22 +162,22 @@ fn report(
                     return remind;
                 }
             }
-            Err(e) if is_absent(&e) => {}
+            Err(e) if is_not_running(&e) => {}
             Err(_) => return Vec::new(),
         }
         thread::sleep(RETRY.min(left));
     }
 }
 
-/// The hub's answer on one connection; `None` if the hub is lost before.
+/// Reports on one connection; `None` if it is lost before the answer.
 fn report_on(
     link: &mut Link,
     until: Instant,
     receipts: &Receipts,
     hook: &ToHub,
-) -> Option<(usize, Vec<DebtLine>)> {
+) -> Option<(usize, Vec<OwedAsk>)> {
     let (hello, seen) = (Link::hello(), ToHub::Seen(receipts.clone()));
-    // All is sent before the hub has said a word, so that a receipt arrives even if the time runs out.
+    // Everything is sent before the hub answers, so that a receipt arrives even if the time limit expires.
     let sent = match receipts.is_empty() {
         true => link.sender.send_all([&hello, hook]),
         false => link.sender.send_all([&hello, &seen, hook]),
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_reminder_names_the_asks_and_quotes_no_markup() {
-        let ask = |n: usize| DebtLine { ask_id: format!("ask_{n}"), from: "<b>\"x".to_owned(), age_s: 1 };
+        let ask = |n: usize| OwedAsk { ask_id: format!("ask_{n}"), from: "<b>\"x".to_owned(), age_s: 1 };
         let text = reminder(&(0..9).map(ask).collect::<Vec<_>>());
         assert!(
             text.contains("ask_0 from \"_b__x\", ask_1") && text.contains("ask_4") && !text.contains("ask_5"),

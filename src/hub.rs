@@ -42,27 +42,27 @@ use writer::{Backlog, Writer};
 pub use process::{detach, main};
 pub use replay::{redact, replay};
 
-/// The most connections at once: a channel and a waiter for each of 1,024 peers, and hooks that come and go.
+/// The limit of connections: a channel and a waiter for each of 1,024 peers, and as many short-lived ones of hooks.
 const MAX_CONNECTIONS: usize = 3072;
-/// How often the hub checks that its socket is still there, and whether the journal needs care.
+/// How often the hub checks its socket and maintains the journal.
 const CHECK: Duration = Duration::from_secs(1);
-/// How long a leaving hub waits for its queues to be read.
+/// How long a hub that exits waits for its backlogs to be read.
 const FLUSH: Duration = Duration::from_secs(1);
-/// How long outputs may wait for more to come while inputs keep coming: under load this saves most of the system calls.
+/// How long outputs are collected while inputs arrive: under load this saves most of the system calls.
 const BATCH: Duration = Duration::from_micros(50);
 
 /// How a call to [`run`] ended.
 pub enum Ran {
-    /// The hub has done its work.
+    /// The hub was stopped or was idle.
     Done,
-    /// Another hub has the data directory.
+    /// Another hub has locked the data directory.
     Another,
 }
 
-/// What the router's thread receives.
+/// A message to the router thread.
 enum Incoming {
     Opened(ConnId, Writer),
-    /// A message, and where its credit goes back to, with the time that the message took.
+    /// A message, and the channel on which its credit is returned, with the time that the message took.
     Said(ConnId, ToHub, Sender<Duration>),
     /// The connection broke the protocol and is read no further.
     Broken(ConnId, Fault),
@@ -70,10 +70,10 @@ enum Incoming {
     Stop,
 }
 
-/// Runs the hub of `dir` until it is stopped or nobody needs it; `ready` is called once it listens.
+/// Runs the hub of `dir` until it is stopped or idle; calls `ready` once it is listening.
 ///
 /// # Errors
-/// What keeps it from starting, with the remedy.
+/// The hub cannot start; the text has the remedy.
 pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, String> {
     dir.prepare()?;
     let at = dir.path().display();
@@ -85,7 +85,8 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     let no_random = |e| format!("cannot read /dev/urandom: {e}");
     let mut tokens = Tokens::new().map_err(no_random)?;
     let (epoch, first) = (tokens.secret().map_err(no_random)?, tokens.secret().map_err(no_random)?);
-    // Should the source of randomness ever fail later, an identifier that repeats confirms nothing.
+    // If the random source fails later, all pushes get the same identifier, which is harmless: it only prevents
+    // receipts.
     let ids = move || format!("push_{}", tokens.secret().unwrap_or_else(|_| first.clone()));
     let info = Info {
         pid: std::process::id(),
@@ -117,10 +118,10 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
         exit: None,
     };
     let why = hub.serve(&received);
-    // The socket goes first: a client that comes now finds no hub and starts one, and a client that was accepted and not
-    // welcomed sees the end of the connection and does the same.
+    // The socket is removed first: a client that connects now starts a new hub, and so does a client that was accepted
+    // and gets no `welcome`.
     if Inode::of(&hub.socket) == hub.inode {
-        let _ = fs::remove_file(&hub.socket); // gone is gone
+        let _ = fs::remove_file(&hub.socket); // already removed
     }
     hub.flush();
     hub.journal.close(&hub.router);
@@ -128,12 +129,12 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     Ok(Ran::Done)
 }
 
-/// The router, the journal under it, and the ways out.
+/// The router, its journal, and the writers of its connections.
 struct Hub {
     router: Router,
     journal: Journal,
     writers: BTreeMap<ConnId, Writer>,
-    /// Connections whose writers have lines that are not written.
+    /// Connections with unwritten lines.
     unwritten: Vec<ConnId>,
     socket: PathBuf,
     inode: Option<Inode>,
@@ -142,12 +143,12 @@ struct Hub {
     start: Instant,
     /// The router's time at `start`.
     now_at_start: Ms,
-    /// Why the hub leaves.
+    /// Why the hub exits.
     exit: Option<&'static str>,
 }
 
 impl Hub {
-    /// Runs until the router wants to exit or the socket is not ours any more, and returns the reason.
+    /// Runs until the router exits or the socket was replaced, and returns the reason.
     fn serve(&mut self, received: &Receiver<Incoming>) -> &'static str {
         let mut check = Instant::now() + CHECK;
         loop {
@@ -176,7 +177,7 @@ impl Hub {
         }
     }
 
-    /// Steps through what is there, for a moment.
+    /// Steps the router for the messages that are available, for at most [`BATCH`].
     fn take_batch(&mut self, first: Incoming, received: &Receiver<Incoming>) {
         let began = Instant::now();
         self.take(first);
@@ -195,7 +196,7 @@ impl Hub {
             Incoming::Said(conn, message, credit) => {
                 let began = Instant::now();
                 self.step(Input::Said(conn, message));
-                let _ = credit.try_send(began.elapsed()); // its reader may be gone
+                let _ = credit.try_send(began.elapsed()); // the reader may have ended
             }
             Incoming::Broken(conn, fault) => {
                 self.send(conn, &error_line(fault));
@@ -233,7 +234,7 @@ impl Hub {
         write_line(&mut writer.unwritten, message);
     }
 
-    /// Closes a connection when what was sent to it is written.
+    /// Closes a connection once its lines are written.
     fn close(&mut self, conn: ConnId) {
         if let Some(writer) = self.writers.get_mut(&conn) {
             writer.closing = true;
@@ -241,7 +242,7 @@ impl Hub {
         }
     }
 
-    /// Writes the journal, then all that was sent since the last time. A peer that does not read loses its connection.
+    /// Writes the journal, then the outputs of the batch. A peer that does not read loses its connection.
     fn write_batch(&mut self) {
         loop {
             self.journal.append();
@@ -254,7 +255,7 @@ impl Hub {
         }
     }
 
-    /// Whether the connection still takes what it is sent.
+    /// Writes the lines of a connection; `false` if its backlog is full.
     fn write(&mut self, conn: ConnId) -> bool {
         let Some(writer) = self.writers.get_mut(&conn) else { return true };
         let written = writer.write();
@@ -262,8 +263,8 @@ impl Hub {
         if stalled {
             log::warn!(conn, queued = writer.queued(); "peer_stalled");
         }
-        // A writer that is dropped closes its connection when its backlog is written. Otherwise the reader sees the end,
-        // after all that the peer said before it: a peer that says goodbye and closes does not wait for an answer.
+        // A dropped writer closes its connection once its backlog is written. After a failed write the reader still
+        // reads what the peer sent before: a peer may send `bye` and close without reading the answer.
         if written.is_err() || (writer.closing && writer.backlog.is_none()) {
             let _ = writer.stream.shutdown(Shutdown::Both);
         }
@@ -273,7 +274,7 @@ impl Hub {
         !stalled
     }
 
-    /// Lets the backlogs become empty, but waits no longer than [`FLUSH`].
+    /// Waits until the backlogs are empty, at most [`FLUSH`].
     fn flush(&mut self) {
         self.write_batch();
         let until = Instant::now() + FLUSH;
@@ -285,7 +286,7 @@ impl Hub {
     }
 }
 
-/// Accepts connections and gives each its reader.
+/// Accepts connections and starts a reader thread for each.
 fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
     let open = Arc::new(AtomicUsize::new(0));
     let mut next = first;
@@ -293,7 +294,7 @@ fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
         let stream = match listener.accept() {
             Ok((stream, _)) => Arc::new(stream),
             Err(e) => {
-                // Out of file descriptors, most likely: they come back as others leave.
+                // Most likely out of file descriptors, until other connections close.
                 log::error!(error:% = e; "accept_failed");
                 thread::sleep(Duration::from_millis(50));
                 continue;
@@ -305,7 +306,7 @@ fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
             let full = format!("the hub has {MAX_CONNECTIONS} connections, which is its limit; retry later");
             let mut refusal = Vec::new();
             write_line(&mut refusal, &error_line(fault(Code::Overloaded, full)));
-            last_words(&stream, &refusal);
+            write_and_close(&stream, &refusal);
             continue;
         }
         let (conn, incoming, count) = (next, incoming.clone(), open.clone());
@@ -325,14 +326,14 @@ fn error_line(fault: Fault) -> ToClient {
     ToClient::Error { id: None, code: fault.code, message: fault.message, waiting: Vec::new() }
 }
 
-/// One line, then the end, for a connection that has no writer.
-fn last_words(stream: &UnixStream, line: &[u8]) {
+/// Writes one line and closes a connection that has no writer.
+fn write_and_close(stream: &UnixStream, line: &[u8]) {
     let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
     let _ = { stream }.write_all(line); // it may be gone already
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-/// SIGTERM and SIGINT stop the hub; SIGHUP, which a closing terminal sends, does not.
+/// Makes SIGTERM and SIGINT stop the hub, and ignores SIGHUP, which a closing terminal sends.
 fn watch_signals(incoming: Sender<Incoming>) -> Result<(), String> {
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| format!("cannot watch signals: {e}"))?;
@@ -342,7 +343,7 @@ fn watch_signals(incoming: Sender<Incoming>) -> Result<(), String> {
     threads::spawn("signals", threads::SMALL, watch).map_err(|e| format!("cannot start a thread: {e}"))
 }
 
-/// Logs what the router reports, by the names that the original system uses where it has the event.
+/// Logs an event of the router, with the original system's name for it where there is one.
 fn log_event(event: &Event) {
     let level = match event.event {
         What::DeadPath | What::Refused => log::Level::Warn,
@@ -374,7 +375,7 @@ fn log_event(event: &Event) {
     );
 }
 
-/// Which file the socket's path names.
+/// The identity of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Inode(u64, u64);
 

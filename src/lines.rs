@@ -1,4 +1,4 @@
-//! Lines from a socket, bounded in length and, where it matters, in time.
+//! Lines from a socket, with a limit on their length and an optional deadline.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -14,9 +14,9 @@ const CHUNK: usize = 4096;
 pub struct Lines {
     stream: Arc<UnixStream>,
     buffer: Vec<u8>,
-    /// Up to where `buffer` has been handed out.
+    /// The end of the last returned line in `buffer`.
     start: usize,
-    /// Up to where it has been searched for a newline.
+    /// The end of the part that was searched for a newline.
     searched: usize,
     /// Whether the socket has a timeout from an earlier call.
     timed: bool,
@@ -27,12 +27,12 @@ impl Lines {
         Lines { stream, buffer: Vec::new(), start: 0, searched: 0, timed: false }
     }
 
-    /// The next line without its newline, or `None` at the end of the stream; a last line without a newline was cut
-    /// off by the sender's death and is not handed out.
+    /// The next line without its newline, or `None` at the end of the stream; a last line without a newline is
+    /// incomplete and not returned.
     ///
     /// # Errors
-    /// `InvalidData` for a line that is too long, `TimedOut` when `until` passes before the line is whole, and whatever
-    /// the socket says.
+    /// `InvalidData` for a line that is too long, `TimedOut` when `until` passes before the line is whole, and errors
+    /// of the socket.
     pub fn next(&mut self, until: Option<Instant>) -> io::Result<Option<&[u8]>> {
         loop {
             let found = self.buffer[self.searched..].iter().position(|b| *b == b'\n');
@@ -57,7 +57,7 @@ impl Lines {
         self.start = 0;
         self.searched = self.buffer.len();
         if self.buffer.is_empty() && self.buffer.capacity() > 16 * CHUNK {
-            self.buffer.shrink_to(CHUNK); // one long line is no reason to keep its memory
+            self.buffer.shrink_to(CHUNK); // frees the memory of one long line
         }
     }
 
@@ -75,7 +75,7 @@ impl Lines {
         loop {
             match (&*self.stream).read(&mut self.buffer[old..]) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // The hub is just writing to this socket and will not wait for it.
+                // The hub's writer has switched this socket to non-blocking for a moment.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock && timeout.is_none() => {
                     std::thread::yield_now();
                 }
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_whole_whatever_the_pieces() {
+    fn lines_are_returned_whole_for_any_fragmentation() {
         let (mut tx, mut lines) = pair();
         tx.write_all(b"one\n\ntwo").unwrap();
         assert_eq!(lines.next(None).unwrap(), Some(&b"one"[..]));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_is_an_error_and_not_memory() {
+    fn line_over_the_limit_is_an_error_with_bounded_memory() {
         let (mut tx, mut lines) = pair();
         let writer = std::thread::spawn(move || {
             let chunk = [b'x'; 65536];
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deadline_is_for_the_whole_line() {
+    fn deadline_applies_to_the_whole_line() {
         let (mut tx, mut lines) = pair();
         tx.write_all(b"half a li").unwrap();
         let error = lines.next(Some(Instant::now() + Duration::from_millis(20))).unwrap_err();

@@ -1,4 +1,4 @@
-//! A client's connection to the hub: finding it, starting it where there is none, and coming back when it is lost.
+//! A client's connection to the hub: finds the hub, starts one if none runs, and reconnects.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -13,27 +13,27 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::datadir::{DataDir, is_absent};
+use crate::datadir::{DataDir, is_not_running};
 use crate::lines::Lines;
 use crate::wire::{Answer, Code, Fault, ToClient, ToHub, VERSION, fault, write_line};
 
 /// How long a request may wait for a hub.
 pub const CONNECT: Duration = Duration::from_secs(5);
-/// How long a client looks for a hub, its welcome included, before it reports what is wrong. Less than [`CONNECT`], so that
-/// a request that waits can tell. A hub whose socket was deleted needs a second to notice and leave.
+/// How long a client tries to reach a hub, `welcome` included, before it reports an error. Less than [`CONNECT`], so
+/// that a waiting request can report it. A hub whose socket was deleted exits within a second.
 const LOOK: Duration = Duration::from_secs(4);
 /// How long the hub may take to answer.
 pub const ANSWER: Duration = Duration::from_secs(10);
-/// How long the hub may take to read what it is sent.
+/// How long a write to the hub may block.
 const WRITE: Duration = Duration::from_secs(5);
 
-/// How long another process that has just become the hub may take to listen.
+/// How long another process that has just locked the directory may take to listen.
 const ANOTHER: Duration = Duration::from_millis(250);
 
-/// What `relay hub --detach` prints when its hub listens.
+/// Printed by `relay hub --detach` once its hub is listening.
 pub const LISTENING: &str = "listening";
 
-/// Whether a client starts a hub where there is none.
+/// Whether to start a hub if none runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     Yes,
@@ -46,7 +46,7 @@ pub struct Sender(Arc<UnixStream>);
 
 impl Sender {
     /// # Errors
-    /// The hub is gone, or does not read.
+    /// The connection is lost, or the hub does not read.
     pub fn send(&self, message: &ToHub) -> io::Result<()> {
         self.send_all([message])
     }
@@ -63,18 +63,18 @@ impl Sender {
         (&*self.0).write_all(&lines)
     }
 
-    /// Ends the connection, so that its reader sees the end.
+    /// Closes the connection; its reader gets the end of the stream.
     pub fn close(&self) {
         let _ = self.0.shutdown(std::net::Shutdown::Both); // it may be gone already
     }
 }
 
-/// Why the hub did not welcome us.
+/// Why there was no `welcome`.
 enum Greeting {
     Refused(Fault),
-    /// It took the connection and said nothing.
+    /// The hub accepted the connection and did not answer.
     Silence,
-    /// It was on its way out.
+    /// The hub was exiting.
     End,
 }
 
@@ -83,24 +83,23 @@ pub struct Link {
     pub sender: Sender,
     lines: Lines,
     next_id: u64,
-    /// What came while an answer was awaited.
+    /// Messages that arrived before the answer to a request.
     early: VecDeque<ToClient>,
-    /// The hub's process, its version, and the life of its state.
+    /// The hub's process, version and epoch.
     pub pid: u32,
     pub version: String,
     pub epoch: String,
 }
 
 impl Link {
-    /// Connects, and with [`Start::Yes`] starts a hub where there is none. Takes up to [`LOOK`], and the time that it takes
-    /// to start a hub.
+    /// Connects; with [`Start::Yes`] starts a hub if none runs. Takes up to [`LOOK`] and the time to start a hub.
     ///
     /// # Errors
     /// `hub_unreachable` and `protocol_mismatch`.
     pub fn open(dir: &DataDir, start: Start) -> Result<Link, Fault> {
         let until = Instant::now() + LOOK;
         let mut pause = Duration::from_millis(1);
-        // From when on a hub may be started: where another process has just become the hub, it only needs time.
+        // The time from which on a hub may be started. Another process that has just become the hub only needs time.
         let mut start_at = Instant::now();
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -112,19 +111,19 @@ impl Link {
                     Err(Greeting::End) => "the hub closed the connection before it answered".to_owned(),
                 },
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir.hub_process())),
-                Err(e) if start == Start::No && is_absent(&e) => {
+                Err(e) if start == Start::No && is_not_running(&e) => {
                     return Err(unreachable(format!(
                         "no hub runs for {}; the first session or `relay ask` starts one",
                         dir.path().display()
                     )));
                 }
-                Err(e) if is_absent(&e) => {
+                Err(e) if is_not_running(&e) => {
                     if Instant::now() >= start_at && start_hub(dir)? == Started::Another {
                         start_at = Instant::now() + ANOTHER;
                     }
                     e.to_string()
                 }
-                // A directory that can't be used, or a sandbox: another hub would not help.
+                // An unusable directory or a sandbox: starting another hub would not help.
                 Err(e) => {
                     let at = dir.socket_path();
                     let why = format!("cannot connect to {}: {e}; see `relay doctor`", at.display());
@@ -142,10 +141,10 @@ impl Link {
         }
     }
 
-    /// A connection on which nothing has been said.
+    /// A new connection, without `hello`.
     ///
     /// # Errors
-    /// What the socket says.
+    /// Errors of the socket.
     pub fn over(stream: UnixStream) -> io::Result<Link> {
         stream.set_write_timeout(Some(WRITE))?;
         let stream = Arc::new(stream);
@@ -159,7 +158,7 @@ impl Link {
         ToHub::Hello { v: VERSION }
     }
 
-    /// Says hello and reads the welcome.
+    /// Sends `hello` and reads `welcome`.
     fn greet(stream: UnixStream, until: Instant) -> Result<Link, Greeting> {
         let mut link = Link::over(stream).map_err(|_| Greeting::End)?;
         link.sender.send(&Link::hello()).map_err(|_| Greeting::End)?;
@@ -177,13 +176,13 @@ impl Link {
             _ => Err(Greeting::Refused(fault(
                 Code::ProtocolMismatch,
                 format!(
-                    "the hub does not speak protocol {VERSION}, which this version does; run `relay stop`, then retry"
+                    "the hub does not use protocol {VERSION}, which this program requires; run `relay stop`, then retry"
                 ),
             ))),
         }
     }
 
-    /// The next message, or `None` when the hub is gone or `until` has passed.
+    /// The next message; `None` if the connection is lost or `until` has passed.
     pub fn receive(&mut self, until: Option<Instant>) -> Option<ToClient> {
         if let Some(message) = self.early.pop_front() {
             return Some(message);
@@ -191,10 +190,10 @@ impl Link {
         serde_json::from_slice(self.lines.next(until).ok()??).ok()
     }
 
-    /// The next message, or `None` when `until` has passed.
+    /// The next message; `None` if `until` has passed.
     ///
     /// # Errors
-    /// The hub is gone, or sends what is no message of our protocol.
+    /// The connection is lost, or the hub sent a malformed message.
     pub fn try_receive(&mut self, until: Instant) -> io::Result<Option<ToClient>> {
         if let Some(message) = self.early.pop_front() {
             return Ok(Some(message));
@@ -210,7 +209,7 @@ impl Link {
     /// Sends a request and waits for its answer, for up to [`ANSWER`].
     ///
     /// # Errors
-    /// What the hub says, or `hub_unreachable`.
+    /// The error of the hub's answer, or `hub_unreachable`.
     pub fn call(&mut self, request: impl FnOnce(u64) -> ToHub) -> Result<Answer, Fault> {
         self.next_id += 1;
         let id = self.next_id;
@@ -233,7 +232,7 @@ impl Link {
     }
 }
 
-/// What a client that must not stop receives from [`keep`].
+/// Received from [`keep`] by a client that reconnects.
 pub enum FromHub {
     /// A new connection. Nothing is registered on it yet.
     Up {
@@ -243,11 +242,11 @@ pub enum FromHub {
         pid: u32,
     },
     Said(Box<ToClient>),
-    /// The connection is lost, or none could be had; [`keep`] looks for another.
+    /// The connection is lost, or connecting failed; [`keep`] tries again.
     Down(Fault),
 }
 
-/// Keeps a connection to the hub until `receive` returns `false`: finds the hub, starts one, comes back.
+/// Keeps a connection to the hub, and reconnects, until `receive` returns `false`.
 pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
     let mut failures = 0;
     loop {
@@ -264,7 +263,7 @@ pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
                     }
                 }
                 link.sender.close();
-                unreachable("the hub went away")
+                unreachable("the connection to the hub was lost")
             }
             Err(fault) => {
                 failures += 1;
@@ -278,22 +277,23 @@ pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
     }
 }
 
-/// Longer with each failure, up to 2 s, and never the same for two of thirty sessions that lost the same hub.
+/// The pause before the next attempt: longer after each failure, up to 2 s, with jitter for sessions that lost the same
+/// hub.
 fn backoff(failures: u32) -> Duration {
     let most = (10_u64 << failures.min(8)).min(2000);
     let jitter = RandomState::new().hash_one(failures) % most;
     Duration::from_millis(most / 2 + jitter / 2)
 }
 
-/// What starting a hub came to.
+/// The result of starting a hub.
 #[derive(PartialEq, Eq)]
 enum Started {
     Ours,
-    /// Another process has its lock.
+    /// Another process holds the lock.
     Another,
 }
 
-/// Starts a hub that outlives us. Of any number started at once one wins; the others find its lock held and exit.
+/// Starts a hub that outlives this process. Of several that are started at once, the one that gets the lock stays.
 fn start_hub(dir: &DataDir) -> Result<Started, Fault> {
     let failed = |why: String| unreachable(format!("no hub runs, and none could be started: {why}"));
     let args = ["hub".as_ref(), "--detach".as_ref(), "--data-dir".as_ref(), dir.path().as_os_str()];
@@ -306,8 +306,8 @@ fn start_hub(dir: &DataDir) -> Result<Started, Fault> {
     Err(failed(said.trim().trim_start_matches("relay: ").chars().take(500).collect()))
 }
 
-/// A path that starts the program that runs here, also after its file was replaced or removed: on Linux by way of this
-/// process, else the path by which it was started.
+/// A path that starts the running program, also after its file was replaced or removed: `/proc/PID/exe` on Linux, else
+/// the path by which it was started.
 pub fn own_executable() -> PathBuf {
     let running = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
     let path = std::env::current_exe();
@@ -320,8 +320,8 @@ pub fn own_executable() -> PathBuf {
     }
 }
 
-/// A command for a hub process: it gets no terminal, a process group of its own, and of our environment only what a hub
-/// reads; a session's keys and tokens stay with the session.
+/// A command for a hub process: without a terminal, in a process group of its own, and with only those environment
+/// variables that a hub reads. It does not get a session's keys and tokens.
 pub fn hub_command(program: impl AsRef<OsStr>, args: &[&OsStr]) -> Command {
     let mut command = Command::new(program);
     let ours = |name: &OsStr| {
@@ -336,7 +336,7 @@ pub fn unreachable(why: impl Into<String>) -> Fault {
     fault(Code::HubUnreachable, why)
 }
 
-/// The hub is there and does not answer.
+/// The error for a hub that does not answer.
 pub fn silent(pid: Option<u32>) -> Fault {
     unreachable(match pid {
         Some(pid) => format!("the hub (process {pid}) does not answer; if that lasts: kill {pid}"),

@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_gets_its_share_and_is_told_of() {
+    fn flood_is_throttled_per_level_and_reported() {
         let mut throttle = Throttle {
             sinks: CombinedLogger::new(vec![Box::new(day_files("flood"))]),
             start: Instant::now(),

@@ -16,6 +16,7 @@ mod name;
 mod proc;
 #[cfg(test)]
 mod props;
+mod repository;
 mod session;
 mod shell;
 mod span;

@@ -1,8 +1,9 @@
-//! The Model Context Protocol, as much of it as a channel needs: JSON-RPC 2.0, one message per line, on stdin and stdout.
+//! The part of the Model Context Protocol that a channel needs: JSON-RPC 2.0, one message per line, on stdin and
+//! stdout.
 //!
-//! Every request is answered, and with its own id, whatever the rest of its line holds: only the outermost object has to be
-//! JSON, ids are never interpreted, and where even that fails [`scan`] still finds the id. A client that gets an answer under
-//! another id, or under `null`, waits for its own for ever.
+//! Every request is answered, and with its own id, whatever the rest of its line holds: only the outermost object has
+//! to be JSON, ids are never interpreted, and where even that fails [`scan`] still finds the id. Clients wait for ever
+//! for an answer that has another id, or `null`.
 
 use std::fmt;
 use std::io::{self, BufRead};
@@ -14,8 +15,8 @@ use serde_json::{Map, Value, json};
 
 mod scan;
 
-/// The revisions that are spoken, newest first. 2026-07-28 is left out on purpose: Claude Code does not take a server that
-/// negotiates it as a channel.
+/// The revisions that are spoken, newest first. Without 2026-07-28 on purpose: Claude Code does not register a server
+/// with that revision as a channel.
 const REVISIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 /// The longest line that is read whole, in bytes: a 512 KiB text, each byte of it escaped, and what surrounds it.
 pub const MAX_LINE: usize = crate::wire::MAX_LINE;
@@ -23,18 +24,22 @@ pub const MAX_LINE: usize = crate::wire::MAX_LINE;
 const MAX_BATCH: usize = 256;
 /// The code of an answer to a line that is not JSON.
 const PARSE_ERROR: i32 = -32700;
-/// The code of an answer to JSON that is no request.
+/// The code of an answer to JSON that is not a request.
 const INVALID_REQUEST: i32 = -32600;
 /// The code of an answer to a request whose method is not offered.
 pub const METHOD_NOT_FOUND: i32 = -32601;
 /// The code of an answer to a request whose parameters are wrong.
 pub const INVALID_PARAMS: i32 = -32602;
+/// The code of an answer to a request that failed for no fault of the client's.
+pub const INTERNAL_ERROR: i32 = -32603;
+/// The code of an answer to `resources/read` of a resource that is not there.
+pub const RESOURCE_NOT_FOUND: i32 = -32002;
 
-/// What the model is told about the tools; the client cuts it at 2 KB.
+/// The instructions for the model; the client truncates them at 2 KB.
 const INSTRUCTIONS: &str = include_str!("mcp/instructions.txt");
 const ARRIVAL_BY_PUSH: &str = "\
-They arrive by themselves, as a <channel source=\"...relay...\" kind=...> block or as text whose first line is [relay kind=... \
-ask_id=... from=...].";
+They arrive by themselves, as a <channel source=\"...relay...\" kind=...> block or as text with a line [relay kind=... ask_id=... \
+from=...].";
 const ARRIVAL_BY_TOOL: &str = "\
 This client can't be interrupted: they come with the result of your next relay tool call, as text whose first line is [relay \
 kind=... ask_id=... from=...].";
@@ -83,12 +88,12 @@ pub enum Incoming {
     Notification { method: String, params: String },
     /// An answer to a request of ours.
     Response,
-    /// Not a message that can be followed; this is the answer to it.
+    /// Not a valid message; the text is the answer to it.
     Broken(String),
 }
 
-/// The members of a message that count. Their values are read later, each by who needs it, so that a number or a nesting
-/// beyond what a parser takes costs that value and not the whole message.
+/// The members of a message that are used. Their values are parsed later, where they are used, so that a number or a
+/// nesting beyond what a parser takes costs that value and not the whole message.
 #[derive(FromJson)]
 struct Message<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
@@ -103,7 +108,7 @@ struct Message<'a> {
     error: Option<IgnoredAny>,
 }
 
-/// Reads a member that may be missing, and tells `null` from missing.
+/// Reads an optional member, and distinguishes `null` from missing.
 fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(from).map(Some)
 }
@@ -133,7 +138,7 @@ pub fn read(input: &mut impl BufRead) -> io::Result<Option<Vec<Incoming>>> {
     }
 }
 
-/// Shows the rest of a line to `id`, up to its end or that of the input, without keeping it.
+/// Feeds the rest of a line to `id` without storing it.
 fn scan_rest(input: &mut impl BufRead, id: &mut scan::IdScan) -> io::Result<()> {
     loop {
         let buffer = match input.fill_buf() {
@@ -191,7 +196,7 @@ fn parse_message(text: &str) -> Incoming {
     }
 }
 
-/// The answer to a line that is no message, under the id that was found in it.
+/// The answer to a malformed line, with the id that was found in it.
 fn broken(id: scan::IdScan, code: i32, why: &str) -> Incoming {
     match id.finish() {
         Some(id) => {
@@ -205,12 +210,12 @@ fn broken(id: scan::IdScan, code: i32, why: &str) -> Incoming {
 /// The parameters of a request, as their type says.
 ///
 /// # Errors
-/// They are of another form; the text says where.
+/// They have another form; the text says where.
 pub fn params<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|e| e.to_string())
 }
 
-/// Reads a member of any form: one of another form than expected counts as missing.
+/// Reads a member leniently: a value of an unexpected type counts as missing.
 pub fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) -> Result<T, D::Error> {
     let raw = Box::<RawValue>::deserialize(from)?;
     Ok(serde_json::from_str(raw.get()).unwrap_or_default())
@@ -248,21 +253,21 @@ pub fn result(id: &Id, result: impl Serialize) -> String {
     line(&Response { jsonrpc: "2.0", id, result })
 }
 
-/// The line that refuses one.
+/// The line that answers a request with an error.
 pub fn error(id: &Id, code: i32, message: &str) -> String {
     line(&Refusal { jsonrpc: "2.0", id, error: Error { code, message } })
 }
 
-/// The line that tells the client something.
+/// The line of a notification.
 pub fn notification(method: &str, params: impl Serialize) -> String {
     line(&Notification { jsonrpc: "2.0", method, params })
 }
 
 fn line(message: &impl Serialize) -> String {
-    serde_json::to_string(message).unwrap_or_default() // memory takes all, and the keys are strings
+    serde_json::to_string(message).unwrap_or_default() // cannot fail: string keys, written to memory
 }
 
-/// The program at the other end, as far as it matters.
+/// The MCP client, by its capabilities for us.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Client {
     ClaudeCode,
@@ -272,9 +277,18 @@ pub enum Client {
 }
 
 impl Client {
-    /// Whether a message can reach the model of this client by itself, and not only with the result of a tool call.
+    /// Whether this client has a push path, so that a message arrives without a tool call.
     pub fn can_be_pushed_to(self) -> bool {
         self == Client::ClaudeCode
+    }
+
+    /// The longest tool result that this client is given, in characters of JSON. Claude Code shows its model up to 500,000 of a
+    /// tool whose `_meta` says so, and of longer ones a short preview (measured); what others do is not known.
+    pub fn max_tool_result(self) -> usize {
+        match self {
+            Client::ClaudeCode => 490_000,
+            Client::Codex | Client::Other => 40_000,
+        }
     }
 }
 
@@ -305,25 +319,44 @@ impl Initialize {
         }
     }
 
-    /// The answer: the revision that the client asks for, or the newest.
-    pub fn answer(&self) -> Value {
+    /// The answer: the revision that the client asks for, or the newest. `is_pushable`: messages reach the model by themselves.
+    pub fn answer(&self, is_pushable: bool) -> Value {
         let revision = REVISIONS.iter().find(|r| **r == self.protocol_version).unwrap_or(&REVISIONS[0]);
         json!({
             "protocolVersion": revision,
-            "capabilities": {"tools": {}, "experimental": {"claude/channel": {}}},
+            "capabilities": {
+                "tools": {},
+                "resources": {"listChanged": true},
+                "prompts": {},
+                "experimental": {"claude/channel": {}},
+            },
             "serverInfo": {"name": "relay", "title": "Claude Relay", "version": env!("CARGO_PKG_VERSION")},
-            "instructions": instructions(self.client()),
+            "instructions": instructions(is_pushable),
         })
     }
 }
 
-/// What the model is told about the tools; the client cuts it at 2 KB.
-fn instructions(client: Client) -> String {
-    let (arrival, asking) = match client.can_be_pushed_to() {
+/// The instructions for the model; the client truncates them at 2 KB.
+fn instructions(is_pushable: bool) -> String {
+    let (arrival, asking) = match is_pushable {
         true => (ARRIVAL_BY_PUSH, "the answers arrive as messages: don't wait or poll"),
         false => (ARRIVAL_BY_TOOL, "relay_wait waits for the answers"),
     };
     INSTRUCTIONS.replace("{arrival}", arrival).replace("{asking}", asking)
+}
+
+/// The parameters of `notifications/cancelled`.
+#[derive(FromJson)]
+#[serde(rename_all = "camelCase")]
+pub struct Cancelled {
+    request_id: Box<RawValue>,
+}
+
+impl Cancelled {
+    /// The request that the client no longer waits for.
+    pub fn request(&self) -> Option<Id> {
+        Id::new(self.request_id.get())
+    }
 }
 
 /// A channel notification: its text and its attributes.
@@ -335,7 +368,7 @@ pub fn channel_message(content: &str, attributes: Vec<(&'static str, String)>) -
     notification("notifications/claude/channel", json!({"content": content, "meta": meta}))
 }
 
-/// A tool's result: what the model reads, and the same for programs.
+/// A tool's result: text for the model, and structured content for programs.
 pub fn tool_result(text: &[String], structured: Value, is_error: bool) -> Value {
     let content: Vec<Value> = text.iter().map(|t| json!({"type": "text", "text": t})).collect();
     let mut result = json!({"content": content, "structuredContent": structured});

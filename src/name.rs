@@ -2,10 +2,10 @@
 
 use crate::fence;
 
-/// The name of a peer whose directory gives none.
+/// The default name, if the directory's name has no letters or digits.
 pub const DEFAULT: &str = "relay";
 /// The longest name, in characters.
-pub const LONGEST: usize = 64;
+pub const MAX_NAME: usize = 64;
 /// How many names [`nearest`] gives.
 const NEAREST: usize = 5;
 
@@ -24,7 +24,7 @@ pub fn wish(raw: &str) -> String {
 
 /// The letters and digits of `raw` and what else `is_kept`.
 fn kept(raw: &str, is_kept: impl Fn(char) -> bool) -> String {
-    // An accent that a file system keeps apart from its letter is no gap in the word.
+    // A combining accent, as some file systems store it, does not separate words.
     let accent = |c: &char| ('\u{300}'..='\u{36f}').contains(c);
     let mut name = String::new();
     let mut gap = false;
@@ -39,7 +39,7 @@ fn kept(raw: &str, is_kept: impl Fn(char) -> bool) -> String {
         name.push(c);
         gap = false;
     }
-    match cut(name.trim_start_matches('-'), LONGEST) {
+    match cut(name.trim_start_matches('-'), MAX_NAME) {
         name if name.contains(char::is_alphanumeric) => name.to_owned(),
         _ => DEFAULT.to_owned(),
     }
@@ -59,11 +59,11 @@ pub fn key(name: &str) -> String {
 /// `base`, or where that is taken the first free of `base-2`, `base-3`, …; `base` is cut so that the whole keeps to 64
 /// characters. `taken` must say no to some name in the end.
 pub fn free(base: &str, taken: impl Fn(&str) -> bool) -> String {
-    let mut name = cut(base, LONGEST).to_owned();
+    let mut name = cut(base, MAX_NAME).to_owned();
     let mut n = 2u64;
     while taken(&name) {
         let suffix = format!("-{n}");
-        name = format!("{}{suffix}", cut(base, LONGEST - suffix.len()));
+        name = format!("{}{suffix}", cut(base, MAX_NAME - suffix.len()));
         n += 1;
     }
     name
@@ -75,8 +75,8 @@ fn cut(name: &str, longest: usize) -> &str {
     name[..end].trim_end_matches('-')
 }
 
-/// Those of `names` that somebody who typed `wanted` may have meant, at most 5, the likeliest first: that begin with it,
-/// that contain it or are contained in it, that differ in a few letters. May be empty.
+/// The names most similar to `wanted`, at most 5, the best match first: names that begin with it, that contain it or
+/// are contained in it, that differ in a few letters.
 pub fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let wanted = key(&wish(wanted));
     let letters: Vec<char> = wanted.chars().collect();
@@ -92,10 +92,10 @@ pub fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<&'
     std::iter::from_fn(nearest).take(NEAREST).collect()
 }
 
-/// How many letters must be added, removed or replaced; of `name` only as much is looked at as a name can be long.
+/// The edit distance between `wanted` and the first 40 characters of `name`.
 fn distance(wanted: &[char], name: &str) -> usize {
     let mut row: Vec<usize> = (0..=wanted.len()).collect();
-    for (i, c) in name.chars().take(LONGEST).enumerate() {
+    for (i, c) in name.chars().take(MAX_NAME).enumerate() {
         let mut diagonal = i;
         row[0] = i + 1;
         for (j, w) in wanted.iter().enumerate() {
@@ -145,7 +145,7 @@ mod tests {
             "é ".repeat(50),
         ] {
             for name in [slug(&raw), wish(&raw)] {
-                assert!(name.chars().count() <= LONGEST && !name.ends_with('-'), "{name}");
+                assert!(name.chars().count() <= MAX_NAME && !name.ends_with('-'), "{name}");
                 assert!(is_valid(&name), "{name}");
             }
             assert_eq!(slug(&slug(&raw)), slug(&raw));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn free_names() {
+    fn taken_name_gets_the_first_free_suffix() {
         let mut taken = HashSet::new();
         for expected in ["api", "api-2", "api-3"] {
             let name = free("api", |n| taken.contains(n));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn nearest_names() {
+    fn nearest_names_are_ordered_by_similarity() {
         let names = ["backend-api", "api", "frontend", "docs", "backend", "bakcend", "backend-2"];
         let near = |wanted| nearest(wanted, names.into_iter());
         assert_eq!(near("backend"), ["backend", "backend-2", "backend-api", "bakcend"]);

@@ -1,4 +1,4 @@
-//! What holds for every input: codec, slugs, fencing, limits, receipts. `fuzz/` looks at the same with other means.
+//! Property tests: codec, slugs, fencing, limits, receipts. `fuzz/` tests the same with coverage.
 
 use proptest::collection::vec;
 use proptest::option;
@@ -134,7 +134,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_message_survives_the_wire(message in message(), parcel in parcel()) {
+    fn message_is_unchanged_after_serialization(message in message(), parcel in parcel()) {
         let line = written(&message);
         prop_assert!(!line.contains(&b'\n'));
         prop_assert_eq!(serde_json::from_slice::<ToHub>(&line).expect("our own line"), message);
@@ -145,7 +145,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_are_a_message_or_an_error(bytes in vec(any::<u8>(), 0..200), message in message(), at in any::<prop::sample::Index>()) {
+    fn any_bytes_are_a_message_or_an_error(bytes in vec(any::<u8>(), 0..200), message in message(), at in any::<prop::sample::Index>()) {
         let _ = serde_json::from_slice::<ToHub>(&bytes);
         let mut line = written(&message);
         let at = at.index(line.len());
@@ -156,11 +156,11 @@ proptest! {
     }
 
     #[test]
-    fn a_slug_is_its_own_slug(raw in text()) {
+    fn slug_is_idempotent(raw in text()) {
         let slug = name::slug(&raw);
         prop_assert_eq!(name::slug(&slug), slug.clone());
         prop_assert!(name::is_valid(&slug));
-        prop_assert!((1..=name::LONGEST).contains(&slug.chars().count()));
+        prop_assert!((1..=name::MAX_NAME).contains(&slug.chars().count()));
         prop_assert!(slug.chars().all(|c| c == '-' || c.is_alphanumeric() && !fence::hidden(c)));
         prop_assert!(!slug.starts_with('-') && !slug.ends_with('-') && !slug.contains("--"));
     }
@@ -169,7 +169,7 @@ proptest! {
     fn a_wish_that_was_granted_is_its_own(raw in text()) {
         let name = name::wish(&raw);
         prop_assert!(name::is_valid(&name));
-        prop_assert!((1..=name::LONGEST).contains(&name.chars().count()));
+        prop_assert!((1..=name::MAX_NAME).contains(&name.chars().count()));
         prop_assert!(name.chars().all(|c| "-._".contains(c) || c.is_alphanumeric() && !fence::hidden(c)));
         prop_assert!(!name.starts_with('-') && !name.ends_with('-'));
         prop_assert_eq!(name::key(&name::key(&name)), name::key(&name));
@@ -180,7 +180,7 @@ proptest! {
         let mut taken = std::collections::HashSet::new();
         for raw in raws {
             let name = name::free(&name::slug(&raw), |n| taken.contains(n));
-            prop_assert!(name.chars().count() <= name::LONGEST);
+            prop_assert!(name.chars().count() <= name::MAX_NAME);
             prop_assert!(taken.insert(name));
         }
     }
@@ -220,7 +220,7 @@ proptest! {
         for (n, parcel) in parcels.iter_mut().enumerate() {
             parcel.push = format!("push_{n:024x}");
             parcel.text += " push_ffffffffffffffffffffffff";
-            // In labels, which are short, they stand as they are: nobody knows them, so they confirm nothing.
+            // Labels may contain them unchanged: no such push exists, so they confirm nothing.
             for label in [Some(&mut parcel.from), Some(&mut parcel.ask_id), parcel.cwd.as_mut(), parcel.about.as_mut()].into_iter().flatten() {
                 *label = label.replace("push_", "");
             }

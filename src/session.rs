@@ -1,10 +1,11 @@
-//! What surrounds our process in a Claude Code session: the Claude Code process, its launch flags, the file it keeps about
-//! itself, and the repository it works in. None of it is ours and hardly any of it is documented: everything is read
-//! bounded and leniently, and what is missing or odd is simply not known.
+//! The surroundings of our process in a Claude Code session: the Claude Code process, its launch flags, its session
+//! file, and the git repository. Hardly any of it is documented, so everything is read with a size limit and leniently;
+//! what is missing or malformed counts as unknown.
 
 use crate::datadir;
 use crate::name;
 use crate::proc;
+use crate::repository::{Git, git};
 use crate::wire::{self, Activity};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -14,35 +15,35 @@ use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The most that is read of any file here, in bytes.
-const MOST: u64 = 64 << 10;
-/// The most that is taken over of a name or a branch, in characters.
-const LONGEST: usize = 250;
+/// The number of bytes that are read of a file.
+const MAX_FILE: u64 = 64 << 10;
+/// The number of characters that are kept of a name or a branch.
+pub const MAX_NAME: usize = 250;
 /// The `nameSource` of names that Claude Code made up.
 const MADE_UP: [&str; 3] = ["derived", "auto", "collision"];
-/// How long after it has asked for our tools the client is taken to hear what comes by channel. Until its terminal UI has
-/// registered the channel it drops that without a word; 14 to 196 ms were measured, on an idle machine and a loaded one.
+/// How long after `tools/list` the path `channel` is offered. The client's terminal UI silently drops notifications
+/// until it has registered the channel; 14 to 196 ms were measured, on an idle and on a loaded machine.
 const CHANNEL: Duration = Duration::from_secs(1);
 
-/// What ties the hooks of a session to its channel: the process that started both, or `RELAY_SESSION` where the caller is
-/// not Claude Code and starts several.
-pub fn key() -> String {
+/// What ties the hooks of a session to its channel: the process `pid` that started both, or `RELAY_SESSION` where it starts
+/// several sessions.
+pub fn key(pid: u32) -> String {
     let named = std::env::var("RELAY_SESSION").unwrap_or_default();
     let named: String = named.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
     match named.is_empty() {
-        true => process_key(parent_id()),
+        true => process_key(pid),
         false => format!("named-{named}"),
     }
 }
 
-/// Whether the process that `key` names may be alive: `false` only if it is known to be gone.
+/// Whether the process of `key` may be running; `false` only if it is known to have ended.
 pub fn is_alive(key: &str) -> bool {
     let mut parts = key.rsplitn(3, '-');
     let (start, pid) = (parts.next(), parts.next().and_then(|p| p.parse().ok()));
     match (start, pid, parts.next()) {
         (Some(start), Some(pid), Some(namespace)) if start.parse::<u64>().is_ok() => {
             let now = process_key(pid);
-            // In another namespace the same number means another process, of which nothing is known.
+            // The process id belongs to another namespace, whose processes are not visible.
             now == key || !process_key(std::process::id()).starts_with(&format!("{namespace}-"))
         }
         // Just a number: of a system like ours if ours has no more to tell either.
@@ -50,8 +51,8 @@ pub fn is_alive(key: &str) -> bool {
     }
 }
 
-/// Names the process `pid` so that neither a later process with its number nor one in another container is taken for it,
-/// on Linux; elsewhere it is just the number. Made of `0-9` and `-` only: it may name a file.
+/// A key for the process `pid`: on Linux with its namespace and start time, so that a later process or one in another
+/// container has another key; elsewhere the number alone. Consists of `0-9` and `-`, so it is a valid file name.
 pub fn process_key(pid: u32) -> String {
     let Some(proc) = proc::path("") else { return pid.to_string() };
     let stat = read(proc.join(format!("{pid}/stat")));
@@ -60,33 +61,41 @@ pub fn process_key(pid: u32) -> String {
     format!("{namespace}-{pid}-{start}")
 }
 
-/// Field 22 of `/proc/<pid>/stat`, in clock ticks since boot. Field 2 is the command's name, and may hold anything.
+/// Field 22 of `/proc/<pid>/stat`, in clock ticks since boot. Field 2, the command's name, may contain any characters.
 fn start_time(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_whitespace().nth(22 - 3)?.parse().ok()
 }
 
-/// How long ago our process was started, in milliseconds, to some 10 of them. Only Linux tells.
+/// Whether the process `pid` is stopped, by a signal or a debugger. Only Linux tells.
+pub fn is_stopped(pid: u32) -> bool {
+    let stat = read(format!("/proc/{pid}/stat"));
+    let state = stat.as_deref().and_then(|stat| stat.rsplit_once(')')?.1.trim_start().chars().next());
+    matches!(state, Some('T' | 't'))
+}
+
+/// The age of our process in milliseconds, to about 10 ms. `None` except on Linux.
 pub fn own_age() -> Option<u64> {
-    const TICK: u64 = 10; // whatever the kernel's own clock is
+    const TICK: u64 = 10; // the unit of /proc, independent of the kernel's tick
     let up: f64 = read(proc::path("uptime")?)?.split_whitespace().next()?.parse().ok()?;
     let start = start_time(&read(proc::path("self/stat")?)?)?;
     Some(((up * 1000.0) as u64).saturating_sub(start * TICK))
 }
 
-/// Whether the process `pid` was launched with a channel flag that names us. What cannot be found out is no.
+/// Whether the process `pid` was launched with a channel flag that names the relay; `false` if that cannot be
+/// determined.
 pub fn channel_flag(pid: u32) -> bool {
-    names_us(proc::arguments(pid).iter().map(String::as_str))
+    names_relay(proc::arguments(pid).iter().map(String::as_str))
 }
 
-/// Whether the process `pid` is a `claude -p` that reads prompts as they come.
+/// Whether the process `pid` is a `claude -p` with stream-json input.
 pub fn streams_input(pid: u32) -> bool {
     let args = proc::arguments(pid);
     let follows = args.windows(2).any(|w| w[0] == "--input-format" && w[1] == "stream-json");
     follows || args.iter().any(|a| a == "--input-format=stream-json")
 }
 
-fn names_us<'a>(args: impl Iterator<Item = &'a str>) -> bool {
+fn names_relay<'a>(args: impl Iterator<Item = &'a str>) -> bool {
     const FLAGS: [&str; 2] = ["--dangerously-load-development-channels", "--channels"];
     let mut in_flag = false;
     for arg in args.take_while(|arg| *arg != "--") {
@@ -106,17 +115,19 @@ fn names_us<'a>(args: impl Iterator<Item = &'a str>) -> bool {
     false
 }
 
-/// What Claude Code writes about a running session, `${CLAUDE_CONFIG_DIR:-~/.claude}/sessions/<pid>.json`.
+/// The file of Claude Code about a running session, `${CLAUDE_CONFIG_DIR:-~/.claude}/sessions/<pid>.json`.
 #[derive(Debug, Clone)]
 pub struct SessionFile {
     path: Option<PathBuf>,
     /// Modification time (seconds, nanoseconds), length and inode when it was last read.
     stamp: Option<(i64, i64, u64, u64)>,
+    /// The id of its conversation: of the one that it goes on with, also after `--continue` and `/clear`.
+    pub session: Option<String>,
     /// The session's name, if the user gave it.
     pub name: Option<String>,
-    /// `Idle`, `Busy`, or `Waiting` at a permission dialog. Unlike the hooks it knows of interrupted turns.
+    /// `Idle`, `Busy`, or `Waiting` at a permission dialog. Unlike the hooks, the file shows interrupted turns.
     pub status: Option<Activity>,
-    /// When it was last set, in milliseconds since 1970: a turn may begin and be interrupted between two looks.
+    /// When it was last set, in milliseconds since 1970: a turn may begin and be interrupted between two reads.
     pub status_at: Option<u64>,
     /// The session's inbox socket.
     pub inbox: Option<PathBuf>,
@@ -129,7 +140,15 @@ impl SessionFile {
     }
 
     fn at(path: Option<PathBuf>) -> Self {
-        SessionFile { path, stamp: None, name: None, status: None, status_at: None, inbox: None }
+        SessionFile {
+            path,
+            stamp: None,
+            session: None,
+            name: None,
+            status: None,
+            status_at: None,
+            inbox: None,
+        }
     }
 
     /// How long ago the status was set, in milliseconds.
@@ -138,12 +157,12 @@ impl SessionFile {
         Some(u64::try_from(now).ok()?.saturating_sub(self.status_at?))
     }
 
-    /// Looks whether the file has been written, reads it if so, and says whether a field changed. One `stat` where
-    /// nothing happened. A file that is missing, half-written, odd or over 64 KiB leaves the fields as they are.
+    /// Reads the file if it was modified, and returns whether a field changed. Costs one `stat` otherwise. A file that
+    /// is missing, incomplete, malformed or over 64 KiB leaves the fields unchanged.
     pub fn changed(&mut self) -> bool {
         let meta = self.path.as_ref().and_then(|path| fs::metadata(path).ok());
         let stamp = meta.map(|meta| (meta.mtime(), meta.mtime_nsec(), meta.len(), meta.ino()));
-        if stamp.is_none_or(|(_, _, length, _)| length > MOST) || stamp == self.stamp {
+        if stamp.is_none_or(|(_, _, length, _)| length > MAX_FILE) || stamp == self.stamp {
             return false;
         }
         let text = self.path.as_ref().and_then(read).unwrap_or_default();
@@ -153,7 +172,7 @@ impl SessionFile {
         let text = |key| file.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
         let name =
             text("name").filter(|_| text("nameSource").is_none_or(|source| !MADE_UP.contains(&source)));
-        let name = name.map(|name| name.chars().take(LONGEST).collect());
+        let name = name.map(|name| name.chars().take(MAX_NAME).collect());
         let status = match text("status") {
             Some("idle") => Some(Activity::Idle),
             Some("busy") => Some(Activity::Busy),
@@ -163,33 +182,32 @@ impl SessionFile {
         };
         let status_at = file.get("statusUpdatedAt").and_then(Value::as_u64);
         let inbox = text("messagingSocketPath").map(PathBuf::from).filter(|path| path.is_absolute());
-        let before = (&self.name, self.status, self.status_at, &self.inbox);
-        let changed = (&name, status, status_at, &inbox) != before;
-        (self.name, self.status, self.status_at, self.inbox) = (name, status, status_at, inbox);
+        let session = text("sessionId").map(str::to_owned);
+        let before = (&self.session, &self.name, self.status, self.status_at, &self.inbox);
+        let changed = (&session, &name, status, status_at, &inbox) != before;
+        (self.session, self.name, self.inbox) = (session, name, inbox);
+        (self.status, self.status_at) = (status, status_at);
         changed
     }
 }
 
-/// What surrounds the channel in its session.
+/// The surroundings of a channel in its session.
 pub struct Surroundings {
     pub pid: u32,
     /// See [`process_key`].
     pub key: String,
-    /// The id of the session in Claude Code.
-    pub id: Option<String>,
     /// Where it works.
     dir: PathBuf,
     pub git: Git,
     pub file: SessionFile,
-    /// Whether the session was launched with a channel flag that names us.
+    /// Whether the session was launched with a channel flag that names the relay.
     flagged: bool,
     /// Whether the user's settings hold messages of other sessions until the user accepts them.
     pub is_held: bool,
-    /// When the client has asked for our tools.
+    /// The time of the client's first `tools/list`.
     pub listed: Option<Instant>,
     /// `RELAY_PUSH`, unless it is `auto`.
     only: Option<wire::Path>,
-    pub paths: Vec<wire::Path>,
 }
 
 impl Surroundings {
@@ -200,10 +218,9 @@ impl Surroundings {
         let only = var("RELAY_PUSH").and_then(|p| serde_json::from_value::<wire::Path>(p.into()).ok());
         let mut file = SessionFile::new(pid);
         file.changed();
-        let mut all = Surroundings {
+        Surroundings {
             pid,
-            key: key(),
-            id: var("CLAUDE_CODE_SESSION_ID"),
+            key: key(pid),
             git: git(&dir),
             is_held: holds_messages(&dir),
             dir,
@@ -211,14 +228,17 @@ impl Surroundings {
             flagged: channel_flag(pid),
             listed: None,
             only: only.filter(|p| matches!(p, wire::Path::Channel | wire::Path::Inbox | wire::Path::Hook)),
-            paths: Vec::new(),
-        };
-        all.paths = all.find_paths();
-        all
+        }
     }
 
     pub fn inbox(&self) -> Option<PathBuf> {
         path_var("CLAUDE_CODE_MESSAGING_SOCKET").or_else(|| self.file.inbox.clone())
+    }
+
+    /// The id of its conversation. Of a `claude --continue` the environment has another one, which is never used.
+    pub fn id(&self) -> Option<String> {
+        let var = || std::env::var("CLAUDE_CODE_SESSION_ID").ok().filter(|id| !id.is_empty());
+        self.file.session.clone().or_else(var)
     }
 
     /// Its directory, for peers to see.
@@ -231,7 +251,12 @@ impl Surroundings {
         git(&self.dir)
     }
 
-    /// The ways into this session, the preferred one first.
+    /// Whether `RELAY_PUSH` names the way into this session.
+    pub fn is_way_forced(&self) -> bool {
+        self.only.is_some()
+    }
+
+    /// The paths to this session, the preferred one first.
     pub fn find_paths(&self) -> Vec<wire::Path> {
         if let Some(only) = self.only {
             return vec![only];
@@ -243,7 +268,7 @@ impl Surroundings {
         if self.inbox().is_some() {
             paths.push(wire::Path::Inbox);
         }
-        // Where the user wants to review what comes in, the hook must not go round it.
+        // The hook would bypass the user's review of incoming messages.
         if !(self.is_held && paths.contains(&wire::Path::Inbox)) {
             paths.push(wire::Path::Hook);
         }
@@ -292,50 +317,11 @@ fn holds_messages(cwd: &Path) -> bool {
     user.into_iter().chain(project).filter_map(setting).next_back().as_deref() == Some("hold")
 }
 
-/// Where a directory stands in git.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Git {
-    /// The absolute path of the common git directory: the same for all worktrees of a repository.
-    pub repo: Option<String>,
-    /// The branch, or the first 12 digits of the commit where none is checked out.
-    pub branch: Option<String>,
-}
-
-/// Looks for a repository around `cwd`, without running git.
-pub fn git(cwd: &Path) -> Git {
-    let cwd = fs::canonicalize(cwd).unwrap_or_else(|_| cwd.to_owned());
-    cwd.ancestors().find_map(|dir| git_at(&dir.join(".git"))).unwrap_or_default()
-}
-
-fn git_at(dot_git: &Path) -> Option<Git> {
-    let dir = if dot_git.is_dir() {
-        dot_git.to_owned()
-    } else {
-        // A worktree or a submodule.
-        dot_git.parent()?.join(read(dot_git)?.strip_prefix("gitdir:")?.trim())
-    };
-    let head = read(dir.join("HEAD"))?;
-    let common = read(dir.join("commondir")).map_or(dir.clone(), |common| dir.join(common.trim()));
-    let common = fs::canonicalize(common).ok()?;
-    Some(Git { repo: Some(shown(&common)), branch: branch(head.trim()) })
-}
-
-fn branch(head: &str) -> Option<String> {
-    match head.strip_prefix("ref:") {
-        // A repository with another way to store refs writes `.invalid` here.
-        Some(reference) => {
-            let branch = reference.trim().strip_prefix("refs/heads/").filter(|b| *b != ".invalid");
-            branch.map(|b| b.chars().take(LONGEST).collect())
-        }
-        None => head.get(..12).filter(|hash| hash.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned),
-    }
-}
-
 /// The beginning of a regular file as text. What is no regular file might never end, or never begin.
-fn read(path: impl AsRef<Path>) -> Option<String> {
+pub fn read(path: impl AsRef<Path>) -> Option<String> {
     fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
     let mut bytes = Vec::new();
-    File::open(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
+    File::open(path).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -356,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn keys() {
+    fn process_key_is_stable_and_a_valid_file_name() {
         let key = process_key(std::process::id());
         assert_eq!(key, process_key(std::process::id()));
         assert!(key.bytes().all(|b| b.is_ascii_digit() || b == b'-'), "{key}");
@@ -366,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn start_times() {
+    fn start_time_is_found_for_any_command_name() {
         let fields: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
         for name in ["claude", "a) S 1 2 (b", ")", "x\ny"] {
             assert_eq!(start_time(&format!("77 ({name}) S {}", fields.join(" "))), Some(22));
@@ -394,15 +380,15 @@ mod tests {
             (false, "claude -- --channels server:relay"),
             (false, "claude plugin:relay@claude-relay"),
         ] {
-            assert_eq!(names_us(line.split(' ')), yes, "{line}");
+            assert_eq!(names_relay(line.split(' ')), yes, "{line}");
         }
-        assert!(names_us(["claude", "--channels", "server:a server:relay", ""].into_iter()));
-        assert!(!names_us(["claude", "say --channels server:relay"].into_iter()));
+        assert!(names_relay(["claude", "--channels", "server:a server:relay", ""].into_iter()));
+        assert!(!names_relay(["claude", "say --channels server:relay"].into_iter()));
         assert!(!channel_flag(std::process::id()));
     }
 
     #[test]
-    fn session_files() {
+    fn session_file_is_read_leniently() {
         let dir = dir("file");
         let path = dir.join("1.json");
         let mut file = SessionFile::at(Some(path.clone()));
@@ -418,7 +404,7 @@ mod tests {
         assert!(!file.changed());
         write(&path, r#"{"name":"me","#);
         assert!(!file.changed());
-        write(&path, &format!(r#"{{"name":"{}"}}"#, "x".repeat(MOST as usize)));
+        write(&path, &format!(r#"{{"name":"{}"}}"#, "x".repeat(MAX_FILE as usize)));
         assert!(!file.changed());
         write(&path, "[1]");
         assert!(!file.changed());
@@ -446,43 +432,5 @@ mod tests {
             assert!((wire::MAX_LABEL - 3..=wire::MAX_LABEL).contains(&shown(Path::new(path)).len()));
         }
         assert_eq!(shown(Path::new(std::ffi::OsStr::from_bytes(b"/a\xff/b"))), "/a\u{fffd}/b");
-    }
-
-    #[test]
-    fn repositories() {
-        let dir = dir("git");
-        let (main, tree) = (dir.join("main"), dir.join("tree"));
-        write(&main.join(".git/HEAD"), "ref: refs/heads/feature/x\n");
-        write(&main.join(".git/worktrees/tree/HEAD"), "0123456789abcdef0123456789abcdef01234567\n");
-        write(&main.join(".git/worktrees/tree/commondir"), "../..\n");
-        write(&tree.join(".git"), "gitdir: ../main/.git/worktrees/tree\n");
-        fs::create_dir_all(main.join("src/deep")).expect("directories");
-        let repo = Some(main.join(".git").to_str().expect("text").to_owned());
-
-        let expected = Git { repo: repo.clone(), branch: Some("feature/x".to_owned()) };
-        assert_eq!(git(&main), expected);
-        assert_eq!(git(&main.join("src/deep")), expected);
-        assert_eq!(git(&tree), Git { repo, branch: Some("0123456789ab".to_owned()) });
-
-        // What is no repository is passed over.
-        write(&main.join("src/.git"), "garbage");
-        fs::create_dir(main.join("src/deep/.git")).expect("an empty .git");
-        assert_eq!(git(&main.join("src/deep")), expected);
-        fs::remove_dir_all(dir).expect("removed");
-    }
-
-    #[test]
-    fn branches() {
-        for (head, expected) in [
-            ("ref: refs/heads/main", Some("main")),
-            ("ref: refs/heads/.invalid", None),
-            ("ref: refs/remotes/x", None),
-            ("0123456789abcdef", Some("0123456789ab")),
-            ("not a commit at all", None),
-            ("ééééééé", None),
-            ("", None),
-        ] {
-            assert_eq!(branch(head).as_deref(), expected, "{head}");
-        }
     }
 }

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::datadir::{DataDir, is_absent};
+use crate::datadir::{DataDir, is_not_running};
 use crate::fence::clean;
 use crate::link::{CONNECT, Link, Start, unreachable};
 use crate::wire::{Code, Fault, fault};
@@ -141,8 +141,8 @@ pub fn open(dir: &DataDir) -> Result<Link, Fault> {
 
 /// Whether `fault` means that no hub runs, and that one could be started.
 pub fn is_no_hub(dir: &DataDir, fault: &Fault) -> bool {
-    let is_absent = || dir.connect(CONNECT).is_err_and(|e| is_absent(&e)) && dir.look().is_ok();
-    fault.code == Code::HubUnreachable && is_absent()
+    let is_not_running = || dir.connect(CONNECT).is_err_and(|e| is_not_running(&e)) && dir.look().is_ok();
+    fault.code == Code::HubUnreachable && is_not_running()
 }
 
 /// The beginning of an ask's id, `ask_` and eight digits. The asks of a broadcast share it.

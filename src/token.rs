@@ -1,10 +1,10 @@
-//! Strings that nobody can guess.
+//! Unguessable strings.
 
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 
-/// The operating system's random numbers, opened once and read some at a time.
+/// The random source of the operating system, opened once and read in blocks.
 #[derive(Debug)]
 pub struct Tokens(BufReader<File>);
 
@@ -14,12 +14,12 @@ impl Tokens {
         File::open("/dev/urandom").map(|file| Tokens(BufReader::with_capacity(240, file)))
     }
 
-    /// 24 hex digits (96 bits): what proves who one is, or marks a push.
+    /// 24 hex digits (96 bits): a secret, or the identifier of a push.
     pub fn secret(&mut self) -> io::Result<String> {
         self.hex::<12>(String::new())
     }
 
-    /// `prefix` and 16 hex digits (64 bits): what is never given twice.
+    /// `prefix` and 16 hex digits (64 bits): a unique id.
     pub fn id(&mut self, prefix: &str) -> io::Result<String> {
         self.hex::<8>(prefix.to_owned())
     }
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_have_their_shape_and_differ() {
+    fn tokens_have_their_format_and_differ() {
         let mut tokens = Tokens::new().expect("a random source");
         let secret = tokens.secret().expect("a secret");
         assert_eq!(secret.len(), 24);

@@ -1,12 +1,12 @@
 //! The wire protocol between the hub and everything that talks to it, version 2.
 //!
-//! Newline-delimited JSON over `hub.sock`: one message per line, at most [`MAX_LINE`] bytes, as `{"NAME":{FIELDS}}`. The
-//! first line from a client is [`ToHub::Hello`]; the hub answers [`ToClient::Welcome`], or one [`ToClient::Error`] and
-//! closes the connection. A message with an `id` is a request and gets exactly one answer, `ok` or `error` with the same
-//! `id`; the client chooses its ids, which need only be unique on the connection. Unknown fields are ignored, so that a
-//! newer client can talk to an older hub of the same version; a field that stands twice is refused.
+//! Newline-delimited JSON over `hub.sock`: one message per line, at most [`MAX_LINE`] bytes, as `{"NAME":{FIELDS}}`.
+//! The first line from a client is [`ToHub::Hello`]; the hub answers [`ToClient::Welcome`], or one [`ToClient::Error`]
+//! and closes the connection. A message with an `id` is a request and gets exactly one answer, `ok` or `error` with the
+//! same `id`; the client chooses its ids, which need only be unique on the connection. Unknown fields are ignored, so
+//! that a newer client can talk to an older hub of the same version; a field that occurs twice is refused.
 //!
-//! `docs/architecture.md` shows a whole exchange.
+//! `docs/architecture.md` shows a complete exchange.
 
 mod report;
 mod words;
@@ -25,7 +25,7 @@ pub const MAX_LINE: usize = 4 << 20;
 pub const MAX_TEXT: usize = 512 << 10;
 /// The longest of the short strings (names, ids, directories, branches), in bytes.
 pub const MAX_LABEL: usize = 4096;
-/// The longest that an ask may stay open, in milliseconds: one day.
+/// The longest timeout of an ask, in milliseconds: one day.
 pub const MAX_TIMEOUT_MS: u64 = 86_400_000;
 
 /// A message from a client to the hub.
@@ -37,7 +37,7 @@ pub enum ToHub {
         /// The protocol version of the client.
         v: u32,
     },
-    /// Become a peer, or come back as one. Answered by [`Answer::Registered`].
+    /// Register as a peer, or register again after a lost connection. Answered by [`Answer::Registered`].
     Register {
         id: u64,
         who: Box<Who>,
@@ -45,56 +45,58 @@ pub enum ToHub {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         lost: Vec<LostAsk>,
     },
-    /// List the peers. Answered by [`Answer::Peers`]; open to connections that have not registered.
+    /// List the peers. Answered by [`Answer::Peers`]; allowed before registration.
     Peers { id: u64 },
-    /// List open asks and the asks that ended last. Answered by [`Answer::Asks`]; open to connections that have not
-    /// registered.
+    /// Send one [`ToClient::RosterChanged`] the next time that a peer joins, leaves or takes another name. No answer.
+    WatchRoster,
+    /// List open asks and the asks that ended last. Answered by [`Answer::Asks`]; allowed before registration.
     Asks { id: u64 },
-    /// Ask one peer. Answered by [`Answer::Asked`] when the question was handed over, or after a moment if that takes
-    /// longer. Idempotent on `ask_id`.
+    /// Ask one peer. Answered by [`Answer::Asked`] when the question was handed over, or after `Limits::handover` at
+    /// the latest. Idempotent on `ask_id`.
     Ask {
         id: u64,
-        /// Made by the asker, unguessable and never used again: see [`crate::token`].
+        /// Created by the asker; unguessable and used once: see [`crate::token`].
         ask_id: String,
         /// The target's name, as a person would type it.
         to: String,
         text: String,
-        /// Milliseconds until the ask ends in `timeout`.
+        /// Milliseconds until the ask ends with `timeout`.
         timeout_ms: u64,
-        /// The conversation that this belongs to; the hub makes one where it is missing.
+        /// The conversation that this ask belongs to. If it is missing, the hub starts a new one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         thread: Option<String>,
     },
-    /// Ask every peer in `scope` that listens. Answered by [`Answer::Broadcast`]. Idempotent on `broadcast_id`.
+    /// Ask every peer in `scope` that receives broadcasts. Answered by [`Answer::Broadcast`]. Idempotent on
+    /// `broadcast_id`.
     Broadcast {
         id: u64,
         broadcast_id: String,
         text: String,
         scope: Scope,
-        /// Whether the asker is asked as well.
+        /// Whether the asker receives the question too.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         include_self: bool,
-        /// Hand the answers over together: when the last is in, or after so many milliseconds what is in by then. Without
-        /// it each answer is handed over as it comes.
+        /// Deliver the answers together, when the last one has arrived or after this many milliseconds. `None`: deliver
+        /// each answer when it arrives.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         collect_ms: Option<u64>,
-        /// Milliseconds until the asks of those that have not answered end in `timeout`.
+        /// Milliseconds until the unanswered asks end with `timeout`.
         timeout_ms: u64,
     },
-    /// Answer an ask. Answered by [`Answer::Replied`] when the answer was handed over, or after a moment if that takes
-    /// longer. Idempotent on `ask_id` and `text`.
+    /// Answer an ask. Answered by [`Answer::Replied`] when the answer was handed over, or after `Limits::handover` at
+    /// the latest. Idempotent on `ask_id` and `text`.
     Reply { id: u64, ask_id: String, text: String },
-    /// Take back an ask or a broadcast by its id: nobody waits for it any more. Answered by [`Answer::Done`], also when the
-    /// hub knows no such ask.
+    /// Withdraw an ask or a broadcast by its id: its answer is no longer wanted. Answered by [`Answer::Done`], also if
+    /// the hub has no such ask.
     Withdraw { id: u64, ask_id: String },
-    /// Take another name. Answered by [`Answer::Renamed`].
+    /// Rename this peer. Answered by [`Answer::Renamed`].
     Rename {
         id: u64,
         name: String,
-        /// Fail with `name_taken` where `false` would add a suffix.
+        /// If the name is taken, fail with `name_taken` instead of adding a suffix.
         exact: bool,
     },
-    /// The client did what a [`Parcel`] told it to. No answer.
+    /// The client made the push that a [`Parcel`] asked for. No answer.
     Pushed {
         /// The parcel's `push`.
         push: String,
@@ -102,19 +104,24 @@ pub enum ToHub {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
-    /// What a process found out about pushes to its session. No answer.
+    /// Receipts for pushes to a session. No answer.
     Seen(Receipts),
-    /// What changed about the session that this connection registered. No answer. `None` leaves a field as it is.
+    /// Changed properties of the session that this connection registered. No answer. `None` means unchanged.
     Activity {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         activity: Option<Activity>,
-        /// Milliseconds since `activity` began: hooks that fired later know better.
+        /// Milliseconds since `activity` began. A hook that fired later takes precedence.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         age_ms: Option<u64>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         branch: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         paths: Option<Vec<Path>>,
+    },
+    /// The Claude Code process of this peer goes on with another conversation. No answer.
+    Session {
+        /// See [`Who::session`].
+        session: String,
     },
     /// A hook of the Claude Code process `claude` fired. Answered by [`Answer::Hooked`]. Hooks do not register.
     Hook {
@@ -125,31 +132,31 @@ pub enum ToHub {
         /// Identifies the turn, for `prompt` and `stop`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         turn: Option<String>,
-        /// For `permission` and `denied`: the ask whose answer is concerned.
+        /// For `permission` and `denied`: the ask whose answer needs permission.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ask_id: Option<String>,
-        /// For `denied` and `failed`: why.
+        /// For `denied` and `failed`: the reason.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
-        /// Milliseconds since it fired, where that is known: asynchronous hooks may overtake each other.
+        /// Milliseconds since the hook fired, if known: asynchronous hooks may overtake each other.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         age_ms: Option<u64>,
     },
-    /// This connection is the waiter of the Claude Code process `claude`: parcels for the `hook` path may be sent to it.
-    /// Answered by [`Answer::Done`]; the hub closes the connection when the waiter is not needed (any more).
+    /// This connection is the waiter of the Claude Code process `claude`: parcels for the `hook` path may be sent to
+    /// it. Answered by [`Answer::Done`]; the hub closes the connection when the waiter is not needed.
     Wait {
         id: u64,
         claude: String,
-        /// Names the waiter's process. A waiter that comes back has printed nothing: it would have exited.
+        /// Identifies the waiter's process. A waiter that reconnects has not printed anything: it would have exited.
         process: String,
     },
     /// Send an [`Event`] for everything that happens from now on. Answered by [`Answer::Done`].
     Watch { id: u64 },
     /// Describe the hub. Answered by [`Answer::Status`].
     Status { id: u64 },
-    /// Leave: flush the queues, remove the socket, exit. Answered by [`Answer::Done`].
+    /// Stop the hub: flush the backlogs, remove the socket, exit. Answered by [`Answer::Done`].
     Stop { id: u64 },
-    /// This peer will not come back; its asks and debts end now.
+    /// This peer leaves for good; its open asks, and the asks to it, end now.
     Bye,
 }
 
@@ -158,21 +165,21 @@ pub enum ToHub {
 #[serde(rename_all = "snake_case")]
 #[allow(clippy::large_enum_variant, reason = "nearly every message is of the large kind")]
 pub enum ToClient {
-    /// The hub has taken the connection.
+    /// The hub accepts the connection.
     Welcome {
         v: u32,
         /// The hub's process.
         pid: u32,
         /// The hub's own version, for people.
         version: String,
-        /// The life of the hub's state. A client that finds another epoch than before knows that its past is gone.
+        /// The epoch of the hub's state. If it differs from the client's last one, the hub has lost the client's asks.
         epoch: String,
     },
     /// A request succeeded.
     Ok {
         id: u64,
         answer: Answer,
-        /// What could not be pushed by any path and is handed over with this answer (path `tool`).
+        /// Texts that no path could deliver; they are handed over with this answer (path `tool`).
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         waiting: Vec<Parcel>,
     },
@@ -186,45 +193,47 @@ pub enum ToClient {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         waiting: Vec<Parcel>,
     },
-    /// The waiter is not needed (any more); the hub closes the connection.
+    /// The waiter is not needed; the hub closes the connection.
     Dismissed,
-    /// Hand this to the session, by the path that it names, then send `pushed`.
+    /// Push this to the session by the path that it names, then send `pushed`.
     Push(Parcel),
-    /// How far an ask or a broadcast of this peer got. The news of its end arrives as a push of its own, except for the
-    /// failures of a broadcast's asks, which the summary reports.
+    /// The state of an ask or broadcast of this peer. Its end is also delivered as a push, except for the failures
+    /// within a broadcast, which its summary reports.
     State {
         /// The ask's id, or the broadcast's.
         ask_id: String,
         state: State,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<Path>,
-        /// How it failed.
+        /// The error, if it failed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         code: Option<Code>,
-        /// Why no answer may come, though the ask is still open.
+        /// Why an answer is unlikely, although the ask is open.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<Note>,
-        /// The same for people.
+        /// A description of `note` for people.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
     },
     /// An ask to this peer has ended without its answer. After `timeout` a late answer still counts.
     Over { ask_id: String, code: Code },
-    /// Something happened, for connections that watch.
+    /// A peer joined, left or took another name: see [`ToHub::WatchRoster`].
+    RosterChanged,
+    /// An event, for connections that watch.
     Event(Event),
 }
 
-/// How far pushes got, each by its identifier.
+/// Receipts: the identifiers of pushes, by how far each push got.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Receipts {
-    /// The Claude Code process that this is about, where the connection has no peer of its own.
+    /// The Claude Code process of the session, if the connection is not registered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claude: Option<String>,
-    /// In the conversation: the model has them.
+    /// In the conversation: the model has the text.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub seen: Vec<String>,
-    /// In the result of a tool call, which proves something only for the path `tool`.
+    /// In the result of a tool call: a proof for the path `tool` only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub in_tool_result: Vec<String>,
     /// In the client's queue.
@@ -233,7 +242,7 @@ pub struct Receipts {
     /// In a prompt on its way to the model. Another hook may still refuse it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prompted: Vec<String>,
-    /// Refused by another hook: the model does not get them.
+    /// Refused by another hook: the model does not get the text.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<String>,
 }
@@ -245,18 +254,18 @@ impl Receipts {
     }
 }
 
-/// What a peer says about itself when it registers.
+/// A peer's description of itself at registration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Who {
     /// The wanted name; the hub makes a valid one of it. A peer that comes back keeps the name that the hub knows.
     pub name: String,
-    /// Fail with `name_taken` where `false` would add a suffix.
+    /// If the name is taken, fail with `name_taken` instead of adding a suffix.
     #[serde(default)]
     pub exact: bool,
     pub kind: PeerKind,
-    /// The peer's public identity, made by the client and kept for as long as the session lives.
+    /// The peer's public identity, created by the client and kept while the session runs.
     pub peer: String,
-    /// Proves that a later connection is the same session. Known to the client and the hub only.
+    /// Proves that a later connection belongs to the same peer. Only the client and the hub know it.
     pub secret: String,
     /// Absolute.
     pub cwd: String,
@@ -270,17 +279,18 @@ pub struct Who {
     /// The Claude Code process that hooks will name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claude: Option<String>,
-    /// The id of the Claude Code session, which lives on in the process that continues it.
+    /// The id of the conversation in Claude Code, which another process may continue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
-    /// The ways to reach this peer, the preferred one first.
+    /// The paths to this peer, the preferred one first.
     pub paths: Vec<Path>,
-    /// Whether broadcasts go to this peer.
+    /// Whether this peer receives broadcasts.
     pub listens: bool,
     /// Whether the user's settings hold what comes by inbox until the user accepts it.
     #[serde(default)]
     pub held: bool,
-    /// Whether this process has not registered before: it does not know what an earlier process of the session was sent.
+    /// Whether this is the first registration of this process: it does not know the pushes of an earlier process of the
+    /// session.
     pub fresh: bool,
 }
 
@@ -289,11 +299,11 @@ pub struct Who {
 pub struct LostAsk {
     /// The ask's id, or the broadcast's.
     pub ask_id: String,
-    /// Who was asked.
+    /// The name of the peer that was asked.
     pub to: String,
 }
 
-/// A text on its way into a session, and what the session is told about it.
+/// A text to deliver to a session, with its header fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Parcel {
     /// The identifier of this push: unguessable, known to the hub, the pushing process and the client that it went to.
@@ -302,9 +312,9 @@ pub struct Parcel {
     pub kind: Kind,
     /// The ask's id; the broadcast's for a summary.
     pub ask_id: String,
-    /// The name of the peer whose text this is; for `failed` the peer that was asked.
+    /// The name of the sender; for `failed` the peer that was asked.
     pub from: String,
-    /// What `from` is.
+    /// The kind of the sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_kind: Option<PeerKind>,
     /// For a reply: the beginning of the question.
@@ -338,7 +348,7 @@ pub struct Parcel {
 pub enum Answer {
     /// The peer is registered.
     Registered {
-        /// The name that it now has.
+        /// The peer's name.
         name: String,
         /// Its open asks and broadcasts.
         open: Vec<String>,
@@ -369,22 +379,22 @@ pub enum Answer {
     Hooked {
         /// How many pushes to the session lack a receipt: unless 0, the hook looks for them in the transcript.
         unconfirmed: usize,
-        /// For `stop`: the asks that this turn has seen and not answered; the hook reminds the model of them.
+        /// For `stop`: the asks that the session has seen and not answered, of which the hook reminds the model.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        remind: Vec<DebtLine>,
+        remind: Vec<OwedAsk>,
     },
     Status(Status),
     Done,
 }
 
-/// An error: the code, what happened, and what to do.
+/// An error: code, what happened, what to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fault {
     pub code: Code,
     pub message: String,
 }
 
-/// Makes a [`Fault`].
+/// Creates a [`Fault`].
 pub fn fault(code: Code, message: impl Into<String>) -> Fault {
     Fault { code, message: message.into() }
 }

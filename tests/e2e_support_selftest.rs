@@ -222,7 +222,8 @@ fn occurrences_tell_messages_blocks_and_matches_apart() {
         ]},
         {"role": "system", "content": "hay"},
     ]});
-    let request = Request { at: Default::default(), conversation: true, number: 0, body: Arc::new(body) };
+    let request =
+        Request { at: Default::default(), ts_ms: 0, conversation: true, number: 0, body: Arc::new(body) };
     assert_eq!(request.occurrences("needle"), Occurrences { messages: 3, blocks: 4, matches: 5 });
     assert_eq!(request.received("needle"), Occurrences { messages: 2, blocks: 3, matches: 4 });
     assert_eq!(request.fresh().len(), 2);

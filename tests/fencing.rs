@@ -1,8 +1,6 @@
 //! What a model sees of hostile text, names and directories: each string of `tests/corpus`, through the real client, by each
 //! path into a session. Everything of a peer is within its quotes, and our header and our last words are ours.
 
-#[path = "driver/flat.rs"]
-mod flat;
 mod support;
 
 use std::io::{BufRead, BufReader, Write};
@@ -66,19 +64,16 @@ impl Peer {
         };
         stream.set_read_timeout(Some(deadline())).expect("a socket");
         let mut peer = Peer { lines: BufReader::new(stream), name: String::new() };
-        peer.say(&json!({"type": "hello", "v": 2}));
-        peer.say(&json!({"type": "register", "id": 1, "who": {"name": name, "kind": "session", "peer": format!("p{number}"),
-            "secret": "s", "cwd": cwd, "branch": cwd, "pid": 1, "paths": ["socket"], "listens": listens, "fresh": true}}));
-        let registered = peer.hear(|m| m["id"] == 1);
-        peer.name = registered["answer"]["name"].as_str().expect("a name").to_owned();
+        peer.say(&json!({"hello": {"v": 2}}));
+        peer.say(&json!({"register": {"id": 1, "who": {"name": name, "kind": if listens { "session" } else { "script" }, "peer": format!("p{number}"),
+            "secret": "s", "cwd": cwd, "branch": cwd, "pid": 1, "paths": ["socket"], "listens": listens, "fresh": true}}}));
+        let registered = peer.answer(1);
+        peer.name = registered["registered"]["name"].as_str().expect("a name").to_owned();
         peer
     }
 
     fn say(&mut self, message: &Value) {
-        self.lines
-            .get_mut()
-            .write_all(format!("{}\n", flat::to_wire(message)).as_bytes())
-            .expect("a hub that listens");
+        self.lines.get_mut().write_all(format!("{message}\n").as_bytes()).expect("a hub that listens");
     }
 
     /// The next message for which `wanted` holds.
@@ -86,24 +81,32 @@ impl Peer {
         loop {
             let mut line = String::new();
             assert!(self.lines.read_line(&mut line).expect("a message") > 0, "the hub closed the connection");
-            let message = flat::from_wire(serde_json::from_str(&line).expect("a message"));
+            let message = serde_json::from_str(&line).expect("a message");
             if wanted(&message) {
                 return message;
             }
         }
     }
 
+    /// The answer to the request of this number, which succeeds.
+    fn answer(&mut self, id: u64) -> Value {
+        let answer = self.hear(|m| m["ok"]["id"] == id || m["error"]["id"] == id);
+        assert!(answer["error"].is_null(), "{answer}");
+        answer["ok"]["answer"].clone()
+    }
+
     /// Says goodbye, and returns when the hub has heard it.
     fn leave(mut self) {
-        self.say(&json!({"type": "bye"}));
+        self.say(&json!("bye"));
         let mut rest = String::new();
         while self.lines.read_line(&mut rest).is_ok_and(|n| n > 0) {}
     }
 
     fn ask(&mut self, id: u64, ask_id: &str, to: &str, text: &str) {
-        self.say(&json!({"type": "ask", "id": id, "ask_id": ask_id, "to": to, "text": text, "timeout_ms": 3_600_000}));
-        let answer = self.hear(|m| m["id"] == id);
-        assert_eq!(answer["type"], "ok", "{answer}");
+        self.say(
+            &json!({"ask": {"id": id, "ask_id": ask_id, "to": to, "text": text, "timeout_ms": 3_600_000}}),
+        );
+        self.answer(id);
     }
 }
 
@@ -126,9 +129,17 @@ fn block(request: &Request, ask_id: &str) -> Option<Block> {
     };
     let at = lines.iter().position(|line| is_header(line))?;
     assert_eq!(lines.iter().filter(|line| is_header(line)).count(), 1, "two headers of {ask_id}: {text}");
-    let quoted: Vec<String> =
-        lines[at + 1..].iter().map_while(|line| line.strip_prefix("> ")).map(str::to_owned).collect();
+    let quote = |line: &&str| line.strip_prefix("> ").map(str::to_owned);
+    let mut quoted: Vec<String> = lines[at + 1..].iter().map_while(quote).collect();
     let rest = &lines[at + 1 + quoted.len()..];
+    if quoted.is_empty() {
+        // By inbox the text comes first, after the tag that only the client's own form may have.
+        assert_eq!(lines[at - 1], "", "{text}");
+        quoted = lines[..at - 1].iter().rev().map_while(quote).collect();
+        quoted.reverse();
+        let tag = lines[at - 2 - quoted.len()];
+        assert!(tag.starts_with("<cross-session-message from=\"relay:"), "{tag:?} in {text}");
+    }
     let after = rest.iter().find(|line| !line.is_empty()).map_or("", |line| line).to_owned();
     Some(Block { header: lines[at].to_owned(), quoted, after })
 }
@@ -215,7 +226,20 @@ fn check_header(block: &Block, kind: &str, from: &str) {
         .filter(|w| !w.is_empty())
         .map(|w| w.split('=').next().unwrap_or(w))
         .collect();
-    let mut known = vec!["source", "kind", "ask_id", "from", "cwd", "code", "broadcast", "late", "push"];
+    let mut known = vec![
+        "source",
+        "kind",
+        "ask_id",
+        "from",
+        "peer",
+        "cwd",
+        "thread_id",
+        "code",
+        "broadcast",
+        "late",
+        "push",
+        "user",
+    ];
     for key in keys {
         let at = known.iter().position(|k| *k == key);
         known.remove(at.unwrap_or_else(|| panic!("{key:?} is unknown or there twice: {header}")));
@@ -230,7 +254,9 @@ fn check_header(block: &Block, kind: &str, from: &str) {
 fn ask_with<S: Prompted>(stage: &Stage, bob: &mut Actor<'_, S>, path: &str, some: &[(usize, Nasty)]) {
     let watch = stage.watch();
     let name = bob.name.clone();
-    let mut eve = Peer::new(&stage.home.plugin_data(), 0, "eve", "/home/eve", false);
+    // Another identity each time: one that comes back is told how its asks ended.
+    let number = 1000 + some.first().map_or(0, |(n, _)| *n);
+    let mut eve = Peer::new(&stage.home.plugin_data(), number, "eve", "/home/eve", false);
     for batch in some.chunks(BATCH) {
         for (n, nasty) in batch {
             eve.ask(*n as u64 + 2, &format!("ask_nasty{n:04}"), &name, &nasty.text);
@@ -299,13 +325,13 @@ fn reply_with<S: Prompted>(stage: &Stage, bob: &mut Actor<'_, S>, some: &[(usize
     let label = |n: usize| &labels[n % labels.len()];
     let mut peers: Vec<Peer> =
         some.iter().map(|(n, _)| Peer::new(&data, 100 + n, label(*n), label(*n), true)).collect();
-    let sent = bob.get("relay_broadcast", json!({"question": "Anything new?"}));
+    let sent = bob.get("relay_broadcast", json!({"question": "Anything new?", "collect": false}));
     assert_eq!(sent["asks"].as_array().map(Vec::len), Some(some.len()));
     for (peer, (_, nasty)) in peers.iter_mut().zip(some) {
-        let push = peer.hear(|m| m["type"] == "push");
-        peer.say(&json!({"type": "pushed", "push": push["push"]}));
-        peer.say(&json!({"type": "reply", "id": 2, "ask_id": push["ask_id"], "text": nasty.text}));
-        assert_eq!(peer.hear(|m| m["id"] == 2)["type"], "ok");
+        let push = peer.hear(|m| !m["push"].is_null())["push"].clone();
+        peer.say(&json!({"pushed": {"push": push["push"]}}));
+        peer.say(&json!({"reply": {"id": 2, "ask_id": push["ask_id"], "text": nasty.text}}));
+        peer.answer(2);
     }
     for (peer, (n, nasty)) in peers.iter().zip(some) {
         let id = format!("{}-p{}", sent["broadcast_id"].as_str().expect("an id"), 100 + n);

@@ -55,6 +55,32 @@ fn commands_may_call_exactly_the_tools_that_they_name() {
     }
 }
 
+/// `docs/parity.md` names a test for each behaviour of the original.
+#[test]
+fn parity_names_tests_that_exist() {
+    fn read_all(dir: &Path, all: &mut String) {
+        for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+            match entry.file_type().expect("a type").is_dir() {
+                true => read_all(&entry.path(), all),
+                false => *all += &std::fs::read_to_string(entry.path()).unwrap_or_default(),
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = String::new();
+    ["src", "tests"].iter().for_each(|dir| read_all(&root.join(dir), &mut all));
+    let table = std::fs::read_to_string(root.join("docs/parity.md")).expect("the table");
+    let is_test = |name: &&str| {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        name.matches('_').count() >= 2 && name.bytes().all(plain)
+    };
+    let named: Vec<&str> = table.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(named.len() > 50, "{}", named.len());
+    for name in named {
+        assert!(all.contains(&format!("fn {name}(")), "there is no test {name}");
+    }
+}
+
 /// Codex reads its own manifest before Claude Code's. With an empty object for the hooks it does not look for
 /// `hooks/hooks.json`, whose arguments it drops; an empty list would count as none given.
 #[test]

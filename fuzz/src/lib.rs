@@ -63,7 +63,7 @@ pub fn mcp(data: &[u8]) {
                 mcp::Incoming::Request { id, method, params } => {
                     answered.extend(id_of(&mcp::error(&id, mcp::METHOD_NOT_FOUND, &fence::label(&method))));
                     let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
-                    id_of(&mcp::result(&id, client.answer()));
+                    id_of(&mcp::result(&id, client.answer(true)));
                     let called = mcp::params(&params).map(|call: tools::Call| call.tool());
                     if let Ok(Some(tool)) = called {
                         check_tool(&id, tool);

@@ -1,5 +1,5 @@
-//! The identity of a session, kept in a file for the next channel of the same session: who it is to the hub, and the secret
-//! that proves it. Nothing else of a session is on disk.
+//! The identity file of a session, for its next channel: the public identity and the secret that proves it. It contains
+//! nothing else.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -22,19 +22,20 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A new one.
+    /// Creates an identity.
     ///
     /// # Errors
-    /// No random numbers can be had.
+    /// The random source cannot be read.
     pub fn new(tokens: &mut Tokens) -> io::Result<Identity> {
         Ok(Identity { peer: tokens.id("p")?, secret: tokens.secret()? })
     }
 
-    /// The identity in the file at `path`, or a new one that is kept there. Where another channel of the session has the
-    /// file, or it can't be used, the identity is new and not kept. The file is locked for as long as it is open.
+    /// Reads the identity in the file at `path`, or creates one and writes it there. If another channel of the session
+    /// has locked the file, or it cannot be used, the identity is new and not written. The file is locked while it is
+    /// open.
     ///
     /// # Errors
-    /// No random numbers can be had.
+    /// The random source cannot be read.
     pub fn open(path: &Path, tokens: &mut Tokens) -> io::Result<(Identity, Option<File>)> {
         let Some(mut file) = lock(path) else { return Ok((Identity::new(tokens)?, None)) };
         let mut text = Vec::new();
@@ -46,7 +47,7 @@ impl Identity {
         let identity = Identity::new(tokens)?;
         let mut text = serde_json::to_vec(&identity)?;
         text.push(b'\n');
-        // What can't be written (a full disk) is missed only by the next channel of this session.
+        // If writing fails, the next channel of this session gets another identity.
         let _ = file.set_len(0).and_then(|()| file.write_all(&text));
         Ok((identity, Some(file)))
     }
@@ -57,10 +58,10 @@ impl Identity {
     }
 }
 
-/// The file, new if need be, locked; `None` if another process has it or it can't be used.
+/// Opens or creates the file and locks it; `None` if another process has locked it or it cannot be used.
 fn lock(path: &Path) -> Option<File> {
     if fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) {
-        return None; // opening it might wait without end
+        return None; // opening a pipe could block
     }
     let mut options = OpenOptions::new();
     let file = options.read(true).append(true).create(true).mode(0o600).open(path).ok()?;
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_channel_of_a_session_has_its_identity_and_a_second_one_has_not() {
+    fn identity_is_kept_for_the_next_channel_and_not_shared_with_a_second_one() {
         let path = std::env::temp_dir().join(format!("relay-identity-{}", std::process::id()));
         let _ = fs::remove_file(&path);
         let mut tokens = Tokens::new().expect("random numbers");

@@ -1,4 +1,4 @@
-//! A session's own inbox socket, the second way to get text into it (Claude Code 2.1.224 and later).
+//! Pushes through the session's inbox socket (Claude Code 2.1.224 and later).
 
 use crossbeam_channel::Receiver;
 use serde_json::json;
@@ -16,10 +16,10 @@ use crate::wire::Parcel;
 
 /// The longest line that Claude Code takes, in UTF-16 units; it drops one of 1,048,601 without a word (2.1.330, measured).
 const MAX_LINE: usize = 1_048_500;
-/// The most that is read of an answer, in bytes; Claude Code sends none.
+/// The limit of an answer, in bytes; Claude Code sends none.
 const ANSWER: usize = 64 << 10;
 
-/// How long a session that has read a message may take to close the connection: as long as late answers count.
+/// How long a session that has read a message may take to close the connection; as long as late answers count.
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// How long the session may take to read a message.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -27,8 +27,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// The thread's stack, of which only what is used costs memory: JSON may nest 128 levels deep.
 const STACK: usize = 1 << 20;
 
-/// Starts a thread that waits for the session's inbox, so that its channel does not. `done` gets the identifier of each push
-/// and, if the inbox did not take it, the reason, and returns whether to go on.
+/// Starts a thread that pushes to the session's inbox, so that the channel does not block. `done` gets the identifier
+/// of each push and the error if it failed, and returns whether to continue.
 pub fn serve(
     session: &Surroundings,
     texts: Texts,
@@ -60,7 +60,7 @@ pub fn serve(
     }
 }
 
-/// The form that the inbox wants: a UUID.
+/// The message id in the form of a UUID, as the inbox requires.
 fn message_id(push: &str) -> String {
     let hex: String =
         push.chars().filter(char::is_ascii_hexdigit).chain(std::iter::repeat('0')).take(32).collect();
@@ -114,7 +114,7 @@ pub fn push(
             return Err(ErrorKind::TimedOut.into());
         }
     }
-    // Fails where the session has closed already; the reading tells whether it had read all.
+    // Fails if the session has closed already; reading shows whether it had read everything.
     let _ = stream.shutdown(Shutdown::Write);
 
     let mut read = 0;
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn auth_then_message() {
+    fn token_is_sent_before_the_message() {
         let (path, listener) = socket("auth");
         let server = serve(listener, b"");
         push(&path, Some("t0ken"), "a\n\"b\"", "id-1", LONG, LONG).expect("pushed");
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn no_token_a_long_text_and_an_endless_answer() {
+    fn long_text_is_sent_whole_and_an_endless_answer_is_ignored() {
         let (path, listener) = socket("long");
         let text = "é\n".repeat(1 << 18);
         let server = serve(listener, &[b'x'; 1 << 20]);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_reads() {
+    fn unread_message_times_out_and_missing_listener_is_refused() {
         let (path, listener) = socket("stuck");
         let short = Duration::from_millis(20);
         // It fits into the socket's buffer, and the session may still take it.
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn closed_before_it_was_read() {
+    fn connection_closed_before_the_text_was_read_is_an_error() {
         let (path, listener) = socket("closed");
         let server = thread::spawn(move || drop(listener.accept()));
         let text = "x".repeat(8 << 20);

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::process::parent_id;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -17,9 +18,9 @@ use crate::wire::{Receipts, ToHub};
 /// The most that one search reads, in bytes, and so the longest line that proves something. The client takes messages of
 /// 1 MiB characters of up to 3 bytes, and writes each twice in one line.
 const MAX_SEARCH: u64 = 16 << 20;
-/// The most pushes that are looked for in one text.
+/// The limit of identifiers per text.
 const MAX_PUSHES: usize = 256;
-/// The most that are reported at once.
+/// The limit of identifiers per report.
 const MAX_REPORT: usize = 2048;
 /// How an identifier of a push begins, and how many hex digits follow.
 const MARK: &str = "push_";
@@ -27,7 +28,7 @@ const DIGITS: usize = 24;
 /// How the client's note on a prompt that a hook refused begins.
 const REFUSED: &str = "UserPromptSubmit operation blocked by hook";
 
-/// A session's transcript, from some line near its end on.
+/// A session's transcript, and how far it was searched.
 pub struct Transcript {
     path: PathBuf,
     /// Where the next search begins.
@@ -47,8 +48,8 @@ impl Transcript {
         let before = self.at;
         let Ok(mut receipts) = self.search() else { return false };
         if !receipts.is_empty() {
-            receipts.claude = Some(session::key());
-            let _ = sender.send(&ToHub::Seen(receipts)); // a hub that has just left learns it from another hook
+            receipts.claude = Some(session::key(parent_id()));
+            let _ = sender.send(&ToHub::Seen(receipts)); // if the hub has just exited, another hook reports it
         }
         self.at != before
     }
@@ -58,7 +59,7 @@ impl Transcript {
         let mut found = Receipts::default();
         let meta = fs::metadata(&self.path)?;
         if !meta.is_file() {
-            return Err(io::ErrorKind::InvalidInput.into()); // it might never open, or never end
+            return Err(io::ErrorKind::InvalidInput.into()); // opening or reading a special file could block
         }
         if meta.len() <= self.at {
             return Ok(found);
@@ -96,17 +97,17 @@ impl Transcript {
 /// What a line proves about a push in it.
 #[derive(Debug, PartialEq)]
 enum Proof {
-    /// The model gets it.
+    /// The model has the text.
     Conversation,
-    /// It stands in the result of a tool call.
+    /// The text is in the result of a tool call.
     ToolResult,
-    /// The client has it and will pass it on.
+    /// The text is in the client's queue.
     Queue,
     /// A hook refused the prompt that held it.
     Refusal,
 }
 
-/// A line of the transcript, as far as it matters here.
+/// The fields of a transcript line that are used.
 #[derive(Deserialize)]
 struct Line {
     r#type: String,
@@ -144,12 +145,12 @@ fn proof(line: &[u8]) -> Option<Proof> {
     }
 }
 
-/// The identifiers of pushes in `text`, each once, in order, [`MAX_PUSHES`] at most. What peers write holds none that is
-/// whole: see [`crate::fence::clean`].
+/// The identifiers of pushes in `text`, each once, in order, [`MAX_PUSHES`] at most. A peer's text cannot contain one:
+/// see [`crate::fence::clean`].
 pub fn pushes_in(text: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
     let Ok(text) = std::str::from_utf8(text) else { return found }; // what the client writes is UTF-8, but for a cut line
-    // Hardly any text has one, and this is the fastest way to tell.
+    // Most texts contain none, and this check is fast.
     if !text.contains(MARK) {
         return found;
     }
@@ -172,7 +173,7 @@ mod tests {
     const B: &str = "push_ffffffffffffffffffffffff";
 
     #[test]
-    fn identifiers_are_found_whole_or_not_at_all() {
+    fn only_complete_identifiers_are_found() {
         let text = format!("x [relay push={A}] push_123 push_{A} <channel push=\\\"{B}\\\"> {B}0 pushpush_");
         assert_eq!(pushes_in(text.as_bytes()), [A, B]);
         let many: String = (0..MAX_PUSHES * 2).map(|n| format!(" push_{n:024x}")).collect();
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_line_proves_what_it_is() {
+    fn transcript_lines_are_classified_by_their_type() {
         for (line, expected) in [
             (
                 r#"{"type":"user","message":{},"origin":{"kind":"peer","from":"unknown"}}"#,
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_read_once_and_a_half_written_one_again() {
+    fn complete_lines_are_read_once_and_incomplete_ones_again() {
         let path = std::env::temp_dir().join(format!("relay-transcript-{}", std::process::id()));
         let line = format!(r#"{{"type":"user","origin":{{"kind":"peer"}},"message":"{A}"}}"#);
         fs::write(&path, &line[..20]).expect("written");

@@ -1,9 +1,10 @@
-//! `relay hook --wait`: waits in the background of a session until the hub has something for it. What a waiter prints on
-//! stderr before it exits with 2 is given to the model, also in an idle session. Meanwhile it reports what the transcript
-//! proves.
+//! `relay hook --wait`: waits in the background of a session until the hub has a text for it. Claude Code gives the
+//! model what a waiter prints on stderr before it exits with 2, also in an idle session. While it waits, it reports
+//! receipts from the transcript.
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::process::parent_id;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -20,17 +21,17 @@ use crate::{fence, proc, session};
 /// The most that is printed, in UTF-16 units. Of about 100,000 Claude Code 2.1.330 keeps the first and the last half
 /// (measured).
 const MAX_OUTPUT: usize = 90_000;
-/// How often a waiter checks that its session is still there, and reads on in the transcript.
+/// How often a waiter checks that its session is running, and reads the transcript.
 const CHECK: Duration = Duration::from_secs(1);
-/// The same where the session, at its end, waits for it, and while the transcript grows.
+/// The same if the session waits for the waiter at its end, and while the transcript grows.
 const SHORT_CHECK: Duration = Duration::from_millis(100);
 /// How long after its start, and after the transcript last grew, a waiter checks at short intervals.
 const ACTIVE: Duration = Duration::from_secs(3);
-/// How long it stays where it can't see its session's input: longer than a client takes to write its transcript.
+/// How long a waiter runs if it cannot observe its session's input; longer than a client takes to write its transcript.
 const BRIEF: Duration = Duration::from_millis(600);
 
-/// Waits, for the hook `event`, until the hub has something for this session, prints it and exits with 2. Exits with 0 when
-/// it is not needed (any more), or the session ends.
+/// Waits, for the hook `event`, until the hub has a text for this session, prints it and exits with 2. Exits with 0 if
+/// it is not needed or the session ends.
 pub fn wait(dir: &DataDir, event: &str, transcript: &str) -> ExitCode {
     let Some(stay) = Stay::of(event) else { return ExitCode::SUCCESS };
     while !stay.is_over() {
@@ -39,32 +40,31 @@ pub fn wait(dir: &DataDir, event: &str, transcript: &str) -> ExitCode {
         {
             return code;
         }
-        thread::sleep(stay.check()); // the session's channel sees to it that there is a hub
+        thread::sleep(stay.check()); // the session's channel starts a hub
     }
     ExitCode::SUCCESS
 }
 
-/// How long a waiter may stay.
+/// When a waiter has to exit.
 struct Stay {
     parent: u32,
     /// For a `claude -p`.
     input: Option<InputWatch>,
 }
 
-/// Tells whether a `claude -p` still reads prompts.
+/// Observes whether a `claude -p` still reads prompts.
 struct InputWatch {
-    /// `None` where nothing shows it.
+    /// `None` if that cannot be observed.
     stdin: Option<StdinPoll>,
     since: Instant,
 }
 
 impl Stay {
-    /// In some cases Claude Code runs what it should run in the background while it waits for it, for a day if need be:
-    /// `SessionStart` hooks of any `claude -p`, and all hooks of one whose input is not a stream. There no waiter may
-    /// stay: `None`. And a `claude -p` whose input has ended waits half a minute for its waiters before it leaves.
-    /// (Measured: 2.1.197, 2.1.330.)
+    /// In some cases Claude Code runs an asynchronous hook in the foreground, for up to a day: `SessionStart` hooks of
+    /// any `claude -p`, and all hooks of one whose input is not a stream. A waiter must exit there: `None`. A `claude
+    /// -p` whose input has ended waits 30 s for its waiters before it exits. (Measured: 2.1.197, 2.1.330.)
     fn of(event: &str) -> Option<Stay> {
-        let parent = std::os::unix::process::parent_id();
+        let parent = parent_id();
         let in_terminal = std::env::var("CLAUDE_CODE_ENTRYPOINT").is_ok_and(|entry| entry == "cli");
         if in_terminal {
             return Some(Stay { parent, input: None });
@@ -81,10 +81,10 @@ impl Stay {
             None => input.since.elapsed() >= BRIEF,
         };
         // 2.1.197 leaves a waiter behind when it exits; an orphan has another parent.
-        std::os::unix::process::parent_id() != self.parent || self.input.as_ref().is_some_and(has_ended)
+        parent_id() != self.parent || self.input.as_ref().is_some_and(has_ended)
     }
 
-    /// How long to wait before `is_over` is asked again.
+    /// The pause between two calls of `is_over`.
     fn check(&self) -> Duration {
         if self.input.is_some() { SHORT_CHECK } else { CHECK }
     }
@@ -94,7 +94,7 @@ impl Stay {
 struct StdinPoll(PathBuf);
 
 impl StdinPoll {
-    /// `None` if its input has ended, or where nothing shows it.
+    /// `None` if its input has ended, or if that cannot be observed.
     fn of(pid: u32) -> Option<StdinPoll> {
         let open = fs::read_dir(proc::path(format!("{pid}/fd"))?).ok()?.filter_map(Result::ok);
         let polls = open.filter(|fd| {
@@ -113,11 +113,11 @@ impl StdinPoll {
     }
 }
 
-/// `None` when the hub is lost and another may come.
+/// Waits on one connection; `None` if it is lost.
 fn wait_on(dir: &DataDir, link: &mut Link, stay: &Stay, transcript: &str) -> Option<ExitCode> {
     let process = session::process_key(std::process::id());
-    link.call(|id| ToHub::Wait { id, claude: session::key(), process }).ok()?;
-    // The client writes its transcript up to some 100 ms late, so that the last hook of a turn may look too early.
+    link.call(|id| ToHub::Wait { id, claude: session::key(parent_id()), process }).ok()?;
+    // The client writes its transcript up to some 100 ms late, so the last hook of a turn may search too early.
     let mut transcript = Transcript::end(transcript, MAX_PROMPT);
     let mut active_until = Instant::now() + ACTIVE;
     loop {
@@ -136,22 +136,22 @@ fn wait_on(dir: &DataDir, link: &mut Link, stay: &Stay, transcript: &str) -> Opt
     }
 }
 
-/// Prints everything that has come. What was not read stays with the hub, which sends it by the next waiter.
+/// Prints the texts that have arrived. The hub sends unread ones to the next waiter.
 fn hand_over(dir: &DataDir, link: &mut Link, first: Parcel) -> ExitCode {
     let mut parcels = vec![first];
     while let Some(ToClient::Push(parcel)) = link.receive(Some(Instant::now() + Duration::from_millis(10))) {
         parcels.push(parcel);
     }
     let limit = Limit { most: MAX_OUTPUT, cost: char::len_utf16, form: fence::text };
-    Texts::new(dir, session::key()).fit(&mut parcels, &limit);
+    Texts::new(dir, session::key(parent_id())).fit(&mut parcels, &limit);
     let texts: Vec<String> = parcels.iter().map(fence::text).collect();
-    // Claude Code puts words of its own before what it reads, and our header belongs at the start of a line.
+    // Claude Code puts a text of its own before the output, and the header has to start a line.
     let text = format!("\n{}\n", texts.join("\n\n"));
     if io::stderr().write_all(text.as_bytes()).is_err() {
-        return ExitCode::SUCCESS; // nobody reads it: the hub sends it another way
+        return ExitCode::SUCCESS; // without a reader: the hub falls back to another path
     }
     for parcel in parcels {
-        let _ = link.sender.send(&ToHub::Pushed { push: parcel.push, error: None }); // the receipt will tell as well
+        let _ = link.sender.send(&ToHub::Pushed { push: parcel.push, error: None }); // a receipt reports it as well
     }
     ExitCode::from(2)
 }

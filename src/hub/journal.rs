@@ -1,10 +1,11 @@
 //! The hub's journal: the inputs of the router on disk, so that the next hub can replay them.
 //!
-//! `hub.journal` (0600) is a file of JSON lines. The first is a [`Header`] with a snapshot of the router, every further one
-//! a [`Record`]: an input, its time, and the random identifiers that its step drew. The hub appends the records of a batch
-//! with one write before it sends any output of that batch. If the hub is killed between the two, its peers did not hear
-//! and ask again; a kill inside the write leaves a torn last line, which is cut off. There is no fsync: the journal guards
-//! against the death of the process, not of the machine, which takes all sessions with it.
+//! `hub.journal` (0600) is a file of JSON lines. The first is a [`Header`] with a snapshot of the router, every further
+//! one a [`Record`]: an input, its time, and the random identifiers that its step drew. The hub appends the records of
+//! a batch with one write before it sends any output of that batch. If the hub is killed between the two, its clients
+//! have received nothing and repeat their requests. A kill during the write leaves a torn last line, which is ignored.
+//! There is no fsync: the journal guards against the death of the process, not of the machine, which takes all sessions
+//! with it.
 //!
 //! Compaction writes a new file that begins with a fresh snapshot, and renames it over the old one.
 
@@ -23,16 +24,16 @@ use crate::wire::{JournalStatus, ToHub};
 pub const FORMAT: u32 = 1;
 /// A file up to this size, in bytes, is not compacted because of its size.
 const SMALL: u64 = 1 << 20;
-/// How long text that nobody needs any more may stay in the file. Half of what the documentation promises.
+/// How long unneeded text may stay in the file: half of the documented minute.
 const STALE_TEXT: Duration = Duration::from_secs(30);
-/// How long to wait before a journal that could not be written is tried again.
+/// The pause before a failed journal is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 
 /// The first line.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Header<R> {
     pub format: u32,
-    /// The life of the router's state: random, and the same in every hub process that carries the state on.
+    /// A random identifier of the router's state, the same in all hub processes that carry the state on.
     pub epoch: String,
     /// The version of the program that wrote the file.
     pub version: String,
@@ -46,7 +47,7 @@ pub struct Header<R> {
 pub struct Record {
     /// The router's time of the step.
     pub at: Ms,
-    /// The identifiers that the step drew.
+    /// The random identifiers that the step drew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<String>,
     pub input: Input,
@@ -55,7 +56,7 @@ pub struct Record {
 /// The records that could be read from a journal, in order.
 pub struct Records<R = BufReader<File>> {
     lines: R,
-    /// Whether a line was no record: the rest of the file is not read.
+    /// Whether a line was not a record; the rest of the file is not read.
     pub broken: bool,
 }
 
@@ -63,7 +64,7 @@ impl Records {
     /// Opens a journal and reads its header, with the router in it.
     ///
     /// # Errors
-    /// The file can't be read, or is no journal of [`FORMAT`].
+    /// The file cannot be read, or is not a journal of [`FORMAT`].
     pub fn open(path: &Path) -> io::Result<(Header<Router>, Records)> {
         if !fs::symlink_metadata(path)?.is_file() {
             return Err(io::Error::other("not a regular file"));
@@ -138,7 +139,7 @@ pub fn step(router: &mut Router, now: Ms, input: Input, batch: &mut Vec<u8>) -> 
 impl<R: BufRead> Iterator for Records<R> {
     type Item = Record;
 
-    /// A torn last line is the end.
+    /// Ends at a torn last line.
     fn next(&mut self) -> Option<Record> {
         let line = whole_line(&mut self.lines).ok().flatten().filter(|_| !self.broken)?;
         let record = serde_json::from_slice(&line).ok();
@@ -166,17 +167,17 @@ pub struct Journal {
     /// Bytes in the file, and in its first line.
     size: u64,
     snapshot_size: u64,
-    /// How much text the router had let go of when the file was compacted.
+    /// `Router::text_removed` at the last compaction.
     text_removed: u64,
     /// Whether a record since then holds text that the router did not keep.
     has_unkept_text: bool,
-    /// When text in the file that may be stale has to be gone.
+    /// When the next compaction is due because of text.
     compact_at: Option<Instant>,
     /// When to try again to write.
     retry_at: Option<Instant>,
 }
 
-/// What a hub starts from.
+/// The initial state of a hub.
 pub struct Start {
     pub journal: Journal,
     pub router: Router,
@@ -184,8 +185,8 @@ pub struct Start {
 
 impl Journal {
     /// Restores the router from the journal at `path` and closes the connections that died with the last hub; without a
-    /// usable journal the router is new and begins a new epoch, named `new_epoch`. Then writes a fresh journal, unless it
-    /// is not `wanted`.
+    /// usable journal the router is new and begins a new epoch, named `new_epoch`. Then writes a fresh journal if
+    /// `wanted`.
     pub fn start(
         path: PathBuf,
         wanted: bool,
@@ -265,8 +266,8 @@ impl Journal {
         }
     }
 
-    /// Compacts the file if it has grown too large, or holds text that nobody needs any more; tries again to write one
-    /// that could not be written. To be called about once per second, and with an empty batch.
+    /// Compacts the file if it is too large or contains unneeded text, and retries a failed journal. To be called about
+    /// once per second, and with an empty batch.
     pub fn maintain(&mut self, router: &Router, now: Instant) {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.compact(router);
@@ -283,7 +284,7 @@ impl Journal {
         }
     }
 
-    /// Leaves a snapshot alone, for a hub that stops cleanly.
+    /// Leaves a journal with a snapshot only, on a clean stop.
     pub fn close(&mut self, router: &Router) {
         if self.file.is_some() {
             self.append();
@@ -291,7 +292,7 @@ impl Journal {
         }
     }
 
-    /// Whether the state would survive the death of this process.
+    /// The status of the journal.
     pub fn status(&self) -> JournalStatus {
         JournalStatus { bytes: self.size, off: self.off.clone() }
     }
@@ -310,12 +311,12 @@ impl Journal {
         }
     }
 
-    /// Goes on in memory alone. A stale journal must never be replayed, so the file is removed.
+    /// Continues in memory only. Removes the file, since a journal without all steps must never be replayed.
     fn give_up(&mut self, e: &io::Error) {
         log::error!(error:% = e; "journal_off");
         self.off = Some(format!("cannot write {}: {e}", self.path.display()));
         if let Some(file) = self.file.take() {
-            let _ = file.set_len(0); // where the directory can't be written, an empty file is as good
+            let _ = file.set_len(0); // if the file cannot be removed, an empty one is ignored as well
         }
         self.size = 0;
         self.batch.clear();
@@ -332,7 +333,7 @@ impl Journal {
     }
 }
 
-/// Writes a journal that holds a snapshot alone, in place of the old one, and returns it with its size.
+/// Replaces the journal by one with a snapshot only, and returns the file with its size.
 fn write_new(path: &Path, router: &Router) -> io::Result<(File, u64)> {
     let new = path.with_extension("journal.new");
     let _ = fs::remove_file(&new); // left by a hub that was killed here
@@ -349,13 +350,13 @@ fn write_new(path: &Path, router: &Router) -> io::Result<(File, u64)> {
     match written() {
         Ok(size) => Ok((file, size)),
         Err(e) => {
-            let _ = fs::remove_file(&new); // else the next hub does it
+            let _ = fs::remove_file(&new); // otherwise the next hub removes it
             Err(e)
         }
     }
 }
 
-/// The router as the last hub left it, and its time now: the wall clock goes on while no hub runs.
+/// The router of the last hub, and its time now, which includes the time without a hub.
 fn restore(path: &Path) -> Option<(Header<()>, Router, Ms)> {
     let (Header { format, epoch, version, epoch_started_ms, snapshot: mut router }, mut records) =
         match Records::open(path) {

@@ -8,10 +8,10 @@ use super::{Ran, run};
 use crate::datadir::DataDir;
 use crate::link::{LISTENING, hub_command, own_executable};
 
-/// Becomes the hub. Only a shell can do two things without unsafe code: raise the limit of open files, since the usual
-/// 1,024 are too few for 1,024 peers, and close the files that its starter left open, such as the lock of a script that
-/// called `relay ask`. A shell that can't name descriptors over 9 leaves those to bash, where that exists. The loop of that
-/// bash has no redirection of its own: it would close the copy that restores stderr.
+/// A shell script that becomes the hub. A shell can do two things that need unsafe code in Rust: raise the limit of
+/// open files, since the usual 1,024 are too few for 1,024 peers, and close inherited files, such as the lock of a
+/// script that called `relay ask`. Some shells cannot close descriptors over 9; then bash does, if installed. The loop
+/// of that bash has no redirection of its own: it would close the copy that restores stderr.
 const START: &str = r#"ulimit -n 8192 2>/dev/null || ulimit -n "$(ulimit -Hn)" 2>/dev/null
 exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
 for fd in /dev/fd/[1-9][0-9]*; do
@@ -22,7 +22,7 @@ for fd in /dev/fd/[1-9][0-9]*; do
 done
 exec "$0" hub --announce --data-dir "$1""#;
 
-/// `relay hub`: runs the hub in the foreground. With `announce`, one line on stdout says when it listens.
+/// `relay hub`: runs the hub in the foreground. With `announce`, prints one line on stdout once it is listening.
 pub fn main(dir: &DataDir, announce: bool) -> ExitCode {
     crate::logging::init(&dir.logs(), "hub", !announce);
     let say = |what: &str| {
@@ -45,8 +45,8 @@ pub fn main(dir: &DataDir, announce: bool) -> ExitCode {
     }
 }
 
-/// `relay hub --detach`: starts the hub in the background and returns once it is listening. It is our child and we leave at
-/// once, so that it is nobody's zombie and is not found by a client that ends a session's process tree.
+/// `relay hub --detach`: starts the hub in the background and returns once it is listening. This process exits at once,
+/// so that the hub is reparented: it leaves no zombie and is not part of a session's process tree.
 pub fn detach(dir: &DataDir) -> ExitCode {
     let failed = |why: &str| {
         eprintln!("relay: {why}");
@@ -55,7 +55,7 @@ pub fn detach(dir: &DataDir) -> ExitCode {
     let exe = own_executable();
     let args = ["-c".as_ref(), START.as_ref(), exe.as_os_str(), dir.path().as_os_str()];
     let mut command = hub_command("/bin/sh", &args);
-    // Both pipes lose their reader when we leave. The hub writes to them before that or not at all.
+    // Both pipes lose their reader when this process exits. The hub writes to them before that or not at all.
     let child = command.current_dir("/").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = match child {
         Ok(child) => child,
@@ -63,10 +63,10 @@ pub fn detach(dir: &DataDir) -> ExitCode {
     };
     let mut said = String::new();
     if let Some(out) = child.stdout.take() {
-        let _ = BufReader::new(out.take(100)).read_line(&mut said); // an error shows in what was not said
+        let _ = BufReader::new(out.take(100)).read_line(&mut said); // on an error the line stays empty
     }
     if !said.is_empty() {
-        let _ = std::io::stdout().write_all(said.as_bytes()); // our starter may be gone
+        let _ = std::io::stdout().write_all(said.as_bytes()); // the starting process may have ended
         return ExitCode::SUCCESS;
     }
     let mut why = String::new();
@@ -76,7 +76,7 @@ pub fn detach(dir: &DataDir) -> ExitCode {
     failed(why.trim().trim_start_matches("relay: "))
 }
 
-/// The design's limits, but for what the environment changes.
+/// The default limits, with the changes of the environment variables.
 fn limits() -> Limits {
     let seconds = |name: &str, default: u64| {
         let value = std::env::var(name).ok().and_then(|v| v.parse::<f64>().ok());
@@ -86,8 +86,10 @@ fn limits() -> Limits {
     let rate = std::env::var("RELAY_ASKS_PER_MIN").ok().and_then(|v| v.parse().ok());
     Limits {
         grace: seconds("RELAY_GRACE_S", base.grace),
-        idle_exit: seconds("RELAY_IDLE_EXIT_S", base.idle_exit).max(100), // whoever starts a hub must find it
+        idle_exit: seconds("RELAY_IDLE_EXIT_S", base.idle_exit).max(100), // the client that starts a hub has to reach it
         confirm: seconds("RELAY_CONFIRM_S", base.confirm),
+        begin_turn: seconds("RELAY_BEGIN_TURN_S", base.begin_turn),
+        nudge: seconds("RELAY_NUDGE_S", base.nudge),
         asks_per_minute: rate.unwrap_or(base.asks_per_minute),
         ..base
     }

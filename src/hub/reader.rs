@@ -1,4 +1,5 @@
-//! The reading side of a connection: one thread that parses lines and sends them to the router, no more than its share.
+//! The reader thread of a connection: parses lines and sends them to the router, within the connection's share of its
+//! time.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -10,32 +11,32 @@ use crossbeam_channel::{Sender, bounded};
 
 use super::router::ConnId;
 use super::writer::Writer;
-use super::{Incoming, error_line, last_words};
+use super::{Incoming, error_line, write_and_close};
 use crate::lines::Lines;
 use crate::wire::{Code, Fault, ToHub, VERSION, fault, write_line};
 
-/// How long a connection may take to say hello.
+/// How long a connection may take to send `hello`.
 const HELLO: Duration = Duration::from_secs(10);
 /// How many messages of one connection may be in the router's channel.
 const CREDITS: usize = 8;
-/// How much of the router's time one connection may use at a stretch; over longer times it is half of all.
+/// How much of the router's time one connection may use in a burst; over longer times it gets at most half.
 const STRETCH: Duration = Duration::from_millis(1);
 /// The longest pause of a reader.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Reads one connection to its end. Whatever it does wrong costs itself the connection and nobody else anything.
+/// Reads one connection to its end. A protocol error closes this connection only.
 pub fn read(conn: ConnId, stream: &Arc<UnixStream>, incoming: &Sender<Incoming>) {
     let mut lines = Lines::new(stream.clone());
     if let Err((code, refusal)) = hello(&mut lines) {
         log::warn!(conn, code = code.name(); "refused");
-        return last_words(stream, &refusal);
+        return write_and_close(stream, &refusal);
     }
-    // Sending fails only when the hub leaves.
+    // Sending fails only when the hub exits.
     let _ = incoming.send(Incoming::Opened(conn, Writer::new(stream.clone())));
     let (credit, credits) = bounded(CREDITS);
     let mut share = Share::new();
     for _ in 0..CREDITS {
-        let _ = credit.try_send(Duration::ZERO); // it has room for exactly these
+        let _ = credit.try_send(Duration::ZERO); // the channel has exactly this capacity
     }
     let last = loop {
         let message = match lines.next(None) {
@@ -60,9 +61,9 @@ pub fn read(conn: ConnId, stream: &Arc<UnixStream>, incoming: &Sender<Incoming>)
     let _ = incoming.send(last);
 }
 
-/// What a connection used of the router's time.
+/// The share of the router's time that a connection has used.
 struct Share {
-    /// Time used and not made up for.
+    /// Used time that was not compensated by pauses or idle time.
     used: Duration,
     since: Instant,
 }
@@ -72,19 +73,19 @@ impl Share {
         Share { used: Duration::ZERO, since: Instant::now() }
     }
 
-    /// How long the reader has to pause after its messages used the router for another `used`.
+    /// Adds `used` and returns how long the reader has to pause.
     fn pause(&mut self, used: Duration) -> Duration {
         let pause = self.owed(used, self.since.elapsed());
         self.since = Instant::now() + pause;
         pause
     }
 
-    /// The same, when `elapsed` has passed since the last pause.
+    /// The same, with `elapsed` since the last pause as an argument.
     fn owed(&mut self, used: Duration, elapsed: Duration) -> Duration {
         self.used = (self.used + used).saturating_sub(elapsed / 2);
         let excess = self.used.saturating_sub(STRETCH);
         self.used -= excess;
-        // A hub that was stopped for an hour makes nobody pause for an hour.
+        // The limit matters after a suspended hub continues.
         (2 * excess).min(LONGEST_PAUSE)
     }
 }
@@ -99,7 +100,7 @@ fn hello(lines: &mut Lines) -> Result<(), (Code, Vec<u8>)> {
     let bad = |why: String| refuse(fault(Code::BadMsg, why));
     let line = match lines.next(Some(Instant::now() + HELLO)) {
         Ok(Some(line)) => line,
-        Ok(None) => return bad("the connection ended before hello".into()),
+        Ok(None) => return bad("the connection was closed before `hello`".into()),
         Err(e) => return bad(format!("no hello: {e}")),
     };
     let mismatch = |v: u32| {
@@ -111,17 +112,17 @@ fn hello(lines: &mut Lines) -> Result<(), (Code, Vec<u8>)> {
     match serde_json::from_slice::<ToHub>(line) {
         Ok(ToHub::Hello { v: VERSION }) => Ok(()),
         Ok(ToHub::Hello { v }) => refuse(mismatch(v)),
-        Ok(_) => bad("the first line must be hello".into()),
+        Ok(_) => bad("the first line must be `hello`".into()),
         Err(_) if is_hello_of_version_1(line) => {
             let Fault { code, message } = mismatch(1);
             let refusal = serde_json::json!({"type": "error", "code": code, "message": message});
             Err((code, format!("{refusal}\n").into_bytes()))
         }
-        Err(e) => bad(format!("the first line must be hello with `v`: {e}")),
+        Err(e) => bad(format!("the first line must be `hello` with `v`: {e}")),
     }
 }
 
-/// Version 1 tagged its messages by `type`, and is refused in its own form.
+/// Messages of version 1 are tagged by `type`; its clients are refused in that form.
 fn is_hello_of_version_1(line: &[u8]) -> bool {
     let line: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
     line["type"] == "hello" && line["v"] == 1

@@ -14,7 +14,7 @@ use super::router::{Input, Output};
 /// Prints what the router does with the journal at `path`.
 ///
 /// # Errors
-/// The file can't be read, is no journal, or `out` can't be written.
+/// The file cannot be read or is not a journal, or `out` cannot be written.
 pub fn replay(path: &Path, out: &mut impl Write) -> io::Result<()> {
     let (header, mut records) = Records::open(path)?;
     let mut router = header.snapshot;
@@ -58,9 +58,9 @@ fn describe(input: &Input) -> io::Result<String> {
 /// stay equal and different ones different, so that a replay does the same. Names, directories and branches stay.
 ///
 /// # Errors
-/// The file can't be read, is no journal, or `out` can't be written.
+/// The file cannot be read or is not a journal, or `out` cannot be written.
 pub fn redact(path: &Path, out: &mut impl Write) -> io::Result<()> {
-    Records::open(path)?; // refuses what is no journal
+    Records::open(path)?; // checks that it is a journal
     let key = RandomState::new();
     for line in fs::read_to_string(path)?.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
         let mut line: Value = serde_json::from_str(line)?;

@@ -1,16 +1,14 @@
-//! The hub's core: which peers are registered, who asked whom, how far each text got. A pure, deterministic state machine
-//! that knows no socket and no clock: [`Router::step`] takes an input and the time, and returns what to do about it.
+//! The hub's core: the registered peers, the open asks, the state of each delivery. A pure, deterministic state machine
+//! without I/O and clock: [`Router::step`] takes an input and the time, and returns outputs.
 //!
-//! Its whole state can be serialized, and it is the fold of its inputs: the same snapshot, inputs, times and drawn
-//! identifiers lead to the same state, byte for byte. That is what the [journal](super::journal) rests on. So nothing here
-//! iterates over a map whose order is random, and what must not survive a hub's death (open connections without a role,
-//! watchers) is not serialized.
+//! Its whole state can be serialized, and the same snapshot, inputs, times and drawn identifiers lead to the same
+//! state, byte for byte: the [journal](super::journal) depends on it. So no code here iterates over a map with random
+//! order. State that must not survive the hub (open connections without a role, watchers) is not serialized.
 //!
-//! The nouns live in files of their own: [`peer`] (registered peers), [`naming`] (their
-//! names), [`ask`] (questions and how they end), [`ended`] (what
-//! is kept of asks that ended), [`broadcast`] (a question to many), [`delivery`] (a text on its way into a session),
-//! [`receipt`] (what is learned about a push after it was sent), [`session`] (what hooks tell about a Claude Code process),
-//! [`roster`] (descriptions of all this for clients).
+//! One file per noun: [`peer`] (registered peers), [`naming`] (their names), [`ask`] (questions and how they end),
+//! [`ended`] (what is kept of asks that ended), [`broadcast`] (a question to many), [`delivery`] (a text on its way
+//! into a session), [`receipt`] (what the hub learns about a push after it was sent), [`session`] (what hooks report
+//! about a Claude Code process), [`roster`] (descriptions of all this for clients).
 
 mod ask;
 mod broadcast;
@@ -23,6 +21,7 @@ mod peer;
 #[cfg(test)]
 mod props;
 mod receipt;
+mod replay;
 mod roster;
 mod session;
 #[cfg(test)]
@@ -55,7 +54,7 @@ type Id = Arc<str>;
 type PeerNo = u64;
 type DeliveryNo = u64;
 
-/// What happened.
+/// An input of the state machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[allow(clippy::large_enum_variant, reason = "nearly every input is of the large kind")]
@@ -63,7 +62,7 @@ pub enum Input {
     /// A client said hello.
     Opened(ConnId),
     Said(ConnId, ToHub),
-    /// The connection is gone, whoever closed it.
+    /// The connection is closed, by either side.
     Closed(ConnId),
     /// A deadline passed.
     Tick,
@@ -71,7 +70,7 @@ pub enum Input {
     Stop,
 }
 
-/// What to do.
+/// An output of the state machine.
 #[derive(Debug)]
 pub enum Output {
     Send(ConnId, ToClient),
@@ -102,30 +101,30 @@ pub enum Change {
     Input,
 }
 
-/// Something that is due at a time, if it still applies by then.
+/// A timer; ignored if it no longer applies when it expires.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Timer {
     /// The ask ends in `timeout`.
     Timeout(Id),
     /// The peer that lost its connection is gone.
     Grace(PeerNo),
-    /// The push should have been confirmed.
+    /// The time to confirm the push is over.
     Confirm(DeliveryNo),
-    /// The request that started the delivery is answered now.
+    /// The request that started the delivery gets its answer now.
     Handover(DeliveryNo),
-    /// The ask that an idle session has seen should have begun a turn.
+    /// The time in which an idle session should begin a turn for an ask is over.
     NoTurn(Id),
     /// The session is reminded of an ask that its failed turn left unanswered.
     Nudge(Id),
-    /// The answers to a broadcast that are in are handed over.
+    /// The collected answers to a broadcast are delivered.
     Collect(Id),
     /// The session's inbox takes one more text.
     InboxRoom(PeerNo),
-    /// No peer came.
+    /// The hub may be idle.
     Idle,
 }
 
-/// What a connection is for, once it has registered or offered itself as a waiter.
+/// The role of a connection that has registered as a peer or as a waiter.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Role {
     Peer(PeerNo),
@@ -139,7 +138,7 @@ enum Role {
 /// See the module.
 #[derive(Serialize, Deserialize)]
 pub struct Router {
-    /// Those of the hub that made the snapshot: a replay needs them.
+    /// The limits of the hub that wrote the snapshot: a replay needs them.
     limits: Limits,
     #[serde(skip)]
     info: Info,
@@ -149,13 +148,16 @@ pub struct Router {
     next_no: u64,
     /// The highest connection number so far.
     last_conn: ConnId,
-    /// Connections that said hello and are not closed. Those that have a role are in `roles` too.
+    /// Open connections after `hello`. Those with a role are in `roles` too.
     #[serde(skip)]
     open: BTreeSet<ConnId>,
     roles: BTreeMap<ConnId, Role>,
     #[serde(skip)]
     watchers: BTreeSet<ConnId>,
-    /// When the log last told about a limit that the connection met.
+    /// Connections that are told once when the roster changes.
+    #[serde(skip)]
+    roster_watchers: BTreeSet<ConnId>,
+    /// When a refusal to this connection was last logged.
     #[serde(skip)]
     refused: BTreeMap<ConnId, Ms>,
     peers: BTreeMap<PeerNo, Peer>,
@@ -165,9 +167,9 @@ pub struct Router {
     asks: BTreeMap<Id, Ask>,
     broadcasts: BTreeMap<Id, Broadcast>,
     deliveries: BTreeMap<DeliveryNo, Delivery>,
-    /// The bytes of text in them.
+    /// The bytes of text that the state holds.
     text: usize,
-    /// The bytes of text that were in them before.
+    /// The bytes of text that the state no longer holds.
     text_removed: u64,
     /// By the identifier of a push.
     pushes: BTreeMap<String, DeliveryNo>,
@@ -182,27 +184,27 @@ pub struct Router {
     expired: bool,
 }
 
-/// What the hub says about itself. Not part of the state: it is another one in each hub process.
+/// Facts about the hub process. Not part of the state, since they differ in each process.
 #[derive(Debug, Clone, Default)]
 pub struct Info {
     pub pid: u32,
     pub version: String,
-    /// The life of the state, whatever process carries it.
+    /// The epoch of the state.
     pub epoch: String,
     /// The wall clock at the router's time 0, in milliseconds since 1970.
     pub epoch_started_ms: u64,
     /// The router's time when this hub process started.
     pub started: Ms,
-    /// Whether the log wants every ask and every state, not only what is rare.
+    /// Whether to log every ask and every state change.
     pub log_all: bool,
     pub journal: JournalStatus,
 }
 
-/// The result of a request: an answer for now, or `None` when it is answered later.
+/// The result of a request: an answer, or `None` if it is answered later.
 type Reply = Result<Option<Answer>, Fault>;
 
 impl Router {
-    /// A router without a past. `ids` makes identifiers.
+    /// A router with an empty state. `ids` creates identifiers.
     pub fn new(limits: Limits, info: Info, ids: Box<dyn FnMut() -> String + Send>) -> Self {
         let timers = BTreeSet::from([(limits.idle_exit, Timer::Idle)]);
         Router {
@@ -213,6 +215,7 @@ impl Router {
             open: BTreeSet::new(),
             roles: BTreeMap::new(),
             watchers: BTreeSet::new(),
+            roster_watchers: BTreeSet::new(),
             refused: BTreeMap::new(),
             peers: BTreeMap::new(),
             by_identity: BTreeMap::new(),
@@ -232,43 +235,6 @@ impl Router {
             limits,
             info,
         }
-    }
-
-    /// Equips a router that was read from a snapshot, after the replay.
-    pub fn equip(&mut self, limits: Limits, info: Info, ids: Box<dyn FnMut() -> String + Send>) {
-        (self.limits, self.info, self.ids.source) = (limits, info, Some(ids));
-    }
-
-    /// Repeats a recorded step, with the identifiers that it drew.
-    pub fn replay(&mut self, now: Ms, input: Input, drawn: Vec<String>) -> Step {
-        if let Input::Said(conn, _) = &input {
-            self.open.insert(*conn); // that it opened changed nothing, so it was not recorded
-            self.last_conn = self.last_conn.max(*conn);
-        }
-        self.ids.replayed = drawn.into();
-        let step = self.step(now, input);
-        self.ids.replayed.clear();
-        step
-    }
-
-    /// To be called once after a replay: the process that stepped the router died, and another goes on at `now`. Every
-    /// connection is closed, before any timer expires. The time that a hub stays without peers begins anew.
-    pub fn restart(&mut self, now: Ms) {
-        self.now = self.now.max(now);
-        self.open.clear();
-        // A hook that came just before may have had receipts to report.
-        self.sessions.values_mut().for_each(Session::forget_last_hook);
-        // Waiters first: what a peer that is gone leaves behind must not be sent to one of them.
-        let is_peer = |conn: &ConnId| matches!(self.roles.get(conn), Some(Role::Peer(_)));
-        let (peers, waiters): (Vec<_>, Vec<_>) = self.roles.keys().partition(|conn| is_peer(conn));
-        waiters.into_iter().chain(peers).for_each(|conn: ConnId| self.closed(conn));
-        if self.peers.is_empty() {
-            self.timers.retain(|(_, timer)| *timer != Timer::Idle);
-            self.empty_since = Some(self.now);
-            self.arm(self.now + self.limits.idle_exit, Timer::Idle);
-        }
-        self.ids.drawn.clear();
-        self.out.clear(); // nobody is there to hear it
     }
 
     pub fn info_mut(&mut self) -> &mut Info {
@@ -297,12 +263,12 @@ impl Router {
         self.text_removed
     }
 
-    /// When [`Input::Tick`] is due, unless something else happens first.
+    /// The time of the next [`Input::Tick`], unless another input comes first.
     pub fn next_deadline(&self) -> Option<Ms> {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Takes one thing that happened at `now`, which never goes back, and returns what to do, in this order.
+    /// Handles one input at time `now`, which never decreases, and returns the outputs in order.
     pub fn step(&mut self, now: Ms, input: Input) -> Step {
         self.now = self.now.max(now);
         self.expired = false;
@@ -319,7 +285,11 @@ impl Router {
                 let reads_only = |m: &ToHub| {
                     matches!(
                         m,
-                        ToHub::Peers { .. } | ToHub::Asks { .. } | ToHub::Watch { .. } | ToHub::Status { .. }
+                        ToHub::Peers { .. }
+                            | ToHub::WatchRoster
+                            | ToHub::Asks { .. }
+                            | ToHub::Watch { .. }
+                            | ToHub::Status { .. }
                     )
                 };
                 changes = !reads_only(&message);
@@ -357,7 +327,7 @@ impl Router {
             self.expired = true;
             match timer {
                 Timer::Timeout(id) => self.fail(&id, Code::Timeout),
-                Timer::Grace(peer) => self.grace_over(peer),
+                Timer::Grace(peer) => self.end_grace(peer),
                 Timer::Confirm(no) => self.unconfirmed(no),
                 Timer::Handover(no) => self.answer_starter(no),
                 Timer::NoTurn(id) => self.no_turn(&id),
@@ -400,13 +370,18 @@ impl Router {
                 self.answer(conn, id, Ok(Answer::Done));
                 return self.out.push(Output::Exit);
             }
-            ToHub::Hello { .. } => return self.refuse(conn, "hello was said already"),
+            ToHub::Hello { .. } => return self.refuse(conn, "`hello` was sent already"),
+            ToHub::WatchRoster => {
+                self.roster_watchers.insert(conn);
+                return;
+            }
             ToHub::Pushed { push, error } => return self.pushed(conn, &push, error),
             ToHub::Seen(receipts) => return self.take_receipts(conn, &receipts),
             ToHub::Activity { activity, age_ms, branch, paths } => {
                 let activity = activity.map(|a| (a, age_ms.unwrap_or(0)));
                 return self.activity(conn, activity, branch, paths);
             }
+            ToHub::Session { session } => return self.continue_session(conn, session),
             ToHub::Bye => return self.bye(conn),
         };
         match reply {
@@ -424,6 +399,7 @@ impl Router {
     fn closed(&mut self, conn: ConnId) {
         self.open.remove(&conn);
         self.watchers.remove(&conn);
+        self.roster_watchers.remove(&conn);
         self.refused.remove(&conn);
         match self.roles.remove(&conn) {
             Some(Role::Waiter { claude, .. }) => self.waiter_left(conn, &claude),
@@ -432,7 +408,7 @@ impl Router {
         }
     }
 
-    /// One error line, then the end of the connection: it broke the protocol.
+    /// Sends one error and closes a connection that violated the protocol.
     fn refuse(&mut self, conn: ConnId, why: &str) {
         let (code, message, waiting) = (Code::BadMsg, why.to_owned(), Vec::new());
         self.send(conn, ToClient::Error { id: None, code, message, waiting });
@@ -465,10 +441,10 @@ impl Router {
         }
     }
 
-    /// The same, for a request that needs one.
+    /// The same, as a `not_registered` error if there is none.
     fn me(&self, conn: ConnId) -> Result<PeerNo, Fault> {
         self.peer_on(conn).ok_or_else(|| {
-            fault(Code::NotRegistered, "this connection has not registered; send register first")
+            fault(Code::NotRegistered, "this connection has not registered; send `register` first")
         })
     }
 

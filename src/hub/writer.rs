@@ -1,5 +1,5 @@
-//! The hub's way to one connection: lines go out as far as the peer takes them at once; what it is too slow for waits in a
-//! backlog, bounded in bytes, with a thread of its own.
+//! The hub's output to one connection. Lines are written as far as the socket takes them without blocking; the rest
+//! goes to a backlog, bounded in bytes, with a thread of its own.
 
 use std::io::{self, Write};
 use std::net::Shutdown;
@@ -10,24 +10,25 @@ use std::thread;
 
 use crossbeam_channel::{Sender, unbounded};
 
-/// The most bytes that wait to be written to one connection.
+/// The limit of a backlog, in bytes.
 const MAX_QUEUE: usize = 16 << 20;
 
 /// See the module.
 pub struct Writer {
     pub stream: Arc<UnixStream>,
-    /// Lines that go out together when the inputs that are there have been routed.
+    /// The lines of the current batch.
     pub unwritten: Vec<u8>,
-    /// Whether the connection is closed when all is written.
+    /// Whether to close the connection once everything is written.
     pub closing: bool,
-    /// For a peer that once did not take everything at once.
+    /// Present once the socket did not take everything.
     pub backlog: Option<Backlog>,
 }
 
-/// What a slow peer has not taken yet; a thread writes it. When the sender is gone, that closes the connection.
+/// Unwritten lines for a slow peer, and the thread that writes them. The thread closes the connection when the backlog
+/// is dropped.
 pub struct Backlog {
     lines: Sender<Vec<u8>>,
-    /// Bytes that wait.
+    /// Its size in bytes.
     pub queued: Arc<AtomicUsize>,
 }
 
@@ -36,12 +37,12 @@ impl Writer {
         Writer { stream, unwritten: Vec::new(), closing: false, backlog: None }
     }
 
-    /// Bytes that wait in the backlog.
+    /// The size of the backlog in bytes.
     pub fn queued(&self) -> usize {
         self.backlog.as_ref().map_or(0, |b| b.queued.load(Ordering::Acquire))
     }
 
-    /// Writes the fresh lines, as far as the peer takes them at once; the rest goes to the backlog.
+    /// Writes the lines of the batch as far as the socket takes them; the rest goes to the backlog.
     ///
     /// # Errors
     /// The connection is lost, or (`OutOfMemory`) the backlog is full.
@@ -72,8 +73,8 @@ impl Writer {
     }
 }
 
-/// Writes what the socket takes without waiting. Its reader, who shares the mode, may be told `WouldBlock` meanwhile and
-/// tries again: see [`Lines`].
+/// Writes what the socket takes without blocking. The reader thread shares the mode: it may get `WouldBlock` meanwhile
+/// and tries again.
 fn write_now(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
     stream.set_nonblocking(true)?;
     let written = { stream }.write(bytes);
@@ -81,7 +82,7 @@ fn write_now(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
     written
 }
 
-/// Starts the thread that writes to one slow peer. It ends, and closes the connection, when the sender is gone.
+/// Starts the thread that writes to one slow peer. It ends, and closes the connection, when the backlog is dropped.
 fn start_backlog(stream: Arc<UnixStream>) -> io::Result<Backlog> {
     let (lines, queue) = unbounded::<Vec<u8>>();
     let queued = Arc::new(AtomicUsize::new(0));

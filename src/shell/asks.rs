@@ -8,7 +8,7 @@ use super::{Outcome, claude, is_no_hub, open, print, short_id, width};
 use crate::datadir::DataDir;
 use crate::link::unreachable;
 use crate::span::span;
-use crate::wire::{Answer, AskList, Fault, PeerLine, State, ToHub};
+use crate::wire::{Answer, AskList, Fault, ListedPeer, State, ToHub};
 
 /// Runs `relay asks`.
 pub fn asks(dir: &DataDir, args: &Args) -> Outcome {
@@ -73,7 +73,7 @@ pub fn statusline(dir: &DataDir) -> Outcome {
 }
 
 /// The session that runs this process, if it is registered, and all asks.
-fn session_state(dir: &DataDir) -> Result<Option<(PeerLine, AskList)>, Fault> {
+fn session_state(dir: &DataDir) -> Result<Option<(ListedPeer, AskList)>, Fault> {
     let roster = match open(dir)?.call(|id| ToHub::Peers { id })? {
         Answer::Peers(roster) => roster,
         _ => return Err(unreachable("the hub sent an unexpected answer to a request for the peers")),

@@ -50,12 +50,10 @@ fn play(stage: &Stage) -> Result<(), Failure> {
     bob.answer("Yes: since Tuesday it has `sub` and no `user_id`.")?;
     alice.receive("reply")?;
 
-    stage.narrate("\nalice asks everyone.\n")?;
+    stage.narrate("\nalice asks everyone. All answers come in one message, when the last is in.\n")?;
     alice.call("relay_broadcast", json!({"question": "what are you working on?"}))?;
     bob.answer("The token migration.")?;
-    alice.receive("reply")?;
     carol.answer("Reviewing bob's branch.")?;
-    alice.receive("reply")?;
     alice.receive("summary")?;
 
     stage.narrate("\ncarol is renamed to reviewer. alice asks reviewer, which exits without an answer.\n")?;
@@ -137,7 +135,7 @@ impl<'a> Actor<'a> {
         let stream = Arc::new(stream);
         let lines = Lines::new(stream.clone());
         let mut actor = Actor { stage, name, child, stream, lines, pushed: Vec::new() };
-        let client = json!({"name": "relay demo", "version": env!("CARGO_PKG_VERSION")});
+        let client = json!({"name": "claude-code", "version": env!("CARGO_PKG_VERSION")});
         let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         actor.request("initialize", hello)?;
         actor.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))?;

@@ -12,10 +12,10 @@ use signal_hook::iterator::Signals;
 use crate::client::{Client, Event};
 use crate::datadir::DataDir;
 use crate::link::{self, FromHub, unreachable};
-use crate::session;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Answer, Code, Fault, Parcel, Path, PeerKind, Scope, State, ToHub, Who};
+use crate::{repository, session};
 
 /// See the module.
 pub struct Guest {
@@ -211,6 +211,7 @@ impl Guest {
                 News::State { ask_id, state, path, code, detail }
             }
             Event::Over { ask_id, code } => News::Over { ask_id, code },
+            Event::RosterChanged => return Ok(()), // not watched
             Event::Lost(_) => News::Lost,
         };
         self.early.push_back(news);
@@ -221,7 +222,7 @@ impl Guest {
 fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> std::io::Result<Who> {
     // Before the first connection, which may change the working directory.
     let cwd = session::current_dir();
-    let git = session::git(&cwd);
+    let git = repository::git(&cwd);
     let is_person = stdin().is_terminal() && stderr().is_terminal();
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
     Ok(Who {

@@ -1,4 +1,4 @@
-//! What the hub tells clients about its state: the roster, asks, itself, and what happens.
+//! The hub's reports to clients: roster, asks, status, events.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,29 +11,29 @@ pub struct Member {
     pub to: String,
 }
 
-/// The peers, as one connection sees them.
+/// The list of peers for one connection.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Roster {
-    /// The asking peer itself; `None` for a connection that has not registered.
+    /// The requesting peer; `None` if the connection is not registered.
     #[serde(rename = "self", default, skip_serializing_if = "Option::is_none")]
     pub me: Option<Me>,
-    pub peers: Vec<PeerLine>,
-    pub asks: Vec<AskLine>,
-    pub owed: Vec<DebtLine>,
+    pub peers: Vec<ListedPeer>,
+    pub asks: Vec<OwnAsk>,
+    pub owed: Vec<OwedAsk>,
 }
 
-/// The asking peer in its own roster.
+/// The requesting peer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Me {
     pub name: String,
     pub cwd: String,
-    /// The path that the next push will take; `None` when every path is dead.
+    /// The path of the next push; `None` if all paths are dead.
     pub push: Option<Path>,
 }
 
 /// Another peer in the roster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PeerLine {
+pub struct ListedPeer {
     pub name: String,
     pub kind: PeerKind,
     pub cwd: String,
@@ -41,33 +41,33 @@ pub struct PeerLine {
     pub branch: Option<String>,
     pub pid: u32,
     pub activity: Activity,
-    /// The path that the next push will take; `None` when every path is dead.
+    /// The path of the next push; `None` if all paths are dead.
     pub push: Option<Path>,
-    /// Whether the client ever confirmed a push to this peer.
+    /// Whether a push to this peer was ever confirmed.
     pub confirmed: bool,
-    /// Seconds since it last did.
+    /// Seconds since the last confirmation.
     pub confirmed_s: Option<u64>,
     /// Seconds since the peer registered.
     pub connected_s: u64,
 }
 
-/// An open ask of the asking peer.
+/// An open ask of the requesting peer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AskLine {
+pub struct OwnAsk {
     pub ask_id: String,
     pub to: String,
     pub state: State,
-    /// Why no answer may come.
+    /// Why an answer is unlikely.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<Note>,
     pub age_s: u64,
-    /// The same for people: when, by which path, and what it waits for.
+    /// A description of the state for people.
     pub detail: String,
 }
 
-/// An ask that the asking peer owes an answer to.
+/// An open ask that the requesting peer has to answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DebtLine {
+pub struct OwedAsk {
     pub ask_id: String,
     pub from: String,
     pub age_s: u64,
@@ -87,14 +87,14 @@ pub struct OpenAsk {
     pub from: String,
     pub to: String,
     pub state: State,
-    /// Why no answer may come.
+    /// Why an answer is unlikely.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<Note>,
     pub age_s: u64,
     /// Seconds until the timeout.
     pub left_s: u64,
     pub thread: String,
-    /// As in [`AskLine`].
+    /// As in [`OwnAsk`].
     pub detail: String,
 }
 
@@ -110,7 +110,7 @@ pub struct EndedAsk {
     pub ended_s: u64,
 }
 
-/// The hub about itself.
+/// The status of the hub.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub pid: u32,
@@ -121,29 +121,29 @@ pub struct Status {
     pub epoch: String,
     pub peers: usize,
     pub open_asks: usize,
-    /// Texts that are on their way or not confirmed.
+    /// Texts that are not known to have arrived.
     pub undelivered: usize,
     pub connections: usize,
     pub journal: JournalStatus,
 }
 
-/// Whether the hub's state would survive its death.
+/// The state of the journal.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct JournalStatus {
-    /// Bytes in the file; 0 where there is none.
+    /// The size of the file in bytes; 0 if there is none.
     pub bytes: u64,
     /// Why there is no journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub off: Option<String>,
 }
 
-/// Something that happened, for `relay tail`. Only the fields that apply are there.
+/// An event, for `relay tail`. Only the fields that apply are present.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Milliseconds since 1970, UTC.
     pub ts_ms: u64,
     pub event: What,
-    /// The peer that did it or whose text it is; for `renamed` the old name.
+    /// The sender or the peer that acted; for `renamed` the old name.
     pub from: String,
     /// The recipient; for `renamed` the new name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -152,7 +152,7 @@ pub struct Event {
     pub ask_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thread: Option<String>,
-    /// For `state`: of what.
+    /// For `state`: the kind of the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -163,7 +163,7 @@ pub struct Event {
     pub code: Option<Code>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// For `refused`: which limit, and what to do.
+    /// For `refused`: the limit and the remedy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }

@@ -1,8 +1,8 @@
-//! The words of the protocol.
+//! Enums whose variants have a name on the wire.
 
 use serde::{Deserialize, Serialize};
 
-/// Declares enums whose variants are words on the wire, and gives the words to the program as well.
+/// Declares enums whose variants have a name on the wire, and a method that returns that name.
 macro_rules! words {
     ($($(#[$about:meta])* pub enum $name:ident { $($(#[$note:meta])* $variant:ident = $word:literal,)* })*) => {$(
         $(#[$about])*
@@ -10,7 +10,7 @@ macro_rules! words {
         pub enum $name { $($(#[$note])* #[serde(rename = $word)] $variant,)* }
 
         impl $name {
-            /// The word on the wire.
+            /// The name on the wire.
             pub fn name(self) -> &'static str {
                 match self { $($name::$variant => $word,)* }
             }
@@ -28,31 +28,31 @@ words! {
         Reply = "reply",
         Failed = "failed",
         Summary = "summary",
-        /// A text got further.
+        /// A delivery changed its state.
         State = "state",
-        /// A path into a session did not confirm and is not used again.
+        /// A path to a session was marked as dead.
         DeadPath = "dead_path",
-        /// A limit was met.
+        /// A limit was exceeded.
         Refused = "refused",
     }
 
-    /// What a parcel is.
+    /// The kind of a parcel.
     pub enum Kind {
         Ask = "ask",
         Reply = "reply",
         Failed = "failed",
         Summary = "summary",
-        /// The relay's own words about an open ask.
+        /// A notice of the relay about an open ask.
         Notice = "notice",
     }
 
-    /// How far a text or an ask got.
+    /// The state of a delivery or an ask.
     pub enum State {
         /// The hub has it.
         Queued = "queued",
         /// It was handed to the session.
         Pushed = "pushed",
-        /// The client itself confirmed that it is in the session's conversation.
+        /// The client confirmed that it is in the session's conversation.
         Seen = "seen",
         /// The ask was answered.
         Replied = "replied",
@@ -60,40 +60,42 @@ words! {
         Ended = "ended",
     }
 
-    /// A way to get text into a session.
+    /// A path to a session.
     pub enum Path {
         /// `notifications/claude/channel` from the session's channel.
         Channel = "channel",
         /// The inbox socket of the Claude Code process.
         Inbox = "inbox",
-        /// The waiting hook that wakes an idle session.
+        /// The waiter, a hook that wakes an idle session.
         Hook = "hook",
-        /// With the result of the session's next tool call: where every other path failed.
+        /// The result of the session's next tool call, if no other path is left.
         Tool = "tool",
-        /// The peer's own connection: a person or a script.
+        /// The peer's connection: for people and scripts.
         Socket = "socket",
     }
 
     /// What a session is doing.
     pub enum Activity {
-        /// No hook told.
+        /// No hook has reported.
         Unknown = "unknown",
         Idle = "idle",
         Busy = "busy",
         /// At a permission dialog.
         Waiting = "waiting",
-        /// Idle behind a screen of its own, such as `/model`, which holds messages back until it closes.
+        /// One of the client's own screens, such as `/model`, is open; messages wait until it closes.
         Screen = "screen",
+        /// Stopped by a signal or a debugger: it takes nothing until it goes on.
+        Stopped = "stopped",
     }
 
-    /// What is behind a peer.
+    /// The kind of a peer.
     pub enum PeerKind {
         Session = "session",
         Person = "person",
         Script = "script",
     }
 
-    /// Why something failed: the error codes of the tools and the shell alike.
+    /// The error codes of tools and shell commands.
     pub enum Code {
         PeerNotFound = "peer_not_found",
         PeerGone = "peer_gone",
@@ -110,7 +112,7 @@ words! {
     }
 }
 
-/// Which hook of Claude Code fired, as far as the hub needs to know.
+/// The hook event of Claude Code, reduced to what the hub needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HookEvent {
@@ -130,11 +132,11 @@ pub enum HookEvent {
     Stop,
     /// The same, after another hook has made the turn go on.
     StopAgain,
-    /// `SessionEnd`, but not that of `/clear`: the session will not come back.
+    /// `SessionEnd`, except after `/clear`: the session has ended.
     End,
 }
 
-/// How far a broadcast reaches.
+/// The scope of a broadcast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -143,7 +145,7 @@ pub enum Scope {
     Directory,
 }
 
-/// Why an ask that was seen may not be answered. The ask is still open: an answer counts until the timeout.
+/// Why an ask that was seen will probably not be answered. The ask stays open: an answer counts until the timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Note {

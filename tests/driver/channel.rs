@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use serde_json::{Value, json};
 
+use super::schema::nonconformance;
 use super::{DataDir, Watched, relay_path, signal};
 
 /// How a channel is started. The default is that of a session in a project of the session's name, with the channel flag.
@@ -54,6 +55,13 @@ impl<'a> Launch<'a> {
     pub fn start(self) -> Channel {
         let heard = Arc::new(Watched::default());
         self.start_with(heard)
+    }
+
+    /// Starts it as the client of that name does.
+    pub fn start_as(self, client: &str) -> Channel {
+        let channel = self.start();
+        channel.initialize_as(client);
+        channel
     }
 
     fn command(&self) -> Command {
@@ -253,8 +261,14 @@ impl Channel {
         self.answer_to(&id.to_string()).unwrap_or_else(|| panic!("{} ended before it answered", self.session))
     }
 
+    /// As Claude Code does.
     pub fn initialize(&self) -> Value {
-        let client = json!({"name": "test", "version": "0"});
+        self.initialize_as("claude-code")
+    }
+
+    /// As the client of that name does.
+    pub fn initialize_as(&self, client: &str) -> Value {
+        let client = json!({"name": client, "version": "0"});
         let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         let answer = self.request("initialize", &params);
         self.write(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
@@ -287,7 +301,9 @@ impl Channel {
     /// Calls a tool.
     pub fn call(&self, tool: &str, arguments: Value) -> Result {
         let id = self.begin_call(tool, &arguments);
-        self.end_call(id).unwrap_or_else(|| panic!("{} ended before it answered", self.session))
+        let result = self.end_call(id).unwrap_or_else(|| panic!("{} ended before it answered", self.session));
+        assert_eq!(nonconformance(tool, &result.data), None, "{}", result.data);
+        result
     }
 
     /// Asks, successfully, and gives the `ask_id`.

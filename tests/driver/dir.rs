@@ -30,7 +30,7 @@ pub struct Waiter(Child);
 
 impl Waiter {
     /// What it has woken the session with.
-    pub fn woke(mut self) -> String {
+    pub fn mark_busy(mut self) -> String {
         let mut text = String::new();
         self.0.stderr.take().expect("a pipe").read_to_string(&mut text).expect("text");
         assert_eq!(self.0.wait().expect("an end").code(), Some(2), "{text}");

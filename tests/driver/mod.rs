@@ -11,6 +11,7 @@ mod dir;
 mod flat;
 mod inbox;
 mod raw;
+mod schema;
 
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -22,7 +22,7 @@ fn affordable(wanted: usize) -> usize {
 /// Five thousand come, and most never say a word. Who is there already notices nothing; who comes is told to retry, and
 /// is served when the silent ones have been closed.
 #[test]
-fn five_thousand_connections_hurt_nobody_who_is_there() {
+fn five_thousand_connections_do_not_disturb_connected_peers() {
     let dir = DataDir::new();
     dir.start_hub();
     let hub = dir.hub();
@@ -96,7 +96,7 @@ fn lost_asks_are_its_own_and_bounded() {
 
 /// As many as may watch; one that does not read what it watches is cut off, and nobody waits for it.
 #[test]
-fn watchers_are_few_and_are_not_waited_for() {
+fn watchers_are_limited_and_never_block_the_hub() {
     let dir = DataDir::with(&[("RELAY_ASKS_PER_MIN", "0")]);
     dir.start_hub();
     let (mut ann, mut ben) = (dir.peer("ann"), dir.peer("ben"));
@@ -129,7 +129,7 @@ fn watchers_are_few_and_are_not_waited_for() {
 
 /// Hooks that speak of ever new processes push no living session's out.
 #[test]
-fn hooks_of_invented_sessions_push_nobody_out() {
+fn hooks_of_unknown_sessions_do_not_displace_real_ones() {
     let dir = DataDir::new();
     dir.start_hub();
     let mut ben = dir.raw();

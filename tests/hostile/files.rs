@@ -147,7 +147,7 @@ fn modes_are_right_whatever_the_umask() {
 
 /// Names, errors and texts of peers go into the log as values of one line, texts not at all, and never into its name.
 #[test]
-fn the_log_cannot_be_steered() {
+fn messages_cannot_influence_the_log_file() {
     let dir = DataDir::with(&[("RELAY_LOG", "debug")]);
     dir.start_hub();
     let mut eve = dir.raw();
@@ -182,7 +182,7 @@ fn the_log_cannot_be_steered() {
 
 /// What stands where the log should be is neither waited for nor followed.
 #[test]
-fn a_log_that_is_no_file_is_done_without() {
+fn hub_runs_without_a_usable_log_file() {
     for kind in ["fifo", "link", "directory"] {
         let dir = DataDir::new();
         let logs = dir.path().join("logs");

@@ -15,7 +15,7 @@ fn register(raw: &mut Raw, name: &str, changes: Value) -> Result<Value, (String,
 }
 
 #[test]
-fn an_ask_can_only_be_answered_by_whom_it_was_made_to() {
+fn only_the_asked_peer_can_answer_an_ask() {
     let dir = DataDir::new();
     dir.start_hub();
     let (mut ann, mut ben, mut eve) = (dir.peer("ann"), dir.peer("ben"), dir.peer("eve"));
@@ -52,7 +52,7 @@ fn an_ask_can_only_be_answered_by_whom_it_was_made_to() {
 }
 
 #[test]
-fn the_id_of_anothers_ask_is_good_for_nothing() {
+fn another_peers_ask_id_is_refused() {
     let dir = DataDir::new();
     dir.start_hub();
     let (mut ann, mut ben, mut eve) = (dir.peer("ann"), dir.peer("ben"), dir.peer("eve"));
@@ -103,7 +103,7 @@ fn a_late_answer_goes_to_its_asker() {
 }
 
 #[test]
-fn nobody_confirms_for_another() {
+fn receipts_from_other_peers_are_ignored() {
     let dir = DataDir::new();
     dir.start_hub();
     let (mut ann, mut eve) = (dir.peer("ann"), dir.peer("eve"));
@@ -211,7 +211,7 @@ fn a_restarted_hub_knows_who_is_who() {
 }
 
 #[test]
-fn a_name_in_use_cannot_be_had() {
+fn name_in_use_is_refused() {
     let dir = DataDir::new();
     dir.start_hub();
     let (mut ann, mut ben) = (dir.peer("ann"), dir.peer("ben"));
@@ -238,7 +238,7 @@ fn a_name_in_use_cannot_be_had() {
 }
 
 #[test]
-fn from_is_what_the_hub_knows_and_not_what_is_said() {
+fn from_is_set_by_the_hub() {
     let dir = DataDir::new();
     dir.start_hub();
     let mut ben = dir.peer("ben");
@@ -258,7 +258,7 @@ fn from_is_what_the_hub_knows_and_not_what_is_said() {
 
 /// A model has the five tools and nothing else: it can't name a push, another's secret, or an ask that is not its own.
 #[test]
-fn by_the_tools_nobody_speaks_for_another() {
+fn tools_cannot_act_for_another_session() {
     let dir = DataDir::new();
     let [ann, ben, eve] = dir.channels(["ann", "ben", "eve"]);
     let ask = ann.ask("ben", "the port?");
@@ -286,7 +286,7 @@ fn by_the_tools_nobody_speaks_for_another() {
 /// What anybody with the socket can do, and `SECURITY.md` says so: hooks are known by the process that they name only.
 /// Nobody learns more by it than who watches the traffic does, and what was taken is not called seen.
 #[test]
-fn whoever_has_the_socket_can_pose_as_a_hook() {
+fn holder_of_the_socket_can_pose_as_a_hook() {
     let dir = DataDir::new();
     dir.start_hub();
     let mut ann = dir.peer("ann");

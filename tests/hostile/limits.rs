@@ -135,7 +135,7 @@ fn one_peer_asks_another_30_times_a_minute_at_most() {
 
 /// Two models that can't stop: each answers a question with a question. The limit stops them; the answers get through.
 #[test]
-fn two_sessions_cannot_keep_each_other_busy() {
+fn rate_limit_stops_two_sessions_from_looping() {
     let dir = DataDir::new();
     let [ann, ben] = dir.channels(["ann", "ben"]);
     let (mut asked, mut refused) = (0, 0);
@@ -182,7 +182,7 @@ fn the_hub_has_1024_peers_at_most() {
 /// Every peer floods every other at once with what is as large as it may be. What the hub holds stays bounded, whoever
 /// asks for too much is told, and the hub lives.
 #[test]
-fn texts_that_nobody_takes_are_bounded_in_all() {
+fn undelivered_text_is_limited_in_total() {
     let dir = DataDir::with(&[("RELAY_ASKS_PER_MIN", "0")]);
     dir.start_hub();
     let hub = dir.hub();

@@ -62,7 +62,7 @@ fn garbage() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn garbage_costs_its_connection_and_nothing_else() {
+fn garbage_closes_only_its_own_connection() {
     let dir = DataDir::with(&[("RELAY_ASKS_PER_MIN", "0")]);
     dir.start_hub();
     let (mut ann, mut ben) = (dir.peer("ann"), dir.peer("ben"));
@@ -133,7 +133,7 @@ fn a_line_without_end_is_cut_at_four_mebibytes() {
 }
 
 #[test]
-fn whoever_does_not_say_hello_within_ten_seconds_is_closed() {
+fn connection_without_hello_is_closed_after_10_s() {
     let dir = DataDir::new();
     dir.start_hub();
     let started = Instant::now();
@@ -161,7 +161,7 @@ fn whoever_does_not_say_hello_within_ten_seconds_is_closed() {
 
 /// Between whole lines one may take one's time, and nobody else waits for it.
 #[test]
-fn a_slow_sender_delays_nobody() {
+fn slow_sender_does_not_delay_others() {
     let dir = DataDir::new();
     dir.start_hub();
     let mut slow = dir.raw();
@@ -175,7 +175,7 @@ fn a_slow_sender_delays_nobody() {
 }
 
 #[test]
-fn whoever_does_not_read_is_disconnected_and_its_askers_are_told() {
+fn client_that_does_not_read_is_disconnected_and_its_asks_fail() {
     let dir = DataDir::with(&[("RELAY_GRACE_S", "0.2")]);
     dir.start_hub();
     let (mut ann, mut stuck) = (dir.peer("ann"), dir.peer("stuck"));
@@ -198,7 +198,7 @@ fn whoever_does_not_read_is_disconnected_and_its_askers_are_told() {
 }
 
 #[test]
-fn what_is_said_twice_or_too_early_is_refused() {
+fn repeated_or_premature_messages_are_refused() {
     let dir = DataDir::new();
     dir.start_hub();
     let mut raw = dir.raw();
@@ -226,7 +226,7 @@ fn what_is_said_twice_or_too_early_is_refused() {
 
 /// Each field at and past its bounds: an error with a code, never a dead hub.
 #[test]
-fn fields_have_bounds() {
+fn field_lengths_are_limited() {
     let dir = DataDir::new();
     dir.start_hub();
     let mut ann = dir.peer("ann");

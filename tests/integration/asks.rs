@@ -144,10 +144,10 @@ fn broadcast(from: &Channel, arguments: serde_json::Value) -> (String, Vec<(Stri
 }
 
 #[test]
-fn a_broadcast_brings_answers_and_one_summary() {
+fn a_broadcast_that_streams_brings_answers_and_one_summary() {
     let dir = DataDir::new();
     let [a, b, c] = dir.channels(["a", "b", "c"]);
-    let (id, asks) = broadcast(&a, json!({"question": "all well?"}));
+    let (id, asks) = broadcast(&a, json!({"question": "all well?", "collect": false}));
     let names: Vec<&str> = asks.iter().map(|(to, _)| to.as_str()).collect();
     assert_eq!(names, ["b", "c"]);
     for (channel, (_, ask_id)) in [&b, &c].into_iter().zip(&asks) {
@@ -162,10 +162,60 @@ fn a_broadcast_brings_answers_and_one_summary() {
 }
 
 #[test]
+fn a_broadcast_that_collects_brings_all_answers_in_one_message() {
+    let dir = DataDir::new();
+    let [a, b, c] = dir.channels(["a", "b", "c"]);
+    let (id, asks) = broadcast(&a, json!({"question": "all well?"}));
+    for (channel, (to, ask_id)) in [&b, &c].into_iter().zip(&asks) {
+        channel.take("ask", ask_id);
+        channel.reply(ask_id, &format!("{to} is well")).ok();
+    }
+    let summary = a.take("summary", &id);
+    for part in ["b answers:\n> b is well\n", "c answers:\n> c is well\n", "2 of 2 answered (b, c)"] {
+        assert!(summary.content.contains(part), "{}", summary.content);
+    }
+    a.peers();
+    assert!(a.pushes().is_empty(), "one message");
+}
+
+#[test]
+fn a_broadcast_may_hand_over_what_is_in_before_its_end() {
+    let dir = DataDir::new();
+    let [a, b, c] = dir.channels(["a", "b", "c"]);
+    let (id, asks) = broadcast(&a, json!({"question": "all well?", "collect_s": 1}));
+    b.take("ask", &asks[0].1);
+    b.reply(&asks[0].1, "b is well").ok();
+    let notice = a.take("notice", &id);
+    assert!(
+        notice.content.contains("> b is well") && notice.content.contains("1 more"),
+        "{}",
+        notice.content
+    );
+    c.take("ask", &asks[1].1);
+    c.reply(&asks[1].1, "c is well").ok();
+    a.take("reply", &asks[1].1);
+    assert!(a.take("summary", &id).content.contains("2 of 2 answered"));
+}
+
+#[test]
+fn a_broadcast_reaches_its_asker_only_if_it_says_so() {
+    let dir = DataDir::new();
+    let a = dir.channel("a");
+    let asked = |arguments| broadcast(&a, arguments).1.len();
+    assert_eq!(asked(json!({"question": "?"})), 0);
+    assert_eq!(asked(json!({"question": "?", "exclude_self": true})), 0);
+    let (id, asks) = broadcast(&a, json!({"question": "?", "exclude_self": false}));
+    assert_eq!(asks.len(), 1);
+    a.take("ask", &asks[0].1);
+    a.reply(&asks[0].1, "myself").ok();
+    assert!(a.take("summary", &id).content.contains("> myself"));
+}
+
+#[test]
 fn a_broadcasts_summary_names_who_did_not_answer_and_why() {
     let dir = DataDir::new();
     let [a, b, mut c, d] = dir.channels(["a", "b", "c", "d"]);
-    let (id, asks) = broadcast(&a, json!({"question": "all well?", "timeout_s": 1}));
+    let (id, asks) = broadcast(&a, json!({"question": "all well?", "collect": false, "timeout_s": 1}));
     for (channel, (_, ask_id)) in [&b, &c, &d].into_iter().zip(&asks) {
         channel.take("ask", ask_id);
     }

@@ -24,7 +24,7 @@ fn twenty_channels_at_once_start_one_hub() {
 }
 
 #[test]
-fn the_hub_is_nobodys_child() {
+fn hub_is_reparented() {
     let dir = DataDir::new();
     let mut channel = dir.channel("only");
     let hub = dir.hub();
@@ -53,7 +53,7 @@ fn the_hub_gets_nothing_of_the_sessions_environment() {
 }
 
 #[test]
-fn it_leaves_by_itself_when_it_is_not_needed() {
+fn idle_hub_exits() {
     let dir = DataDir::with(&[("RELAY_IDLE_EXIT_S", "0.2")]);
     let mut channel = dir.channel("only");
     let hub = dir.hub();

@@ -4,6 +4,7 @@
 mod driver;
 
 mod asks;
+mod clients;
 mod codes;
 mod files;
 mod hub_death;

@@ -117,7 +117,7 @@ fn a_missing_name_is_answered_with_the_nearest() {
 }
 
 #[test]
-fn the_old_name_goes_on_for_those_who_knew_it() {
+fn old_name_works_for_sessions_that_exchanged_asks() {
     let dir = DataDir::new();
     let [a, b, stranger] = dir.channels(["a", "b", "stranger"]);
     let first = a.ask("b", "one");
@@ -175,6 +175,46 @@ fn a_name_given_by_relay_rename_is_kept_by_session_id() {
     assert_eq!(continued(&dir, "session-1").name(), "project", "the name is taken");
 }
 
+/// Claude Code starts our process with an id that it never uses when it continues a conversation; its file has the right one,
+/// perhaps later.
+#[test]
+fn a_name_goes_on_with_the_conversation() {
+    let dir = DataDir::new();
+    let file = SessionFile::new(&dir);
+    let other = dir.channel("other");
+    let start = |id: &str| {
+        let launch = dir.launch("project").env("CLAUDE_CONFIG_DIR", SessionFile::config(&dir));
+        let channel = launch.env("CLAUDE_CODE_SESSION_ID", id).start();
+        channel.initialize();
+        channel
+    };
+    let end = |mut channel: Channel| {
+        channel.close();
+        until("the end of the peer", || other.peer_names().is_empty().then_some(()));
+    };
+    file.write(&json!({"sessionId": "first"}));
+    let channel = start("first");
+    rename(&channel, "Web");
+    file.write(&json!({"sessionId": "after-clear", "status": "idle"}));
+    let journal = dir.path().join("hub.journal");
+    until("the hub's notice of it", || {
+        fs::read_to_string(&journal).ok()?.contains("after-clear").then_some(())
+    });
+    assert_eq!(channel.name(), "Web", "the process keeps its name");
+    end(channel);
+    for id in ["first", "after-clear"] {
+        file.write(&json!({"sessionId": id}));
+        let channel = start("never-used");
+        assert_eq!(channel.name(), "Web", "{id}");
+        end(channel);
+    }
+    file.write(&json!({"sessionId": "never-used"}));
+    let channel = start("never-used");
+    assert_eq!(channel.name(), "project");
+    file.write(&json!({"sessionId": "after-clear"}));
+    until("the name", || (channel.name() == "Web").then_some(()));
+}
+
 #[test]
 fn a_name_given_by_the_user_since_is_not_overruled() {
     let dir = DataDir::new();
@@ -207,7 +247,7 @@ fn a_name_given_by_the_user_since_is_not_overruled() {
 }
 
 #[test]
-fn whoever_takes_an_old_name_has_it() {
+fn new_owner_of_an_old_name_is_found_first() {
     let dir = DataDir::new();
     let [a, b, c] = dir.channels(["a", "b", "c"]);
     let known = a.ask("b", "one");

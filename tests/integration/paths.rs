@@ -64,11 +64,11 @@ fn relay_push_overrides() {
     let inbox = Inbox::new(&dir, "b");
     let a = dir.channel("a");
     for (push, expected) in [
-        ("inbox", "inbox"),
-        ("channel", "channel"),
-        ("hook", "hook"),
-        ("auto", "inbox"),
-        ("nonsense", "inbox"),
+        ("inbox", json!("inbox")),
+        ("channel", json!("channel")),
+        ("hook", json!(null)),
+        ("auto", json!("inbox")),
+        ("nonsense", json!("inbox")),
     ] {
         let mut b = with_inbox(&dir, "b", push, &inbox);
         assert_eq!(push_of(&a, "b"), expected, "RELAY_PUSH={push}");
@@ -77,7 +77,9 @@ fn relay_push_overrides() {
     let mut plain = dir.launch("plain").env("RELAY_PUSH", "auto").start();
     plain.initialize();
     plain.peers();
-    assert_eq!(push_of(&a, "plain"), "hook", "neither flag nor inbox");
+    assert_eq!(push_of(&a, "plain"), Value::Null, "neither flag nor inbox, and no hook was heard");
+    dir.hook("plain", &json!({"hook_event_name": "SessionStart"}));
+    assert_eq!(push_of(&a, "plain"), "hook");
     plain.close();
 }
 
@@ -222,7 +224,7 @@ fn a_hub_that_dies_while_the_inbox_takes_its_time_doubles_nothing() {
 }
 
 #[test]
-fn what_no_path_takes_comes_with_the_next_tool_result() {
+fn text_without_a_path_is_delivered_with_the_next_tool_result() {
     let dir = DataDir::new();
     let a = dir.channel("a");
     let b = dir.launch("b").env("RELAY_PUSH", "hook").start();

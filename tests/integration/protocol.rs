@@ -23,7 +23,10 @@ fn initialize_is_answered_though_no_hub_is_possible() {
     let result = lonely(&dir).initialize();
     assert_eq!(result["protocolVersion"], "2025-11-25");
     assert_eq!(result["serverInfo"]["name"], "relay");
-    assert_eq!(result["capabilities"], json!({"tools": {}, "experimental": {"claude/channel": {}}}));
+    let capabilities = json!({
+        "tools": {}, "resources": {"listChanged": true}, "prompts": {}, "experimental": {"claude/channel": {}},
+    });
+    assert_eq!(result["capabilities"], capabilities);
     let instructions = result["instructions"].as_str().expect("instructions");
     assert!(
         instructions.len() <= 2048,
@@ -174,9 +177,11 @@ fn an_unknown_tool_is_invalid_params() {
 }
 
 #[test]
-fn there_are_five_tools_with_strict_schemas() {
+fn there_are_five_tools_for_claude_code_with_strict_schemas() {
     let dir = nowhere();
-    let answer = lonely(&dir).request("tools/list", &json!({}));
+    let channel = lonely(&dir);
+    channel.initialize();
+    let answer = channel.request("tools/list", &json!({}));
     let tools = answer["result"]["tools"].as_array().expect("tools");
     let names: Vec<&str> = tools.iter().filter_map(|t| t["name"].as_str()).collect();
     assert_eq!(names, ["relay_peers", "relay_ask", "relay_reply", "relay_broadcast", "relay_rename"]);
@@ -191,7 +196,11 @@ fn there_are_five_tools_with_strict_schemas() {
         );
         let required = schema["required"].as_array().expect("a list");
         assert!(required.iter().all(|r| properties.contains_key(r.as_str().unwrap_or_default())), "{schema}");
-        assert_eq!(tool["annotations"]["readOnlyHint"], tool["name"] == "relay_peers");
+        // Plan mode lets a tool run only with this hint.
+        assert_eq!(tool["annotations"]["readOnlyHint"], tool["name"] != "relay_rename");
+        assert_eq!(tool["_meta"], json!({"anthropic/maxResultSizeChars": 500_000}));
+        let output = &tool["outputSchema"];
+        assert_eq!((&output["type"], &output["required"]), (&json!("object"), &json!(["ok"])));
     }
 }
 

@@ -120,13 +120,13 @@ fn a_waiter_prints_what_the_client_keeps() {
     for question in [text.clone(), text.replace('\n', "\u{1f600}")[..512 << 10].to_owned()] {
         let waiter = dir.waiter("b", &start);
         let ask_id = a.ask("b", &question);
-        let woke = waiter.woke();
-        let length = woke.encode_utf16().count();
+        let mark_busy = waiter.mark_busy();
+        let length = mark_busy.encode_utf16().count();
         assert!((80_000..=90_100).contains(&length), "{length}");
         if question == text {
-            check_first_part(&woke, &text);
+            check_first_part(&mark_busy, &text);
         }
-        let file = file_in(&woke, &question);
+        let file = file_in(&mark_busy, &question);
         b.reply(&ask_id, "read").ok();
         assert!(!file.exists());
     }

@@ -138,7 +138,7 @@ fn a_directory_of_somebody_else() {
     fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("a mode");
     chown(dir.path(), Some(NOBODY), None).expect("given away");
     let text = refusal(&dir.launch("a").start());
-    assert!(text.contains("belongs to user 65534, and we are user 0"), "{text}");
+    assert!(text.contains("belongs to user 65534, and this is user 0"), "{text}");
 }
 
 #[test]

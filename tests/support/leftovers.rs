@@ -101,6 +101,22 @@ pub fn signal(pid: u32, signal: &str) {
     kill.status().expect("there is a kill command");
 }
 
+/// Processes that are stopped, in this order. They go on, in the opposite order, when this is dropped.
+pub struct Stopped(Vec<u32>);
+
+impl Stopped {
+    pub fn new(pids: &[u32]) -> Stopped {
+        pids.iter().for_each(|pid| signal(*pid, "STOP"));
+        Stopped(pids.to_vec())
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.0.iter().rev().for_each(|pid| signal(*pid, "CONT"));
+    }
+}
+
 /// Kills every process with the marker.
 pub(super) fn kill_all(marker: &str) {
     if Path::new("/proc/self/environ").exists() {

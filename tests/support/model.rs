@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -26,6 +26,8 @@ pub enum Step {
     Tools(Vec<(String, Value)>),
     /// Keeps the turn open until the gate is opened, then goes on with the step.
     Hold(Gate, Box<Step>),
+    /// Answers with the HTTP status 529: the server is overloaded.
+    Overloaded,
 }
 
 impl Step {
@@ -117,7 +119,9 @@ impl std::ops::Deref for Turn {
 pub struct Request {
     /// When it arrived, since the model was started.
     pub at: Duration,
-    /// False for the client's side requests (titles, summaries, probes). No script sees those; they are answered "ok".
+    /// The same, in milliseconds since 1970, as the hub's events have it.
+    pub ts_ms: u64,
+    /// False for the client's side requests (titles, summaries, probes). Only a side script sees those; they are answered "ok".
     pub conversation: bool,
     /// How many requests of the session's conversation came before.
     pub number: usize,
@@ -281,6 +285,9 @@ fn collect_input(value: &Value, text: &mut String) {
 
 type Script = Arc<dyn Fn(&Turn) -> Step + Send + Sync>;
 
+/// Answers a side request with a text.
+type SideScript = Arc<dyn Fn(&Request) -> String + Send + Sync>;
+
 /// The model server. Ends when dropped; turns that are still held then go on.
 pub struct Model(Arc<Server>);
 
@@ -295,6 +302,7 @@ struct Server {
 /// One session's place at the model.
 struct Seat {
     script: Mutex<Script>,
+    side_script: Mutex<SideScript>,
     requests: Journal<Request>,
     turns: AtomicUsize,
     /// What a script said when it panicked.
@@ -353,6 +361,11 @@ impl Model {
     /// Says what the model does in this session. May be called again at any time; the next turn follows the new script.
     pub fn script(&self, session: &str, script: impl Fn(&Turn) -> Step + Send + Sync + 'static) {
         *lock(&self.0.seat(session).script) = Arc::new(script);
+    }
+
+    /// Says what the model answers to the client's side requests of this session, instead of "ok".
+    pub fn side_script(&self, session: &str, script: impl Fn(&Request) -> String + Send + Sync + 'static) {
+        *lock(&self.0.seat(session).side_script) = Arc::new(script);
     }
 
     /// Every request of the session so far, side requests included.
@@ -443,6 +456,7 @@ impl Server {
                 script: Mutex::new(Arc::new(|turn: &Turn| {
                     Step::Say(format!("({} has no script)", turn.session))
                 })),
+                side_script: Mutex::new(Arc::new(|_: &Request| "ok".to_owned())),
                 requests: Journal::default(),
                 turns: AtomicUsize::new(0),
                 failure: Mutex::default(),
@@ -475,13 +489,20 @@ impl Server {
         let model = body["model"].as_str().unwrap_or("scripted").to_owned();
         let conversation = is_conversation(&body);
         let number = seat.turns.fetch_add(usize::from(conversation), Ordering::SeqCst);
-        let request = Request { at: self.started.elapsed(), conversation, number, body: Arc::new(body) };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let ts_ms = u64::try_from(now).unwrap_or(u64::MAX);
+        let request =
+            Request { at: self.started.elapsed(), ts_ms, conversation, number, body: Arc::new(body) };
         seat.requests.push(request.clone());
         let mut step = if conversation {
             seat.follow_script(&Turn { session: session.to_owned(), request })
         } else {
-            Step::say("ok")
+            let script = Arc::clone(&lock(&seat.side_script));
+            Step::say(script(&request))
         };
+        if matches!(step, Step::Overloaded) {
+            return self::answer(stream, 529, &api_error("overloaded_error", "Overloaded"));
+        }
 
         let mut answer =
             Answer::begin(stream, streaming, &model, self.messages.fetch_add(1, Ordering::SeqCst))?;
@@ -621,7 +642,7 @@ impl<'a> Answer<'a> {
             Step::Say(text) => return self.write(&[json!({"type": "text", "text": text})], "end_turn"),
             Step::Tool { name, input } => vec![(name, input)],
             Step::Tools(calls) => calls,
-            Step::Hold(..) => unreachable!("held steps are unwrapped before"),
+            Step::Hold(..) | Step::Overloaded => unreachable!("handled before the answer begins"),
         };
         let number = self.number;
         let blocks: Vec<Value> = calls

@@ -124,6 +124,12 @@ impl Terminal {
         }
     }
 
+    /// Presses Escape until the screen of the client's own (`/config`) that is open has closed.
+    #[track_caller]
+    pub fn close_screen(&self) {
+        self.press_until(&["Escape"], "the prompt", |screen| input(screen).is_some());
+    }
+
     /// What the screen shows.
     pub fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p"])
@@ -157,6 +163,13 @@ impl Terminal {
     #[track_caller]
     pub fn wait_for_text(&self, needle: &str) -> String {
         self.wait_for(&format!("{needle:?}"), |screen| screen.contains(needle))
+    }
+
+    /// Stops the session, as a debugger would. tmux would let it go on, and so is stopped first.
+    pub fn stop(&self) -> leftovers::Stopped {
+        let tmux = self.tmux(&["display-message", "-p", "#{pid}"]);
+        let tmux = tmux.trim().parse().unwrap_or_else(|e| panic!("tmux has no process, but {tmux:?}: {e}"));
+        leftovers::Stopped::new(&[tmux, self.pid])
     }
 
     /// The session's process.

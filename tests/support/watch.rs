@@ -72,6 +72,19 @@ impl Watch {
             .collect()
     }
 
+    /// When an ask was first called seen, in milliseconds since 1970.
+    pub fn seen_at(&self, ask_id: &str) -> Option<u64> {
+        let events = self.events();
+        let seen = events.iter().find(|event| is_state(event, "ask", ask_id) && event["state"] == "seen");
+        seen.and_then(|event| event["ts_ms"].as_u64())
+    }
+
+    /// How often an ask has ended: by a reply, or by a failure.
+    pub fn ends(&self, ask_id: &str) -> usize {
+        let is_end = |event: &&Value| event["event"] == "reply" || event["event"] == "failed";
+        self.events().iter().filter(|event| event["ask_id"] == ask_id).filter(is_end).count()
+    }
+
     /// Fails unless the text was pushed by that path alone, and seen.
     #[track_caller]
     pub fn only_by(&self, path: &str, kind: &str, ask_id: &str) {

@@ -56,7 +56,7 @@ impl<'de> Deserialize<'de> for Entries<'de> {
     }
 }
 
-/// Hands the arguments to their type one by one, and puts the name of the argument before what is wrong with it.
+/// Passes the arguments to their type one by one, and prefixes errors with the argument's name.
 struct Arguments<'de> {
     entries: std::vec::IntoIter<(String, &'de RawValue)>,
     current: Option<(String, &'de RawValue)>,

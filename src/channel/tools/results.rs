@@ -1,32 +1,24 @@
-//! What the model reads when it has called a tool, and the same for programs.
+//! Results of tool calls: text for the model, and structured content for programs.
 
 use serde_json::{Value, json};
 
 use crate::fence;
-use crate::wire::{Activity, Answer, Code, Fault, PeerKind, PeerLine, Roster, State};
+use crate::wire::{Activity, Answer, Code, Fault, ListedPeer, PeerKind, Roster, State};
 
-/// What the model reads, and the same for programs. `None` for an answer that no tool gives.
-pub fn render(answer: &Answer) -> Option<(String, Value)> {
+/// How answers reach the model.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Delivery {
+    /// By themselves, and not only with the result of a tool call.
+    pub is_pushed: bool,
+    /// For a broadcast: after so many milliseconds those that are in come together.
+    pub collect_ms: Option<u64>,
+}
+
+/// The text and the structured content of an answer. `None` for an answer to another request than a tool's.
+pub fn render(answer: &Answer, delivery: Delivery) -> Option<(String, Value)> {
     Some(match answer {
         Answer::Peers(roster) => (describe(roster), peers(roster)),
-        Answer::Asked { ask_id, to, state, thread } => {
-            let far = match state {
-                State::Queued => "The relay has it; it is handed over as soon as that session can take it.",
-                State::Pushed => "It was handed to that session.",
-                State::Seen => "That session has seen it.",
-                State::Replied => "It has been answered.",
-                State::Ended => "It has ended already.",
-            };
-            let text = format!(
-                "Asked \"{to}\" (ask_id {ask_id}, thread_id {thread}, state {}). {far} The answer, or the reason why there is none, arrives by \
-                 itself as a message with this ask_id; go on without waiting or polling.",
-                state.name()
-            );
-            (
-                text,
-                json!({"ok": true, "ask_id": ask_id, "to": to, "state": state.name(), "thread_id": thread}),
-            )
-        }
+        Answer::Asked { ask_id, to, state, thread } => asked(ask_id, to, *state, thread, delivery),
         Answer::Broadcast { broadcast_id, asks } => {
             let asks: Vec<Value> = asks.iter().map(|m| json!({"ask_id": m.ask_id, "to": m.to})).collect();
             let text = match asks.len() {
@@ -34,14 +26,17 @@ pub fn render(answer: &Answer) -> Option<(String, Value)> {
                     .into(),
                 n => {
                     let names: Vec<&str> = asks.iter().filter_map(|a| a["to"].as_str()).collect();
-                    format!(
-                        "Asked {n} (broadcast_id {broadcast_id}): {}. The answers arrive one by one as messages, then one \
-                         closing summary; go on without waiting or polling.",
-                        names.join(", ")
-                    )
+                    let names = names.join(", ");
+                    format!("Asked {n} (broadcast_id {broadcast_id}): {names}. {}", arrival_of_all(delivery))
                 }
             };
-            (text, json!({"ok": true, "broadcast_id": broadcast_id, "peer_count": asks.len(), "asks": asks}))
+            let collect_s = delivery.collect_ms.map(|ms| ms / 1000);
+            (
+                text,
+                json!({
+                    "ok": true, "broadcast_id": broadcast_id, "peer_count": asks.len(), "asks": asks, "collect_s": collect_s,
+                }),
+            )
         }
         Answer::Replied { ask_id, to, state } => {
             let text = match state {
@@ -57,6 +52,56 @@ pub fn render(answer: &Answer) -> Option<(String, Value)> {
         }
         _ => return None,
     })
+}
+
+/// How the answers to a broadcast arrive.
+fn arrival_of_all(delivery: Delivery) -> String {
+    let mut how = match delivery.collect_ms {
+        Some(ms) => format!(
+            "The answers come together in one message, when the last is in or after {} s; those that come later than that \
+             come one by one.",
+            ms / 1000
+        ),
+        None => "Each answer comes as a message of its own, then one closing summary.".to_owned(),
+    };
+    how += match delivery.is_pushed {
+        true => " They arrive by themselves; go on without waiting or polling.",
+        false => " They come with the result of a later relay tool call; relay_wait waits for them.",
+    };
+    how
+}
+
+/// What `relay_ask` brought.
+fn asked(ask_id: &str, to: &str, state: State, thread: &str, delivery: Delivery) -> (String, Value) {
+    let far = match state {
+        State::Queued => "The relay has it; it is handed over as soon as that session can take it.",
+        State::Pushed => "It was handed to that session.",
+        State::Seen => "That session has seen it.",
+        State::Replied => "It has been answered.",
+        State::Ended => "It has ended already.",
+    };
+    let arrival = match delivery.is_pushed {
+        true => "arrives by itself as a message with this ask_id; go on without waiting or polling",
+        false => {
+            "comes as a message with this ask_id with the result of a later relay tool call; relay_wait waits for it"
+        }
+    };
+    let text = format!(
+        "Asked \"{to}\" (ask_id {ask_id}, thread_id {thread}, state {}). {far} The answer, or the reason why there is \
+         none, {arrival}.",
+        state.name()
+    );
+    (text, json!({"ok": true, "ask_id": ask_id, "to": to, "state": state.name(), "thread_id": thread}))
+}
+
+/// The result of `relay_wait` without the messages that it brings.
+pub fn render_wait(messages: usize) -> (String, Value) {
+    let text = match messages {
+        0 => "Nothing has arrived. Call relay_wait again to wait on; what arrives meanwhile comes with the result of your next relay tool call.".to_owned(),
+        1 => "1 message has arrived.".to_owned(),
+        n => format!("{n} messages have arrived."),
+    };
+    (text, json!({"ok": true, "messages": []}))
 }
 
 /// The roster for programs: as the hub has it, and with the names that the original claude-relay gave the same things.
@@ -113,7 +158,8 @@ fn describe(roster: &Roster) -> String {
     lines.join("\n")
 }
 
-fn peer_line(peer: &PeerLine) -> String {
+/// A peer as a line of text.
+pub fn peer_line(peer: &ListedPeer) -> String {
     let what = match peer.kind {
         PeerKind::Session => "",
         PeerKind::Person => " (a person at a terminal)",
@@ -125,6 +171,7 @@ fn peer_line(peer: &PeerLine) -> String {
         Activity::Busy => ", busy",
         Activity::Waiting => ", waiting for its user's permission",
         Activity::Screen => ", showing a screen of its own",
+        Activity::Stopped => ", stopped",
         Activity::Unknown => "",
     };
     let push = match (peer.push, peer.confirmed) {

@@ -82,20 +82,24 @@ fn refusals_name_the_argument_and_the_remedy() {
 }
 
 #[test]
-fn defaults_apply() {
+fn missing_optional_arguments_get_their_defaults() {
     let (broadcast_id, text, timeout_ms) = ("bc_1".to_owned(), "?".to_owned(), TIMEOUT_S * 1000);
-    let want = ToHub::Broadcast {
-        id: 0,
-        broadcast_id,
-        text,
-        scope: wire::Scope::Machine,
-        include_self: false,
-        collect_ms: None,
-        timeout_ms,
-    };
+    let (include_self, collect_ms) = (false, Some(timeout_ms));
+    let scope = wire::Scope::Machine;
+    let want = ToHub::Broadcast { id: 0, broadcast_id, text, scope, include_self, collect_ms, timeout_ms };
     assert_eq!(request("relay_broadcast", json!({"question": "?"})), want);
     assert_eq!(request("relay_broadcast", json!({"question": "?", "scope": null, "timeout_s": null})), want);
+    for (arguments, collected) in [
+        (json!({"question": "?", "timeout_s": 60}), Some(60_000)),
+        (json!({"question": "?", "collect_s": 20}), Some(20_000)),
+        (json!({"question": "?", "collect": false, "collect_s": 20}), None),
+    ] {
+        let ToHub::Broadcast { collect_ms, .. } = request("relay_broadcast", arguments) else { panic!() };
+        assert_eq!(collect_ms, collected);
+    }
     assert_eq!(request("relay_peers", Value::Null), ToHub::Peers { id: 0 });
+    let Tool::Wait(wait) = call("relay_wait", "{}").expect("known").expect("right") else { panic!() };
+    assert_eq!(wait.duration(), std::time::Duration::from_secs(WAIT_S));
     let without: Call = serde_json::from_str(r#"{"name":"relay_peers"}"#).expect("a call");
     assert_eq!(without.tool(), Some(Ok(Tool::Peers(Peers {}))));
 }
@@ -112,7 +116,7 @@ fn both_spellings_mean_the_same() {
 }
 
 fn tools() -> Vec<Value> {
-    let list: Value = serde_json::from_str(list().get()).expect("JSON");
+    let list: Value = serde_json::from_str(list(false).get()).expect("JSON");
     list["tools"].as_array().expect("a list").clone()
 }
 
@@ -120,11 +124,14 @@ fn tools() -> Vec<Value> {
 fn every_schema_is_strict() {
     let tools = tools();
     let names: Vec<&str> = tools.iter().filter_map(|t| t["name"].as_str()).collect();
-    assert_eq!(names, ["relay_peers", "relay_ask", "relay_reply", "relay_broadcast", "relay_rename"]);
+    assert_eq!(
+        names,
+        ["relay_peers", "relay_ask", "relay_reply", "relay_broadcast", "relay_rename", "relay_wait"]
+    );
     for tool in &tools {
         assert_eq!(tool["inputSchema"]["additionalProperties"], json!(false));
         assert!(tool["description"].as_str().is_some_and(|d| d.len() <= 2048));
-        assert_eq!(tool["annotations"]["readOnlyHint"], json!(tool["name"] == "relay_peers"));
+        assert_eq!(tool["annotations"]["readOnlyHint"], json!(tool["name"] != "relay_rename"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Questions, and the one end that each of them has.
+//! Asks, and the one end of each.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -12,14 +12,14 @@ use crate::wire::{
     Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, State, ToClient, What, fault,
 };
 
-/// The most bytes of undelivered text, over all peers.
-const MAX_TEXT_BY_ALL: usize = 256 << 20;
+/// The limit of undelivered text of all peers, in bytes.
+const MAX_TOTAL_TEXT: usize = 256 << 20;
 /// How much of a question its answer quotes, in characters.
 const MAX_ABOUT: usize = 100;
 /// The longest thread id, in bytes.
 const MAX_THREAD: usize = 128;
 
-/// What `ask` asks for.
+/// The arguments of `ask`.
 pub(super) struct Question {
     pub ask_id: String,
     /// The target's name.
@@ -43,7 +43,7 @@ pub(super) struct Ask {
     pub asked_at: Ms,
     pub deadline: Ms,
     pub progress: Progress,
-    /// The question on its way; `None` when it needs no more care.
+    /// The delivery of the question; `None` once it is confirmed.
     pub delivery: Option<DeliveryNo>,
     pub standing: Standing,
 }
@@ -105,7 +105,7 @@ impl Router {
         }
     }
 
-    /// The answer to a request for an ask that this peer has made already: requests are idempotent.
+    /// The answer to a repeated `ask` request: requests are idempotent.
     fn asked_before(&self, me: PeerNo, ask_id: &str) -> Result<Option<Answer>, Fault> {
         let (asker, to, state, thread) = match (self.asks.get(ask_id), self.ended.get(ask_id)) {
             (Some(ask), _) => (&self.peer(ask.asker).who.peer, &ask.to, ask.progress.state, &ask.thread),
@@ -122,14 +122,14 @@ impl Router {
         Ok(Some(Answer::Asked { ask_id, to, state, thread }))
     }
 
-    /// Whether `me` may ask once more: not while it has too many open asks, nor while it does not take what it is sent.
+    /// Whether `me` may open another ask: it must not have too many open asks or undelivered texts.
     pub(super) fn room_for_ask(&self, me: PeerNo) -> Result<(), Fault> {
         if self.peer(me).inbox.len() >= self.limits.undelivered {
             let held = self.limits.undelivered;
             return Err(fault(
                 Code::Overloaded,
                 format!(
-                    "{held} messages to this session are undelivered, which is the limit; retry when it has taken some"
+                    "{held} messages to this session are undelivered, which is the limit; retry when some were delivered"
                 ),
             ));
         }
@@ -146,12 +146,12 @@ impl Router {
         ))
     }
 
-    /// Whether one more text may be on its way to `target`.
+    /// Whether another text to `target` is within the limits.
     pub(super) fn room_for_text(&self, target: PeerNo) -> Result<(), Fault> {
-        if self.text >= MAX_TEXT_BY_ALL {
+        if self.text >= MAX_TOTAL_TEXT {
             return Err(fault(
                 Code::Overloaded,
-                "undelivered messages to all peers have 256 MiB of text, which is the limit; retry when some were taken",
+                "256 MiB of text for all peers is undelivered, which is the limit; retry when some was delivered",
             ));
         }
         let most = self.limits.undelivered;
@@ -162,12 +162,12 @@ impl Router {
         Err(fault(
             Code::Overloaded,
             format!(
-                "{most} messages to \"{name}\" are undelivered, which is the limit; retry when it has taken some"
+                "{most} messages to \"{name}\" are undelivered, which is the limit; retry when some were delivered"
             ),
         ))
     }
 
-    /// Files an ask and sends its question on its way. `starter` is the request that gets the answer.
+    /// Opens an ask and starts the delivery of its question. `starter` is the request to answer.
     pub(super) fn open_ask(&mut self, id: &Id, ask: Ask, text: String, starter: Option<(ConnId, u64)>) {
         let (asker, target, thread) = (ask.asker, ask.target, ask.thread.clone());
         let (from, to) = (self.peer(asker).who.name.clone(), ask.to.clone());
@@ -181,7 +181,7 @@ impl Router {
         });
         let mut parcel = self.parcel(Kind::Ask, id, asker, text, &ask.thread);
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
-        self.have_met(asker, target);
+        self.record_contact(asker, target);
         self.peer_mut(asker).asked.insert(id.clone());
         self.peer_mut(target).owes.insert(id.clone());
         self.arm(ask.deadline, Timer::Timeout(id.clone()));
@@ -222,17 +222,17 @@ impl Router {
             return Ok(None);
         }
         let identity = &self.peer(me).who.peer;
-        // To another peer the ask does not exist.
+        // For other peers the ask does not exist.
         let Some(ended) = self.ended.get(ask_id).filter(|t| t.target == *identity && !identity.is_empty())
         else {
-            return unknown("the hub knows no ask of this session by that id");
+            return unknown("this session was not asked anything with that ask_id");
         };
         let asker = self.by_identity.get(&ended.asker).copied();
         match (ended.code, ended.answer, asker) {
             (_, Some(before), _) if before != digest(&text) => {
-                unknown("that ask has been answered already, and an ask has one answer")
+                unknown("that ask has been answered already; an ask takes one answer")
             }
-            (_, Some(_), _) if ended.lost => Err(fault(Code::PeerGone, NOBODY_WAITS)),
+            (_, Some(_), _) if ended.lost => Err(fault(Code::PeerGone, ANSWER_NOT_NEEDED)),
             (_, Some(_), asker) => {
                 // The same answer again: the confirmation of the first one got lost.
                 let (ask_id, to) = (ask_id.to_owned(), ended.from.clone());
@@ -244,11 +244,11 @@ impl Router {
                 self.late_reply(&Id::from(ask_id), me, asker, text, (conn, id));
                 Ok(None)
             }
-            _ => Err(fault(Code::PeerGone, NOBODY_WAITS)),
+            _ => Err(fault(Code::PeerGone, ANSWER_NOT_NEEDED)),
         }
     }
 
-    /// An answer to an ask that has timed out: no second end, but it still holds work.
+    /// Delivers a late answer. It is not a second end of the ask.
     fn late_reply(&mut self, id: &Id, from: PeerNo, to: PeerNo, text: String, starter: (ConnId, u64)) {
         let Some(tombstone) = self.ended.get_mut(id) else { return };
         tombstone.answer = Some(digest(&text));
@@ -259,9 +259,9 @@ impl Router {
         self.send_reply(parcel, to, Some(starter));
     }
 
-    /// The ask's one good end.
+    /// Ends an ask with an answer.
     fn replied(&mut self, id: &Id, text: String, starter: Option<(ConnId, u64)>) {
-        // The model's own answer proves that it has the question.
+        // The answer proves that the model has seen the question.
         let delivery = self.asks.get(id).and_then(|ask| ask.delivery);
         if let Some(path) = delivery.and_then(|no| self.deliveries.get(&no)?.attempts.last().map(|a| a.path))
         {
@@ -295,12 +295,12 @@ impl Router {
         self.dispatch(no);
     }
 
-    /// The ask's one bad end: the asker is told, by a push of its own or with the summary of its broadcast.
+    /// Ends an ask with an error, and notifies the asker, by a push or with the summary of the broadcast.
     pub(super) fn fail(&mut self, id: &Id, code: Code) {
         let Some(ask) = self.asks.get(id) else { return };
         let message = self.failure(ask, code);
         let Some(ask) = self.end(id, Some(code), None) else { return };
-        self.tell_over(ask.target, id, code);
+        self.notify_target(ask.target, id, code);
         let (from, to) = (ask.to.clone(), self.peer(ask.asker).who.name.clone());
         self.report(What::Failed, |e| {
             e.from = from;
@@ -318,7 +318,7 @@ impl Router {
         self.dispatch(no);
     }
 
-    /// Nobody waits for these any more, by their ask's or their broadcast's id.
+    /// Withdraws an ask or a broadcast by its id.
     pub(super) fn withdraw(&mut self, conn: ConnId, id: &str) -> Reply {
         let me = self.me(conn)?;
         if self.asks.get(id).is_some_and(|ask| ask.asker == me) {
@@ -329,16 +329,16 @@ impl Router {
         Ok(Some(Answer::Done))
     }
 
-    /// The ask ends without news for its asker, which has left or has withdrawn it.
+    /// Ends an ask without notifying its asker, which has left or has withdrawn it.
     pub(super) fn drop_ask(&mut self, id: &Id) {
         let Some(ask) = self.end(id, Some(Code::HubUnreachable), None) else { return };
-        self.tell_over(ask.target, id, Code::PeerGone);
+        self.notify_target(ask.target, id, Code::PeerGone);
         self.count_outcome(id, &ask, Some(Code::HubUnreachable));
     }
 
     /// An ask or a broadcast that this peer takes to be open. It ends now if the hub lost it with an earlier epoch, or dropped
     /// it or its end when the peer was gone.
-    pub(super) fn fail_lost(&mut self, me: PeerNo, lost: LostAsk) {
+    pub(super) fn fail_lost_ask(&mut self, me: PeerNo, lost: LostAsk) {
         let id = Id::from(lost.ask_id);
         let is_open = self.asks.contains_key(&id) || self.broadcasts.contains_key(&id);
         let code = Code::HubUnreachable;
@@ -380,7 +380,7 @@ impl Router {
     }
 
     /// A new process of a session that the hub had given up: it learns of the asks that ended meanwhile. A process that
-    /// comes back names those that it misses, see [`fail_lost`](Self::fail_lost).
+    /// comes back names those that it misses, see [`fail_lost_ask`](Self::fail_lost_ask).
     pub(super) fn tell_lost(&mut self, me: PeerNo) {
         let identity = self.peer(me).who.peer.clone();
         for (id, to) in self.ended.take_lost(&identity) {
@@ -395,7 +395,7 @@ impl Router {
         }
     }
 
-    /// Takes an ask out of every table and leaves a tombstone; its question goes no further.
+    /// Removes an ask from all tables, stops the delivery of its question, and leaves a tombstone.
     fn end(&mut self, id: &Id, code: Option<Code>, answer: Option<u64>) -> Option<Ask> {
         let ask = self.asks.remove(id)?;
         // The journal has to drop it as well: see `Journal::maintain`.
@@ -422,12 +422,12 @@ impl Router {
             self.remove_delivery(no);
         }
         let state = if code.is_some() { State::Ended } else { State::Replied };
-        self.tell_asker(ask.asker, id, state, None, code);
+        self.notify_asker(ask.asker, id, state, None, code);
         Some(ask)
     }
 
-    /// Tells the asker how far its ask got, if it is connected.
-    pub(super) fn tell_asker(
+    /// Sends the state of an ask to its asker, if it is connected.
+    pub(super) fn notify_asker(
         &mut self,
         asker: PeerNo,
         id: &str,
@@ -441,8 +441,8 @@ impl Router {
         }
     }
 
-    /// Tells the target that an ask has ended without its answer.
-    fn tell_over(&mut self, target: PeerNo, id: &str, code: Code) {
+    /// Notifies the target that an ask has ended without its answer.
+    fn notify_target(&mut self, target: PeerNo, id: &str, code: Code) {
         if let Some(conn) = self.peers.get(&target).and_then(|p| p.conn) {
             let ask_id = id.to_owned();
             self.send(conn, ToClient::Over { ask_id, code });
@@ -450,7 +450,7 @@ impl Router {
     }
 }
 
-const NOBODY_WAITS: &str = "the asker is gone or has withdrawn the ask; nobody waits for this answer";
+const ANSWER_NOT_NEEDED: &str = "the asker has left or has withdrawn the ask; the answer is not needed";
 
 fn unknown(why: &str) -> Reply {
     Err(fault(Code::UnknownAsk, format!("{why}; relay_peers lists the asks that this session owes")))
@@ -467,12 +467,12 @@ pub(super) fn check_id(id: &str) -> Result<(), Fault> {
     if (8..=48).contains(&id.len()) && id.bytes().all(plain) {
         return Ok(());
     }
-    Err(fault(Code::BadMsg, "an id has 8 to 48 letters, digits, `_` and `-`"))
+    Err(fault(Code::BadMsg, "invalid id; an id has 8 to 48 letters, digits, `_` and `-`"))
 }
 
 pub(super) fn check_text(what: &str, text: &str) -> Result<(), Fault> {
     if text.trim().is_empty() {
-        return Err(fault(Code::BadArgs, format!("`{what}` is empty; say something")));
+        return Err(fault(Code::BadArgs, format!("`{what}` is empty; give a text")));
     }
     if text.len() > MAX_TEXT {
         let size = text.len();
@@ -490,5 +490,5 @@ pub(super) fn check_timeout(timeout: Ms) -> Result<(), Fault> {
     if (1..=MAX_TIMEOUT_MS).contains(&timeout) {
         return Ok(());
     }
-    Err(fault(Code::BadArgs, "the timeout is out of range; give 1 second to 1 day"))
+    Err(fault(Code::BadArgs, "the timeout is out of range; give 1s to 24h"))
 }

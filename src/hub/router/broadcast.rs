@@ -1,4 +1,4 @@
-//! A question to many, and its closing summary.
+//! Broadcasts, and the summary that closes each.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ use super::{ConnId, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::fence::{label, quote};
 use crate::wire::{Answer, Code, Fault, Kind, Member, Scope, State, Who, fault};
 
-/// The most bytes of answers that are kept to be handed over together.
+/// The limit of collected answers, in bytes.
 const MAX_COLLECTED: usize = 256 << 10;
 
-/// What `broadcast` asks for; see [`ToHub::Broadcast`](crate::wire::ToHub).
+/// The arguments of `broadcast`; see [`ToHub::Broadcast`](crate::wire::ToHub).
 pub(super) struct Call {
     pub broadcast_id: String,
     pub text: String,
@@ -23,19 +23,19 @@ pub(super) struct Call {
     pub collect_ms: Option<u64>,
 }
 
-/// A question to many that is not summed up yet.
+/// An open broadcast.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Broadcast {
     pub asker: PeerNo,
     members: Vec<Member>,
     open: BTreeSet<Id>,
     outcomes: Vec<Outcome>,
-    /// When the answers that are in by then are handed over; `None` if each is handed over as it comes.
+    /// When the collected answers are delivered; `None` if each is delivered when it arrives.
     collect_until: Option<Ms>,
     collected: Vec<Collected>,
 }
 
-/// An answer that is kept.
+/// A collected answer.
 #[derive(Serialize, Deserialize)]
 struct Collected {
     from: String,
@@ -60,7 +60,7 @@ impl Router {
         if let Some(asks) = self.broadcast_before(me, &all)? {
             self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
             if !self.broadcasts.contains_key(&all) {
-                self.tell_asker(me, &all, State::Replied, None, None);
+                self.notify_asker(me, &all, State::Replied, None, None);
             }
             return Ok(None);
         }
@@ -71,7 +71,7 @@ impl Router {
         if open.iter().any(|id| self.asks.contains_key(id) || self.ended.get(id).is_some()) {
             return taken();
         }
-        // The answer goes out first: an ask may end while it is being opened.
+        // The request is answered first, since an ask may end while it is being opened.
         let broadcast_id = call.broadcast_id;
         self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id, asks: members.clone() }));
         if members.is_empty() {
@@ -89,7 +89,7 @@ impl Router {
             match self.room_for_text(target).and_then(|()| self.within_rate(me, target)) {
                 Ok(()) => self.open_ask(&id, ask, call.text.clone(), None),
                 Err(refused) => {
-                    self.tell_asker(me, &id, State::Ended, None, Some(refused.code));
+                    self.notify_asker(me, &id, State::Ended, None, Some(refused.code));
                     self.count_outcome(&id, &ask, Some(refused.code));
                 }
             }
@@ -97,7 +97,7 @@ impl Router {
         Ok(None)
     }
 
-    /// The asks of a broadcast that this peer has made already: requests are idempotent.
+    /// The asks of a repeated `broadcast` request: requests are idempotent.
     fn broadcast_before(&self, me: PeerNo, all: &Id) -> Result<Option<Vec<Member>>, Fault> {
         if let Some(known) = self.broadcasts.get(all) {
             return if known.asker == me { Ok(Some(known.members.clone())) } else { taken() };
@@ -114,7 +114,7 @@ impl Router {
         Member { ask_id: format!("{broadcast_id}-{}", who.peer), to: who.name.clone() }
     }
 
-    /// Everyone in `scope` who listens, by name.
+    /// The peers in `scope` that receive broadcasts, ordered by name.
     fn in_scope(&self, me: PeerNo, scope: Scope, include_self: bool) -> Result<Vec<PeerNo>, Fault> {
         let own = &self.peer(me).who;
         if scope == Scope::Repo && own.repo.is_none() {
@@ -135,7 +135,7 @@ impl Router {
         Ok(found.copied().collect())
     }
 
-    /// An ask has ended; after the last one of its broadcast the asker gets the summary.
+    /// Counts the end of an ask. After the last one of the broadcast, delivers the summary.
     pub(super) fn count_outcome(&mut self, id: &Id, ask: &Ask, code: Option<Code>) {
         let Some(all) = &ask.broadcast else { return };
         let Some(broadcast) = self.broadcasts.get_mut(all) else { return };
@@ -147,14 +147,14 @@ impl Router {
         {
             let text = answers(&done.collected) + &super::roster::summary(&done.outcomes);
             let mut parcel = self.parcel(Kind::Summary, all, done.asker, text, all);
-            parcel.from.clear(); // the relay's own words
-            self.tell_asker(done.asker, all, State::Replied, None, None);
+            parcel.from.clear(); // a text of the hub
+            self.notify_asker(done.asker, all, State::Replied, None, None);
             let no = self.deliver(done.asker, parcel, None);
             self.dispatch(no);
         }
     }
 
-    /// Keeps an answer to be handed over with the others; `false` if it is to be handed over by itself.
+    /// Collects an answer; `false` if it has to be delivered alone.
     pub(super) fn collect(&mut self, all: &Id, from: PeerNo, text: &str) -> bool {
         let from = self.peer(from).who.name.clone();
         let Some(broadcast) = self.broadcasts.get_mut(all) else { return false };
@@ -167,7 +167,7 @@ impl Router {
         true
     }
 
-    /// Hands over the answers that are in; those that come later are handed over one by one.
+    /// Delivers the collected answers. Later ones are delivered one by one.
     pub(super) fn hand_over_collected(&mut self, all: &Id) {
         let Some(broadcast) = self.broadcasts.get_mut(all) else { return };
         broadcast.collect_until = None;
@@ -187,13 +187,13 @@ impl Router {
         self.dispatch(no);
     }
 
-    /// These texts are no longer kept with their broadcast.
+    /// Updates the text counters for answers that are no longer collected.
     fn release(&mut self, collected: &[Collected]) {
         let length: usize = collected.iter().map(|c| c.text.len()).sum();
         (self.text, self.text_removed) = (self.text - length, self.text_removed + length as u64);
     }
 
-    /// Nobody waits for its answers any more.
+    /// Withdraws a broadcast and its open asks.
     pub(super) fn drop_broadcast(&mut self, all: &Id) {
         let Some(dropped) = self.end_broadcast(all) else { return };
         for id in dropped.open {
@@ -225,7 +225,7 @@ impl Router {
     }
 }
 
-/// Answers one below the other, each quoted.
+/// The answers as one text, each quoted.
 fn answers(collected: &[Collected]) -> String {
     collected.iter().map(|c| format!("{} answers:\n{}\n\n", label(&c.from), quote(&c.text))).collect()
 }

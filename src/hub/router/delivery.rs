@@ -1,4 +1,4 @@
-//! A text on its way into a session: which path it takes, whether it arrived, and what is tried next.
+//! Deliveries: the choice of a path, attempts, and fallback.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,11 +6,11 @@ use super::peer::Peer;
 use super::{ConnId, DeliveryNo, Id, Limits, Ms, PeerNo, Role, Router, Timer};
 use crate::wire::{Answer, Code, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault};
 
-/// The most bytes of text that one answer carries for the path `tool`. Claude Code replaces a tool result of over about
-/// 50,000 characters by a short preview (measured).
-const MAX_WAITING: usize = 40_000;
+/// The limit of text in one answer for the path `tool`, in bytes. A channel hands over what fits its client's limit for
+/// a tool result, and returns the rest.
+const MAX_WAITING: usize = 480_000;
 
-/// How far a text got, by which path, and when.
+/// The state of a delivery, its path, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Progress {
     pub state: State,
@@ -31,42 +31,42 @@ pub(super) struct Delivery {
     pub parcel: Parcel,
     pub progress: Progress,
     pub attempts: Vec<Attempt>,
-    /// A path that this text must not take.
+    /// A path that this text takes only where no other is open.
     pub avoid: Option<Path>,
-    /// The request that began this and is answered when the text is handed over, or at the time given.
+    /// The request that started the delivery, and the time at which it is answered at the latest.
     starter: Option<(ConnId, u64, Ms)>,
 }
 
-/// One push by one path.
+/// An attempt to hand over the text by one path.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Attempt {
     pub push: String,
     pub path: Path,
-    /// The connection that was told to push.
+    /// The connection that makes the push.
     pub conn: ConnId,
-    /// The process of the waiter that was told, if it was one.
+    /// The process of the waiter, for the path `hook`.
     pub waiter: Option<String>,
     pub sent: Ms,
     pub stage: Stage,
-    /// The turn that this push began, once it is a prompt: the end of that turn proves that the model had it.
+    /// The turn that the push began, once it is a prompt. The end of that turn proves that the model has the text.
     pub turn: Option<String>,
-    /// Nobody told the outcome: the process that was told to push is gone. It counts as handed over, a receipt settles it,
-    /// and its path is not to blame if none comes.
+    /// Whether the outcome is unknown because the pushing process is gone. The push counts as handed over; without a
+    /// receipt it is repeated, and its path is not marked as dead.
     pub in_doubt: bool,
 }
 
-/// How a push went.
+/// The stage of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
-    /// The pushing process has been told.
+    /// Sent to the pushing process.
     Sent,
-    /// It has done it.
+    /// Made by the pushing process.
     Handed(Ms),
-    /// The client has the text in its queue: it is only a matter of time.
+    /// In the client's queue; it will be delivered.
     Queued,
     /// The client has made it a prompt; another hook may still refuse it.
     Prompted(Ms),
-    /// It could not, or the client swallowed the text.
+    /// The push failed, or the client dropped the text.
     Failed,
 }
 
@@ -78,7 +78,7 @@ impl Delivery {
 }
 
 impl Router {
-    /// Files a text for `to`; [`dispatch`](Self::dispatch) sends it.
+    /// Creates a delivery to `to`; [`dispatch`](Self::dispatch) sends it.
     pub(super) fn deliver(
         &mut self,
         to: PeerNo,
@@ -99,7 +99,7 @@ impl Router {
         no
     }
 
-    /// Sends a text that is not on any path by the best path that is left; where none is left, it stays queued.
+    /// Starts the next attempt of a delivery that has none under way. If no path is left, it stays queued.
     pub(super) fn dispatch(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get(&no) else { return };
         if delivery.current().is_some() {
@@ -124,13 +124,14 @@ impl Router {
         }
     }
 
-    /// The first path of the target that is open, not dead, and was not tried for this text.
+    /// The first path of the target that is open, not dead, and was not tried for this text. A path to avoid comes last.
     fn route(&self, delivery: &Delivery) -> Option<(Path, ConnId)> {
         let peer = self.peer(delivery.to);
         let size = delivery.parcel.text.len();
         let untried = |p: &Path| !peer.dead.contains(p) && !delivery.attempts.iter().any(|a| a.path == *p);
-        let allowed = peer.who.paths.iter().copied().filter(|p| Some(*p) != delivery.avoid);
-        allowed.filter(untried).find_map(|path| {
+        let (last, first): (Vec<Path>, Vec<Path>) =
+            peer.who.paths.iter().filter(|p| untried(p)).partition(|p| Some(**p) == delivery.avoid);
+        first.into_iter().chain(last).find_map(|path| {
             let conn = match path {
                 Path::Hook => self.waiter_for(delivery.to, size),
                 Path::Inbox if self.inbox_room_at(peer) > self.now => None,
@@ -140,13 +141,14 @@ impl Router {
         })
     }
 
-    /// The path that the next push to this peer takes.
+    /// The path that the next push to this peer takes. A session whose hooks were never heard has no path `hook`.
     pub(super) fn best_path(&self, peer: PeerNo) -> Option<Path> {
+        let is_open = |path: &Path| *path != Path::Hook || self.sends_receipts(peer);
         let peer = self.peer(peer);
-        peer.who.paths.iter().copied().find(|p| !peer.dead.contains(p))
+        peer.who.paths.iter().copied().find(|p| !peer.dead.contains(p) && is_open(p))
     }
 
-    /// Notes a new push; the parcel tells what to do.
+    /// Records a new attempt and returns the parcel to send.
     fn start_attempt(&mut self, no: DeliveryNo, path: Path, conn: ConnId) -> Parcel {
         let push = self.ids.draw();
         let waiter = match self.roles.get(&conn) {
@@ -176,13 +178,13 @@ impl Router {
         parcel
     }
 
-    /// When the inbox of Claude Code takes one more text. It silently drops what exceeds its capacity.
+    /// The time at which Claude Code's inbox has room for another text. It silently drops texts beyond its capacity.
     fn inbox_room_at(&self, peer: &Peer) -> Ms {
         let Limits { inbox_burst, inbox_every, .. } = self.limits;
         (peer.inbox_empty_at + inbox_every).saturating_sub(inbox_burst * inbox_every)
     }
 
-    /// Texts that have no path left go out with the answer to this request.
+    /// Takes the texts without a path, to send them with the answer to this request.
     pub(super) fn take_waiting(&mut self, conn: ConnId) -> Vec<Parcel> {
         let Some(me) = self.peer_on(conn) else { return Vec::new() };
         if self.peer(me).inbox.is_empty() || self.peer(me).who.kind != PeerKind::Session {
@@ -204,8 +206,9 @@ impl Router {
         waiting
     }
 
-    /// What this peer's last connection `old` was told to push and did not report. `conn` is of the same process, which
-    /// answers from memory, or of a new one (`fresh`), which knows nothing: then the outcome is in doubt.
+    /// Settles the pushes that this peer's last connection `old` did not report. If `conn` belongs to the same process,
+    /// they are sent again, and the process reports from memory. If it belongs to a new one (`fresh`), they are in
+    /// doubt.
     pub(super) fn settle_sent(&mut self, me: PeerNo, old: ConnId, conn: ConnId, fresh: bool) {
         for no in self.peer(me).inbox.clone() {
             let Some(delivery) = self.deliveries.get_mut(&no) else { continue };
@@ -223,8 +226,8 @@ impl Router {
         }
     }
 
-    /// The process that was told to make the last push is gone: the push counts as handed over and unconfirmed. Where no
-    /// receipt can come, it is made again at once.
+    /// Marks the last push as in doubt: its process is gone. It counts as handed over and unconfirmed, or, if the
+    /// session sends no receipts, is repeated at once.
     pub(super) fn put_in_doubt(&mut self, no: DeliveryNo) {
         let now = self.now;
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
@@ -240,7 +243,7 @@ impl Router {
         }
     }
 
-    /// Drops the last push, so that its path may be tried again.
+    /// Removes the last attempt, so that its path can be tried again.
     pub(super) fn forget_attempt(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         if let Some(attempt) = delivery.attempts.pop() {
@@ -248,7 +251,7 @@ impl Router {
         }
     }
 
-    /// Moves a text to another state and tells the asker, if it is a question.
+    /// Changes the state of a delivery, and notifies the asker if it is a question.
     pub(super) fn progress(&mut self, no: DeliveryNo, state: State, path: Option<Path>) {
         let progress = Progress { state, path, since: self.now };
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
@@ -260,7 +263,7 @@ impl Router {
         } else if kind == Kind::Ask
             && let Some(asker) = self.asks.get(&id).map(|ask| ask.asker)
         {
-            self.tell_asker(asker, &id, state, path, None);
+            self.notify_asker(asker, &id, state, path, None);
         }
         if kind == Kind::Ask
             && let Some(ask) = self.asks.get_mut(&id)
@@ -278,7 +281,7 @@ impl Router {
         });
     }
 
-    /// Answers the request that began this delivery with the state that it has by now.
+    /// Answers the request that started the delivery with its present state.
     pub(super) fn answer_starter(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         let Some((conn, id, until)) = delivery.starter.take() else { return };
@@ -295,7 +298,7 @@ impl Router {
         }
     }
 
-    /// The target of a text that is no question is gone.
+    /// Removes a delivery whose target has left.
     pub(super) fn undeliverable(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         let handed = |a: &Attempt| !a.in_doubt && !matches!(a.stage, Stage::Sent | Stage::Failed);
@@ -308,7 +311,7 @@ impl Router {
         }
         if let Some((conn, request, until)) = delivery.starter.take() {
             self.disarm(until, Timer::Handover(no));
-            let gone = fault(Code::PeerGone, "the asker left before it had the answer; nobody waits for it");
+            let gone = fault(Code::PeerGone, "the asker left before it received the answer");
             if self.roles.contains_key(&conn) {
                 self.answer(conn, request, Err(gone));
             }
@@ -316,14 +319,14 @@ impl Router {
         self.remove_delivery(no);
     }
 
-    /// How far the answer to an ask got on its way to `asker`.
+    /// The state of the delivery of an answer to `asker`.
     pub(super) fn reply_state(&self, asker: PeerNo, ask_id: &str) -> State {
         let texts = self.peer(asker).inbox.iter().filter_map(|no| self.deliveries.get(no));
         let mut replies = texts.filter(|d| d.parcel.kind == Kind::Reply && d.parcel.ask_id == ask_id);
         replies.next().map_or(State::Pushed, |d| d.progress.state)
     }
 
-    /// The text needs no more care. How far a question got stays with its ask.
+    /// Removes a delivery. The state of a question is kept with its ask.
     pub(super) fn remove_delivery(&mut self, no: DeliveryNo) {
         self.answer_starter(no);
         let Some(delivery) = self.deliveries.remove(&no) else { return };
@@ -378,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inbox_is_never_sent_more_than_it_has_room_for() {
+    fn inbox_pushes_never_exceed_its_capacity() {
         let limits = Limits { asks_per_minute: 0, ..Limits::default() };
         let (burst, every) = (limits.inbox_burst as usize, limits.inbox_every);
         let mut last = 0;

@@ -1,4 +1,4 @@
-//! Asks that have ended: what the router keeps of them, and for how long.
+//! Tombstones of asks that have ended.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use super::{Id, Ms};
 use crate::wire::{Code, Member};
 
-/// The most tombstones; the oldest give way.
+/// The limit of tombstones; the oldest are dropped.
 const MAX: usize = 4_096;
 
-/// What is kept of an ask or a broadcast that has ended.
+/// The record of an ask or a broadcast that has ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Tombstone {
-    /// The identities of both sides. A broadcast has no target.
+    /// The identities of asker and target. A broadcast has no target.
     pub asker: String,
     pub target: String,
     /// Their names at the end.
@@ -21,15 +21,15 @@ pub(super) struct Tombstone {
     pub to: String,
     pub thread: String,
     pub broadcast: Option<Id>,
-    /// How it failed.
+    /// The error, if it failed.
     pub code: Option<Code>,
-    /// A digest of its answer, which tells the same answer sent again from another one.
+    /// A digest of the answer, to distinguish a repeated answer from a different one.
     pub answer: Option<u64>,
     /// Whether the asker left before it had the answer.
     pub lost: bool,
     /// Whether it left before it learned of the end: if it comes back, it is told.
     pub untold: bool,
-    /// The asks of a broadcast, so that the same request sent again gets the same answer.
+    /// The asks of a broadcast, so that a repeated request gets the same answer.
     pub members: Vec<Member>,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct EndedAsks {
 }
 
 impl EndedAsks {
-    /// Keeps a tombstone; those older than `keep` milliseconds go.
+    /// Inserts a tombstone, and removes those older than `keep` milliseconds.
     pub fn insert(&mut self, now: Ms, keep: Ms, id: Id, tombstone: Tombstone) {
         while let Some((at, _)) = self.order.front()
             && (self.order.len() >= MAX || *at + keep < now)
@@ -66,7 +66,7 @@ impl EndedAsks {
         self.by_id.get_mut(id).map(|(_, tombstone)| tombstone)
     }
 
-    /// Takes note that the asker `identity` is back, and returns what it has not learned of: ids and names of the targets.
+    /// Returns, and clears, the asks of `identity` whose end it has not received: their ids and targets.
     pub fn take_lost(&mut self, identity: &str) -> Vec<(Id, String)> {
         let mut lost = Vec::new();
         for (id, (_, tombstone)) in &mut self.by_id {
@@ -79,7 +79,7 @@ impl EndedAsks {
         lost
     }
 
-    /// The latest, newest first, with the time of their end.
+    /// The tombstones with the time of their end, newest first.
     pub fn latest(&self) -> impl Iterator<Item = (&Id, Ms, &Tombstone)> {
         self.order.iter().rev().filter_map(|(at, id)| {
             let (inserted, tombstone) = self.by_id.get(id)?;
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tombstone_that_is_replaced_counts_from_its_replacement() {
+    fn replaced_tombstone_is_kept_from_its_replacement_on() {
         let mut ended = EndedAsks::default();
         ended.insert(0, 10, Id::from("one"), tombstone("one"));
         ended.insert(8, 10, Id::from("one"), tombstone("again"));

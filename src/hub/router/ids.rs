@@ -1,13 +1,12 @@
-//! Random identifiers, which a replay has to draw again.
+//! Random identifiers, which a replay repeats.
 
 use std::collections::VecDeque;
 
-/// Draws the identifiers of pushes and threads: unguessable in the hub, counted in tests, read from the journal in a
-/// replay.
+/// Draws the identifiers of pushes and threads: random in the hub, sequential in tests, from the journal in a replay.
 #[derive(Default)]
 pub(super) struct Ids {
     pub source: Option<Box<dyn FnMut() -> String + Send>>,
-    /// Identifiers to draw before the source is asked.
+    /// Identifiers of a replay, drawn before the source is used.
     pub replayed: VecDeque<String>,
     /// Drawn in this step.
     pub drawn: Vec<String>,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Ms;
 
-/// What a peer may cost, and how long the hub waits for what. Times are in milliseconds.
+/// Limits of counts and times. Times are in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Limits {
     pub peers: usize,
@@ -14,9 +14,9 @@ pub struct Limits {
     pub undelivered: usize,
     /// Asks per minute from one peer to another; 0 for no limit.
     pub asks_per_minute: u32,
-    /// How long a peer that lost its connection may take to come back.
+    /// How long a peer that lost its connection has to reconnect.
     pub grace: Ms,
-    /// How long the hub stays without peers.
+    /// How long the hub runs without peers.
     pub idle_exit: Ms,
     /// How long an idle session has to confirm a push before the next path is tried.
     pub confirm: Ms,

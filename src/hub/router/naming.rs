@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConnId, PeerNo, Reply, Router};
 use crate::name;
-use crate::wire::{Answer, Code, Fault, MAX_LABEL, What, Who, fault};
+use crate::wire::{Answer, Code, Fault, MAX_LABEL, What, fault};
 
-/// The most old names of others that a peer may still use.
+/// The limit of old names of other peers that a peer may use.
 const MAX_ALIASES: usize = 64;
 /// The most old names that are known.
 const MAX_OLD: usize = 256;
@@ -67,9 +67,9 @@ impl Names {
 
 impl Router {
     /// The name that the session's model gave it in an earlier process, if it is free.
-    pub(super) fn name_of_session(&self, who: &Who) -> Option<String> {
-        let (session, wanted) = (who.session.as_ref()?, name::wish(&who.name));
-        let known = self.names.sessions.iter().find(|s| s.session == *session && s.wanted == wanted)?;
+    pub(super) fn name_of_session(&self, session: Option<&str>, wanted: &str) -> Option<String> {
+        let known =
+            self.names.sessions.iter().find(|s| Some(&*s.session) == session && s.wanted == wanted)?;
         (!self.names.by_key.contains_key(&name::key(&known.name))).then(|| known.name.clone())
     }
 
@@ -97,27 +97,52 @@ impl Router {
                 Code::BadArgs,
                 format!(
                     "`name` is empty or too long; give one of 1 to {} letters, digits, `.`, `_` and `-`",
-                    name::LONGEST
+                    name::MAX_NAME
                 ),
             ));
         }
         let new = self.pick_name(wanted, exact, Some(no))?;
         self.keep_name_of_session(no, wanted, &new, exact);
-        let old = std::mem::replace(&mut self.peer_mut(no).who.name, new.clone());
-        if new != old {
-            let (old_key, new_key) = (name::key(&old), name::key(&new));
-            self.names.by_key.remove(&old_key);
-            if old_key != new_key {
-                self.remember_old_name(no, &old_key);
-            }
-            self.names.by_key.insert(new_key, no);
-            let (from, to) = (old, new.clone());
-            self.report(What::Renamed, |e| {
-                e.from = from;
-                e.to = Some(to);
-            });
-        }
+        self.set_name(no, &new);
         Ok(Some(Answer::Renamed { name: new }))
+    }
+
+    fn set_name(&mut self, no: PeerNo, new: &str) {
+        let old = std::mem::replace(&mut self.peer_mut(no).who.name, new.to_owned());
+        if new == old {
+            return;
+        }
+        let (old_key, new_key) = (name::key(&old), name::key(new));
+        self.names.by_key.remove(&old_key);
+        if old_key != new_key {
+            self.remember_old_name(no, &old_key);
+        }
+        self.names.by_key.insert(new_key, no);
+        self.report(What::Renamed, |e| {
+            e.from = old;
+            e.to = Some(new.to_owned());
+        });
+    }
+
+    /// The peer's process goes on with another conversation: `/clear` begins one, `--continue` and `/resume` take one up. A
+    /// name that its model gave comes with it, and else stays with the process.
+    pub(super) fn continue_session(&mut self, conn: ConnId, session: String) {
+        let Some(no) = self.peer_on(conn) else {
+            return self.refuse(conn, "session comes after register");
+        };
+        if session.is_empty() || session.len() > MAX_SESSION {
+            return;
+        }
+        let peer = self.peer_mut(no);
+        let before = peer.who.session.replace(session.clone());
+        let (wanted, name) = (peer.wanted.clone(), peer.who.name.clone());
+        if let Some(kept) = self.name_of_session(Some(&session), &wanted) {
+            return self.set_name(no, &kept);
+        }
+        let is_kept = |s: &SessionName| Some(&s.session) == before.as_ref() && s.name == name;
+        if self.names.sessions.iter().any(is_kept) {
+            self.names.insert_session(SessionName { session, name, wanted });
+        }
     }
 
     /// A name that the session's model chose is kept for the session. One that its user gave it Claude Code keeps itself.

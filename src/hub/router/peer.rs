@@ -8,45 +8,44 @@ use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
 use crate::wire::{Activity, Answer, Code, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, fault};
 
-/// The most asks of an earlier epoch that a registration may name.
+/// The limit of lost asks in one registration.
 const MAX_LOST: usize = 1_024;
 
-/// Anything registered, and what the router keeps for it.
+/// A registered peer.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Peer {
-    /// As it registered, but with the name that it has.
+    /// Its registration, with its present name.
     pub who: Who,
     /// The name that it wanted last, other than by its own model.
     #[serde(default)]
     pub wanted: String,
-    /// `None` while it may come back.
+    /// `None` while it may reconnect.
     pub conn: Option<ConnId>,
     /// The newest connection that it registered on.
     newest: ConnId,
-    /// Until when it may come back.
+    /// The time until which it may reconnect.
     pub grace: Option<Ms>,
     pub since: Ms,
     /// Paths by which a push was confirmed.
     pub proven: Vec<Path>,
-    /// When one was last.
+    /// The time of the last confirmation.
     pub confirmed_at: Option<Ms>,
-    /// Paths that swallowed a push.
+    /// Dead paths: a push by them was not confirmed.
     pub dead: Vec<Path>,
-    /// When its session's inbox has taken in all that it was given, at one text per
-    /// [`Limits::inbox_every`](super::Limits).
+    /// When its session's inbox is empty, at one text per [`Limits::inbox_every`](super::Limits).
     pub inbox_empty_at: Ms,
-    /// Texts on their way to it, oldest first.
+    /// Deliveries to it, oldest first.
     pub inbox: BTreeSet<DeliveryNo>,
-    /// Asks by it that are open.
+    /// Its open asks.
     pub asked: BTreeSet<Id>,
-    /// Asks to it that are open.
+    /// Open asks to it.
     pub owes: BTreeSet<Id>,
     pub broadcasts: BTreeSet<Id>,
-    /// Peers that it asked or that asked it, at any time.
+    /// Peers with which it has exchanged an ask.
     pub met: BTreeSet<PeerNo>,
     /// Old names of those it met, by their keys, oldest first.
     pub aliases: VecDeque<(String, PeerNo)>,
-    /// When the current minute of asks to a peer began, and how many there were.
+    /// Per target, the start of the current minute and the number of asks in it.
     rate: BTreeMap<PeerNo, (Ms, u32)>,
 }
 
@@ -86,8 +85,8 @@ impl Router {
         check(&who)?;
         let known = self.by_identity.get(&who.peer).copied();
         if known.is_some_and(|no| self.peer(no).newest > conn && self.peer(no).who.secret == who.secret) {
-            // The peer has left this connection, and what it says here is out of date.
-            let over = fault(Code::AlreadyRegistered, "this session has registered on a later connection");
+            // The peer has registered on a newer connection; this one is stale.
+            let over = fault(Code::AlreadyRegistered, "this session has registered on a newer connection");
             self.answer(conn, id, Err(over));
             self.close(conn);
             return Ok(None);
@@ -106,7 +105,7 @@ impl Router {
             self.disarm(at, Timer::Grace(no));
         }
         if let Some(old) = old {
-            // The same session again: the old connection is half open, or its process is on its way out.
+            // The old connection is half open, or its process is exiting.
             self.roles.remove(&old);
             self.close(old);
         }
@@ -116,7 +115,8 @@ impl Router {
             self.report(What::Joined, |e| e.from = joined);
         }
         self.tie(no);
-        // The answer goes out before what the registration sets in motion, and without `waiting`: there are paths again.
+        // Answered before the deliveries that the registration starts, and without `waiting`, since there are paths
+        // now.
         let peer = self.peer(no);
         let open = peer.asked.iter().chain(&peer.broadcasts).map(|id| id.to_string()).collect();
         let answer = Answer::Registered { name, open };
@@ -125,7 +125,7 @@ impl Router {
         if fresh && known.is_none() {
             self.tell_lost(no);
         }
-        lost.into_iter().take(MAX_LOST).for_each(|lost| self.fail_lost(no, lost));
+        lost.into_iter().take(MAX_LOST).for_each(|lost| self.fail_lost_ask(no, lost));
         self.dispatch_all(no);
         Ok(None)
     }
@@ -140,7 +140,7 @@ impl Router {
             ));
         }
         let wanted = name::wish(&who.name);
-        who.name = match self.name_of_session(&who) {
+        who.name = match self.name_of_session(who.session.as_deref(), &wanted) {
             Some(kept) => kept,
             None => self.pick_name(&wanted, who.exact, None)?,
         };
@@ -152,15 +152,11 @@ impl Router {
         Ok(no)
     }
 
-    /// A peer that the hub knows registers again: another process of the same session, or another connection. It keeps its
-    /// name.
+    /// Registers a known peer again: another process of the same session, or another connection. It keeps its name.
     fn come_back(&mut self, no: PeerNo, mut who: Who) -> Result<PeerNo, Fault> {
         let peer = self.peer(no);
         if peer.who.secret != who.secret {
-            return Err(fault(
-                Code::NameTaken,
-                "this identity belongs to a session that is known by another secret",
-            ));
+            return Err(fault(Code::NameTaken, "this identity belongs to a session with another secret"));
         }
         who.name.clone_from(&peer.who.name);
         self.untie(no);
@@ -168,12 +164,12 @@ impl Router {
         Ok(no)
     }
 
-    pub(super) fn have_met(&mut self, a: PeerNo, b: PeerNo) {
+    pub(super) fn record_contact(&mut self, a: PeerNo, b: PeerNo) {
         self.peer_mut(a).met.insert(b);
         self.peer_mut(b).met.insert(a);
     }
 
-    /// Counts one more ask from `me` to `to`, if the rate allows it.
+    /// Counts an ask from `me` to `to` against the rate limit.
     pub(super) fn within_rate(&mut self, me: PeerNo, to: PeerNo) -> Result<(), Fault> {
         let (now, most) = (self.now, self.limits.asks_per_minute);
         let (start, count) = self.peer_mut(me).rate.entry(to).or_insert((now, 0));
@@ -201,7 +197,7 @@ impl Router {
         paths: Option<Vec<Path>>,
     ) {
         let Some(no) = self.peer_on(conn) else {
-            return self.refuse(conn, "activity comes after register");
+            return self.refuse(conn, "`activity` before `register`");
         };
         let peer = self.peer_mut(no);
         if let Some(branch) = branch.filter(|b| b.len() <= MAX_LABEL) {
@@ -219,7 +215,7 @@ impl Router {
         }
     }
 
-    /// The connection of `no` is gone; the peer may come back.
+    /// Starts the grace period of a peer that lost its connection.
     pub(super) fn vanished(&mut self, no: PeerNo, conn: ConnId) {
         let at = self.now + self.limits.grace;
         let Some(peer) = self.peers.get_mut(&no).filter(|p| p.conn == Some(conn)) else { return };
@@ -231,10 +227,10 @@ impl Router {
         self.arm(at, Timer::Grace(no));
     }
 
-    /// A goodbye is final, unless hooks tell that the session lives on (its channel is being reloaded).
+    /// Handles `bye`: final, unless hooks show that the session is still running (its channel is being restarted).
     pub(super) fn bye(&mut self, conn: ConnId) {
         if let Some(no) = self.peer_on(conn)
-            && !self.lives_on(no)
+            && !self.is_known_to_run(no)
         {
             self.roles.remove(&conn);
             self.gone(no);
@@ -242,13 +238,13 @@ impl Router {
         self.close(conn);
     }
 
-    pub(super) fn grace_over(&mut self, no: PeerNo) {
+    pub(super) fn end_grace(&mut self, no: PeerNo) {
         if self.peers.get(&no).is_some_and(|p| p.conn.is_none()) {
             self.gone(no);
         }
     }
 
-    /// The peer is gone for good: what it owed fails, what it asked is dropped.
+    /// Removes a peer: asks to it fail, its own asks are dropped.
     pub(super) fn gone(&mut self, no: PeerNo) {
         for id in self.peer(no).owes.clone() {
             self.fail(&id, Code::PeerGone);
@@ -257,7 +253,7 @@ impl Router {
         broadcasts.iter().for_each(|all| self.drop_broadcast(all));
         let asked = self.peer(no).asked.clone();
         asked.iter().for_each(|id| self.drop_ask(id));
-        // Should this session come back after all, it is told.
+        // If this session returns, it gets a failure notice.
         for id in asked.iter().chain(&broadcasts) {
             self.ended.get_mut(id).into_iter().for_each(|tombstone| tombstone.untold = true);
         }
@@ -289,7 +285,7 @@ impl Router {
         }
     }
 
-    /// For a number that was taken from the router's own tables in this step.
+    /// Looks up a number from the router's own tables.
     pub(super) fn peer(&self, no: PeerNo) -> &Peer {
         self.peers.get(&no).expect("invariant: a peer number in a table names a peer")
     }
@@ -299,7 +295,7 @@ impl Router {
     }
 }
 
-/// Whether what a peer says of itself can be kept.
+/// Checks the lengths and characters of a registration.
 fn check(who: &Who) -> Result<(), Fault> {
     let bad = |what: &str| Err(fault(Code::BadMsg, format!("`who.{what}` is empty or too long")));
     let sized = |s: &str, most: usize| (1..=most).contains(&s.len());

@@ -1,22 +1,22 @@
-//! Receipts: what the hub learns about a push after it was sent. That it was done, that the client has the text in its
-//! queue, that the conversation has it, or nothing in time.
+//! Receipts: what the hub learns about a push after it was sent: made, in the client's queue, in the conversation, or
+//! unconfirmed.
 
 use super::delivery::{Attempt, Stage};
 use super::{ConnId, DeliveryNo, Id, PeerNo, Router, Timer};
 use crate::wire::{Activity, Kind, Path, Receipts, State, What};
 
-/// The most identifiers of one kind that one message reports; a hook has fewer at a time.
+/// The limit of identifiers of one kind per message; hooks send fewer.
 const MAX_RECEIPTS: usize = 512;
 
 impl Router {
-    /// The process that was told to push reports how it went.
+    /// Handles `pushed`: the outcome of a push.
     pub(super) fn pushed(&mut self, conn: ConnId, push: &str, error: Option<String>) {
         let Some(&no) = self.pushes.get(push) else { return };
         let (now, by_waiter) = (self.now, self.peer_on(conn).is_none());
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         let to = delivery.to;
         let Some(attempt) = delivery.attempts.iter_mut().find(|a| a.push == push && a.conn == conn) else {
-            return; // not the process that was told
+            return; // not the pushing process
         };
         if attempt.stage != Stage::Sent {
             return;
@@ -25,25 +25,25 @@ impl Router {
         if error.is_some() {
             attempt.stage = Stage::Failed;
             if path == Path::Tool {
-                // There was no tool call that could carry it: the next one can.
+                // No tool call was open; the next one can carry the text.
                 self.forget_attempt(no);
             }
-            self.path_died(to, path);
+            self.mark_path_dead(to, path);
             return self.dispatch(no);
         }
         attempt.stage = Stage::Handed(now);
         if by_waiter {
-            self.woke(to);
+            self.mark_busy(to);
         }
         self.progress(no, State::Pushed, Some(path));
         if self.sends_receipts(to) {
             self.arm(now + self.limits.confirm, Timer::Confirm(no));
         } else {
-            self.remove_delivery(no); // this is as far as anyone can know
+            self.remove_delivery(no); // no receipt will follow
         }
     }
 
-    /// A process found out how far pushes got.
+    /// Handles receipts from a hook, a waiter or a peer.
     pub(super) fn take_receipts(&mut self, conn: ConnId, receipts: &Receipts) {
         let Receipts { claude, seen, in_tool_result, queued, prompted, refused } = receipts;
         let claude = claude.as_deref();
@@ -73,7 +73,7 @@ impl Router {
         }
     }
 
-    /// The client has a text, but its model not yet.
+    /// Records that the client has accepted a text.
     fn accepted(&mut self, conn: ConnId, claude: Option<&str>, push: &str, stage: Stage) {
         let Some((no, path)) = self.confirmable(conn, claude, push) else { return };
         let Some(attempt) = self.attempt(no, push).filter(|a| !matches!(a.stage, Stage::Prompted(_))) else {
@@ -90,7 +90,7 @@ impl Router {
         self.deliveries.get_mut(&no)?.attempts.iter_mut().find(|a| a.push == push)
     }
 
-    /// A prompt began `turn`: those of our pushes that are in it and not in an earlier turn are tied to it.
+    /// Associates the pushes in a prompt with the turn that it began.
     pub(super) fn turn_began(&mut self, peers: &[PeerNo], turn: &str) {
         for no in self.inboxes(peers) {
             let Some(attempt) = self.deliveries.get_mut(&no).and_then(|d| d.attempts.last_mut()) else {
@@ -102,7 +102,7 @@ impl Router {
         }
     }
 
-    /// `turn` has ended: the model had what began it.
+    /// Confirms the pushes that began `turn`, which has ended.
     pub(super) fn confirm_turn(&mut self, peers: &[PeerNo], turn: &str) {
         for no in self.inboxes(peers) {
             let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
@@ -116,7 +116,8 @@ impl Router {
         peers.iter().flat_map(|no| self.peer(*no).inbox.iter().copied()).collect()
     }
 
-    /// The delivery of a push that this connection may report on: a peer on its own, a hook on those of its session.
+    /// The delivery of a push, if this connection may report on it: a peer on its own pushes, a hook on those of its
+    /// session.
     fn confirmable(&self, conn: ConnId, claude: Option<&str>, push: &str) -> Option<(DeliveryNo, Path)> {
         let no = *self.pushes.get(push)?;
         let delivery = self.deliveries.get(&no)?;
@@ -128,7 +129,7 @@ impl Router {
         is_own.then_some((no, attempt.path))
     }
 
-    /// The model has the text, by this path.
+    /// Confirms a delivery: the model has the text.
     pub(super) fn confirm(&mut self, no: DeliveryNo, path: Path) {
         let Some(delivery) = self.deliveries.get(&no) else { return };
         let (to, now) = (delivery.to, self.now);
@@ -141,15 +142,16 @@ impl Router {
         }
         self.progress(no, State::Seen, Some(path));
         self.remove_delivery(no);
-        self.confirmed(to);
         if let Some(id) = question {
             self.expect_turn(&id);
         }
+        self.confirmed(to);
     }
 
-    /// The time to confirm is over. Only an idle session has to confirm: one that is in a turn takes the text up at its end.
-    /// And silence counts only where a receipt would have come: a waiter has read the transcript since before the push, or
-    /// a hook that came since has searched it. A client that shows a screen of its own, or is stopped, is silent too.
+    /// Handles a push that was not confirmed in time. Only an idle session has to confirm; a session in a turn takes
+    /// the text at the end of the turn. A missing receipt counts only if it would have been found: a waiter has read
+    /// the transcript since before the push, or a later hook has searched it. A client that shows a screen of its own,
+    /// or is stopped, sends no receipts either.
     pub(super) fn unconfirmed(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get(&no) else { return };
         let to = delivery.to;
@@ -170,7 +172,7 @@ impl Router {
         match self.last_hook(to).filter(|hook| *hook > if in_doubt || prompted { at } else { sent }) {
             Some(hook) => since = since.max(hook),
             None if !in_doubt && self.is_watched(to, sent) && (prompted || idle_since < sent) => {}
-            None => return, // the next hook will lead here again
+            None => return, // checked again at the next hook
         }
         let due = since + self.limits.confirm;
         if self.now < due {
@@ -183,13 +185,13 @@ impl Router {
                 attempt.stage = Stage::Failed;
             }
             if !prompted {
-                self.path_died(to, path);
+                self.mark_path_dead(to, path);
             }
         }
         self.dispatch(no);
     }
 
-    fn path_died(&mut self, to: PeerNo, path: Path) {
+    fn mark_path_dead(&mut self, to: PeerNo, path: Path) {
         let peer = self.peer_mut(to);
         if matches!(path, Path::Channel | Path::Inbox) && !peer.dead.contains(&path) {
             peer.dead.push(path);

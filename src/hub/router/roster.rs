@@ -1,4 +1,4 @@
-//! Descriptions for clients: the peers, how far an ask got, how a broadcast went.
+//! Descriptions of the state for clients: peers, asks, broadcasts.
 
 use super::ask::Ask;
 use super::broadcast::Outcome;
@@ -8,11 +8,11 @@ use super::{ConnId, Ms, PeerNo, Router};
 use crate::fence::label;
 use crate::span::span;
 use crate::wire::{
-    Activity, AskLine, AskList, Code, DebtLine, EndedAsk, Me, OpenAsk, Path, PeerLine, Roster, State, Status,
+    Activity, AskList, Code, EndedAsk, ListedPeer, Me, OpenAsk, OwedAsk, OwnAsk, Path, Roster, State, Status,
     VERSION,
 };
 
-/// How many ended asks a list shows.
+/// The number of ended asks in a list.
 const MAX_ENDED: usize = 50;
 
 impl Router {
@@ -20,13 +20,13 @@ impl Router {
         let me = self.peer_on(conn);
         let others =
             self.names.by_key.values().filter(|no| Some(**no) != me && self.is_first_of_session(**no));
-        let peers: Vec<PeerLine> = others.map(|no| self.peer_line(*no)).collect();
+        let peers: Vec<ListedPeer> = others.map(|no| self.peer_line(*no)).collect();
         let Some(no) = me else { return Roster { peers, ..Roster::default() } };
         let own = self.peer(no);
         let open = |id| self.asks.get(id).map(|ask| (id, ask));
         let mut asked: Vec<_> = own.asked.iter().filter_map(open).collect();
         asked.sort_by_key(|(_, ask)| ask.asked_at);
-        let asks = asked.into_iter().map(|(id, ask)| AskLine {
+        let asks = asked.into_iter().map(|(id, ask)| OwnAsk {
             ask_id: id.to_string(),
             to: self.peer(ask.target).who.name.clone(),
             state: ask.progress.state,
@@ -38,7 +38,7 @@ impl Router {
         owes.sort_by_key(|(_, ask)| ask.asked_at);
         let owed =
             owes.into_iter().filter(|(_, ask)| ask.progress.state >= State::Pushed).map(|(id, ask)| {
-                DebtLine {
+                OwedAsk {
                     ask_id: id.to_string(),
                     from: self.peer(ask.asker).who.name.clone(),
                     age_s: (self.now - ask.asked_at) / 1000,
@@ -74,9 +74,9 @@ impl Router {
         AskList { open: open.collect(), ended: ended.collect() }
     }
 
-    fn peer_line(&self, no: PeerNo) -> PeerLine {
+    fn peer_line(&self, no: PeerNo) -> ListedPeer {
         let peer = self.peer(no);
-        PeerLine {
+        ListedPeer {
             name: peer.who.name.clone(),
             kind: peer.who.kind,
             cwd: label(&peer.who.cwd),
@@ -90,7 +90,7 @@ impl Router {
         }
     }
 
-    /// The state in numbers.
+    /// The status of the hub.
     pub fn status(&self) -> Status {
         let info = &self.info;
         Status {
@@ -107,19 +107,19 @@ impl Router {
         }
     }
 
-    /// How far an ask got, and what it waits for.
+    /// The state of an ask, for people.
     pub(super) fn describe(&self, ask: &Ask) -> String {
         let ago = ago(self.now - ask.progress.since);
         let by = ask.progress.path.map(|p| format!(" by {}", path_name(p))).unwrap_or_default();
         let mut said = match ask.progress.state {
-            State::Queued => self.why_queued(ask),
+            State::Queued => self.queued_reason(ask),
             State::Pushed if !self.sends_receipts(ask.target) => format!(
-                "pushed{by} {ago} ago; that session sends no receipts (the relay's hooks do not run there), so more is not known"
+                "pushed{by} {ago} ago; that session sends no receipts, because the relay's hooks do not run there"
             ),
             State::Pushed => format!(
                 "pushed{by} {ago} ago, {}not seen yet: {}",
                 self.accepted_by(ask),
-                self.why_unseen(ask)
+                self.unseen_reason(ask)
             ),
             _ => match phrase(&ask.standing) {
                 Some(why) => format!("seen {ago} ago, {why}"),
@@ -141,37 +141,51 @@ impl Router {
         }
     }
 
-    fn why_queued(&self, ask: &Ask) -> String {
+    fn queued_reason(&self, ask: &Ask) -> String {
         let target = self.peer(ask.target);
         let delivery = ask.delivery.and_then(|no| self.deliveries.get(&no));
         let last = delivery.and_then(|d| d.attempts.last());
         if last.is_some_and(|a| a.in_doubt) {
-            return "queued: the process that was told to push it is gone; it is pushed again unless a receipt comes"
+            return "queued: the process that pushed it is gone; it is pushed again unless a receipt arrives"
+                .to_owned();
+        }
+        if last.is_some_and(|a| a.stage == Stage::Sent) {
+            return "queued: that session is being handed it and has not taken it yet; a client that hangs or is stopped takes \
+                    it when it goes on"
                 .to_owned();
         }
         if target.conn.is_none() {
-            return "queued: the peer has lost its connection and may be back within seconds".to_owned();
+            return "queued: the peer has lost its connection and may reconnect within seconds".to_owned();
         }
-        match last.is_some() || self.best_path(ask.target).is_none() {
-            true => "queued: no way into that session works; it is handed over at its next hook event or relay tool call",
-            false => "queued: it is handed over as soon as the session can take it",
-        }
-        .to_owned()
+        let is_told_at = match target.who.paths.iter().any(|p| !target.dead.contains(p)) {
+            false if target.who.paths.is_empty() => {
+                "queued: that session can't be interrupted; it is handed over with its next relay tool call"
+            }
+            _ if last.is_some() => {
+                "queued: no path to that session works; it is handed over at its next hook event or relay tool call"
+            }
+            _ if self.best_path(ask.target).is_none() => {
+                "queued: no way into that session is known yet; it is handed over at its first hook event or next relay tool call"
+            }
+            _ => "queued: it is handed over as soon as the session can take it",
+        };
+        is_told_at.to_owned()
     }
 
-    fn why_unseen(&self, ask: &Ask) -> &'static str {
+    fn unseen_reason(&self, ask: &Ask) -> &'static str {
         if ask.progress.path == Some(Path::Inbox) && self.peer(ask.target).who.held {
             return "its user's setting crossSessionInbound holds it until the user accepts it there";
         }
         match self.activity_of(ask.target).0 {
+            Activity::Stopped => "the session's process is stopped and takes messages when it goes on",
             Activity::Screen => "the session shows a screen of its own and takes messages when that closes",
             Activity::Busy | Activity::Waiting => "the session is in the middle of a turn",
-            Activity::Idle => "the session has taken no prompt since",
-            Activity::Unknown => "the session has not been heard of since",
+            Activity::Idle => "the session has begun no turn since",
+            Activity::Unknown => "no hook has reported since",
         }
     }
 
-    /// What the asker is told when its ask fails.
+    /// The failure text for the asker.
     pub(super) fn failure(&self, ask: &Ask, code: Code) -> String {
         let name = &self.peer(ask.target).who.name;
         let asked = ago(self.now - ask.asked_at);
@@ -180,14 +194,14 @@ impl Router {
                 Some(why) => format!("seen {} ago, {why}", ago(self.now - ask.progress.since)),
                 None => format!("seen {} ago, no reply", ago(self.now - ask.progress.since)),
             },
-            State::Queued => format!("never seen; {}", self.why_queued(ask)),
+            State::Queued => format!("never seen; {}", self.queued_reason(ask)),
             _ if self.sends_receipts(ask.target) => format!("never seen; {}", self.describe(ask)),
             _ => self.describe(ask),
         };
         let waiting =
             self.activity_of(ask.target).0 == Activity::Waiting && ask.progress.state == State::Seen;
         let dialog = if waiting { "; the session is waiting for its user's permission" } else { "" };
-        // A script leaves when its time is up.
+        // A script exits at the timeout.
         let then = match self.peer(ask.asker).who.listens {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",
             false => "Ask again with more time if it still matters",

@@ -1,15 +1,16 @@
-//! What hooks tell about a Claude Code process: whether it is in a turn, and its waiter. The process ties its hooks to its
-//! channel; the two arrive here on connections of their own and in any order.
+//! What hooks report about a Claude Code process: its activity and its waiter. Hooks and channel of a session name the
+//! same process; they use connections of their own and arrive in any order.
 
 use serde::{Deserialize, Serialize};
 
 use super::delivery::{Attempt, Stage};
 use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
-use crate::wire::{Activity, Answer, Code, DebtLine, Fault, HookEvent, Path, PeerKind, ToClient, fault};
+use crate::wire::{Activity, Answer, Code, Fault, HookEvent, OwedAsk, Path, PeerKind, ToClient, fault};
 
-/// The most processes that hooks named and that have no peer.
+/// The limit of processes without a peer.
 const MAX_UNTIED: usize = 1024;
-/// The most bytes of text for one waiter. Of what a hook prints Claude Code keeps about 100,000 characters (measured).
+/// The limit of text for one waiter, in bytes. Claude Code keeps about 100,000 characters of a hook's output
+/// (measured).
 const MAX_WAITER_LOAD: usize = 80_000;
 /// What the header of a text and what is said around it count there.
 const WAITER_OVERHEAD: usize = 1_500;
@@ -20,18 +21,24 @@ const MAX_KEY: usize = 128;
 #[derive(Serialize, Deserialize)]
 pub(super) struct Session {
     activity: Activity,
-    /// Since when it is idle, if it is.
+    /// When it became idle.
     idle_since: Ms,
-    /// Whether a hook was ever heard: only then can a push be confirmed.
+    /// The turn that the last prompt was for.
+    #[serde(default)]
+    turn: Option<String>,
+    /// The turn whose end last brought a reminder.
+    #[serde(default)]
+    reminded_in: Option<String>,
+    /// Whether a hook has ever reported: only then are receipts possible.
     hooked: bool,
-    /// When a hook or a waiter last told that a turn began or ended: Claude Code waits for those hooks, so they are exact.
+    /// When a turn last began or ended, by a hook or waiter. Exact, since Claude Code waits for these hooks.
     turned: Ms,
-    /// When the last hook came, which may have searched the transcript.
+    /// When the last hook reported.
     last_hook: Option<Ms>,
-    /// It has said that it ends.
+    /// Whether `SessionEnd` was reported.
     ended: bool,
     waiter: Option<ConnId>,
-    /// Since when the waiter has been there, and the bytes of text that it was sent.
+    /// When the waiter registered, and the bytes of text that it was sent.
     waiting_since: Ms,
     waiter_load: usize,
     /// The ask whose answer waits at a permission dialog.
@@ -55,6 +62,8 @@ impl Session {
         Session {
             activity: Activity::Unknown,
             idle_since: 0,
+            turn: None,
+            reminded_in: None,
             turned: 0,
             hooked: false,
             last_hook: None,
@@ -87,13 +96,17 @@ impl Router {
         session.hooked = true;
         session.last_hook = Some(now);
         session.ended = event == HookEvent::End;
-        let was_busy = session.activity == Activity::Busy;
+        // A prompt in the middle of a turn has the identifier of that turn, and other hooks may refuse it alone.
+        let begins = event == HookEvent::Prompt && hook.turn.is_some() && hook.turn != session.turn;
+        if begins {
+            session.turn.clone_from(&hook.turn);
+        }
         let is_stop = matches!(event, HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed);
         let is_turn = is_stop || matches!(event, HookEvent::Start | HookEvent::Prompt);
         if is_turn {
             session.turned = now;
         }
-        // The answer that waited at a dialog was given, or the turn ended without it.
+        // The dialog is closed: the answer was given, or the turn ended without it.
         let dialog = match event {
             HookEvent::Permission => {
                 session.dialog.clone_from(&hook.ask_id);
@@ -124,22 +137,31 @@ impl Router {
         if let Some(ask_id) = dialog {
             self.declined(&peers, &ask_id, "its user did not allow it at the permission dialog");
         }
-        let remind = self.turn_news(hook, &peers, was_busy);
+        let remind = self.turn_news(hook, &peers, begins);
         Ok(Some(Answer::Hooked { unconfirmed: self.recheck(&peers), remind }))
     }
 
-    /// What a hook means for the asks of its session. Returns the asks to remind of.
-    fn turn_news(&mut self, hook: &Hook, peers: &[PeerNo], was_busy: bool) -> Vec<DebtLine> {
+    /// Applies a hook event to the asks of its session. Returns the asks of which to remind the model.
+    fn turn_news(&mut self, hook: &Hook, peers: &[PeerNo], begins: bool) -> Vec<OwedAsk> {
         let Hook { event, turn, ask_id, reason, .. } = hook;
         match (event, turn) {
-            // A prompt in the middle of a turn has the turn's identifier, and other hooks may refuse it alone.
-            (HookEvent::Prompt, Some(turn)) if !was_busy => self.turn_began(peers, turn),
+            (HookEvent::Prompt, Some(turn)) if begins => self.turn_began(peers, turn),
             (HookEvent::Stop | HookEvent::StopAgain, Some(turn)) => self.confirm_turn(peers, turn),
             _ => {}
         }
         match event {
-            HookEvent::Stop => return self.turn_ended(peers, false),
-            HookEvent::StopAgain => return self.turn_ended(peers, true),
+            HookEvent::Stop | HookEvent::StopAgain => {
+                let again = *event == HookEvent::StopAgain;
+                let Some(session) = self.sessions.get(&hook.claude) else { return Vec::new() };
+                let is_woken = turn.is_some() && session.reminded_in != *turn;
+                let remind = self.turn_ended(peers, again, is_woken);
+                if !remind.is_empty()
+                    && let Some(session) = self.sessions.get_mut(&hook.claude)
+                {
+                    session.reminded_in.clone_from(turn);
+                }
+                return remind;
+            }
             HookEvent::Failed => self.turn_failed(peers, reason.as_deref()),
             HookEvent::Denied => {
                 let reason = reason.as_deref().unwrap_or("its permission mode");
@@ -159,7 +181,7 @@ impl Router {
         self.forget_session(claude);
     }
 
-    /// Sends what waits, and returns how many pushes lack a receipt.
+    /// Dispatches queued deliveries, and returns the number of unconfirmed pushes.
     fn recheck(&mut self, peers: &[PeerNo]) -> usize {
         let mut unconfirmed = 0;
         for no in peers {
@@ -174,7 +196,7 @@ impl Router {
         unconfirmed
     }
 
-    /// A waiter offers itself. A session has one: it replaces the one before.
+    /// Registers a waiter. A session has one waiter; a new one replaces the old one.
     pub(super) fn wait(&mut self, conn: ConnId, id: u64, claude: String, process: String) -> Reply {
         if self.roles.contains_key(&conn) {
             return Err(fault(Code::BadMsg, "this connection is a peer or a waiter already"));
@@ -198,7 +220,7 @@ impl Router {
         }
         let peers = self.peers_of(&claude);
         for no in &peers {
-            self.undoubt(*no, &process);
+            self.clear_doubt(*no, &process);
             self.dispatch_all(*no);
         }
         if !peers.is_empty() {
@@ -207,8 +229,9 @@ impl Router {
         Ok(None)
     }
 
-    /// A waiter that comes back has not handed over what it was sent on an earlier connection: it would have exited.
-    fn undoubt(&mut self, peer: PeerNo, process: &str) {
+    /// A waiter that reconnects has not printed the texts of its last connection, else it would have exited: they are
+    /// not in doubt.
+    fn clear_doubt(&mut self, peer: PeerNo, process: &str) {
         for no in self.peer(peer).inbox.clone() {
             let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
             let unreported = |a: &Attempt| a.in_doubt || a.stage == Stage::Sent;
@@ -223,8 +246,8 @@ impl Router {
         self.close(waiter);
     }
 
-    /// Whether a waiter has been sent a text and has not reported that it handed it over. It must not be cut off: it may be
-    /// about to print it, and another path would bring it twice.
+    /// Whether a waiter was sent a text and has not reported it. It must not be dismissed: it may be printing the text,
+    /// and another path would deliver it twice.
     fn is_handing_over(&self, waiter: ConnId, claude: &str) -> bool {
         let inboxes =
             self.sessions.get(claude).into_iter().flat_map(|s| &s.peers).map(|no| &self.peer(*no).inbox);
@@ -232,8 +255,8 @@ impl Router {
         deliveries.flat_map(|d| &d.attempts).any(|a| a.conn == waiter && a.stage == Stage::Sent)
     }
 
-    /// A waiter woke the session: it is in a turn, and no hook says so.
-    pub(super) fn woke(&mut self, no: PeerNo) {
+    /// Marks a session as busy after a waiter mark_busy it, which no hook reports.
+    pub(super) fn mark_busy(&mut self, no: PeerNo) {
         if let Some(claude) = self.peer(no).who.claude.clone() {
             if let Some(session) = self.sessions.get_mut(&claude) {
                 session.turned = self.now;
@@ -242,7 +265,7 @@ impl Router {
         }
     }
 
-    /// The connection of a waiter is gone, and perhaps the waiter. What it was sent and did not report is in doubt.
+    /// Handles the lost connection of a waiter: unreported pushes to it are in doubt.
     pub(super) fn waiter_left(&mut self, conn: ConnId, claude: &str) {
         let Some(session) = self.sessions.get_mut(claude) else { return };
         if session.waiter == Some(conn) {
@@ -258,15 +281,15 @@ impl Router {
         }
     }
 
-    /// Whether the hook path may be the next to be used (it is the first, or none before it was ever confirmed), or there
-    /// is something that the waiter may find in the transcript.
+    /// Whether the hook path may be the next to be used (it is the first, or none before it was ever confirmed), there is
+    /// something that the waiter may find in the transcript, or a nudge may be due.
     fn needs_waiter(&self, no: PeerNo) -> bool {
         let (peer, best) = (self.peer(no), self.best_path(no));
         let first = best.is_none_or(|p| p == Path::Hook || !peer.proven.contains(&p));
-        peer.who.paths.contains(&Path::Hook) && (first || !peer.inbox.is_empty())
+        peer.who.paths.contains(&Path::Hook) && (first || !peer.inbox.is_empty() || self.expects_turn(no))
     }
 
-    /// Once the path that is used is known to work, nobody needs to wait.
+    /// Dismisses a waiter that is not needed.
     fn dismiss_idle_waiter(&mut self, claude: &str) {
         let Some(waiter) = self.sessions.get(claude).and_then(|s| s.waiter) else { return };
         if !self.peers_of(claude).iter().any(|no| self.needs_waiter(*no)) {
@@ -274,14 +297,14 @@ impl Router {
         }
     }
 
-    /// The session has shown that it got a text.
+    /// Called after a push was confirmed.
     pub(super) fn confirmed(&mut self, no: PeerNo) {
         if let Some(claude) = self.peer(no).who.claude.clone() {
             self.dismiss_idle_waiter(&claude);
         }
     }
 
-    /// The waiter that a text of `size` bytes may go to. A text that is too large by itself goes alone.
+    /// The waiter, if it has room for a text of `size` bytes. A text over the limit is sent alone.
     pub(super) fn waiter_for(&self, no: PeerNo, size: usize) -> Option<ConnId> {
         let session = self.session_of(no)?;
         let has_room =
@@ -296,7 +319,7 @@ impl Router {
         }
     }
 
-    /// Whether a waiter has read the session's transcript since `at` or longer.
+    /// Whether a waiter has read the session's transcript since `at` or before.
     pub(super) fn is_watched(&self, no: PeerNo, at: Ms) -> bool {
         self.session_of(no).is_some_and(|s| s.waiter.is_some() && s.waiting_since <= at)
     }
@@ -318,14 +341,13 @@ impl Router {
         self.session_of(no).is_some_and(|s| s.ended)
     }
 
-    /// Whether hooks would have told if the session had ended.
-    pub(super) fn lives_on(&self, no: PeerNo) -> bool {
+    /// Whether hooks show that the session is running.
+    pub(super) fn is_known_to_run(&self, no: PeerNo) -> bool {
         self.session_of(no).is_some_and(|s| s.hooked && !s.ended)
     }
 
-    /// What the session's own file has said for `age` milliseconds. It knows of interrupted turns and refused dialogs, of
-    /// which no hook tells, but not of every dialog; and it is read a while after it was written: hooks may have told more
-    /// since.
+    /// Applies the status of Claude Code's session file, which is `age` milliseconds old. The file shows interrupted
+    /// turns and refused dialogs, which no hook reports, but not every dialog. Newer reports of hooks take precedence.
     pub(super) fn observed(&mut self, no: PeerNo, activity: Activity, age: Ms) {
         let Some(claude) = self.peer(no).who.claude.clone() else { return };
         let at = self.now.saturating_sub(age);
@@ -361,7 +383,7 @@ impl Router {
         }
     }
 
-    /// Ties a peer to its process.
+    /// Associates a peer with its process.
     pub(super) fn tie(&mut self, no: PeerNo) {
         let Some(claude) = self.peer(no).who.claude.clone() else { return };
         if let Ok(session) = self.session(&claude) {
@@ -376,7 +398,7 @@ impl Router {
         }
     }
 
-    /// The last peer of a process is gone for good, and so is what was known of the process.
+    /// Removes a process whose last peer has left.
     pub(super) fn forget_session(&mut self, claude: &str) {
         let untied = self.sessions.get(claude).is_some_and(|s| s.peers.is_empty());
         if untied && let Some(waiter) = self.sessions.remove(claude).and_then(|s| s.waiter) {
@@ -384,8 +406,7 @@ impl Router {
         }
     }
 
-    /// Whether a peer is the first channel of its session: a second one, of the same server configured twice, is no other
-    /// session.
+    /// Whether a peer is the first channel of its session. A second one belongs to a server that is configured twice.
     pub(super) fn is_first_of_session(&self, no: PeerNo) -> bool {
         self.session_of(no).is_none_or(|s| s.peers.iter().min() == Some(&no))
     }
@@ -398,7 +419,7 @@ impl Router {
         self.sessions.get(claude).map(|s| s.peers.clone()).unwrap_or_default()
     }
 
-    /// The entry for a process, new if need be.
+    /// The entry of a process, created if missing.
     fn session(&mut self, claude: &str) -> Result<&mut Session, Fault> {
         if claude.is_empty() || claude.len() > MAX_KEY {
             return Err(fault(Code::BadMsg, "`claude` is empty or too long"));
@@ -411,7 +432,7 @@ impl Router {
             if self.sessions.len() >= MAX_UNTIED + self.limits.peers {
                 return Err(fault(
                     Code::Overloaded,
-                    "the hub knows too many sessions; retry when some have ended",
+                    "the hub has too many sessions, which is its limit; retry when some have ended",
                 ));
             }
         }

@@ -1,13 +1,13 @@
-//! Why an ask that its session has seen may not be answered: no turn began, the turn ended without an answer, the answer
-//! was refused. The ask stays open, and an answer counts until the timeout; but the asker learns of it at once.
+//! Notes on asks that will probably not be answered: no turn began, the turn ended without an answer, or the answer was
+//! refused. The ask stays open, and an answer counts until the timeout, but the asker is notified at once.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Id, PeerNo, Router, Timer};
 use crate::fence::label;
-use crate::wire::{Activity, DebtLine, Kind, Note, PeerKind, State, ToClient};
+use crate::wire::{Activity, Kind, Note, OwedAsk, Path, PeerKind, State, ToClient};
 
-/// The longest reason that is passed on, in characters.
+/// The limit of a reason, in characters.
 const MAX_REASON: usize = 300;
 
 /// See the module.
@@ -20,13 +20,24 @@ pub(super) struct Standing {
     reminded: bool,
     /// Whether the session was reminded by a push.
     nudged: bool,
+    /// Whether an idle session has just seen the question and should begin a turn.
+    #[serde(default)]
+    expects_turn: bool,
+}
+
+impl Standing {
+    /// Whether the session was reminded, in one way or the other: once is enough.
+    fn was_reminded(&self) -> bool {
+        self.reminded || self.nudged
+    }
 }
 
 impl Router {
     /// A turn of a session ended. Returns the asks to remind its model of: those that it has seen and not answered, once
-    /// each. Asks of which it was reminded before are unanswered. `again`: another hook has made the turn go on before, so
-    /// nothing is reminded of.
-    pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool) -> Vec<DebtLine> {
+    /// each. Asks of which it was reminded before are unanswered. `again`: a hook has made the turn go on before, so nothing is
+    /// reminded of, except where that hook may have been the waiter that brought the ask (`may_be_woken`: no reminder has made
+    /// this turn go on).
+    pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool, may_be_woken: bool) -> Vec<OwedAsk> {
         let mut remind = Vec::new();
         for id in self.owed_and_seen(peers) {
             let Some(ask) = self.asks.get_mut(&id) else { continue };
@@ -34,70 +45,80 @@ impl Router {
             if is_declined {
                 continue;
             }
-            if again || ask.standing.reminded {
-                ask.standing.reminded = true;
-                self.take_note(&id, Note::Unanswered, None);
+            let is_woken = may_be_woken && ask.progress.path == Some(Path::Hook);
+            if again && !is_woken || ask.standing.was_reminded() {
+                self.set_note(&id, Note::Unanswered, None);
                 continue;
             }
             ask.standing.reminded = true;
             let (from, age_s) = (self.asks[&id].asker, (self.now - self.asks[&id].asked_at) / 1000);
             let from = self.peer(from).who.name.clone();
-            remind.push(DebtLine { ask_id: id.to_string(), from, age_s });
+            remind.push(OwedAsk { ask_id: id.to_string(), from, age_s });
         }
         remind
     }
 
-    /// A turn of a session failed: the model's server had an error.
+    /// Handles a failed turn: the model's server had an error.
     pub(super) fn turn_failed(&mut self, peers: &[PeerNo], reason: Option<&str>) {
         for id in self.owed_and_seen(peers) {
-            self.take_note(&id, Note::TurnFailed, reason);
+            self.set_note(&id, Note::TurnFailed, reason);
             self.arm(self.now + self.limits.nudge, Timer::Nudge(id));
         }
     }
 
-    /// A turn ended, and no hook told so: its user interrupted it, unless a hook is only late.
+    /// Handles a turn that ended without a hook: it was interrupted, or the hook is late.
     pub(super) fn turn_vanished(&mut self, peers: &[PeerNo]) {
         for id in self.owed_and_seen(peers) {
             self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id));
         }
     }
 
-    /// The answer to an ask was refused, by the client's classifier or its user.
+    /// Handles a refused answer, by the client's classifier or its user.
     pub(super) fn declined(&mut self, peers: &[PeerNo], ask_id: &str, reason: &str) {
         let id = Id::from(ask_id);
         if self.asks.get(&id).is_some_and(|ask| peers.contains(&ask.target)) {
-            self.take_note(&id, Note::Declined, Some(reason));
+            self.set_note(&id, Note::Declined, Some(reason));
         }
     }
 
-    /// A question is in the conversation: an idle session should begin a turn.
+    /// Starts the timer for an idle session to begin a turn for a question.
     pub(super) fn expect_turn(&mut self, id: &Id) {
         let Some(ask) = self.asks.get(id) else { return };
         if self.activity_of(ask.target).0 == Activity::Idle {
+            self.asks.get_mut(id).into_iter().for_each(|ask| ask.standing.expects_turn = true);
             self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id.clone()));
         }
     }
 
-    /// It has had the time to.
+    /// Whether a session may have to be nudged soon, which should not go the way of the question.
+    pub(super) fn expects_turn(&self, no: PeerNo) -> bool {
+        let owed = self.peer(no).owes.iter().filter_map(|id| self.asks.get(id));
+        owed.into_iter().any(|ask| ask.standing.expects_turn)
+    }
+
+    /// Handles that timer.
     pub(super) fn no_turn(&mut self, id: &Id) {
+        let Some(ask) = self.asks.get_mut(id) else { return };
+        ask.standing.expects_turn = false;
         let Some(ask) = self.asks.get(id) else { return };
-        let (activity, idle_since) = self.activity_of(ask.target);
-        let is_known = ask.standing.note.is_some() || ask.standing.reminded;
+        let (target, (activity, idle_since)) = (ask.target, self.activity_of(ask.target));
+        let is_known = ask.standing.note.is_some() || ask.standing.was_reminded();
         if activity != Activity::Idle || ask.progress.state != State::Seen || is_known {
-            return;
+            return self.confirmed(target);
         }
         if idle_since <= ask.progress.since {
-            self.take_note(id, Note::NoTurn, None);
+            self.set_note(id, Note::NoTurn, None);
             self.nudge(id);
         } else {
-            self.take_note(id, Note::Unanswered, Some("the turn was interrupted"));
+            self.set_note(id, Note::Unanswered, Some("the turn was interrupted"));
         }
     }
 
-    /// Reminds a session of an ask by a push of its own, once, and by another path than the question took.
+    /// Reminds a session of an ask by a push of its own, once, if the end of a turn has not reminded it; by another path than
+    /// the question took, where there is one.
     pub(super) fn nudge(&mut self, id: &Id) {
         let Some(ask) = self.asks.get_mut(id) else { return };
-        if std::mem::replace(&mut ask.standing.nudged, true) {
+        if ask.standing.reminded || std::mem::replace(&mut ask.standing.nudged, true) {
             return;
         }
         let (asker, target, used, thread) = (ask.asker, ask.target, ask.progress.path, ask.thread.clone());
@@ -121,8 +142,8 @@ impl Router {
         owed.filter(seen).cloned().collect()
     }
 
-    /// Notes why an answer may not come, and tells the asker, unless it knows that.
-    fn take_note(&mut self, id: &Id, note: Note, reason: Option<&str>) {
+    /// Sets a note, and notifies the asker if it is new.
+    fn set_note(&mut self, id: &Id, note: Note, reason: Option<&str>) {
         let Some(ask) = self.asks.get_mut(id) else { return };
         if ask.standing.note == Some(note) {
             return;
@@ -140,7 +161,7 @@ impl Router {
                 ToClient::State { ask_id, state, path: None, code: None, note: Some(note), detail },
             );
         }
-        // A person or script sees the state; a model has to be told. No turn begun: the nudge comes first.
+        // People and scripts see the state; a model gets a notice. For `NoTurn` the session is reminded first.
         let has_room = self.peer(asker).inbox.len() < self.limits.undelivered;
         let is_session = self.peer(asker).who.kind == PeerKind::Session;
         if is_session && has_room && note != Note::NoTurn && !is_member {
@@ -156,7 +177,7 @@ impl Router {
     }
 }
 
-/// What a note says to people.
+/// A note as text for people.
 pub(super) fn phrase(standing: &Standing) -> Option<String> {
     let because = standing.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
     Some(match standing.note? {
@@ -164,12 +185,17 @@ pub(super) fn phrase(standing: &Standing) -> Option<String> {
             "no turn begun: the session is idle and has not taken it up; it was reminded".to_owned()
         }
         Note::Unanswered if standing.reason.is_some() => format!("unanswered{because}"),
-        Note::Unanswered => {
+        Note::Unanswered if standing.was_reminded() => {
             "unanswered: the session ended its turn without a reply, also after a reminder".to_owned()
         }
+        Note::Unanswered => "unanswered: the session ended its turn without a reply".to_owned(),
         Note::Declined => format!("declined: the reply was refused there{because}"),
         Note::TurnFailed => {
-            format!("turn failed: the session's model had an error{because}; it will be reminded")
+            let reminded = if standing.was_reminded() { "was" } else { "will be" };
+            format!("turn failed: the session's model had an error{because}; it {reminded} reminded")
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

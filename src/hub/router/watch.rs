@@ -1,17 +1,17 @@
-//! What happens, for the log and for connections that watch.
+//! Events for the log and for connections that watch.
 
 use super::{ConnId, Output, Reply, Router};
 use crate::wire::{Answer, Code, Event, Fault, ToClient, What, fault};
 
-/// The most connections that watch.
+/// The limit of connections that watch.
 const MAX_WATCHERS: usize = 32;
 
 impl Router {
-    /// Each watcher gets a copy of every text, so they are few.
+    /// Limited, since each watcher gets a copy of every text.
     pub(super) fn watch(&mut self, conn: ConnId) -> Reply {
         if self.watchers.len() >= MAX_WATCHERS && !self.watchers.contains(&conn) {
             let full = format!(
-                "{MAX_WATCHERS} connections watch the hub, which is the limit; retry when one has left"
+                "{MAX_WATCHERS} connections watch the hub, which is the limit; retry when one has closed"
             );
             return Err(fault(Code::Overloaded, full));
         }
@@ -19,7 +19,7 @@ impl Router {
         Ok(Some(Answer::Done))
     }
 
-    /// Logs that a limit was met, once per second and connection: a peer that floods must not flood the log.
+    /// Logs a refusal, at most once per second and connection, so that a peer that floods does not flood the log.
     pub(super) fn log_refusal(&mut self, conn: ConnId, fault: &Fault) {
         let (now, from) = (self.now, self.name_of(conn));
         if self.refused.get(&conn).is_none_or(|at| now >= at + 1000) {
@@ -34,6 +34,11 @@ impl Router {
 
     /// Reports an event to the log and the watchers.
     pub(super) fn report(&mut self, what: What, fill: impl FnOnce(&mut Event)) {
+        if matches!(what, What::Joined | What::Left | What::Renamed) {
+            for conn in std::mem::take(&mut self.roster_watchers) {
+                self.send(conn, ToClient::RosterChanged);
+            }
+        }
         let common = matches!(what, What::Ask | What::Reply | What::Summary | What::State);
         if common && self.watchers.is_empty() && !self.info.log_all {
             return;

@@ -114,7 +114,7 @@ impl World {
 }
 
 impl Router {
-    /// What is left though every peer is gone, in words.
+    /// Describes state that is left although all peers have left.
     pub fn leftovers(&self) -> String {
         let held = [
             ("roles", self.roles.len()),

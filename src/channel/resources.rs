@@ -1,0 +1,201 @@
+//! Peers as resources (`peer://NAME`), which a user mentions as `@relay:peer://NAME`, and prompts, which a user types as
+//! slash commands.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::tools;
+use crate::fence::label;
+use crate::wire::{ListedPeer, Roster};
+
+/// What the address of a peer begins with.
+const SCHEME: &str = "peer://";
+
+/// The parameters of `resources/read`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Read {
+    pub uri: String,
+}
+
+impl Read {
+    /// The name in the address; `None` if it is no peer's.
+    pub fn peer(&self) -> Option<String> {
+        let (scheme, name) = self.uri.split_at_checked(SCHEME.len())?;
+        let name = name.trim_end_matches('/');
+        (scheme.eq_ignore_ascii_case(SCHEME) && !name.is_empty()).then(|| decode(name))
+    }
+}
+
+/// The answer to `resources/list`.
+pub fn list(roster: &Roster) -> Value {
+    let resources: Vec<Value> = roster.peers.iter().map(describe).collect();
+    json!({"resources": resources})
+}
+
+fn describe(peer: &ListedPeer) -> Value {
+    let branch = peer.branch.as_ref().map(|b| format!(", branch {b}")).unwrap_or_default();
+    json!({
+        "uri": address(&peer.name),
+        "name": peer.name,
+        "title": format!("Peer {}", peer.name),
+        "description": format!("The state of \"{}\" ({}{branch})", peer.name, peer.cwd),
+        "mimeType": "text/plain",
+    })
+}
+
+/// The answer to `resources/templates/list`.
+pub fn templates() -> Value {
+    json!({"resourceTemplates": [{
+        "uriTemplate": format!("{SCHEME}{{name}}"),
+        "name": "peer",
+        "title": "A peer",
+        "description": "The state of a peer: its directory, what it does, how it is reached, and the open asks between it and \
+            this session.",
+        "mimeType": "text/plain",
+    }]})
+}
+
+/// The answer to `resources/read` of a peer: its state, its directory, and the open asks between it and this session. `None` if
+/// no such peer is there.
+pub fn read(roster: &Roster, uri: &str, name: &str) -> Option<Value> {
+    let peer = roster.peers.iter().find(|peer| peer.name.eq_ignore_ascii_case(name))?;
+    let mut lines = vec![tools::peer_line(peer)];
+    for ask in roster.asks.iter().filter(|ask| ask.to == peer.name) {
+        lines.push(format!(
+            "- open ask {} of this session, asked {} s ago: {}",
+            ask.ask_id, ask.age_s, ask.detail
+        ));
+    }
+    for debt in roster.owed.iter().filter(|debt| debt.from == peer.name) {
+        lines.push(format!(
+            "- this session owes it the answer to {}, asked {} s ago",
+            debt.ask_id, debt.age_s
+        ));
+    }
+    Some(json!({"contents": [{"uri": uri, "mimeType": "text/plain", "text": lines.join("\n")}]}))
+}
+
+/// The address of a peer. Names hold letters of any script; an address holds few characters as they are.
+fn address(name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let encode = |b: u8| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
+    SCHEME.to_owned() + &name.bytes().map(encode).collect::<String>()
+}
+
+/// `text` with each `%XX` replaced by its byte.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let hex = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+        match hex.and_then(|two| u8::from_str_radix(two, 16).ok()).filter(|_| *first == b'%') {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The answer to `prompts/list`.
+pub fn prompts() -> Value {
+    let question =
+        json!({"name": "question", "description": "The question, in your words", "required": true});
+    let to =
+        json!({"name": "to", "description": "The peer's name; relay_peers lists them", "required": true});
+    json!({"prompts": [
+        {"name": "ask", "title": "Ask a peer", "description": "Ask another session", "arguments": [to, question]},
+        {"name": "broadcast", "title": "Ask everyone", "description": "Ask every other session", "arguments": [question]},
+    ]})
+}
+
+/// The parameters of `prompts/get`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Prompt {
+    name: String,
+    arguments: Arguments,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Arguments {
+    to: String,
+    question: String,
+}
+
+impl Prompt {
+    /// The answer to `prompts/get`.
+    ///
+    /// # Errors
+    /// There is no such prompt, or an argument is missing.
+    pub fn messages(&self) -> Result<Value, String> {
+        let Arguments { to, question } = &self.arguments;
+        let (description, text) = match self.name.as_str() {
+            "ask" if to.trim().is_empty() => {
+                return Err("the argument `to` is missing; give a peer's name".to_owned());
+            }
+            "ask" | "broadcast" if question.trim().is_empty() => {
+                return Err("the argument `question` is missing; give some text".to_owned());
+            }
+            "ask" => {
+                ("Ask another session", format!("Ask the peer \"{}\" with the `relay_ask` tool.", label(to)))
+            }
+            "broadcast" => (
+                "Ask every other session",
+                "Ask every other session with the `relay_broadcast` tool.".to_owned(),
+            ),
+            other => return Err(format!("there is no prompt \"{}\"; prompts/list names them", label(other))),
+        };
+        let text = format!(
+            "{text} Pass the question on in the user's words; add from this conversation only what is needed to understand it. \
+             If the tool fails, tell the user why and do not broadcast instead. Some clients hand over only the first word of \
+             the question: where the command's own arguments above go on after it, all of that is the question.\n\n\
+             {question}"
+        );
+        let message = json!({"role": "user", "content": {"type": "text", "text": text}});
+        Ok(json!({"description": description, "messages": [message]}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_lead_back_to_the_name() {
+        for name in ["backend-api", "Web.App_2", "données", "日本語", "a%41", "%"] {
+            let uri = address(name);
+            assert!(uri.is_ascii(), "{uri}");
+            assert_eq!(Read { uri }.peer().as_deref(), Some(name));
+        }
+        for uri in ["", "peer://", "peer:///", "file://x", "pee", "peer:/é"] {
+            assert_eq!(Read { uri: uri.to_owned() }.peer(), None, "{uri}");
+        }
+    }
+
+    #[test]
+    fn prompts_need_their_arguments() {
+        let get = |prompt: Value| serde_json::from_value::<Prompt>(prompt).expect("a prompt").messages();
+        let ask =
+            get(json!({"name": "ask", "arguments": {"to": "b", "question": "why?"}})).expect("messages");
+        let text = ask["messages"][0]["content"]["text"].as_str().expect("text");
+        assert!(text.contains("\"b\"") && text.ends_with("\n\nwhy?"), "{text}");
+        assert!(get(json!({"name": "broadcast", "arguments": {"question": "why?"}})).is_ok());
+        for (prompt, says) in [
+            (json!({"name": "ask", "arguments": {"question": "why?"}}), "`to`"),
+            (json!({"name": "ask", "arguments": {"to": "b"}}), "`question`"),
+            (json!({"name": "broadcast"}), "`question`"),
+            (json!({"name": "dance"}), "there is no prompt \"dance\""),
+        ] {
+            let why = get(prompt).expect_err("refused");
+            assert!(why.contains(says), "{why}");
+        }
+    }
+}

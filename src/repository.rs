@@ -1,0 +1,101 @@
+//! The git repository around a directory, found without running git.
+
+use std::fs;
+use std::path::Path;
+
+use crate::session::{MAX_NAME, read, shown};
+
+/// Where a directory stands in git.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Git {
+    /// The absolute path of the common git directory: the same for all worktrees of a repository.
+    pub repo: Option<String>,
+    /// The branch, or the first 12 digits of the commit if no branch is checked out.
+    pub branch: Option<String>,
+}
+
+/// Looks for a repository around `cwd`, without running git.
+pub fn git(cwd: &Path) -> Git {
+    let cwd = fs::canonicalize(cwd).unwrap_or_else(|_| cwd.to_owned());
+    cwd.ancestors().find_map(|dir| git_at(&dir.join(".git"))).unwrap_or_default()
+}
+
+fn git_at(dot_git: &Path) -> Option<Git> {
+    let dir = if dot_git.is_dir() {
+        dot_git.to_owned()
+    } else {
+        // A worktree or a submodule.
+        dot_git.parent()?.join(read(dot_git)?.strip_prefix("gitdir:")?.trim())
+    };
+    let head = read(dir.join("HEAD"))?;
+    let common = read(dir.join("commondir")).map_or(dir.clone(), |common| dir.join(common.trim()));
+    let common = fs::canonicalize(common).ok()?;
+    Some(Git { repo: Some(shown(&common)), branch: branch(head.trim()) })
+}
+
+fn branch(head: &str) -> Option<String> {
+    match head.strip_prefix("ref:") {
+        // A repository with another way to store refs writes `.invalid` here.
+        Some(reference) => {
+            let branch = reference.trim().strip_prefix("refs/heads/").filter(|b| *b != ".invalid");
+            branch.map(|b| b.chars().take(MAX_NAME).collect())
+        }
+        None => head.get(..12).filter(|hash| hash.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn dir(test: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("relay-repository-{}-{test}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).expect("a directory");
+        fs::canonicalize(dir).expect("its path")
+    }
+
+    fn write(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().expect("a parent")).expect("the parent");
+        fs::write(path, text).expect("a file");
+    }
+
+    #[test]
+    fn repositories() {
+        let dir = dir("git");
+        let (main, tree) = (dir.join("main"), dir.join("tree"));
+        write(&main.join(".git/HEAD"), "ref: refs/heads/feature/x\n");
+        write(&main.join(".git/worktrees/tree/HEAD"), "0123456789abcdef0123456789abcdef01234567\n");
+        write(&main.join(".git/worktrees/tree/commondir"), "../..\n");
+        write(&tree.join(".git"), "gitdir: ../main/.git/worktrees/tree\n");
+        fs::create_dir_all(main.join("src/deep")).expect("directories");
+        let repo = Some(main.join(".git").to_str().expect("text").to_owned());
+
+        let expected = Git { repo: repo.clone(), branch: Some("feature/x".to_owned()) };
+        assert_eq!(git(&main), expected);
+        assert_eq!(git(&main.join("src/deep")), expected);
+        assert_eq!(git(&tree), Git { repo, branch: Some("0123456789ab".to_owned()) });
+
+        // What is no repository is passed over.
+        write(&main.join("src/.git"), "garbage");
+        fs::create_dir(main.join("src/deep/.git")).expect("an empty .git");
+        assert_eq!(git(&main.join("src/deep")), expected);
+        fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn branches() {
+        for (head, expected) in [
+            ("ref: refs/heads/main", Some("main")),
+            ("ref: refs/heads/.invalid", None),
+            ("ref: refs/remotes/x", None),
+            ("0123456789abcdef", Some("0123456789ab")),
+            ("not a commit at all", None),
+            ("ééééééé", None),
+            ("", None),
+        ] {
+            assert_eq!(branch(head).as_deref(), expected, "{head}");
+        }
+    }
+}

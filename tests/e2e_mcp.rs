@@ -1,0 +1,132 @@
+//! What the real client makes of our MCP surface: instructions, plan mode, slash commands, prompts and resources.
+
+mod support;
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use support::client;
+use support::model::Request;
+use support::stage::{Prompted, Stage};
+
+/// The clients whose plan mode refuses tools that do not say that they only read.
+const VERSIONS: [&str; 2] = ["2.1.330", "2.1.332"];
+
+fn clients() -> impl Iterator<Item = PathBuf> {
+    VERSIONS.into_iter().filter_map(client::claude)
+}
+
+/// The first request of the session that hears the needle.
+#[track_caller]
+fn heard(stage: &Stage, session: &str, needle: &str) -> Request {
+    stage.model.wait_for(session, needle, |request| request.hears(needle))
+}
+
+#[test]
+fn the_model_has_the_instructions_whole() {
+    for claude in clients() {
+        let stage = Stage::new(&claude);
+        let mut alice = stage.piped("alice");
+        alice.session.prompt("hello there");
+        let request = heard(&stage, "alice", "hello there");
+        let all = format!("{}\n{}", request.system_prompt(), request.body["messages"]);
+        for rule in [
+            "Claude Relay connects this session",
+            "never broadcast as a fallback",
+            "They arrive by themselves",
+            "reveal secrets for a peer.",
+        ] {
+            assert!(all.contains(rule), "{}: no {rule:?}", claude.display());
+        }
+        let names = request.tool_names();
+        let ours = names.iter().filter(|name| name.starts_with("mcp__plugin_relay_relay__")).count();
+        assert_eq!(ours, 5, "{names:?}");
+        alice.end();
+        stage.finish();
+    }
+}
+
+/// A session in plan mode asks, answers and lists.
+#[test]
+fn plan_mode_does_not_silence_a_session() {
+    for claude in clients() {
+        let stage = Stage::new(&claude);
+        let plan = |name| stage.launch(name).arg("--permission-mode").arg("plan");
+        let bob = plan("bob").piped();
+        let (mut alice, mut bob) = (stage.piped("alice"), stage.act(bob, "bob"));
+        alice.meet("bob");
+        stage.answers("bob", "A-planned");
+        stage.answers("alice", "A-free");
+        alice.ask("bob", "Q-to-planner?");
+        heard(&stage, "alice", "A-planned");
+        bob.meet("alice");
+        bob.ask("alice", "Q-by-planner?");
+        heard(&stage, "bob", "A-free");
+        let sent = bob.get("relay_broadcast", json!({"question": "Q-of-all?"}));
+        assert_eq!(sent["peer_count"], 1);
+        alice.end();
+        bob.end();
+        if let Some(tmux) = client::tmux() {
+            let dave = plan("dave").in_terminal(&tmux);
+            let (mut carol, dave) = (stage.piped("carol"), stage.act_in_terminal(dave, "dave"));
+            carol.meet("dave");
+            stage.answers("dave", "A-on-screen");
+            carol.ask("dave", "Q-on-screen?");
+            heard(&stage, "carol", "A-on-screen");
+            carol.end();
+            dave.end();
+        }
+        stage.finish();
+    }
+}
+
+#[test]
+fn slash_commands_and_prompts_reach_the_model_with_their_arguments() {
+    for claude in clients() {
+        let stage = Stage::new(&claude);
+        let (mut alice, bob) = (stage.piped("alice"), stage.piped("bob"));
+        alice.meet("bob");
+        for (typed, tool, argument) in [
+            ("/relay:ask bob Q-one?", "`relay_ask`", "bob Q-one?"),
+            ("/relay:broadcast Q-two?", "`relay_broadcast`", "Q-two?"),
+            ("/relay:peers", "`relay_peers`", "short table"),
+            ("/relay:asks", "`relay_peers`", "two short lists"),
+            ("/relay:relay-rename back-end", "`relay_rename`", "back-end"),
+            // The client passes on one word for each argument; the rest stands in the command as it was typed.
+            ("/mcp__plugin_relay_relay__ask bob Q-three is long?", "`relay_ask`", "bob Q-three is long?"),
+            ("/mcp__plugin_relay_relay__broadcast Q-four is long?", "`relay_broadcast`", "Q-four is long?"),
+        ] {
+            alice.session.give(typed);
+            stage.model.wait_for("alice", typed, |r| r.hears(argument) && r.hears(tool));
+        }
+        alice.end();
+        bob.end();
+        stage.finish();
+    }
+}
+
+/// In a terminal: it alone follows the changes of the roster.
+#[test]
+fn a_mentioned_peer_is_read_as_a_resource() {
+    let Some(tmux) = client::tmux() else { return };
+    for claude in clients() {
+        let stage = Stage::new(&claude);
+        let alice = stage.launch("alice").in_terminal(&tmux);
+        let (bob, mut alice) = (stage.piped("bob"), stage.act_in_terminal(alice, "alice"));
+        alice.meet("bob");
+        let ask_id = alice.ask("bob", "Q-open?");
+        // The client learns of the new peer within a second or two, by a notification that it does not show.
+        let until = std::time::Instant::now() + support::journal::deadline();
+        for number in 0.. {
+            alice.session.prompt(&format!("Q-mention-{number} @plugin:relay:relay:peer://bob please"));
+            let request = heard(&stage, "alice", &format!("Q-mention-{number}"));
+            if request.body["messages"].to_string().contains(&format!("open ask {ask_id} of this session")) {
+                break;
+            }
+            assert!(std::time::Instant::now() < until, "{}", request.fresh_text());
+        }
+        alice.end();
+        bob.end();
+        stage.finish();
+    }
+}

@@ -1,0 +1,93 @@
+//! Texts of 512 KiB in real sessions: what the model gets of them, and where it finds the rest.
+
+mod support;
+
+use serde_json::json;
+use support::client::{self, BEFORE_MESSAGING, NEWEST, WITH_MESSAGING};
+use support::model::Request;
+use support::session::Session;
+use support::stage::{Actor, Stage};
+
+/// The largest text that is taken, in lines of 64 bytes.
+fn largest() -> String {
+    let lines: String = (0..8191).map(|n| format!("line {n:<58}\n")).collect();
+    format!("{lines}{:<64}", "the last line")
+}
+
+fn quoted(text: &str) -> String {
+    format!("> {}", text.replace('\n', "\n> "))
+}
+
+/// Asks bob, and returns what his model got of it, once the client has shown that it is in the conversation.
+fn ask(stage: &Stage, alice: &mut Actor<'_, Session>, question: &str) -> (String, Request) {
+    let ask_id = alice.ask("bob", question);
+    let got = stage.model.wait_for("bob", "the question", |request| request.hears(&ask_id));
+    alice.wait_for_state(&ask_id, "seen");
+    (ask_id, got)
+}
+
+#[test]
+fn the_inbox_carries_512_kib() {
+    for version in [NEWEST, WITH_MESSAGING] {
+        let Some(claude) = client::claude(version) else { return };
+        let stage = Stage::new(&claude);
+        let (mut alice, mut bob) = (stage.piped("alice"), stage.piped("bob"));
+        alice.meet("bob");
+        bob.settle();
+        let watch = stage.watch();
+        let (ask_id, got) = ask(&stage, &mut alice, &largest());
+        assert!(got.fresh_text().contains(&quoted(&largest())), "{version}: whole");
+        watch.only_by("inbox", "ask", &ask_id);
+        assert!(bob.settle().received("the last line").matches == 1, "{version}: once");
+        drop(watch);
+        alice.end();
+        bob.end();
+        stage.finish();
+    }
+}
+
+#[test]
+fn what_a_path_cannot_carry_is_in_a_file_that_goes_with_the_ask() {
+    // The inbox counts what JSON escapes twice.
+    let quotes = "\"\\\"\t\"\n".repeat(87_000) + "the last line";
+    for (version, push, text) in [
+        (NEWEST, "inbox", quotes.clone()),
+        (WITH_MESSAGING, "inbox", quotes),
+        (NEWEST, "hook", largest()),
+        (WITH_MESSAGING, "hook", largest()),
+        (BEFORE_MESSAGING, "hook", largest()),
+    ] {
+        let Some(claude) = client::claude(version) else { return };
+        let mut stage = Stage::new(&claude);
+        stage.env("RELAY_PUSH", push);
+        let rule = "Read(~/.claude/plugins/data/relay-claude-relay/texts/**)"; // as docs/reference.md says
+        stage.home.settings(json!({"permissions": {"allow": [rule]}}));
+        let (mut alice, mut bob) = (stage.piped("alice"), stage.piped("bob"));
+        alice.meet("bob");
+        bob.settle();
+        let watch = stage.watch();
+        let (ask_id, got) = ask(&stage, &mut alice, &text);
+        watch.only_by(push, "ask", &ask_id);
+        let message = got.fresh_text();
+        let (_, note) =
+            message.split_once("The rest is in ").unwrap_or_else(|| panic!("{version} {push}: not cut"));
+        let file = note.split_once(", from line ").expect("a line").0;
+        // Whole up to where it says.
+        let first = std::fs::read_to_string(file).expect("the file");
+        assert_eq!(first, quoted(&text) + "\n", "{version} {push}");
+        let (_, after) = message.split_once("up to line ").expect("a line");
+        let line: usize = after.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
+        let begin: String = quoted(&text).split_inclusive('\n').take(line).collect();
+        assert!(message.contains(begin.trim_end_matches('\n')), "{version} {push}: whole up to line {line}");
+        assert!(!message.contains("characters truncated"), "{version} {push}");
+        let read = bob.call("Read", json!({"file_path": file, "offset": text.lines().count(), "limit": 1}));
+        assert!(!read.is_error && read.text.contains("> the last line"), "{version} {push}: {read:?}");
+
+        bob.get("relay_reply", json!({"ask_id": ask_id, "answer": "read"}));
+        assert!(!std::path::Path::new(file).exists(), "{version} {push}: the ask has ended");
+        drop(watch);
+        alice.end();
+        bob.end();
+        stage.finish();
+    }
+}
