@@ -131,6 +131,9 @@ impl Link {
                 }
             };
             if Instant::now() >= until {
+                if dir.is_claimed() {
+                    return Err(silent(dir.hub_process())); // it became the hub and does not listen
+                }
                 let at = dir.path().display();
                 return Err(unreachable(format!(
                     "no hub could be reached in {at}: {lost}; see `relay doctor`"

@@ -8,6 +8,7 @@
 mod binary;
 mod channel;
 mod dir;
+mod fake;
 mod flat;
 mod inbox;
 mod raw;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 pub use binary::relay_path;
 pub use channel::{Channel, Launch, Push, Result, arguments};
 pub use dir::DataDir;
+pub use fake::{FakeHub, Reaction};
 pub use flat::{from_wire, to_wire};
 pub use inbox::Inbox;
 pub use raw::Raw;

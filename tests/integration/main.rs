@@ -18,4 +18,6 @@ mod protocol;
 mod surroundings;
 mod texts;
 mod trouble;
+mod versions;
+mod waits;
 mod wire;
