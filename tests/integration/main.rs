@@ -9,6 +9,7 @@ mod codes;
 mod files;
 mod hub_death;
 mod hub_life;
+mod hub_start;
 mod journal;
 mod logging;
 mod names;
