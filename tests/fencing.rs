@@ -1,8 +1,6 @@
 //! What a model sees of hostile text, names and directories: each string of `tests/corpus`, through the real client, by each
 //! path into a session. Everything of a peer is within its quotes, and our header and our last words are ours.
 
-#[path = "driver/flat.rs"]
-mod flat;
 mod support;
 
 use std::io::{BufRead, BufReader, Write};
@@ -66,27 +64,16 @@ impl Peer {
         };
         stream.set_read_timeout(Some(deadline())).expect("a socket");
         let mut peer = Peer { lines: BufReader::new(stream), name: String::new() };
-<<<<<<< HEAD
         peer.say(&json!({"hello": {"v": 2}}));
         peer.say(&json!({"register": {"id": 1, "who": {"name": name, "kind": if listens { "session" } else { "script" }, "peer": format!("p{number}"),
             "secret": "s", "cwd": cwd, "branch": cwd, "pid": 1, "paths": ["socket"], "listens": listens, "fresh": true}}}));
         let registered = peer.answer(1);
         peer.name = registered["registered"]["name"].as_str().expect("a name").to_owned();
-=======
-        peer.say(&json!({"type": "hello", "v": 2}));
-        peer.say(&json!({"type": "register", "id": 1, "who": {"name": name, "kind": "session", "peer": format!("p{number}"),
-            "secret": "s", "cwd": cwd, "branch": cwd, "pid": 1, "paths": ["socket"], "listens": listens, "fresh": true}}));
-        let registered = peer.hear(|m| m["id"] == 1);
-        peer.name = registered["answer"]["name"].as_str().expect("a name").to_owned();
->>>>>>> 32b506e2755faefef3a1ed433e1e3cd69f430f9e
         peer
     }
 
     fn say(&mut self, message: &Value) {
-        self.lines
-            .get_mut()
-            .write_all(format!("{}\n", flat::to_wire(message)).as_bytes())
-            .expect("a hub that listens");
+        self.lines.get_mut().write_all(format!("{message}\n").as_bytes()).expect("a hub that listens");
     }
 
     /// The next message for which `wanted` holds.
@@ -94,7 +81,7 @@ impl Peer {
         loop {
             let mut line = String::new();
             assert!(self.lines.read_line(&mut line).expect("a message") > 0, "the hub closed the connection");
-            let message = flat::from_wire(serde_json::from_str(&line).expect("a message"));
+            let message = serde_json::from_str(&line).expect("a message");
             if wanted(&message) {
                 return message;
             }
