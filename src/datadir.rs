@@ -1,4 +1,4 @@
-//! The data directory: the hub's socket, lock and journal, session files and logs. Private to its user.
+//! The data directory: the hub's socket, lock and journal, session files, long texts and logs. Private to its user.
 
 mod machine;
 
