@@ -5,6 +5,7 @@ mod calls;
 mod identity;
 mod inbox;
 mod resources;
+mod surroundings;
 pub mod tools;
 mod waits;
 
@@ -23,13 +24,14 @@ use crate::datadir::DataDir;
 use crate::fence;
 use crate::link::{self, FromHub, unreachable};
 use crate::mcp::{self, Id, Incoming};
-use crate::session::{self, Surroundings};
+use crate::process;
 use crate::texts::Texts;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Activity, Parcel, Path, PeerKind, ToHub, Who};
 use calls::Call;
 use identity::Identity;
+use surroundings::Surroundings;
 use waits::Waits;
 
 /// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
@@ -80,7 +82,7 @@ pub fn run(dir: DataDir) -> ExitCode {
     let Ok(Some(Introduction { program, first })) = meet(&all, &session) else { return ExitCode::SUCCESS };
     if program != mcp::Client::ClaudeCode {
         // Another client may run all its sessions under one process.
-        session.key = session::key(std::process::id());
+        session.key = process::key(std::process::id());
     }
     let (at, hub) = (dir.clone(), received.clone());
     let keeping =
@@ -123,7 +125,7 @@ pub fn run(dir: DataDir) -> ExitCode {
     };
     channel.client.who.paths = channel.paths();
     channel.client.who.session = channel.conversation();
-    identity::sweep(&dir.sessions(), session::is_alive);
+    identity::sweep(&dir.sessions(), process::is_alive);
     if first.is_none_or(|first| channel.answer_client(first).is_ok()) {
         channel.serve(&all);
     }
@@ -404,7 +406,7 @@ impl Channel {
         let file = &self.session.file;
         let mut status = file.status.filter(|_| before.1 != (file.status, file.status_at));
         let mut age_ms = file.status_age();
-        let was_stopped = std::mem::replace(&mut self.is_stopped, session::is_stopped(self.session.pid));
+        let was_stopped = std::mem::replace(&mut self.is_stopped, process::is_stopped(self.session.pid));
         if self.is_stopped != was_stopped {
             // What hooks told since the last check counts more.
             (status, age_ms) = match self.is_stopped {

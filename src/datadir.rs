@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use crate::proc;
+use crate::process;
 use machine::{MACHINE, Machine};
 
 /// The longest path of a socket, in bytes, the NUL at its end included: that of macOS. Linux allows 108.
@@ -131,7 +131,7 @@ impl DataDir {
             return denied(format!("others can write to {}", self.0.display()));
         }
         // Our user id; without /proc, the owner of a file that we create.
-        let me = match proc::path("self").and_then(|own| fs::metadata(own).ok()) {
+        let me = match process::path("self").and_then(|own| fs::metadata(own).ok()) {
             Some(process) => process.uid(),
             None => self.prepare().map(|()| meta.uid()).map_err(io::Error::other)?,
         };
