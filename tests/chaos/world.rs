@@ -301,7 +301,8 @@ impl World {
 
     fn broadcast(&self, who: usize, dice: &mut Dice) {
         let manner = MANNERS[dice.roll(MANNERS.len())];
-        let question = json!({"question": format!("{manner}, all?"), "timeout_s": timeout(manner)});
+        let question =
+            json!({"question": format!("{manner}, all?"), "collect": false, "timeout_s": timeout(manner)});
         let Some(result) = self.call(who, "relay_broadcast", &question).filter(|r| !r.is_error) else {
             return;
         };
