@@ -37,6 +37,9 @@ use waits::Waits;
 /// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
 const CHECK: Duration = Duration::from_secs(1);
 
+/// How long a channel may take to leave after a signal. One whose client does not read its stdout never would.
+const LEAVE: Duration = Duration::from_secs(2);
+
 /// A message to the channel's main loop.
 enum Received {
     Client(Incoming),
@@ -179,7 +182,13 @@ fn is_pushable(program: mcp::Client, session: &Surroundings) -> bool {
 fn listen(received: &Sender<Received>) -> io::Result<()> {
     let (client, signals) = (received.clone(), received.clone());
     let watching = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).and_then(|mut all| {
-        spawn("signals", SMALL, move || drop(all.forever().next().map(|_| signals.send(Received::Signal))))
+        spawn("signals", SMALL, move || {
+            if all.forever().next().is_some() {
+                let _ = signals.try_send(Received::Signal); // a full queue: see below
+                std::thread::sleep(LEAVE);
+                std::process::exit(1); // the client does not read what it asked for
+            }
+        })
     });
     if let Err(e) = watching {
         log::warn!(error:% = e; "no_signals");

@@ -124,7 +124,9 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
         let _ = fs::remove_file(&hub.socket); // already removed
     }
     hub.flush();
-    hub.journal.close(&hub.router);
+    if claim.is_current() {
+        hub.journal.close(&hub.router);
+    }
     log::info!(why = why; "hub_left");
     Ok(Ran::Done)
 }

@@ -15,6 +15,7 @@
 
 mod ask;
 mod broadcast;
+mod check;
 mod delivery;
 mod ended;
 mod ids;
@@ -40,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, fault};
 use ask::Ask;
 use broadcast::Broadcast;
+pub use check::is_plausible;
 use delivery::Delivery;
 use ended::EndedAsks;
 use ids::Ids;
