@@ -11,7 +11,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -281,6 +281,9 @@ impl Journal {
         if self.file.is_none() {
             return;
         }
+        if self.is_removed() {
+            self.compact(router);
+        }
         if self.has_unkept_text || router.text_removed() != self.text_removed {
             self.compact_at.get_or_insert(now + STALE_TEXT);
         }
@@ -303,7 +306,24 @@ impl Journal {
         JournalStatus { bytes: self.size, off: self.off.clone() }
     }
 
+    /// Whether somebody removed the file.
+    fn is_removed(&self) -> bool {
+        let found = fs::symlink_metadata(&self.path);
+        self.file.is_some() && found.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether the path names another file than the one that is written. It belongs to another hub: the directory was
+    /// moved or removed under this one, which is about to leave.
+    fn is_replaced(&self) -> bool {
+        let ours = self.file.as_ref().and_then(|file| file.metadata().ok());
+        let found = fs::symlink_metadata(&self.path).ok();
+        ours.zip(found).is_some_and(|(a, b)| (a.dev(), a.ino()) != (b.dev(), b.ino()))
+    }
+
     fn compact(&mut self, router: &Router) {
+        if self.is_replaced() {
+            return self.give_up(&io::Error::other("another file is there"));
+        }
         (self.compact_at, self.retry_at, self.has_unkept_text) = (None, None, false);
         self.text_removed = router.text_removed();
         match write_new(&self.path, router) {
@@ -319,15 +339,18 @@ impl Journal {
 
     /// Continues in memory only. Removes the file, since a journal without all steps must never be replayed.
     fn give_up(&mut self, e: &io::Error) {
-        log::error!(error:% = e; "journal_off");
         self.off = Some(format!("cannot write {}: {e}", self.path.display()));
+        let is_replaced = self.is_replaced();
         if let Some(file) = self.file.take() {
             let _ = file.set_len(0); // if the file cannot be removed, an empty one is ignored as well
         }
         self.size = 0;
         self.batch.clear();
-        self.remove();
-        self.retry_at = Some(Instant::now() + RETRY);
+        if !is_replaced {
+            self.remove();
+            self.retry_at = Some(Instant::now() + RETRY);
+        }
+        log::error!(error:% = e; "journal_off"); // last: on a full disk there is room for it now
     }
 
     fn remove(&self) {
@@ -387,3 +410,6 @@ fn restore(path: &Path) -> Option<(Header<()>, Router, Ms)> {
 fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,5 +89,7 @@ pub fn signal(pid: u32, signal: &str) {
 pub fn is_running(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim().chars().next());
-    state.is_some_and(|s| s != 'Z' && s != 'X')
+    // The other threads of a process that was killed may outlive the first one, and with them its sockets and locks.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    state.is_some_and(|s| s != 'Z' && s != 'X') || threads > 1
 }

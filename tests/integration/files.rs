@@ -30,7 +30,7 @@ fn private_under(umask: &'static str) {
         let expected = if meta.is_dir() { 0o700 } else { 0o600 };
         assert_eq!(meta.permissions().mode() & 0o777, expected, "{} under {umask}", path.display());
     }
-    for name in ["", "hub.sock", "hub.lock", "logs", "sessions/named-a"] {
+    for name in ["", "hub.sock", "hub.lock", "hub.journal", "logs", "sessions/named-a"] {
         assert!(dir.path().join(name).exists(), "{name}");
     }
 }

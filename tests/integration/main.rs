@@ -9,6 +9,7 @@ mod codes;
 mod files;
 mod hub_death;
 mod hub_life;
+mod journal;
 mod logging;
 mod names;
 mod no_proc;
