@@ -5,6 +5,9 @@
 //! `RELAY_BENCH_BIN` measures another binary, `RELAY_BENCH_QUICK=1` takes few samples and fails at nothing. The flooder, the
 //! two peers and the hub share this machine's processors: on one or two of them part of what is measured is that.
 
+#[path = "../tests/driver/flat.rs"]
+mod flat;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -14,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flat::{from_wire, to_wire};
 use serde_json::{Value, json};
 
 /// Peers that are there beside the three, so that lists of them have a usual length.
@@ -29,7 +33,7 @@ impl Peer {
     fn connect(socket: &Path, name: &str) -> Peer {
         let stream = UnixStream::connect(socket).expect("a hub");
         let mut peer = Peer { lines: BufReader::new(stream), name: name.to_owned(), next_id: 1 };
-        peer.say(&json!({"type": "hello", "v": 1}));
+        peer.say(&json!({"type": "hello", "v": 2}));
         let who = json!({"name": name, "kind": "script", "peer": format!("p-{name}"), "secret": "s", "cwd": "/",
             "pid": std::process::id(), "paths": ["socket"], "listens": true, "fresh": true});
         peer.say(&json!({"type": "register", "id": 1, "who": who}));
@@ -38,7 +42,7 @@ impl Peer {
     }
 
     fn say(&mut self, message: &Value) {
-        self.lines.get_mut().write_all(format!("{message}\n").as_bytes()).expect("the hub reads");
+        self.lines.get_mut().write_all(format!("{}\n", to_wire(message)).as_bytes()).expect("the hub reads");
     }
 
     fn hear(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
@@ -50,7 +54,7 @@ impl Peer {
                 "the hub hung up on {}",
                 self.name
             );
-            let message = serde_json::from_str(&line).expect("a message");
+            let message = from_wire(serde_json::from_str(&line).expect("a message"));
             if wanted(&message) {
                 return message;
             }
@@ -60,7 +64,7 @@ impl Peer {
     fn take_push(&mut self, kind: &str) -> Value {
         let push = self.hear(|m| m["type"] == "push" && m["kind"] == kind);
         self.say(&json!({"type": "pushed", "push": push["push"]}));
-        self.say(&json!({"type": "seen", "pushes": [push["push"]]}));
+        self.say(&json!({"type": "seen", "seen": [push["push"]]}));
         push
     }
 }
@@ -105,7 +109,7 @@ const FLOODS: [(&str, Flood); 7] = [
         |n| json!({"type": "hook", "id": n, "claude": format!("1-{}-1", n % 100), "event": if n % 2 == 0 { "prompt" } else { "stop" }}),
     ),
     ("new names", |n| json!({"type": "rename", "id": n, "name": format!("eve {}", n % 50), "exact": false})),
-    ("receipts of 2,000", |_| json!({"type": "seen", "pushes": vec!["push_000000000000000000000000"; 2000]})),
+    ("receipts of 2,000", |_| json!({"type": "seen", "seen": vec!["push_000000000000000000000000"; 2000]})),
 ];
 
 /// Says it until `over`, and reads what comes back; how many were said.
@@ -118,7 +122,7 @@ fn flood(socket: PathBuf, what: Flood, over: Arc<AtomicBool>, said: Arc<AtomicU6
         while !reading.load(Ordering::Relaxed) && eve.lines.read(&mut buffer).is_ok_and(|n| n > 0) {}
     });
     // Made before, so that the flooder's own work costs the others little.
-    let lines: Vec<String> = (0..512).map(|n| format!("{}\n", what(n))).collect();
+    let lines: Vec<String> = (0..512).map(|n| format!("{}\n", to_wire(&what(n)))).collect();
     let chunks: Vec<String> = lines.chunks(32).map(|c| c.concat()).collect();
     'flood: loop {
         for chunk in &chunks {
@@ -136,7 +140,7 @@ fn flood(socket: PathBuf, what: Flood, over: Arc<AtomicBool>, said: Arc<AtomicU6
 fn intrude(socket: PathBuf, over: Arc<AtomicBool>, said: Arc<AtomicU64>) {
     while !over.load(Ordering::Relaxed) {
         let Ok(mut stream) = UnixStream::connect(&socket) else { continue };
-        let _ = stream.write_all(b"{\"type\":\"hello\",\"v\":1}\n\xff\xff\n"); // it may be refused
+        let _ = stream.write_all(b"{\"hello\":{\"v\":2}}\n\xff\xff\n"); // it may be refused
         let _ = stream.read_to_end(&mut Vec::new());
         said.fetch_add(1, Ordering::Relaxed);
     }

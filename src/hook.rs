@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
 use crate::link::Link;
-use crate::session;
+use crate::process;
 use crate::wire::{Answer, HookEvent, OwedAsk, Receipts, ToClient, ToHub};
 use transcript::Transcript;
 pub use transcript::pushes_in;
@@ -109,12 +109,12 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
         );
     }
     let Some(event) = input.event() else { return ExitCode::SUCCESS };
-    let claude = session::key(parent_id());
+    let claude = process::key(parent_id());
     let prompted = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
     let receipts = Receipts { claude: Some(claude.clone()), prompted, ..Receipts::default() };
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
-    let hook = ToHub::Hook { id: 1, claude, event, turn, ask_id, reason, age_ms: session::own_age() };
+    let hook = ToHub::Hook { id: 1, claude, event, turn, ask_id, reason, age_ms: process::own_age() };
     let remind = report(dir, &receipts, &hook, event, input.transcript_path.as_deref());
     if !remind.is_empty() {
         let output =

@@ -60,7 +60,8 @@ fn a_prompt_that_another_hook_refuses_is_not_called_seen() {
     let never = alice.ask("bob", "Q-never?");
     let refused = alice.wait_for_peers("the end of all paths", |peers| {
         let line = ask_line(peers, &never);
-        line["state"] == "queued" && line["detail"].as_str().is_some_and(|d| d.contains("no way into"))
+        line["state"] == "queued"
+            && line["detail"].as_str().is_some_and(|d| d.contains("no path to that session works"))
     });
     assert_eq!(ask_line(&refused, &never)["state"], "queued");
     assert_eq!(stage.model.conversation("bob").expect("requests").received("Q-never?").matches, 0);
@@ -80,7 +81,9 @@ fn a_prompt_that_another_hook_refuses_before_messaging() {
     let watch = stage.watch();
     let never = alice.ask("bob", "Q-never?");
     alice.wait_for_peers("the end of all paths", |peers| {
-        ask_line(peers, &never)["detail"].as_str().is_some_and(|d| d.contains("no way into"))
+        ask_line(peers, &never)["detail"]
+            .as_str()
+            .is_some_and(|d| d.contains("no path to that session works"))
     });
     bob.peers();
     alice.wait_for_state(&never, "seen");

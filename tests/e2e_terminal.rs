@@ -74,7 +74,7 @@ fn by_channel() {
 
     // Claude Code's own name for the session is its name here too.
     bob.session.prompt("/rename Back End");
-    alice.meet("back-end");
+    alice.meet("Back-End");
     drop(watch);
     alice.end();
     bob.end();

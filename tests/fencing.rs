@@ -254,7 +254,9 @@ fn check_header(block: &Block, kind: &str, from: &str) {
 fn ask_with<S: Prompted>(stage: &Stage, bob: &mut Actor<'_, S>, path: &str, some: &[(usize, Nasty)]) {
     let watch = stage.watch();
     let name = bob.name.clone();
-    let mut eve = Peer::new(&stage.home.plugin_data(), 0, "eve", "/home/eve", false);
+    // Another identity each time: one that comes back is told how its asks ended.
+    let number = 1000 + some.first().map_or(0, |(n, _)| *n);
+    let mut eve = Peer::new(&stage.home.plugin_data(), number, "eve", "/home/eve", false);
     for batch in some.chunks(BATCH) {
         for (n, nasty) in batch {
             eve.ask(*n as u64 + 2, &format!("ask_nasty{n:04}"), &name, &nasty.text);

@@ -32,12 +32,12 @@ impl Peer {
         let pid = std::process::id();
         let name = &peer.name;
         let lines = format!(
-            "{{\"type\":\"hello\",\"v\":1}}\n{{\"type\":\"register\",\"id\":1,\"who\":{{\"name\":\"{name}\",\"kind\":\"script\",\
+            "{{\"hello\":{{\"v\":2}}}}\n{{\"register\":{{\"id\":1,\"who\":{{\"name\":\"{name}\",\"kind\":\"script\",\
              \"peer\":\"p{pid:08x}{number:08x}\",\"secret\":\"{pid:012x}{number:012x}\",\"cwd\":\"/some/where\",\
-             \"pid\":{pid},\"paths\":[\"socket\"],\"listens\":{listens},\"fresh\":true}}}}\n"
+             \"pid\":{pid},\"paths\":[\"socket\"],\"listens\":{listens},\"fresh\":true}}}}}}\n"
         );
         peer.write(lines.as_bytes());
-        peer.wait_for(b"{\"type\":\"ok\"");
+        peer.wait_for(b"{\"ok\":");
         peer
     }
 
@@ -49,7 +49,7 @@ impl Peer {
     pub fn wait_for(&mut self, begin: &[u8]) -> Vec<u8> {
         loop {
             let line = self.line();
-            assert!(!line.starts_with(b"{\"type\":\"error\""), "{}", String::from_utf8_lossy(line));
+            assert!(!line.starts_with(b"{\"error\":"), "{}", String::from_utf8_lossy(line));
             if line.starts_with(begin) {
                 return line.to_vec();
             }
@@ -57,7 +57,7 @@ impl Peer {
     }
 
     pub fn push(&mut self) -> Push {
-        let line = self.wait_for(b"{\"type\":\"push\"");
+        let line = self.wait_for(b"{\"push\":");
         Push {
             push: field(&line, b"\"push\":\""),
             ask_id: field(&line, b"\"ask_id\":\""),
@@ -71,7 +71,7 @@ impl Peer {
         let (id, number) = (self.asks + 1, self.number);
         writeln!(
             lines,
-            "{{\"type\":\"ask\",\"id\":{id},\"ask_id\":\"ask_{number:08x}{id:08x}\",\"to\":\"{to}\",\"text\":\"{text}\",\"timeout_ms\":3600000}}"
+            "{{\"ask\":{{\"id\":{id},\"ask_id\":\"ask_{number:08x}{id:08x}\",\"to\":\"{to}\",\"text\":\"{text}\",\"timeout_ms\":3600000}}}}"
         )
         .expect("memory");
     }
@@ -80,18 +80,18 @@ impl Peer {
         self.asks += 1;
         let (id, number) = (self.asks + 1, self.number);
         let line = format!(
-            "{{\"type\":\"broadcast\",\"id\":{id},\"broadcast_id\":\"bc_{number:08x}{id:08x}\",\"text\":\"{text}\",\"scope\":\"machine\",\"timeout_ms\":600000}}\n"
+            "{{\"broadcast\":{{\"id\":{id},\"broadcast_id\":\"bc_{number:08x}{id:08x}\",\"text\":\"{text}\",\"scope\":\"machine\",\"timeout_ms\":600000}}}}\n"
         );
         self.write(line.as_bytes());
     }
 
     /// Adds the lines that say "seen", as a person's or a script's relay does, and, with `text`, that answer.
     pub fn take(&mut self, push: &Push, text: Option<&str>, lines: &mut Vec<u8>) {
-        writeln!(lines, "{{\"type\":\"seen\",\"pushes\":[\"{}\"]}}", push.push).expect("memory");
+        writeln!(lines, "{{\"seen\":{{\"seen\":[\"{}\"]}}}}", push.push).expect("memory");
         if let Some(text) = text {
             self.asks += 1;
             let (id, ask) = (self.asks + 1, &push.ask_id);
-            writeln!(lines, "{{\"type\":\"reply\",\"id\":{id},\"ask_id\":\"{ask}\",\"text\":\"{text}\"}}")
+            writeln!(lines, "{{\"reply\":{{\"id\":{id},\"ask_id\":\"{ask}\",\"text\":\"{text}\"}}}}")
                 .expect("memory");
         }
     }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::link::Sender;
-use crate::session;
+use crate::process;
 use crate::wire::{Receipts, ToHub};
 
 /// The most that one search reads, in bytes, and so the longest line that proves something. The client takes messages of
@@ -48,7 +48,7 @@ impl Transcript {
         let before = self.at;
         let Ok(mut receipts) = self.search() else { return false };
         if !receipts.is_empty() {
-            receipts.claude = Some(session::key(parent_id()));
+            receipts.claude = Some(process::key(parent_id()));
             let _ = sender.send(&ToHub::Seen(receipts)); // if the hub has just exited, another hook reports it
         }
         self.at != before

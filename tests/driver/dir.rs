@@ -199,6 +199,12 @@ impl DataDir {
         self.processes().into_iter().filter(|(_, args)| is_hub(args)).map(|(pid, _)| pid).collect()
     }
 
+    /// The process that was the last to become the hub, if it lives: see `hub.lock`.
+    pub fn hub_in_lock(&self) -> Option<u32> {
+        let lock = fs::read_to_string(self.path.join("hub.lock")).ok()?;
+        lock.lines().next()?.parse().ok().filter(|pid| super::is_running(*pid))
+    }
+
     /// The one hub, once there is exactly one.
     pub fn hub(&self) -> u32 {
         until("one hub", || match self.hubs()[..] {

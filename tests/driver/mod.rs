@@ -8,6 +8,7 @@
 mod binary;
 mod channel;
 mod dir;
+mod flat;
 mod inbox;
 mod raw;
 mod schema;
@@ -21,8 +22,9 @@ use std::time::{Duration, Instant};
 pub use binary::relay_path;
 pub use channel::{Channel, Launch, Push, Result, arguments};
 pub use dir::DataDir;
+pub use flat::{from_wire, to_wire};
 pub use inbox::Inbox;
-pub use raw::{Raw, from_wire, to_wire};
+pub use raw::Raw;
 
 /// How long anything may take before the test gives up. Not a measure of anything.
 pub const LONG: Duration = Duration::from_secs(60);

@@ -1,7 +1,4 @@
-//! A client that says to the hub's socket whatever the test wants.
-//!
-//! Tests write messages flat, `{"type": "ask", "id": 1, …}`, and read answers so, `{"what": "registered", …}`. On the wire
-//! the type is the one key around the fields: [`to_wire`] and [`from_wire`] translate.
+//! A client that says to the hub's socket whatever the test wants, in the notation of [`super::flat`].
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Write};
@@ -10,6 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
 
+use super::flat::{from_wire, to_wire};
 use super::{DataDir, LONG, until};
 
 /// See the module.
@@ -18,41 +16,6 @@ pub struct Raw {
     next_id: u64,
     /// What came while an answer was awaited.
     early: VecDeque<Value>,
-}
-
-/// A message of the tests in the form that it has on the wire. One without a type stays as it is.
-pub fn to_wire(message: &Value) -> Value {
-    let mut fields = message.clone();
-    let kind = fields.as_object_mut().and_then(|fields| fields.remove("type"));
-    match kind.as_ref().and_then(Value::as_str) {
-        None => message.clone(),
-        Some("bye") => json!("bye"), // it has no fields
-        Some(kind) => json!({ kind: fields }),
-    }
-}
-
-/// A message of the hub in the form that the tests read.
-pub fn from_wire(message: Value) -> Value {
-    let mut flat = flatten("type", message);
-    if let Some(answer) = flat.get_mut("answer") {
-        *answer = flatten("what", answer.take());
-    }
-    flat
-}
-
-/// `{"NAME": {FIELDS}}`, or `"NAME"` where there are none, as `{TAG: "NAME", FIELDS}`.
-fn flatten(tag: &str, message: Value) -> Value {
-    let (name, fields) = match message {
-        Value::String(name) => (name, serde_json::Map::new()),
-        Value::Object(map) if map.len() == 1 => match map.into_iter().next() {
-            Some((name, Value::Object(fields))) => (name, fields),
-            other => panic!("not a message: {other:?}"),
-        },
-        other => panic!("not a message: {other}"),
-    };
-    let mut flat = json!({ tag: name });
-    flat.as_object_mut().expect("just made").extend(fields);
-    flat
 }
 
 /// An error's code and message.
@@ -95,7 +58,7 @@ impl Raw {
     fn read(&mut self) -> Option<Value> {
         let mut line = String::new();
         match self.reader.read_line(&mut line) {
-            Ok(0) => None,
+            Ok(_) if !line.ends_with('\n') => None, // the end, perhaps of a hub that was killed in the middle of a line
             Ok(_) => {
                 let message = serde_json::from_str(&line);
                 Some(from_wire(message.unwrap_or_else(|e| panic!("not a message: {e}: {line}"))))

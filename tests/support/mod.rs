@@ -42,6 +42,7 @@
 //! ```
 #![allow(dead_code)] // Every test file is a crate of its own, and none uses all of this.
 
+pub mod actor;
 #[allow(clippy::duplicate_mod, reason = "shell_e2e.rs includes it through two modules")]
 #[path = "../binary/mod.rs"]
 mod binary;
