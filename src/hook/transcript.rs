@@ -96,7 +96,7 @@ impl Transcript {
 
 /// What a line proves about a push in it.
 #[derive(Debug, PartialEq)]
-enum Proof {
+pub enum Proof {
     /// The model has the text.
     Conversation,
     /// The text is in the result of a tool call.
@@ -124,7 +124,8 @@ struct Kind {
     kind: Option<String>,
 }
 
-fn proof(line: &[u8]) -> Option<Proof> {
+/// What one line of a transcript proves about the pushes in it.
+pub fn proof(line: &[u8]) -> Option<Proof> {
     let line: Line = serde_json::from_slice(line).ok()?; // the last line may be half written: next time
     let kind = |k: &Option<Kind>| k.as_ref().and_then(|k| k.kind.clone());
     match line.r#type.as_str() {
