@@ -255,10 +255,9 @@ impl Claim {
     /// Whether the locked file is still the one in the directory. If not, the directory was removed or moved, and its
     /// files may belong to another hub.
     pub fn is_current(&self) -> bool {
-        let same =
-            |open: fs::Metadata, there: fs::Metadata| (open.dev(), open.ino()) == (there.dev(), there.ino());
-        let there = fs::symlink_metadata(self.dir.0.join(named(LOCK, &self.suffix)));
-        self.lock.metadata().and_then(|open| Ok(same(open, there?))).unwrap_or(false)
+        let inode = |file: fs::Metadata| (file.dev(), file.ino());
+        let there = fs::symlink_metadata(self.dir.0.join(named(LOCK, &self.suffix))).map(inode);
+        there.is_ok_and(|there| self.lock.metadata().is_ok_and(|open| inode(open) == there))
     }
 
     pub fn socket_path(&self) -> PathBuf {
@@ -321,12 +320,10 @@ fn locate(flag: Option<&OsStr>, var: impl Fn(&str) -> Option<OsString>) -> Resul
 
 /// Opens a lock file. Opening a pipe could block.
 fn open_lock(options: &OpenOptions, path: &Path) -> io::Result<File> {
-    match fs::metadata(path) {
-        Ok(there) if !there.is_file() => {
-            Err(io::Error::other("it is not a regular file; stop what made it, and remove it"))
-        }
-        _ => options.open(path),
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::other("it is not a regular file; remove it"));
     }
+    options.open(path)
 }
 
 fn read_lock(path: &Path) -> io::Result<File> {
