@@ -20,9 +20,8 @@ mod relay {
     pub mod link;
     pub mod mcp;
     pub mod name;
-    pub mod proc;
+    pub mod process;
     pub mod repository;
-    pub mod session;
     pub mod span;
     pub mod texts;
     pub mod wire;
