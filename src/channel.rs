@@ -5,6 +5,7 @@ mod calls;
 mod identity;
 mod inbox;
 mod resources;
+mod surroundings;
 pub mod tools;
 mod waits;
 
@@ -23,17 +24,21 @@ use crate::datadir::DataDir;
 use crate::fence;
 use crate::link::{self, FromHub, unreachable};
 use crate::mcp::{self, Id, Incoming};
-use crate::session::{self, Surroundings};
+use crate::process;
 use crate::texts::Texts;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Activity, Parcel, Path, PeerKind, ToHub, Who};
 use calls::Call;
 use identity::Identity;
+use surroundings::Surroundings;
 use waits::Waits;
 
 /// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
 const CHECK: Duration = Duration::from_secs(1);
+
+/// How long a channel may take to leave after a signal. One whose client does not read its stdout never would.
+const LEAVE: Duration = Duration::from_secs(2);
 
 /// A message to the channel's main loop.
 enum Received {
@@ -80,7 +85,7 @@ pub fn run(dir: DataDir) -> ExitCode {
     let Ok(Some(Introduction { program, first })) = meet(&all, &session) else { return ExitCode::SUCCESS };
     if program != mcp::Client::ClaudeCode {
         // Another client may run all its sessions under one process.
-        session.key = session::key(std::process::id());
+        session.key = process::key(std::process::id());
     }
     let (at, hub) = (dir.clone(), received.clone());
     let keeping =
@@ -123,7 +128,7 @@ pub fn run(dir: DataDir) -> ExitCode {
     };
     channel.client.who.paths = channel.paths();
     channel.client.who.session = channel.conversation();
-    identity::sweep(&dir.sessions(), session::is_alive);
+    identity::sweep(&dir.sessions(), process::is_alive);
     if first.is_none_or(|first| channel.answer_client(first).is_ok()) {
         channel.serve(&all);
     }
@@ -177,7 +182,13 @@ fn is_pushable(program: mcp::Client, session: &Surroundings) -> bool {
 fn listen(received: &Sender<Received>) -> io::Result<()> {
     let (client, signals) = (received.clone(), received.clone());
     let watching = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).and_then(|mut all| {
-        spawn("signals", SMALL, move || drop(all.forever().next().map(|_| signals.send(Received::Signal))))
+        spawn("signals", SMALL, move || {
+            if all.forever().next().is_some() {
+                let _ = signals.try_send(Received::Signal); // a full queue: see below
+                std::thread::sleep(LEAVE);
+                std::process::exit(1); // the client does not read what it asked for
+            }
+        })
     });
     if let Err(e) = watching {
         log::warn!(error:% = e; "no_signals");
@@ -404,7 +415,7 @@ impl Channel {
         let file = &self.session.file;
         let mut status = file.status.filter(|_| before.1 != (file.status, file.status_at));
         let mut age_ms = file.status_age();
-        let was_stopped = std::mem::replace(&mut self.is_stopped, session::is_stopped(self.session.pid));
+        let was_stopped = std::mem::replace(&mut self.is_stopped, process::is_stopped(self.session.pid));
         if self.is_stopped != was_stopped {
             // What hooks told since the last check counts more.
             (status, age_ms) = match self.is_stopped {

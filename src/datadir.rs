@@ -1,4 +1,4 @@
-//! The data directory: the hub's socket, lock and journal, session files and logs. Private to its user.
+//! The data directory: the hub's socket, lock and journal, session files, long texts and logs. Private to its user.
 
 mod machine;
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use crate::proc;
+use crate::process;
 use machine::{MACHINE, Machine};
 
 /// The longest path of a socket, in bytes, the NUL at its end included: that of macOS. Linux allows 108.
@@ -131,7 +131,7 @@ impl DataDir {
             return denied(format!("others can write to {}", self.0.display()));
         }
         // Our user id; without /proc, the owner of a file that we create.
-        let me = match proc::path("self").and_then(|own| fs::metadata(own).ok()) {
+        let me = match process::path("self").and_then(|own| fs::metadata(own).ok()) {
             Some(process) => process.uid(),
             None => self.prepare().map(|()| meta.uid()).map_err(io::Error::other)?,
         };
@@ -179,7 +179,8 @@ impl DataDir {
         let suffix = self.machine_suffix().unwrap_or_default();
         let mut options = OpenOptions::new();
         let path = self.0.join(named(LOCK, &suffix));
-        let mut lock = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut lock = open_lock(&options, &path)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -190,20 +191,20 @@ impl DataDir {
         if let Err(e) = lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes())) {
             log::warn!(error:% = e; "lock_not_written"); // a full disk; it is locked all the same
         }
-        Ok(Some(Claim { dir: self.clone(), suffix, _lock: lock }))
+        Ok(Some(Claim { dir: self.clone(), suffix, lock }))
     }
 
     /// Whether a process is the hub of the directory, or is about to be.
     pub fn is_claimed(&self) -> bool {
         let path = self.0.join(named(LOCK, &self.machine_suffix().unwrap_or_default()));
-        File::open(path).is_ok_and(|lock| lock.try_lock().is_err())
+        read_lock(&path).is_ok_and(|lock| lock.try_lock().is_err())
     }
 
     /// The process id of the last hub, from its lock file.
     pub fn hub_process(&self) -> Option<u32> {
         let path = self.0.join(named(LOCK, &self.machine_suffix().unwrap_or_default()));
         let mut text = String::new();
-        File::open(path).ok()?.take(1024).read_to_string(&mut text).ok()?;
+        read_lock(&path).ok()?.take(1024).read_to_string(&mut text).ok()?;
         text.lines().next()?.parse().ok()
     }
 
@@ -211,7 +212,7 @@ impl DataDir {
     /// as a suffix.
     pub fn other_machine(&self) -> Option<String> {
         let mut text = String::new();
-        let lock = File::open(self.0.join(LOCK)).ok()?;
+        let lock = read_lock(&self.0.join(LOCK)).ok()?;
         lock.take(1024).read_to_string(&mut text).ok()?;
         let mut lines = text.lines().skip(1);
         let (host, boot) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
@@ -247,10 +248,18 @@ pub struct Claim {
     /// Empty unless another machine uses the unsuffixed names.
     suffix: String,
     /// Locked until it is closed.
-    _lock: File,
+    lock: File,
 }
 
 impl Claim {
+    /// Whether the locked file is still the one in the directory. If not, the directory was removed or moved, and its
+    /// files may belong to another hub.
+    pub fn is_current(&self) -> bool {
+        let inode = |file: fs::Metadata| (file.dev(), file.ino());
+        let there = fs::symlink_metadata(self.dir.0.join(named(LOCK, &self.suffix))).map(inode);
+        there.is_ok_and(|there| self.lock.metadata().is_ok_and(|open| inode(open) == there))
+    }
+
     pub fn socket_path(&self) -> PathBuf {
         self.dir.0.join(named(SOCKET, &self.suffix))
     }
@@ -307,6 +316,18 @@ fn locate(flag: Option<&OsStr>, var: impl Fn(&str) -> Option<OsString>) -> Resul
     let dir =
         std::path::absolute(&dir).map_err(|e| format!("cannot find {}: {e}; {REMEDY}", dir.display()))?;
     Ok(DataDir(dir))
+}
+
+/// Opens a lock file. Opening a pipe could block.
+fn open_lock(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::other("it is not a regular file; remove it"));
+    }
+    options.open(path)
+}
+
+fn read_lock(path: &Path) -> io::Result<File> {
+    open_lock(OpenOptions::new().read(true), path)
 }
 
 /// Our user id: the owner of a file that we create.

@@ -3,7 +3,7 @@
 //! reminder of an unanswered ask at the end of a turn. Started with `--wait` it is the [`waiter`]: the push path that
 //! reaches a session which has no other.
 
-mod transcript;
+pub mod transcript;
 mod waiter;
 
 use std::io::{self, Read, Write};
@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
 use crate::link::Link;
-use crate::session;
+use crate::process;
 use crate::wire::{Answer, HookEvent, OwedAsk, Receipts, ToClient, ToHub};
 use transcript::Transcript;
 pub use transcript::pushes_in;
@@ -41,7 +41,7 @@ const MAX_REMINDED: usize = 5;
 
 /// The fields of a hook's input that are used.
 #[derive(Debug, Default, Deserialize)]
-struct Input {
+pub struct Input {
     hook_event_name: String,
     transcript_path: Option<String>,
     /// Why a session starts or ends.
@@ -71,7 +71,7 @@ impl Input {
     }
 
     /// The event for the hub, if it is relevant.
-    fn event(&self) -> Option<HookEvent> {
+    pub fn event(&self) -> Option<HookEvent> {
         Some(match self.hook_event_name.as_str() {
             // A compaction happens in the middle of a turn.
             "SessionStart" if self.source.as_deref() == Some("compact") => HookEvent::Tool,
@@ -91,7 +91,7 @@ impl Input {
     }
 
     /// The ask that a call of `relay_reply` is about.
-    fn answered_ask(&mut self) -> Option<String> {
+    pub fn answered_ask(&mut self) -> Option<String> {
         let is_reply = self.tool_name.as_ref().is_some_and(|name| name.ends_with("__relay_reply"));
         self.tool_input.take().filter(|_| is_reply)?.ask_id
     }
@@ -109,12 +109,12 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
         );
     }
     let Some(event) = input.event() else { return ExitCode::SUCCESS };
-    let claude = session::key(parent_id());
+    let claude = process::key(parent_id());
     let prompted = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
     let receipts = Receipts { claude: Some(claude.clone()), prompted, ..Receipts::default() };
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
-    let hook = ToHub::Hook { id: 1, claude, event, turn, ask_id, reason, age_ms: session::own_age() };
+    let hook = ToHub::Hook { id: 1, claude, event, turn, ask_id, reason, age_ms: process::own_age() };
     let remind = report(dir, &receipts, &hook, event, input.transcript_path.as_deref());
     if !remind.is_empty() {
         let output =

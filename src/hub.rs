@@ -10,7 +10,7 @@
 //! reader pauses for as long as its messages took.
 
 mod journal;
-mod process;
+mod launch;
 mod reader;
 mod replay;
 mod router;
@@ -34,12 +34,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::datadir::DataDir;
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, ToClient, ToHub, What, fault, write_line};
-use crate::{session, texts, threads};
+use crate::{process, texts, threads};
 use journal::{Journal, Start};
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use writer::{Backlog, Writer};
 
-pub use process::{detach, main};
+pub use launch::{detach, main};
 pub use replay::{redact, replay};
 
 /// The limit of connections: a channel and a waiter for each of 1,024 peers, and as many short-lived ones of hooks.
@@ -124,7 +124,9 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
         let _ = fs::remove_file(&hub.socket); // already removed
     }
     hub.flush();
-    hub.journal.close(&hub.router);
+    if claim.is_current() {
+        hub.journal.close(&hub.router);
+    }
     log::info!(why = why; "hub_left");
     Ok(Ran::Done)
 }
@@ -171,7 +173,7 @@ impl Hub {
                     return "its socket was removed or replaced";
                 }
                 self.journal.maintain(&self.router, now);
-                texts::sweep(&self.texts, session::is_alive);
+                texts::sweep(&self.texts, process::is_alive);
                 self.router.info_mut().journal = self.journal.status();
             }
         }

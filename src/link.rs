@@ -24,8 +24,8 @@ pub const CONNECT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(4);
 /// How long the hub may take to answer.
 pub const ANSWER: Duration = Duration::from_secs(10);
-/// How long a write to the hub may block.
-const WRITE: Duration = Duration::from_secs(5);
+/// How long a write to the hub may block. With [`CONNECT`] it is less than [`ANSWER`].
+const WRITE: Duration = Duration::from_secs(4);
 
 /// How long another process that has just locked the directory may take to listen.
 const ANOTHER: Duration = Duration::from_millis(250);
@@ -60,7 +60,14 @@ impl Sender {
         for message in messages {
             write_line(&mut lines, message);
         }
-        (&*self.0).write_all(&lines)
+        loop {
+            match (&*self.0).write(&lines) {
+                // A blocking write is short only if its time is up. Going on would double the time.
+                Ok(n) if n < lines.len() => return Err(io::ErrorKind::TimedOut.into()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                written => return written.map(drop),
+            }
+        }
     }
 
     /// Closes the connection; its reader gets the end of the stream.
@@ -345,4 +352,20 @@ pub fn silent(pid: Option<u32>) -> Fault {
         Some(pid) => format!("the hub (process {pid}) does not answer; if that lasts: kill {pid}"),
         None => "the hub does not answer; see `relay doctor`".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn write_to_a_hub_that_does_not_read_ends_after_one_timeout() {
+        let (ours, _theirs) = UnixStream::pair().expect("a socket pair");
+        let socket = ours.try_clone().expect("a second handle");
+        let link = Link::over(ours).expect("a link");
+        socket.set_write_timeout(Some(Duration::from_millis(10))).expect("a timeout");
+        let message = ToHub::Reply { id: 1, ask_id: "ask_00000001".to_owned(), text: "x".repeat(4 << 20) };
+        // The kernel takes a part, so a second write would block for as long again and then fail with `WouldBlock`.
+        assert_eq!(link.sender.send(&message).expect_err("unread").kind(), io::ErrorKind::TimedOut);
+    }
 }

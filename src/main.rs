@@ -13,11 +13,10 @@ mod link;
 mod logging;
 mod mcp;
 mod name;
-mod proc;
+mod process;
 #[cfg(test)]
 mod props;
 mod repository;
-mod session;
 mod shell;
 mod span;
 mod texts;

@@ -1,9 +1,15 @@
-//! The git repository around a directory, found without running git.
+//! The directory that a session works in, and the git repository around it, found without running git.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
-use crate::session::{MAX_NAME, read, shown};
+use crate::wire::MAX_LABEL;
+
+/// The number of bytes that are read of a file.
+pub const MAX_FILE: u64 = 64 << 10;
+/// The number of characters that are kept of a name or a branch.
+pub const MAX_NAME: usize = 250;
 
 /// Where a directory stands in git.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,6 +48,36 @@ fn branch(head: &str) -> Option<String> {
         }
         None => head.get(..12).filter(|hash| hash.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned),
     }
+}
+
+/// A path in the environment; `None` if it is unset or empty.
+pub fn path_var(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The working directory. Where it is too deep for the system to name it, the shell that started us may have.
+pub fn current_dir() -> PathBuf {
+    std::env::current_dir().ok().or_else(|| path_var("PWD")).unwrap_or_else(|| "/".into())
+}
+
+/// A path as peers see it: the end of one that is too long for the wire.
+pub fn shown(path: &Path) -> String {
+    const ELLIPSIS: char = '…';
+    let path = path.to_string_lossy();
+    if path.len() <= MAX_LABEL {
+        return path.into_owned();
+    }
+    let excess = path.len() - (MAX_LABEL - ELLIPSIS.len_utf8());
+    let end = path.char_indices().find(|(at, _)| *at >= excess).map_or("", |(at, _)| &path[at..]);
+    format!("{ELLIPSIS}{end}")
+}
+
+/// The beginning of a regular file as text. What is no regular file might never end, or never begin.
+pub fn read(path: impl AsRef<Path>) -> Option<String> {
+    fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -97,5 +133,17 @@ mod tests {
         ] {
             assert_eq!(branch(head).as_deref(), expected, "{head}");
         }
+    }
+
+    #[test]
+    fn long_and_odd_paths_are_shown_as_well_as_they_can_be() {
+        use std::os::unix::ffi::OsStrExt;
+        let long = format!("/{}/é/end", "x".repeat(MAX_LABEL));
+        assert!(shown(Path::new(&long)).starts_with('…') && shown(Path::new(&long)).ends_with("x/é/end"));
+        let odd = format!("/{}", "é".repeat(MAX_LABEL));
+        for path in [&long, &odd] {
+            assert!((MAX_LABEL - 3..=MAX_LABEL).contains(&shown(Path::new(path)).len()));
+        }
+        assert_eq!(shown(Path::new(std::ffi::OsStr::from_bytes(b"/a\xff/b"))), "/a\u{fffd}/b");
     }
 }

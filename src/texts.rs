@@ -45,7 +45,7 @@ pub fn json_cost(c: char) -> usize {
 /// The files of one session's texts.
 pub struct Texts {
     dir: PathBuf,
-    /// See [`crate::session::process_key`].
+    /// See [`crate::process::process_key`].
     session: String,
 }
 

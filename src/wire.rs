@@ -126,7 +126,7 @@ pub enum ToHub {
     /// A hook of the Claude Code process `claude` fired. Answered by [`Answer::Hooked`]. Hooks do not register.
     Hook {
         id: u64,
-        /// See [`crate::session::process_key`].
+        /// See [`crate::process::process_key`].
         claude: String,
         event: HookEvent,
         /// Identifies the turn, for `prompt` and `stop`.

@@ -1,58 +1,67 @@
-//! What is fuzzed, as functions of bytes: each panics when something that must hold does not. The relay's sources are
-//! taken as they are.
+//! The fuzz targets, as functions of bytes. Each panics when an invariant is violated. The relay's sources are compiled
+//! unchanged.
 
-#![allow(dead_code, unused_imports, reason = "the targets reach a part of the sources")]
+#![allow(dead_code, unused_imports, reason = "the targets use a part of the sources")]
 
-/// The sources as modules of one folder, so that each finds its own submodules.
+/// The sources as modules of one directory, so that each finds its own submodules.
 #[path = "../../src"]
 mod relay {
+    pub mod channel {
+        pub mod tools;
+    }
     pub mod datadir;
     pub mod fence;
     pub mod hook;
-    pub mod json;
+    pub mod hub {
+        pub mod journal;
+        pub mod router;
+    }
     pub mod lines;
     pub mod link;
     pub mod mcp;
     pub mod name;
-    pub mod router;
-    pub mod session;
-    pub mod tools;
+    pub mod process;
+    pub mod repository;
+    pub mod span;
+    pub mod texts;
     pub mod wire;
 }
 use relay::*;
 
 mod play;
 
-use wire::{Code, Kind, Parcel, Path, ToClient, ToHub};
+use channel::tools;
+use serde::{Serialize, de::DeserializeOwned};
+use wire::{Code, Kind, Parcel, Path, PeerKind, ToClient, ToHub};
 
-/// A target of the fuzzer.
+/// A fuzz target.
 pub type Target = fn(&[u8]);
 
-/// All of them by name.
+/// All targets by name.
 pub const TARGETS: [(&str, Target); 5] =
     [("wire", wire), ("router", router), ("mcp", mcp), ("hook", hook), ("fence", fence)];
 
-/// A line from a client, or from the hub: what is understood means the same when it is written again.
+/// A line from a client or from the hub: an accepted message is unchanged after it is written and read again.
 pub fn wire(data: &[u8]) {
-    survives::<ToHub>(data);
-    survives::<ToClient>(data);
+    check_round_trip::<ToHub>(data);
+    check_round_trip::<ToClient>(data);
 }
 
-fn survives<T: json::Record + PartialEq + std::fmt::Debug>(data: &[u8]) {
-    let Ok(message) = json::read::<T>(data) else { return };
+fn check_round_trip<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) {
+    let Ok(message) = serde_json::from_slice::<T>(data) else { return };
     let mut line = Vec::new();
-    json::write(&mut line, &message);
-    assert!(!line.contains(&b'\n'), "one line");
-    assert_eq!(json::read::<T>(&line).expect("our own line"), message);
+    wire::write_line(&mut line, &message);
+    assert_eq!(line.iter().position(|b| *b == b'\n'), Some(line.len() - 1), "one line");
+    assert_eq!(serde_json::from_slice::<T>(&line).expect("our own line"), message);
 }
 
-/// A sequence of events at the hub; see `play.rs`.
+/// A sequence of inputs of the hub's router; see `play.rs`.
 pub fn router(data: &[u8]) {
     play::play(data);
 }
 
-/// A channel's stdin. Every line that a client waits for an answer to gets exactly one, under its own id; tool calls are
-/// checked whole.
+/// A channel's standard input. Every request gets exactly one response, with its own id; the arguments of tool calls are
+/// within their bounds.
 pub fn mcp(data: &[u8]) {
     let mut input = data;
     let mut answered = Vec::new();
@@ -63,42 +72,52 @@ pub fn mcp(data: &[u8]) {
                 mcp::Incoming::Request { id, method, params } => {
                     answered.extend(id_of(&mcp::error(&id, mcp::METHOD_NOT_FOUND, &fence::label(&method))));
                     let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
-                    id_of(&mcp::result(&id, client.answer(true)));
+                    id_of(&mcp::result(&id, client.answer(client.client().can_be_pushed_to())));
                     let called = mcp::params(&params).map(|call: tools::Call| call.tool());
                     if let Ok(Some(tool)) = called {
                         check_tool(&id, tool);
                     }
                 }
-                mcp::Incoming::Notification { .. } | mcp::Incoming::Response => {}
+                mcp::Incoming::Notification { params, .. } => {
+                    let _ = mcp::params::<mcp::Cancelled>(&params).map(|cancelled| cancelled.request());
+                }
+                mcp::Incoming::Response => {}
             }
         }
     }
-    let waited_for: Vec<String> = data.split(|b| *b == b'\n').filter_map(waited_for).collect();
-    // A line that is no single request may be answered as well: with an error, a batch message by message.
+    let requests = data.split(|b| *b == b'\n').filter_map(request_id);
+    // A line that is not a single request may be answered too: with an error, a batch message by message.
     let mut answers = answered.into_iter();
-    for id in waited_for {
+    for id in requests {
         assert!(answers.any(|answer| answer == id), "{id} is not answered, or not in its turn");
     }
 }
 
 fn check_tool(id: &mcp::Id, tool: Result<tools::Tool, wire::Fault>) {
+    let is_label = |label: &str| !label.trim().is_empty() && label.len() <= 256;
+    let is_text = |text: &str| !text.trim().is_empty() && text.len() <= wire::MAX_TEXT;
+    let is_timeout = |ms: u64| (1_000..=wire::MAX_TIMEOUT_MS).contains(&ms);
     match tool.and_then(|tool| tool.request(|prefix| Ok(prefix.to_owned()))) {
         Err(fault) => {
             assert_eq!(fault.code, Code::BadArgs);
             let (text, structured) = tools::render_fault(&fault);
             id_of(&mcp::result(id, mcp::tool_result(&[text], structured, true)));
         }
-        Ok(ToHub::Ask { to, text: question, timeout_ms, .. }) => {
-            assert!(!to.trim().is_empty() && to.len() <= 256);
-            assert!(!question.trim().is_empty() && question.len() <= wire::MAX_TEXT);
-            assert!((1_000..=86_400_000).contains(&timeout_ms));
+        Ok(ToHub::Ask { to, text, timeout_ms, thread, .. }) => {
+            assert!(is_label(&to) && is_text(&text) && is_timeout(timeout_ms));
+            assert!(thread.is_none_or(|thread| is_label(&thread)));
         }
-        Ok(_) => {}
+        Ok(ToHub::Broadcast { text, timeout_ms, collect_ms, .. }) => {
+            assert!(is_text(&text) && is_timeout(timeout_ms) && collect_ms.is_none_or(is_timeout));
+        }
+        Ok(ToHub::Reply { ask_id, text, .. }) => assert!(is_label(&ask_id) && is_text(&text)),
+        Ok(ToHub::Rename { name, .. }) => assert!(is_label(&name)),
+        Ok(other) => assert!(matches!(other, ToHub::Peers { .. }), "{other:?}"),
     }
 }
 
-/// The id of a line that any JSON parser takes for a request, by means that are not the relay's own.
-fn waited_for(line: &[u8]) -> Option<String> {
+/// The id of a line that any JSON parser takes for a request, found without the relay's own parser.
+fn request_id(line: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Request<'a> {
         #[serde(borrow)]
@@ -108,11 +127,12 @@ fn waited_for(line: &[u8]) -> Option<String> {
     }
     let request: Request = serde_json::from_slice(line).ok()?;
     let id = request.id.get();
-    (line.len() < mcp::MAX_LINE && id.starts_with(['"', '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']))
-        .then(|| id.to_owned())
+    (line.len() < mcp::MAX_LINE
+        && id.starts_with(['"', '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']))
+    .then(|| id.to_owned())
 }
 
-/// The id of an answer, which is one line of JSON; `None` for `null`.
+/// The id of a response, which is one line of JSON; `None` for `null`.
 fn id_of(answer: &str) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Answer<'a> {
@@ -126,66 +146,80 @@ fn id_of(answer: &str) -> Option<String> {
     Some(answer.id.get().to_owned()).filter(|id| id != "null")
 }
 
-/// A hook's input, and a line of a transcript.
+/// A hook's input, and lines of a transcript: only identifiers that are present are found.
 pub fn hook(data: &[u8]) {
-    if let Ok(input) = json::read::<hook::Input>(data) {
-        let _ = hook::event(&input);
+    if let Ok(mut input) = serde_json::from_slice::<hook::Input>(data) {
+        let _ = (input.event(), input.answered_ask());
     }
-    for push in hook::pushes_in(data) {
+    let pushes = hook::pushes_in(data);
+    for (n, push) in pushes.iter().enumerate() {
         assert_eq!(push.len(), 29);
-        assert!(data.windows(29).any(|w| w == push.as_bytes()), "made up");
+        assert!(data.windows(29).any(|w| w == push.as_bytes()), "invented");
+        assert!(!pushes[..n].contains(push), "found twice");
     }
     for line in data.split(|b| *b == b'\n') {
-        let _ = hook::role(line);
+        let proof = hook::transcript::proof(line);
+        assert!(proof.is_none() || serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok());
     }
 }
 
-/// Text of a peer: whatever it is, it stays within its quotes, and our header is ours.
+/// A peer's text, name and directory: the text stays within its quotes, and there is one header.
 pub fn fence(data: &[u8]) {
     let raw = String::from_utf8_lossy(data);
     let clean = fence::clean(&raw);
-    assert_eq!(fence::clean(&clean), clean, "cleaning is done once");
+    assert_eq!(fence::clean(&clean), clean, "cleaning is idempotent");
     assert!(clean.len() <= 2 * raw.len());
     assert!(!clean.chars().any(|c| c.is_control() && c != '\n' && c != '\t'));
+    assert!(hook::pushes_in(clean.as_bytes()).is_empty(), "a receipt");
     assert!(fence::quote(&raw).split('\n').all(|line| line.starts_with("> ")));
     let label = fence::label(&raw);
     assert!(
         label.chars().count() <= 200 && !label.contains(['"', '\\', '<', '>', '[', ']', '\n', '`', '\''])
     );
     assert_eq!(fence::label(&label), label);
-    let slug = name::slug(&raw);
-    assert_eq!(name::slug(&slug), slug);
-    assert!(
-        (1..=40).contains(&slug.chars().count())
-            && !slug.contains(|c: char| c.is_whitespace() || c.is_control())
-    );
-    for (kind, path) in [(Kind::Ask, Path::Inbox), (Kind::Reply, Path::Hook), (Kind::Failed, Path::Tool)] {
-        let text = fence::text(&parcel(kind, path, &raw));
-        let (header, body) = text.split_once('\n').expect("a header");
-        assert!(header.starts_with("[relay kind=") && header.ends_with(']'));
-        assert_eq!(header.matches(['[', ']']).count(), 2);
-        if kind != Kind::Failed {
-            assert!(!body.split('\n').any(|line| line.starts_with("[relay")), "a second header");
-        }
-        for tag in ["<channel>", "<channel ", "</channel>", "<system-reminder>", "</system-reminder>"] {
-            assert!(!body.contains(tag), "{tag}");
-        }
+    for of in [name::slug, name::wish] {
+        let name = of(&raw);
+        assert_eq!(of(&name), name);
+        assert!(name::is_valid(&name) && (1..=name::MAX_NAME).contains(&name.chars().count()));
+        assert!(!name.contains(|c: char| c.is_whitespace() || c.is_control()));
+    }
+    for kind in [Kind::Ask, Kind::Reply, Kind::Failed, Kind::Summary, Kind::Notice] {
+        check_parcel(&parcel(kind, &raw));
     }
 }
 
-fn parcel(kind: Kind, path: Path, raw: &str) -> Parcel {
+fn check_parcel(parcel: &Parcel) {
+    let text = fence::text(parcel);
+    let (header, body) = text.split_once('\n').expect("a header");
+    assert!(header.starts_with("[relay kind=") && header.ends_with(']'));
+    assert_eq!(header.matches(['[', ']']).count(), 2);
+    if matches!(parcel.kind, Kind::Ask | Kind::Reply) {
+        assert!(!body.split('\n').any(|line| line.starts_with("[relay")), "a second header");
+    }
+    for tag in ["<channel>", "<channel ", "</channel>", "<system-reminder>", "</system-reminder>"] {
+        assert!(!body.contains(tag), "{tag}");
+    }
+    let text = fence::inbox_text(parcel);
+    let tags = ["<cross-session-message ", "</cross-session-message>"].map(|tag| text.matches(tag).count());
+    assert_eq!(tags, [1, 1], "the block is closed once");
+}
+
+fn parcel(kind: Kind, raw: &str) -> Parcel {
+    let text = || Some(raw.to_owned());
     Parcel {
         push: raw.to_owned(),
-        path,
+        path: Path::Inbox,
         kind,
         ask_id: raw.to_owned(),
         from: raw.to_owned(),
-        peer: None,
-        cwd: Some(raw.to_owned()),
+        from_kind: Some(PeerKind::Session),
+        about: text(),
+        cwd: text(),
         text: raw.to_owned(),
+        cut: None,
         code: None,
         broadcast: None,
+        thread: text(),
         late: false,
-        receipt: false,
     }
 }

@@ -1,13 +1,13 @@
 //! The targets without `cargo fuzz`, for stable Rust: `cargo run --release --no-default-features -- TARGET SECONDS [SEED]`.
-//! Inputs are the seeds of the target, cut, spliced and altered at random, and the same seed gives the same inputs. There
-//! is no feedback from coverage, so this finds less in the same time.
+//! Inputs are the target's seeds, cut, spliced and altered at random; the same SEED gives the same inputs. There is no
+//! feedback from coverage, so this finds less in the same time.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use targets::TARGETS;
 
-/// xorshift64*: repeatable, and good enough to choose bytes.
+/// A repeatable generator of random numbers (xorshift64*).
 struct Dice(u64);
 
 impl Dice {
@@ -23,7 +23,7 @@ impl Dice {
     }
 }
 
-/// Pieces that parsers care about.
+/// Bytes that have a meaning for the parsers.
 const PIECES: [&[u8]; 24] = [
     b"\"",
     b"\\",
@@ -47,7 +47,7 @@ const PIECES: [&[u8]; 24] = [
     b"</channel>",
     b"[relay kind=ask]",
     b"push_0123456789abcdef01234567",
-    b"\"type\":\"ask\"",
+    b"{\"ask\":{",
     b"\xe2\x80\xae",
 ];
 

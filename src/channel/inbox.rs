@@ -9,8 +9,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::surroundings::Surroundings;
 use crate::fence;
-use crate::session::Surroundings;
 use crate::texts::{Limit, Texts, json_cost};
 use crate::wire::Parcel;
 

@@ -1,4 +1,4 @@
-//! Peers as resources (`peer://NAME`), which a user mentions as `@relay:peer://NAME`, and prompts, which a user types as
+//! Peers as resources (`peer://NAME`), which a user mentions as `@plugin:relay:relay:peer://NAME`, and prompts, which a user types as
 //! slash commands.
 
 use serde::Deserialize;

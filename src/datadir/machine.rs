@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use crate::proc;
+use crate::process;
 
 /// Distinguishes this machine from another one that shares the directory. Containers share the kernel's boot id with
 /// their host, and a rebooted machine keeps its name: one of the two is enough.
@@ -18,7 +18,7 @@ pub static MACHINE: LazyLock<Machine> = LazyLock::new(Machine::this);
 
 impl Machine {
     fn this() -> Machine {
-        let mut host = proc::line("sys/kernel/hostname");
+        let mut host = process::line("sys/kernel/hostname");
         if host.is_empty() {
             let uname = Command::new("uname").arg("-n").stderr(Stdio::null()).output();
             host = uname.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
@@ -26,7 +26,7 @@ impl Machine {
         let plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || *c == '.';
         Machine {
             host: host.chars().filter(plain).take(64).collect(),
-            boot: proc::line("sys/kernel/random/boot_id"),
+            boot: process::line("sys/kernel/random/boot_id"),
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::link::Sender;
-use crate::session;
+use crate::process;
 use crate::wire::{Receipts, ToHub};
 
 /// The most that one search reads, in bytes, and so the longest line that proves something. The client takes messages of
@@ -48,7 +48,7 @@ impl Transcript {
         let before = self.at;
         let Ok(mut receipts) = self.search() else { return false };
         if !receipts.is_empty() {
-            receipts.claude = Some(session::key(parent_id()));
+            receipts.claude = Some(process::key(parent_id()));
             let _ = sender.send(&ToHub::Seen(receipts)); // if the hub has just exited, another hook reports it
         }
         self.at != before
@@ -96,7 +96,7 @@ impl Transcript {
 
 /// What a line proves about a push in it.
 #[derive(Debug, PartialEq)]
-enum Proof {
+pub enum Proof {
     /// The model has the text.
     Conversation,
     /// The text is in the result of a tool call.
@@ -124,7 +124,8 @@ struct Kind {
     kind: Option<String>,
 }
 
-fn proof(line: &[u8]) -> Option<Proof> {
+/// What one line of a transcript proves about the pushes in it.
+pub fn proof(line: &[u8]) -> Option<Proof> {
     let line: Line = serde_json::from_slice(line).ok()?; // the last line may be half written: next time
     let kind = |k: &Option<Kind>| k.as_ref().and_then(|k| k.kind.clone());
     match line.r#type.as_str() {

@@ -16,7 +16,7 @@ use crate::datadir::DataDir;
 use crate::link::{Link, Start};
 use crate::texts::{Limit, Texts};
 use crate::wire::{Parcel, ToClient, ToHub};
-use crate::{fence, proc, session};
+use crate::{fence, process};
 
 /// The most that is printed, in UTF-16 units. Of about 100,000 Claude Code 2.1.330 keeps the first and the last half
 /// (measured).
@@ -69,7 +69,7 @@ impl Stay {
         if in_terminal {
             return Some(Stay { parent, input: None });
         }
-        if event == "SessionStart" || !session::streams_input(parent) {
+        if event == "SessionStart" || !process::streams_input(parent) {
             return None;
         }
         Some(Stay { parent, input: Some(InputWatch { stdin: StdinPoll::of(parent), since: Instant::now() }) })
@@ -96,11 +96,11 @@ struct StdinPoll(PathBuf);
 impl StdinPoll {
     /// `None` if its input has ended, or if that cannot be observed.
     fn of(pid: u32) -> Option<StdinPoll> {
-        let open = fs::read_dir(proc::path(format!("{pid}/fd"))?).ok()?.filter_map(Result::ok);
+        let open = fs::read_dir(process::path(format!("{pid}/fd"))?).ok()?.filter_map(Result::ok);
         let polls = open.filter(|fd| {
             fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]")
         });
-        let info = proc::path(format!("{pid}/fdinfo"))?;
+        let info = process::path(format!("{pid}/fdinfo"))?;
         polls.map(|fd| StdinPoll(info.join(fd.file_name()))).find(StdinPoll::is_polled)
     }
 
@@ -115,8 +115,8 @@ impl StdinPoll {
 
 /// Waits on one connection; `None` if it is lost.
 fn wait_on(dir: &DataDir, link: &mut Link, stay: &Stay, transcript: &str) -> Option<ExitCode> {
-    let process = session::process_key(std::process::id());
-    link.call(|id| ToHub::Wait { id, claude: session::key(parent_id()), process }).ok()?;
+    let own = process::process_key(std::process::id());
+    link.call(|id| ToHub::Wait { id, claude: process::key(parent_id()), process: own.clone() }).ok()?;
     // The client writes its transcript up to some 100 ms late, so the last hook of a turn may search too early.
     let mut transcript = Transcript::end(transcript, MAX_PROMPT);
     let mut active_until = Instant::now() + ACTIVE;
@@ -143,7 +143,7 @@ fn hand_over(dir: &DataDir, link: &mut Link, first: Parcel) -> ExitCode {
         parcels.push(parcel);
     }
     let limit = Limit { most: MAX_OUTPUT, cost: char::len_utf16, form: fence::text };
-    Texts::new(dir, session::key(parent_id())).fit(&mut parcels, &limit);
+    Texts::new(dir, process::key(parent_id())).fit(&mut parcels, &limit);
     let texts: Vec<String> = parcels.iter().map(fence::text).collect();
     // Claude Code puts a text of its own before the output, and the header has to start a line.
     let text = format!("\n{}\n", texts.join("\n\n"));

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::router::{Change, Info, Input, Limits, Ms, Router, Step};
+use super::router::{Change, Info, Input, Limits, Ms, Router, Step, is_plausible};
 use crate::wire::{JournalStatus, ToHub};
 
 /// The format that this version writes and reads.
@@ -88,7 +88,12 @@ impl<R: BufRead> Records<R> {
         if format != FORMAT {
             return Err(io::Error::other(format!("it has format {format}, and this version reads {FORMAT}")));
         }
-        Ok((serde_json::from_slice(&first)?, Records { lines, broken: false }))
+        let header: Header<Router> = serde_json::from_slice(&first)?;
+        header.snapshot.check().map_err(io::Error::other)?;
+        if !is_plausible(header.epoch_started_ms, &Input::Tick) {
+            return Err(io::Error::other("its `epoch_started_ms` is out of range"));
+        }
+        Ok((header, Records { lines, broken: false }))
     }
 
     /// Repeats the steps that are left.
@@ -143,6 +148,7 @@ impl<R: BufRead> Iterator for Records<R> {
     fn next(&mut self) -> Option<Record> {
         let line = whole_line(&mut self.lines).ok().flatten().filter(|_| !self.broken)?;
         let record = serde_json::from_slice(&line).ok();
+        let record = record.filter(|Record { at, input, .. }| is_plausible(*at, input));
         self.broken = record.is_none();
         record
     }

@@ -5,13 +5,17 @@
 //! state, byte for byte: the [journal](super::journal) depends on it. So no code here iterates over a map with random
 //! order. State that must not survive the hub (open connections without a role, watchers) is not serialized.
 //!
+//! Timers, such as the timeout of an ask, expire in [`Router::step`].
+//!
 //! One file per noun: [`peer`] (registered peers), [`naming`] (their names), [`ask`] (questions and how they end),
 //! [`ended`] (what is kept of asks that ended), [`broadcast`] (a question to many), [`delivery`] (a text on its way
-//! into a session), [`receipt`] (what the hub learns about a push after it was sent), [`session`] (what hooks report
-//! about a Claude Code process), [`roster`] (descriptions of all this for clients).
+//! into a session), [`receipt`] (what the hub learns about a push after it was sent, and which paths are dead),
+//! [`standing`] (why an ask may not be answered), [`session`] (what hooks report about a Claude Code process),
+//! [`roster`] (descriptions of all this for clients), [`limits`] (the limits).
 
 mod ask;
 mod broadcast;
+mod check;
 mod delivery;
 mod ended;
 mod ids;
@@ -37,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, fault};
 use ask::Ask;
 use broadcast::Broadcast;
+pub use check::is_plausible;
 use delivery::Delivery;
 use ended::EndedAsks;
 use ids::Ids;

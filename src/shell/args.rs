@@ -196,10 +196,12 @@ fn overview() -> String {
 /// The text of `relay COMMAND --help`.
 fn help(Command { name, arguments, summary, options, details }: &Command) -> String {
     let (mut usage, mut list) = (format!("relay {name}"), String::new());
-    for Opt { name, value, summary } in options {
-        let option = format!("--{name} {value}");
+    let named = |o: &Opt| format!("--{} {}", o.name, o.value);
+    let width = options.iter().map(|o| named(o).len() + 1).fold(19, usize::max);
+    for option in options {
+        let (option, summary) = (named(option), option.summary);
         usage += &format!(" [{}]", option.trim_end());
-        list += &format!("  {option:19} {summary}\n");
+        list += &format!("  {option:width$} {summary}\n");
     }
     let title = if list.is_empty() { "" } else { "\nOptions:\n" };
     format!("{summary}\n\nUsage: {}\n{title}{list}\n{details}\n", format!("{usage} {arguments}").trim_end())

@@ -14,7 +14,7 @@ use time::{Date, Month};
 
 use crate::datadir::config_dir;
 use crate::fence::clean;
-use crate::session;
+use crate::process;
 
 pub const MARKETPLACE: &str = "claude-relay";
 pub const PLUGIN: &str = "relay@claude-relay";
@@ -230,7 +230,7 @@ fn sessions_in(dir: &Path) -> Vec<SessionFile> {
 /// Whether the process of a session still runs: a client that was killed leaves its file.
 fn is_running(session: &SessionFile) -> bool {
     if cfg!(target_os = "linux") {
-        let key = session::process_key(session.pid);
+        let key = process::process_key(session.pid);
         let started = key.rsplit('-').next().unwrap_or_default();
         started != "0" && session.process_start.as_ref().is_none_or(|recorded| recorded == started)
     } else {

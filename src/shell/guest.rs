@@ -12,10 +12,10 @@ use signal_hook::iterator::Signals;
 use crate::client::{Client, Event};
 use crate::datadir::DataDir;
 use crate::link::{self, FromHub, unreachable};
+use crate::repository;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Answer, Code, Fault, Parcel, Path, PeerKind, Scope, State, ToHub, Who};
-use crate::{repository, session};
 
 /// See the module.
 pub struct Guest {
@@ -221,7 +221,7 @@ impl Guest {
 
 fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> std::io::Result<Who> {
     // Before the first connection, which may change the working directory.
-    let cwd = session::current_dir();
+    let cwd = repository::current_dir();
     let git = repository::git(&cwd);
     let is_person = stdin().is_terminal() && stderr().is_terminal();
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
@@ -231,7 +231,7 @@ fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> std::io::Result<
         kind: if is_person { PeerKind::Person } else { PeerKind::Script },
         peer: tokens.id("p")?,
         secret: tokens.secret()?,
-        cwd: session::shown(&cwd),
+        cwd: repository::shown(&cwd),
         repo: git.repo,
         branch: git.branch,
         pid: std::process::id(),

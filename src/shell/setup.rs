@@ -48,7 +48,7 @@ fn install(args: &Args) -> Result<(), Failure> {
     out(&format!(
         "\nEvery session that starts from now on is a peer; in a running session type /reload-plugins. Then run\n\
          \x20   relay peers\n\
-         or tell a session \"ask everyone what they're working on\". To receive messages through the channel as well:\n\
+         or tell a session \"ask everyone what they're working on\". Optional, to receive messages by the path \"channel\":\n\
          \x20   claude {CHANNEL_FLAG}\n"
     ))
 }
@@ -100,7 +100,7 @@ fn permit(args: &Args) -> Result<(), Failure> {
         (true, true) => format!("{RULE} is already allowed"),
         (true, false) => format!("added {RULE} to permissions.allow in {}", settings::add_rule()?),
         (false, true) => format!("removed {RULE} from permissions.allow in {}", settings::remove_rule()?),
-        (false, false) => "not changed; sessions ask before they use a relay tool".to_owned(),
+        (false, false) => "no allow rule; `relay setup --allow` adds it".to_owned(),
     };
     step("permission", &done)
 }

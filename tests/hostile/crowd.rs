@@ -65,17 +65,17 @@ fn lost_asks_are_its_own_and_bounded() {
     let asked = ann.begin(Raw::ask_as("ask_secret01", "ben", "?"));
     ben.take_push();
     ann.end(asked).expect("asked");
-    let lost = |from: usize, to: &str| {
+    let lost = |name: &str, from: usize, to: &str| {
         let invented = (from..from + 5000).map(|n| json!({"ask_id": format!("ask_l{n:07}"), "to": to}));
         let all: Vec<Value> =
             std::iter::once(json!({"ask_id": "ask_secret01", "to": "ben"})).chain(invented).collect();
-        json!({"type": "register", "who": Raw::who("eve"), "lost": all})
+        json!({"type": "register", "who": Raw::who(name), "lost": all})
     };
     let before = memory_of(dir.hub());
     let mut eve = dir.raw();
     for n in 0..20 {
         eve = dir.raw();
-        eve.call(lost(n * 5000, &text_of(100))).expect("registered");
+        eve.call(lost("eve", n * 5000, &text_of(100))).expect("registered");
     }
     let status = eve.call(json!({"type": "status"})).expect("a status");
     assert!(status["undelivered"].as_u64().is_some_and(|n| n <= 1024 + 256), "{status}");
@@ -87,10 +87,27 @@ fn lost_asks_are_its_own_and_bounded() {
     talk(&mut ann, &mut ben, "ben", "ask_after001");
     // What is as long as a line may be, and longer than a label may be.
     let mut raw = dir.raw();
-    raw.call(lost(0, &text_of(600))).expect("registered");
+    raw.call(lost("mia", 200_000, &text_of(600))).expect("registered");
     let push = raw.hear_type("push");
     assert!(push["text"].as_str().is_some_and(|t| t.len() < 1000), "{push}");
     eve.hang_up();
+    all_is_well(&dir);
+}
+
+/// The same for a client that invents others each time that it comes back, and takes nothing.
+#[test]
+fn lost_asks_of_a_client_that_comes_back_are_bounded() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let mut who = Raw::who("eve");
+    who["fresh"] = json!(false);
+    for round in 0..4 {
+        let lost: Vec<Value> =
+            (0..1000).map(|n| json!({"ask_id": format!("ask_{round}_{n:05}"), "to": "ben"})).collect();
+        dir.raw().call(json!({"type": "register", "who": who, "lost": lost})).expect("registered");
+    }
+    let status = dir.raw().call(json!({"type": "status"})).expect("a status");
+    assert!(status["undelivered"].as_u64().is_some_and(|n| n <= 1024), "{status}");
     all_is_well(&dir);
 }
 

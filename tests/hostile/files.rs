@@ -206,3 +206,81 @@ fn hub_runs_without_a_usable_log_file() {
         let _ = fs::remove_dir(&path);
     }
 }
+
+/// A pipe in place of the lock file is refused; nobody waits for a writer.
+#[test]
+fn lock_file_that_is_a_pipe_is_refused_by_all() {
+    let dir = DataDir::new();
+    fs::create_dir(dir.path()).expect("a directory");
+    chmod(dir.path(), 0o700);
+    let lock = dir.path().join("hub.lock");
+    assert!(Command::new("mkfifo").arg(&lock).status().expect("mkfifo").success());
+    for args in [&["hub"][..], &["hub", "--detach"], &["ask", "ben", "text"]] {
+        let output = dir.command(args).stdin(Stdio::null()).output().expect("relay");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("not a regular file"), "{args:?}: {said}");
+    }
+    for command in ["status", "stop", "doctor", "peers"] {
+        dir.command(&[command]).stdin(Stdio::null()).output().expect("relay"); // it ends
+    }
+}
+
+/// The hub of a directory that was removed leaves the files of the hub that has taken its place alone.
+#[test]
+fn hub_of_a_removed_directory_does_not_touch_the_next_ones_journal() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let first = dir.hub();
+    fs::rename(dir.path(), dir.root().join("moved")).expect("moved");
+    dir.start_hub();
+    let epoch = || {
+        let journal = fs::read_to_string(dir.path().join("hub.journal")).expect("a journal");
+        let header: Value = serde_json::from_str(journal.lines().next().expect("a line")).expect("a header");
+        header["epoch"].clone()
+    };
+    let before = epoch();
+    until("the end of the first hub", || (!crate::driver::is_running(first)).then_some(()));
+    assert_eq!(epoch(), before);
+    all_is_well(&dir);
+}
+
+/// A journal that somebody has edited is used or ignored; the hub starts in any case, says so, and works.
+#[test]
+fn hub_starts_whatever_its_journal_says() {
+    let written = DataDir::new();
+    written.start_hub();
+    let (mut ann, mut ben) = (written.peer("ann"), written.peer("ben"));
+    let asked = ann.begin(crate::driver::Raw::ask_as("ask_00000001", "ben", "?"));
+    ben.take_push();
+    ann.end(asked).expect("asked");
+    written.stop_hub();
+    let journal = fs::read_to_string(written.path().join("hub.journal")).expect("a journal");
+    let header: Value = serde_json::from_str(&journal).expect("a snapshot only");
+    let mut edited = vec![
+        format!("{journal}{}\n", json!({"at": u64::MAX, "ids": [], "input": "tick"})),
+        format!("{journal}{}\n", json!({"at": 1, "ids": [], "input": {"closed": u64::MAX}})),
+    ];
+    for (pointer, value) in [
+        ("/snapshot/now", json!(u64::MAX)),
+        ("/snapshot/last_conn", json!(u64::MAX)),
+        ("/snapshot/next_no", json!(u64::MAX)),
+        ("/snapshot/limits/grace", json!(u64::MAX)),
+        ("/snapshot/timers", json!([[u64::MAX, "Idle"]])),
+        ("/snapshot/peers", json!({})),
+        ("/epoch_started_ms", json!(u64::MAX)),
+    ] {
+        let mut header = header.clone();
+        *header.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")) = value;
+        edited.push(format!("{header}\n"));
+    }
+    for journal in edited {
+        let dir = DataDir::new();
+        fs::create_dir(dir.path()).expect("a directory");
+        chmod(dir.path(), 0o700);
+        fs::write(dir.path().join("hub.journal"), &journal).expect("written");
+        dir.start_hub();
+        all_is_well(&dir);
+        let why = ["journal_unreadable", "journal_broken"].map(|event| dir.logged(event).len());
+        assert_eq!(why.iter().sum::<usize>(), 1, "{journal}");
+    }
+}

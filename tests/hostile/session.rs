@@ -29,6 +29,28 @@ fn fifo(path: &Path) {
     assert!(made.success());
 }
 
+/// A client that asks without reading the answers: the channel cannot write, and leaves on a signal all the same.
+#[test]
+fn channel_whose_client_does_not_read_leaves_on_a_signal() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let mut command = dir.command(&["channel"]);
+    command.env("RELAY_SESSION", "ann").env("CLAUDE_PROJECT_DIR", dir.project("ann"));
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a channel");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let requests = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/list\"}\n".repeat(1000);
+    stdin.write_all(requests.as_bytes()).expect("room for all that it has to queue");
+    let mut begun = [0];
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut begun).expect("an answer");
+    crate::driver::signal(child.id(), "TERM");
+    child.wait().expect("an end");
+}
+
 #[test]
 fn garbage_on_the_channels_stdin_is_answered_and_survived() {
     let dir = DataDir::new();

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::delivery::Progress;
 use super::ended::Tombstone;
+use super::peer::MAX_LOST;
 use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::wire::{
@@ -346,7 +347,9 @@ impl Router {
             Some(t) => !t.untold || t.asker != self.peer(me).who.peer,
             None => check_id(&id).is_err(),
         };
-        if is_open || is_known {
+        // A client has far fewer open asks; one that invents them on every registration must not fill the memory.
+        let has_room = self.peer(me).inbox.len() < MAX_LOST;
+        if is_open || is_known || !has_room {
             return;
         }
         let to = crate::fence::label(&lost.to);

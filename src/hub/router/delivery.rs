@@ -1,4 +1,4 @@
-//! Deliveries: the choice of a path, attempts, and fallback.
+//! Deliveries: the choice of a path, attempts, and fallback. Which paths are dead is decided in [`receipt`](super::receipt).
 
 use serde::{Deserialize, Serialize};
 

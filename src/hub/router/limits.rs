@@ -34,6 +34,15 @@ pub struct Limits {
     pub late: Ms,
 }
 
+impl Limits {
+    /// All times, and the longest one that follows from the others.
+    pub fn times(&self) -> [Ms; 9] {
+        let inbox = self.inbox_burst.saturating_mul(self.inbox_every);
+        let Limits { grace, idle_exit, confirm, inbox_every, begin_turn, nudge, handover, late, .. } = *self;
+        [grace, idle_exit, confirm, inbox_every, begin_turn, nudge, handover, late, inbox]
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {

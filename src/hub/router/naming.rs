@@ -39,6 +39,11 @@ struct SessionName {
 }
 
 impl Names {
+    /// The peers that hold a name or held one.
+    pub fn holders(&self) -> impl Iterator<Item = &PeerNo> {
+        self.by_key.values().chain(self.old.iter().map(|(_, no)| no))
+    }
+
     /// The peer is gone, and nobody looks for it.
     pub fn forget(&mut self, no: PeerNo) {
         self.old.retain(|(_, holder)| *holder != no);

@@ -8,8 +8,8 @@ use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
 use crate::wire::{Activity, Answer, Code, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, fault};
 
-/// The limit of lost asks in one registration.
-const MAX_LOST: usize = 1_024;
+/// The limit of lost asks in one registration, and of undelivered texts to a peer that is told of another one.
+pub(super) const MAX_LOST: usize = 1_024;
 
 /// A registered peer.
 #[derive(Serialize, Deserialize)]

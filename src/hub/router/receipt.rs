@@ -1,5 +1,5 @@
 //! Receipts: what the hub learns about a push after it was sent: made, in the client's queue, in the conversation, or
-//! unconfirmed.
+//! unconfirmed. A path whose push failed or was not confirmed in time is marked as dead here.
 
 use super::delivery::{Attempt, Stage};
 use super::{ConnId, DeliveryNo, Id, PeerNo, Router, Timer};

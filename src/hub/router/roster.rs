@@ -165,7 +165,7 @@ impl Router {
                 "queued: no path to that session works; it is handed over at its next hook event or relay tool call"
             }
             _ if self.best_path(ask.target).is_none() => {
-                "queued: no way into that session is known yet; it is handed over at its first hook event or next relay tool call"
+                "queued: no path to that session is known yet; it is handed over at its first hook event or next relay tool call"
             }
             _ => "queued: it is handed over as soon as the session can take it",
         };

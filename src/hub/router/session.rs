@@ -78,6 +78,11 @@ impl Session {
 }
 
 impl Session {
+    /// The peers that registered for this session.
+    pub fn peers(&self) -> &[PeerNo] {
+        &self.peers
+    }
+
     pub fn forget_last_hook(&mut self) {
         self.last_hook = None;
     }

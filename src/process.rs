@@ -1,10 +1,11 @@
-//! What the system tells about other processes: `/proc` on Linux, `ps` where there is no `/proc` (macOS). With
+//! Processes: keys that name them, and what the system tells about them: `/proc` on Linux, `ps` where there is no `/proc` (macOS). With
 //! `RELAY_NO_PROC=1` Linux goes the way without `/proc` as well, so that tests can take it.
 
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -12,6 +13,8 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
+
+use crate::repository::read;
 
 /// The most that is read of what `ps` prints, in bytes.
 const MAX_OUTPUT: u64 = 1 << 20;
@@ -76,9 +79,93 @@ fn ps(args: &[&str]) -> Option<String> {
     text?.ok().map(|text| String::from_utf8_lossy(&text).into_owned())
 }
 
+/// What ties the hooks of a session to its channel: the process `pid` that started both, or `RELAY_SESSION` where it starts
+/// several sessions.
+pub fn key(pid: u32) -> String {
+    let named = std::env::var("RELAY_SESSION").unwrap_or_default();
+    let named: String = named.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
+    match named.is_empty() {
+        true => process_key(pid),
+        false => format!("named-{named}"),
+    }
+}
+
+/// Whether the process of `key` may be running; `false` only if it is known to have ended.
+pub fn is_alive(key: &str) -> bool {
+    let mut parts = key.rsplitn(3, '-');
+    let (start, pid) = (parts.next(), parts.next().and_then(|p| p.parse().ok()));
+    match (start, pid, parts.next()) {
+        (Some(start), Some(pid), Some(namespace)) if start.parse::<u64>().is_ok() => {
+            let now = process_key(pid);
+            // The process id belongs to another namespace, whose processes are not visible.
+            now == key || !process_key(std::process::id()).starts_with(&format!("{namespace}-"))
+        }
+        // Just a number: of a system like ours if ours has no more to tell either.
+        _ => path("").is_some() || key.parse().map_or(true, |pid| !was_gone(pid)),
+    }
+}
+
+/// A key for the process `pid`: on Linux with its namespace and start time, so that a later process or one in another
+/// container has another key; elsewhere the number alone. Consists of `0-9` and `-`, so it is a valid file name.
+pub fn process_key(pid: u32) -> String {
+    let Some(proc) = path("") else { return pid.to_string() };
+    let stat = read(proc.join(format!("{pid}/stat")));
+    let start = stat.as_deref().and_then(start_time).unwrap_or(0);
+    let namespace = fs::metadata(proc.join("self/ns/pid")).map_or(0, |m| m.ino());
+    format!("{namespace}-{pid}-{start}")
+}
+
+/// Field 22 of `/proc/<pid>/stat`, in clock ticks since boot. Field 2, the command's name, may contain any characters.
+fn start_time(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+/// Whether the process `pid` is stopped, by a signal or a debugger. Only Linux tells.
+pub fn is_stopped(pid: u32) -> bool {
+    let stat = read(format!("/proc/{pid}/stat"));
+    let state = stat.as_deref().and_then(|stat| stat.rsplit_once(')')?.1.trim_start().chars().next());
+    matches!(state, Some('T' | 't'))
+}
+
+/// The age of our process in milliseconds, to about 10 ms. `None` except on Linux.
+pub fn own_age() -> Option<u64> {
+    const TICK: u64 = 10; // the unit of /proc, independent of the kernel's tick
+    let up: f64 = read(path("uptime")?)?.split_whitespace().next()?.parse().ok()?;
+    let start = start_time(&read(path("self/stat")?)?)?;
+    Some(((up * 1000.0) as u64).saturating_sub(start * TICK))
+}
+
+/// Whether the process `pid` is a `claude -p` with stream-json input.
+pub fn streams_input(pid: u32) -> bool {
+    let args = arguments(pid);
+    let follows = args.windows(2).any(|w| w[0] == "--input-format" && w[1] == "stream-json");
+    follows || args.iter().any(|a| a == "--input-format=stream-json")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn process_key_is_stable_and_a_valid_file_name() {
+        let key = process_key(std::process::id());
+        assert_eq!(key, process_key(std::process::id()));
+        assert!(key.bytes().all(|b| b.is_ascii_digit() || b == b'-'), "{key}");
+        assert!(key.split('-').any(|part| part == std::process::id().to_string()));
+        assert_ne!(key, process_key(u32::MAX));
+        assert!(own_age().is_none_or(|age| age < 3_600_000), "no test runs for an hour");
+    }
+
+    #[test]
+    fn start_time_is_found_for_any_command_name() {
+        let fields: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
+        for name in ["claude", "a) S 1 2 (b", ")", "x\ny"] {
+            assert_eq!(start_time(&format!("77 ({name}) S {}", fields.join(" "))), Some(22));
+        }
+        assert_eq!(start_time("77 (claude) S 1 2"), None);
+        assert_eq!(start_time(""), None);
+    }
 
     /// Recorded from `ps -ww -o args= -p PID`.
     #[test]

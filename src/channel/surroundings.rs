@@ -4,95 +4,26 @@
 
 use crate::datadir;
 use crate::name;
-use crate::proc;
-use crate::repository::{Git, git};
+use crate::process::{self, key};
+use crate::repository::{Git, MAX_FILE, MAX_NAME, current_dir, git, path_var, read, shown};
 use crate::wire::{self, Activity};
 use serde_json::Value;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The number of bytes that are read of a file.
-const MAX_FILE: u64 = 64 << 10;
-/// The number of characters that are kept of a name or a branch.
-pub const MAX_NAME: usize = 250;
 /// The `nameSource` of names that Claude Code made up.
 const MADE_UP: [&str; 3] = ["derived", "auto", "collision"];
 /// How long after `tools/list` the path `channel` is offered. The client's terminal UI silently drops notifications
 /// until it has registered the channel; 14 to 196 ms were measured, on an idle and on a loaded machine.
 const CHANNEL: Duration = Duration::from_secs(1);
 
-/// What ties the hooks of a session to its channel: the process `pid` that started both, or `RELAY_SESSION` where it starts
-/// several sessions.
-pub fn key(pid: u32) -> String {
-    let named = std::env::var("RELAY_SESSION").unwrap_or_default();
-    let named: String = named.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
-    match named.is_empty() {
-        true => process_key(pid),
-        false => format!("named-{named}"),
-    }
-}
-
-/// Whether the process of `key` may be running; `false` only if it is known to have ended.
-pub fn is_alive(key: &str) -> bool {
-    let mut parts = key.rsplitn(3, '-');
-    let (start, pid) = (parts.next(), parts.next().and_then(|p| p.parse().ok()));
-    match (start, pid, parts.next()) {
-        (Some(start), Some(pid), Some(namespace)) if start.parse::<u64>().is_ok() => {
-            let now = process_key(pid);
-            // The process id belongs to another namespace, whose processes are not visible.
-            now == key || !process_key(std::process::id()).starts_with(&format!("{namespace}-"))
-        }
-        // Just a number: of a system like ours if ours has no more to tell either.
-        _ => proc::path("").is_some() || key.parse().map_or(true, |pid| !proc::was_gone(pid)),
-    }
-}
-
-/// A key for the process `pid`: on Linux with its namespace and start time, so that a later process or one in another
-/// container has another key; elsewhere the number alone. Consists of `0-9` and `-`, so it is a valid file name.
-pub fn process_key(pid: u32) -> String {
-    let Some(proc) = proc::path("") else { return pid.to_string() };
-    let stat = read(proc.join(format!("{pid}/stat")));
-    let start = stat.as_deref().and_then(start_time).unwrap_or(0);
-    let namespace = fs::metadata(proc.join("self/ns/pid")).map_or(0, |m| m.ino());
-    format!("{namespace}-{pid}-{start}")
-}
-
-/// Field 22 of `/proc/<pid>/stat`, in clock ticks since boot. Field 2, the command's name, may contain any characters.
-fn start_time(stat: &str) -> Option<u64> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(22 - 3)?.parse().ok()
-}
-
-/// Whether the process `pid` is stopped, by a signal or a debugger. Only Linux tells.
-pub fn is_stopped(pid: u32) -> bool {
-    let stat = read(format!("/proc/{pid}/stat"));
-    let state = stat.as_deref().and_then(|stat| stat.rsplit_once(')')?.1.trim_start().chars().next());
-    matches!(state, Some('T' | 't'))
-}
-
-/// The age of our process in milliseconds, to about 10 ms. `None` except on Linux.
-pub fn own_age() -> Option<u64> {
-    const TICK: u64 = 10; // the unit of /proc, independent of the kernel's tick
-    let up: f64 = read(proc::path("uptime")?)?.split_whitespace().next()?.parse().ok()?;
-    let start = start_time(&read(proc::path("self/stat")?)?)?;
-    Some(((up * 1000.0) as u64).saturating_sub(start * TICK))
-}
-
 /// Whether the process `pid` was launched with a channel flag that names the relay; `false` if that cannot be
 /// determined.
 pub fn channel_flag(pid: u32) -> bool {
-    names_relay(proc::arguments(pid).iter().map(String::as_str))
-}
-
-/// Whether the process `pid` is a `claude -p` with stream-json input.
-pub fn streams_input(pid: u32) -> bool {
-    let args = proc::arguments(pid);
-    let follows = args.windows(2).any(|w| w[0] == "--input-format" && w[1] == "stream-json");
-    follows || args.iter().any(|a| a == "--input-format=stream-json")
+    names_relay(process::arguments(pid).iter().map(String::as_str))
 }
 
 fn names_relay<'a>(args: impl Iterator<Item = &'a str>) -> bool {
@@ -284,27 +215,6 @@ impl Surroundings {
     }
 }
 
-fn path_var(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
-}
-
-/// The working directory. Where it is too deep for the system to name it, the shell that started us may have.
-pub fn current_dir() -> PathBuf {
-    std::env::current_dir().ok().or_else(|| path_var("PWD")).unwrap_or_else(|| "/".into())
-}
-
-/// A path as peers see it: the end of one that is too long for the wire.
-pub fn shown(path: &Path) -> String {
-    const ELLIPSIS: char = '…';
-    let path = path.to_string_lossy();
-    if path.len() <= wire::MAX_LABEL {
-        return path.into_owned();
-    }
-    let excess = path.len() - (wire::MAX_LABEL - ELLIPSIS.len_utf8());
-    let end = path.char_indices().find(|(at, _)| *at >= excess).map_or("", |(at, _)| &path[at..]);
-    format!("{ELLIPSIS}{end}")
-}
-
 /// Whether `crossSessionInbound` is `hold` in the settings that apply in `cwd`: the user's, the project's, the user's for
 /// the project; the last one that has it counts.
 fn holds_messages(cwd: &Path) -> bool {
@@ -315,14 +225,6 @@ fn holds_messages(cwd: &Path) -> bool {
         settings.get("crossSessionInbound")?.as_str().map(str::to_owned)
     };
     user.into_iter().chain(project).filter_map(setting).next_back().as_deref() == Some("hold")
-}
-
-/// The beginning of a regular file as text. What is no regular file might never end, or never begin.
-pub fn read(path: impl AsRef<Path>) -> Option<String> {
-    fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
-    let mut bytes = Vec::new();
-    File::open(path).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -339,26 +241,6 @@ mod tests {
     fn write(path: &Path, text: &str) {
         fs::create_dir_all(path.parent().expect("a parent")).expect("the parent");
         fs::write(path, text).expect("a file");
-    }
-
-    #[test]
-    fn process_key_is_stable_and_a_valid_file_name() {
-        let key = process_key(std::process::id());
-        assert_eq!(key, process_key(std::process::id()));
-        assert!(key.bytes().all(|b| b.is_ascii_digit() || b == b'-'), "{key}");
-        assert!(key.split('-').any(|part| part == std::process::id().to_string()));
-        assert_ne!(key, process_key(u32::MAX));
-        assert!(own_age().is_none_or(|age| age < 3_600_000), "no test runs for an hour");
-    }
-
-    #[test]
-    fn start_time_is_found_for_any_command_name() {
-        let fields: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
-        for name in ["claude", "a) S 1 2 (b", ")", "x\ny"] {
-            assert_eq!(start_time(&format!("77 ({name}) S {}", fields.join(" "))), Some(22));
-        }
-        assert_eq!(start_time("77 (claude) S 1 2"), None);
-        assert_eq!(start_time(""), None);
     }
 
     #[test]
@@ -420,17 +302,5 @@ mod tests {
         assert!(file.changed());
         assert_eq!(file.name.as_deref(), Some("old client"));
         fs::remove_dir_all(dir).expect("removed");
-    }
-
-    #[test]
-    fn long_and_odd_paths_are_shown_as_well_as_they_can_be() {
-        use std::os::unix::ffi::OsStrExt;
-        let long = format!("/{}/é/end", "x".repeat(wire::MAX_LABEL));
-        assert!(shown(Path::new(&long)).starts_with('…') && shown(Path::new(&long)).ends_with("x/é/end"));
-        let odd = format!("/{}", "é".repeat(wire::MAX_LABEL));
-        for path in [&long, &odd] {
-            assert!((wire::MAX_LABEL - 3..=wire::MAX_LABEL).contains(&shown(Path::new(path)).len()));
-        }
-        assert_eq!(shown(Path::new(std::ffi::OsStr::from_bytes(b"/a\xff/b"))), "/a\u{fffd}/b");
     }
 }
