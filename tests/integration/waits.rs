@@ -167,7 +167,7 @@ fn socket_that_refuses_permission_starts_no_hub() {
     let dir = DataDir::new();
     fs::create_dir(dir.path()).expect("made");
     let listener = UnixListener::bind(dir.socket()).expect("a socket");
-    fs::set_permissions(dir.socket(), Permissions::from_mode(0)).expect("a mode");
+    fs::set_permissions(dir.socket(), Permissions::from_mode(0o000)).expect("a mode");
     fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("a mode");
     let inode = fs::metadata(dir.socket()).expect("a socket").ino();
     let mut launch = dir.launch("a");
