@@ -6,6 +6,7 @@ mod driver;
 mod asks;
 mod clients;
 mod codes;
+mod doubt;
 mod files;
 mod hub_death;
 mod hub_life;
