@@ -8,6 +8,7 @@
 
 mod channel;
 mod floor;
+mod journal;
 mod load;
 mod peer;
 mod process;

@@ -62,15 +62,30 @@ pub struct Hub {
 
 impl Hub {
     pub fn start() -> Hub {
-        let dir = Dir::new();
+        Hub::start_with(&[])
+    }
+
+    pub fn start_with(env: &[(&str, &str)]) -> Hub {
+        Hub::start_in(Dir::new(), env)
+    }
+
+    /// Starts it in a directory, where another may have left its journal.
+    pub fn start_in(dir: Dir, env: &[(&str, &str)]) -> Hub {
         let mut command = dir.relay("hub");
-        command.arg("--announce").env("RELAY_IDLE_EXIT_S", "3600");
+        command.arg("--announce").env("RELAY_IDLE_EXIT_S", "3600").envs(env.iter().copied());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a hub");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("a pipe"))
             .read_line(&mut line)
             .expect("it says that it listens");
         Hub { child, dir }
+    }
+
+    /// SIGKILL. The directory stays.
+    pub fn kill(mut self) -> Dir {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        std::mem::replace(&mut self.dir, Dir::new())
     }
 
     pub fn pid(&self) -> u32 {

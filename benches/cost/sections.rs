@@ -15,11 +15,12 @@ use crate::peer::Peer;
 use crate::process::{self, Dir, Hub};
 use crate::report::{Target, Times, bytes, heading, quick, samples, times, value, verdict};
 
-pub const ALL: [(&str, fn()); 8] = [
+pub const ALL: [(&str, fn()); 9] = [
     ("start", start),
     ("latency", latency),
     ("throughput", throughput),
     ("broadcast", broadcast),
+    ("journal", crate::journal::journal),
     ("hook", hook),
     ("memory", memory),
     ("idle", idle),
