@@ -99,13 +99,13 @@ fn a_session_is_asked_by_the_name_it_has() {
     let (mut alice, mut bob) = (stage.piped("alice"), stage.act(named, "bob"));
     alice.meet("The-Builder");
     stage.answers("bob", "yes, we can");
-    alice.ask("the-builder", "can you fix it?");
+    alice.ask("The-Builder", "can you fix it?");
     stage.model.wait_for("alice", "the answer", |request| request.hears("yes, we can"));
 
     assert!(bob.fail("relay_rename", json!({"name": "Alice"})).starts_with("name_taken: "));
     assert_eq!(bob.get("relay_rename", json!({"name": "Back End"})), json!({"ok": true, "name": "Back-End"}));
     stage.answers("bob", "of course");
-    alice.ask("back-end", "and that?");
+    alice.ask("Back-End", "and that?");
     stage.model.wait_for("alice", "the second answer", |request| request.hears("of course"));
 
     let all = alice.settle();
