@@ -4,6 +4,7 @@
 mod driver;
 
 mod asks;
+mod channel_death;
 mod clients;
 mod codes;
 mod doubt;
