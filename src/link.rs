@@ -4,10 +4,9 @@ use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -316,17 +315,14 @@ fn start_hub(dir: &DataDir) -> Result<Started, Fault> {
     Err(failed(said.trim().trim_start_matches("relay: ").chars().take(500).collect()))
 }
 
-/// A path that starts the running program, also after its file was replaced or removed: `/proc/PID/exe` on Linux, else
-/// the path by which it was started.
+/// A path that starts the running program, also after its file was replaced or removed: Linux then gives the old path
+/// with " (deleted)" at its end, and `/proc/PID/exe` still opens the file (proc(5)).
 pub fn own_executable() -> PathBuf {
-    let running = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
-    let path = std::env::current_exe();
-    let inode = |path: &PathBuf| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
-    match (path, inode(&running)) {
-        (Ok(path), None) => path,
-        (Ok(path), open) if inode(&path) == open => path,
-        (_, Some(_)) => running,
-        (Err(_), None) => std::env::args_os().next().map_or_else(|| "relay".into(), PathBuf::from),
+    let gone = |path: &Path| path.as_os_str().as_encoded_bytes().ends_with(b" (deleted)");
+    match std::env::current_exe() {
+        Ok(path) if !gone(&path) => path,
+        Ok(_) => PathBuf::from(format!("/proc/{}/exe", std::process::id())),
+        Err(_) => std::env::args_os().next().map_or_else(|| "relay".into(), PathBuf::from),
     }
 }
 
