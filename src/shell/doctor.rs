@@ -353,13 +353,12 @@ fn check_peers(report: &mut Report, roster: &Roster) -> Result<(), Failure> {
                 report.ok("session", format!("{name}: reached by {path}; no message was confirmed yet"))?;
             }
             (None, _) => {
-                let detail = format!(
-                    "{name}: all paths failed; it receives messages with its next use of a relay tool"
-                );
+                let detail =
+                    format!("{name}: no path works; it receives messages with its next use of a relay tool");
                 report.error(
                     "session",
                     detail,
-                    &format!("restart it, preferably as claude {CHANNEL_FLAG}"),
+                    &format!("for Claude Code: restart it, preferably as claude {CHANNEL_FLAG}; another client: relay_wait"),
                 )?;
             }
         }

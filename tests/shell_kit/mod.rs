@@ -124,7 +124,7 @@ impl Home {
     /// A channel that is registered. Its Claude Code process is the test.
     pub fn channel(&self, session: &str) -> Proc {
         let mut channel = Proc::start(self.relay(&["channel"]).env("RELAY_SESSION", session));
-        let client = json!({"name": "test", "version": "1"});
+        let client = json!({"name": "claude-code", "version": "1"});
         let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         channel
             .line(&json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}).to_string());
