@@ -81,18 +81,18 @@ pub fn read(path: impl AsRef<Path>) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
-    use std::path::PathBuf;
 
-    fn dir(test: &str) -> PathBuf {
+    /// An empty directory for one test, which removes it.
+    pub fn dir(test: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("relay-repository-{}-{test}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).expect("a directory");
         fs::canonicalize(dir).expect("its path")
     }
 
-    fn write(path: &Path, text: &str) {
+    pub fn write(path: &Path, text: &str) {
         fs::create_dir_all(path.parent().expect("a parent")).expect("the parent");
         fs::write(path, text).expect("a file");
     }

@@ -230,18 +230,7 @@ fn holds_messages(cwd: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn dir(test: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("relay-session-{}-{test}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir(&dir).expect("a directory");
-        fs::canonicalize(dir).expect("its path")
-    }
-
-    fn write(path: &Path, text: &str) {
-        fs::create_dir_all(path.parent().expect("a parent")).expect("the parent");
-        fs::write(path, text).expect("a file");
-    }
+    use crate::repository::tests::{dir, write};
 
     #[test]
     fn channel_flags() {

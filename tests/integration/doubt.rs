@@ -4,12 +4,14 @@ use serde_json::{Value, json};
 
 use crate::driver::{DataDir, Raw, until};
 
-/// A session `b` that pushes by its channel, as a process of its own (`fresh`) or the one that was there before.
-fn session_b(fresh: bool) -> Value {
+/// Registers a session `b` that pushes by its channel, as a process of its own (`fresh`) or the one that was there before.
+fn session_b(dir: &DataDir, fresh: bool) -> Raw {
     let mut who = Raw::who("b");
     (who["kind"], who["paths"], who["fresh"]) = (json!("session"), json!(["channel"]), json!(fresh));
     (who["claude"], who["pid"]) = (json!("1-2-3"), json!(2));
-    json!({"type": "register", "who": who})
+    let mut b = dir.raw();
+    b.call(json!({"type": "register", "who": who})).expect("registered");
+    b
 }
 
 /// What `b` is pushed before the hub answers its next request.
@@ -42,11 +44,9 @@ fn ask_in_doubt(dir: &DataDir, b: &mut Raw) -> (Raw, Value) {
 fn push_without_an_outcome_is_made_again_to_the_same_process_under_the_same_identifier() {
     let dir = DataDir::with(&[("RELAY_GRACE_S", "1000")]);
     dir.start_hub();
-    let mut b = dir.raw();
-    b.call(session_b(true)).expect("registered");
+    let mut b = session_b(&dir, true);
     let (_a, push) = ask_in_doubt(&dir, &mut b);
-    let mut b = dir.raw();
-    b.call(session_b(false)).expect("registered");
+    let mut b = session_b(&dir, false);
     let again = pushes_until_status(&mut b);
     assert_eq!(again.len(), 1);
     assert_eq!(again[0]["push"], push["push"]);
@@ -56,11 +56,9 @@ fn push_without_an_outcome_is_made_again_to_the_same_process_under_the_same_iden
 fn push_without_an_outcome_is_made_again_to_a_new_process_of_a_session_without_hooks() {
     let dir = DataDir::with(&[("RELAY_GRACE_S", "1000")]);
     dir.start_hub();
-    let mut b = dir.raw();
-    b.call(session_b(true)).expect("registered");
+    let mut b = session_b(&dir, true);
     let (_a, push) = ask_in_doubt(&dir, &mut b);
-    let mut b = dir.raw();
-    b.call(session_b(true)).expect("registered");
+    let mut b = session_b(&dir, true);
     let again = pushes_until_status(&mut b);
     assert_eq!(again.len(), 1);
     assert_ne!(again[0]["push"], push["push"], "it is another attempt");
@@ -73,12 +71,10 @@ fn push_without_an_outcome_waits_for_a_hook_where_a_session_has_hooks() {
     let hook = |event: &str| {
         dir.raw().call(json!({"type": "hook", "claude": "1-2-3", "event": event})).expect("heard");
     };
-    let mut b = dir.raw();
-    b.call(session_b(true)).expect("registered");
+    let mut b = session_b(&dir, true);
     hook("start");
     let (_a, push) = ask_in_doubt(&dir, &mut b);
-    let mut b = dir.raw();
-    b.call(session_b(true)).expect("registered");
+    let mut b = session_b(&dir, true);
     assert_eq!(pushes_until_status(&mut b).len(), 0, "a receipt may come");
     // One in the same millisecond does not count as later.
     let again = until("another attempt", || {
@@ -92,12 +88,10 @@ fn push_without_an_outcome_waits_for_a_hook_where_a_session_has_hooks() {
 fn receipt_settles_a_push_without_an_outcome() {
     let dir = DataDir::with(&[("RELAY_GRACE_S", "1000"), ("RELAY_CONFIRM_S", "0")]);
     dir.start_hub();
-    let mut b = dir.raw();
-    b.call(session_b(true)).expect("registered");
+    let mut b = session_b(&dir, true);
     dir.raw().call(json!({"type": "hook", "claude": "1-2-3", "event": "start"})).expect("heard");
     let (mut a, push) = ask_in_doubt(&dir, &mut b);
-    let mut b = dir.raw();
-    b.call(session_b(true)).expect("registered");
+    let mut b = session_b(&dir, true);
     let mut hook = dir.raw();
     hook.say(&json!({"type": "seen", "claude": "1-2-3", "seen": [push["push"]]}));
     hook.call(json!({"type": "hook", "claude": "1-2-3", "event": "stop"})).expect("heard");
