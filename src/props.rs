@@ -5,7 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::wire::{
-    Activity, Code, HookEvent, Kind, LostAsk, Parcel, Path, PeerKind, Receipts, Scope, ToClient, ToHub, Who,
+    Activity, Code, HookEvent, Kind, LostAsk, Parcel, Path, Receipts, Scope, ToClient, ToHub, Who,
 };
 use crate::{fence, hook, name};
 
@@ -58,21 +58,11 @@ fn parcel() -> impl Strategy<Value = Parcel> {
 
 fn who() -> impl Strategy<Value = Who> {
     (text(), "[a-z0-9]{1,8}", vec(path(), 0..4), any::<bool>()).prop_map(|(name, peer, paths, exact)| Who {
-        name,
         exact,
-        kind: PeerKind::Session,
         secret: peer.clone(),
         peer,
-        cwd: "/".to_owned(),
-        repo: None,
-        branch: None,
-        pid: 1,
-        claude: None,
-        session: None,
         paths,
-        listens: true,
-        held: false,
-        fresh: true,
+        ..Who::sample(&name)
     })
 }
 

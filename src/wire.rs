@@ -294,6 +294,30 @@ pub struct Who {
     pub fresh: bool,
 }
 
+#[cfg(test)]
+impl Who {
+    /// A session in `/` without paths, for tests to begin with.
+    pub fn sample(name: &str) -> Who {
+        Who {
+            name: name.to_owned(),
+            exact: false,
+            kind: PeerKind::Session,
+            peer: name.to_owned(),
+            secret: name.to_owned(),
+            cwd: "/".to_owned(),
+            repo: None,
+            branch: None,
+            pid: 1,
+            claude: None,
+            session: None,
+            paths: Vec::new(),
+            listens: true,
+            held: false,
+            fresh: true,
+        }
+    }
+}
+
 /// An ask or a broadcast that may be lost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LostAsk {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::{PeerKind, Scope, Who};
+use crate::wire::{Scope, Who};
 
 const LATER: Duration = Duration::from_secs(61);
 
@@ -75,21 +75,10 @@ impl Start {
 
 fn who(name: &str) -> Box<Who> {
     Box::new(Who {
-        name: name.to_owned(),
-        exact: false,
-        kind: PeerKind::Session,
         peer: format!("p{name}"),
         secret: format!("secret{name}"),
-        cwd: "/".to_owned(),
-        repo: None,
-        branch: None,
-        pid: 1,
-        claude: None,
-        session: None,
         paths: vec![crate::wire::Path::Channel],
-        listens: true,
-        held: false,
-        fresh: true,
+        ..Who::sample(name)
     })
 }
 

@@ -353,27 +353,7 @@ mod tests {
     use crate::wire::{ToHub, Who};
 
     fn who(name: &str, path: Path) -> Box<Who> {
-        let (kind, cwd, paths) = (PeerKind::Session, "/".to_owned(), vec![path]);
-        let (repo, branch, claude, exact, held) = Default::default();
-        let (peer, secret, name) = (name.to_owned(), name.to_owned(), name.to_owned());
-        let (pid, listens, fresh) = (1, true, true);
-        Box::new(Who {
-            name,
-            exact,
-            kind,
-            peer,
-            secret,
-            cwd,
-            repo,
-            branch,
-            pid,
-            claude,
-            session: None,
-            paths,
-            listens,
-            held,
-            fresh,
-        })
+        Box::new(Who { paths: vec![path], ..Who::sample(name) })
     }
 
     fn pushed(out: &[Output]) -> usize {

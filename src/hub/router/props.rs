@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{Info, Input, Limits, Output, Router};
 use crate::hub::journal::{self, Records};
-use crate::wire::{Answer, HookEvent, Parcel, Path, PeerKind, Receipts, Scope, ToClient, ToHub, Who};
+use crate::wire::{Answer, HookEvent, Parcel, Path, Receipts, Scope, ToClient, ToHub, Who};
 
 const CONNS: u64 = 6;
 
@@ -32,21 +32,12 @@ fn router() -> Router {
 
 fn who(conn: u64) -> Box<Who> {
     Box::new(Who {
-        name: format!("peer{conn}"),
         exact: true,
-        kind: PeerKind::Session,
         peer: format!("p{conn}"),
         secret: "s".into(),
-        cwd: "/".into(),
-        repo: None,
-        branch: None,
-        pid: 1,
         claude: Some(format!("claude{conn}")),
-        session: None,
         paths: if conn.is_multiple_of(2) { vec![Path::Channel] } else { Vec::new() },
-        listens: true,
-        held: false,
-        fresh: true,
+        ..Who::sample(&format!("peer{conn}"))
     })
 }
 

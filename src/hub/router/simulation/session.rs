@@ -88,21 +88,15 @@ impl World {
         let ways = [self.way(), self.way()];
         let directory = self.rng.below(3);
         let who = Who {
-            name: ["api", "web", "docs", "api-2"][self.rng.below(4)].to_owned(),
-            exact: false,
             kind: if session { PeerKind::Session } else { PeerKind::Script },
             peer: format!("peer{i}"),
             secret: format!("secret{i}"),
             cwd: format!("/dir{directory}"),
             repo: (directory > 0).then(|| "/repo".to_owned()),
-            branch: None,
-            pid: 1,
             claude: session.then(|| format!("claude{i}")),
-            session: None,
             paths,
             listens: session,
-            held: false,
-            fresh: true,
+            ..Who::sample(["api", "web", "docs", "api-2"][self.rng.below(4)])
         };
         // No hook tells that a waiter has woken the session: the session's file must.
         let polls = !hooks || who.paths.contains(&Path::Hook) || self.rng.chance(50);

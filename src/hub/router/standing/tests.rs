@@ -18,24 +18,7 @@ struct Case {
 }
 
 fn who(name: &str, kind: PeerKind, claude: Option<String>, paths: Vec<Path>) -> Box<Who> {
-    let name = name.to_owned();
-    Box::new(Who {
-        name: name.clone(),
-        exact: false,
-        kind,
-        peer: name.clone(),
-        secret: name,
-        cwd: "/".to_owned(),
-        repo: None,
-        branch: None,
-        pid: 1,
-        claude,
-        session: None,
-        paths,
-        listens: true,
-        held: false,
-        fresh: true,
-    })
+    Box::new(Who { kind, claude, paths, ..Who::sample(name) })
 }
 
 impl Case {
