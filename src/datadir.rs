@@ -10,12 +10,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
 use crate::process;
+use crate::threads::{SMALL, spawn};
 use machine::{MACHINE, Machine};
 
 /// The longest path of a socket, in bytes, the NUL at its end included: that of macOS. Linux allows 108.
@@ -170,7 +170,7 @@ impl DataDir {
         // `connect` blocks while the listener's backlog is full, and has no timeout of its own.
         let (done, connected) = bounded(1);
         let connect = move || drop(done.send(UnixStream::connect(path)));
-        thread::Builder::new().name("connect".into()).stack_size(64 << 10).spawn(connect)?;
+        spawn("connect", SMALL, connect)?;
         connected.recv_timeout(limit).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
     }
 

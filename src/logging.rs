@@ -21,6 +21,8 @@ use time::format_description::FormatItem;
 use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
+use crate::threads::{SMALL, spawn};
+
 /// Size limit of one day's file in bytes.
 const MAX_FILE_BYTES: u64 = 50_000_000;
 /// Age in days after which a file is removed.
@@ -213,7 +215,7 @@ impl Stderr {
             }
         };
         // Without the thread every line is dropped.
-        let _ = thread::Builder::new().name("stderr".into()).stack_size(64 << 10).spawn(write);
+        let _ = spawn("stderr", SMALL, write);
         Stderr { lines, level }
     }
 }

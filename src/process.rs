@@ -9,12 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
-use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
 use crate::repository::read;
+use crate::threads::{SMALL, spawn};
 
 /// The most that is read of what `ps` prints, in bytes.
 const MAX_OUTPUT: u64 = 1 << 20;
@@ -72,7 +72,7 @@ fn ps(args: &[&str]) -> Option<String> {
         let read = output.take(MAX_OUTPUT).read_to_end(&mut text).map(|_| text);
         let _ = done.send(read); // nobody waits any more if it took too long
     };
-    let reader = thread::Builder::new().name("ps".into()).stack_size(64 << 10).spawn(read);
+    let reader = spawn("ps", SMALL, read);
     let text = reader.ok().and_then(|_| text.recv_timeout(PS_TIMEOUT).ok());
     let _ = child.kill(); // it has ended, or is not waited for
     let _ = child.wait();

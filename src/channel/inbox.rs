@@ -6,12 +6,12 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::surroundings::Surroundings;
 use crate::fence;
 use crate::texts::{Limit, Texts, json_cost};
+use crate::threads::{PARSER, spawn};
 use crate::wire::Parcel;
 
 /// The longest line that Claude Code takes, in UTF-16 units; it drops one of 1,048,601 without a word (2.1.330, measured).
@@ -23,9 +23,6 @@ const ANSWER: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// How long the session may take to read a message.
 const TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The thread's stack, of which only what is used costs memory: JSON may nest 128 levels deep.
-const STACK: usize = 1 << 20;
 
 /// Starts a thread that pushes to the session's inbox, so that the channel does not block. `done` gets the identifier
 /// of each push and the error if it failed, and returns whether to continue.
@@ -55,7 +52,7 @@ pub fn serve(
             }
         }
     };
-    if let Err(e) = thread::Builder::new().name("inbox".into()).stack_size(STACK).spawn(serve) {
+    if let Err(e) = spawn("inbox", PARSER, serve) {
         log::warn!(error:% = e; "no_inbox_thread");
     }
 }

@@ -6,9 +6,10 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use crossbeam_channel::{Sender, unbounded};
+
+use crate::threads::{SMALL, spawn};
 
 /// The limit of a backlog, in bytes.
 const MAX_QUEUE: usize = 16 << 20;
@@ -97,6 +98,6 @@ fn start_backlog(stream: Arc<UnixStream>) -> io::Result<Backlog> {
         }
         let _ = stream.shutdown(Shutdown::Both);
     };
-    thread::Builder::new().name("writer".into()).stack_size(64 << 10).spawn(write)?;
+    spawn("writer", SMALL, write)?;
     Ok(Backlog { lines, queued })
 }
