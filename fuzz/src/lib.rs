@@ -24,6 +24,7 @@ mod relay {
     pub mod repository;
     pub mod span;
     pub mod texts;
+    pub mod threads;
     pub mod wire;
 }
 use relay::*;
