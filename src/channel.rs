@@ -211,6 +211,8 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         session: None,
         paths: Vec::new(),
         listens: true,
+        host: None,
+        remote: false,
         held: session.is_held,
         fresh: true,
     }

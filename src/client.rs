@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
 
+use crate::datadir::host;
 use crate::link::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
 use crate::token::Tokens;
 use crate::wire::{Answer, Code, Fault, Kind, LostAsk, Parcel, Path, Receipts, State, ToClient, ToHub, Who};
@@ -104,7 +105,7 @@ impl Client {
     pub fn new(tokens: Tokens, who: Who, away: Fault) -> Client {
         Client {
             tokens,
-            who,
+            who: Who { host: Some(host().to_owned()), ..who },
             sender: None,
             registered: false,
             epoch: None,
@@ -268,6 +269,10 @@ impl Client {
             }
             ToClient::Over { ask_id, code } => Some(Event::Over { ask_id, code }),
             ToClient::RosterChanged => Some(Event::RosterChanged),
+            ToClient::Farewell { .. } => {
+                self.sender.iter().for_each(Sender::close); // `keep` reconnects
+                None
+            }
             ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => None,
         };
         event.into_iter().collect()
@@ -280,7 +285,13 @@ impl Client {
         self.epoch = Some(self.next_epoch.clone());
         (self.who.fresh, self.who.exact) = (false, false);
         self.who.name.clone_from(&name);
+        // With a linked hub a client comes back to an earlier epoch. What it ended in between must not end again.
+        let ended = |id: &&String| other && !self.open.contains_key(*id) && !self.is_requested(id);
+        let ended: Vec<String> = open.iter().filter(ended).cloned().collect();
         self.open.retain(|id, _| open.contains(id));
+        for ask_id in ended {
+            self.request(|id| ToHub::Withdraw { id, ask_id });
+        }
         let is_lost = |r: &Request| {
             let acts = matches!(r.message, ToHub::Ask { .. } | ToHub::Broadcast { .. } | ToHub::Reply { .. });
             other && acts && r.deaths > 0
@@ -294,6 +305,14 @@ impl Client {
         self.registered = true; // not before: nothing that was lost may be sent again
         self.send_requests();
         events
+    }
+
+    /// Whether the ask or broadcast with this id is among the requests without an answer.
+    fn is_requested(&self, wanted: &str) -> bool {
+        self.requests.values().any(|r| match &r.message {
+            ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast { broadcast_id: id, .. } => id == wanted,
+            _ => false,
+        })
     }
 
     fn push(&mut self, parcel: Parcel) -> Option<Event> {

@@ -1,5 +1,6 @@
 //! The data directory: the hub's socket, lock and journal, session files, long texts and logs. Private to its user.
 
+mod elsewhere;
 mod machine;
 
 use std::env;
@@ -12,10 +13,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
-
 use crate::process;
-use crate::threads::{SMALL, spawn};
+pub use elsewhere::{Listeners, has_containers, host};
+use elsewhere::{dial, named};
 use machine::{MACHINE, Machine};
 
 /// The longest path of a socket, in bytes, the NUL at its end included: that of macOS. Linux allows 108.
@@ -150,6 +150,9 @@ impl DataDir {
     ///
     /// May change the working directory, as may [`Claim::bind`].
     pub fn connect(&self, limit: Duration) -> io::Result<UnixStream> {
+        if let Some(socket) = self.elsewhere() {
+            return dial(socket, limit); // the user has named or mounted it
+        }
         let own = self.connect_to(SOCKET, limit);
         match own {
             Err(e) if is_not_running(&e) => match self.machine_suffix() {
@@ -166,12 +169,7 @@ impl DataDir {
             return Err(ErrorKind::ConnectionRefused.into());
         }
         self.check_private(socket.uid())?;
-        let path = self.within_limit(name)?;
-        // `connect` blocks while the listener's backlog is full, and has no timeout of its own.
-        let (done, connected) = bounded(1);
-        let connect = move || drop(done.send(UnixStream::connect(path)));
-        spawn("connect", SMALL, connect)?;
-        connected.recv_timeout(limit).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+        dial(self.within_limit(name)?, limit)
     }
 
     /// Makes this process the hub of the directory for as long as the claim lives; `None` if another process is.
@@ -270,23 +268,20 @@ impl Claim {
 
     /// Listens on the socket, with mode 0600, and replaces an existing file.
     pub fn bind(&self) -> io::Result<UnixListener> {
-        // Created under another name and renamed, so that it never has another mode or no listener.
+        self.bind_as(&named(SOCKET, &self.suffix), 0o600)
+    }
+
+    fn bind_as(&self, socket: &str, mode: u32) -> io::Result<UnixListener> {
+        // Created under another name and renamed, so that it never has another mode or no listener. That name is in the
+        // data directory, where no container can put something else in its place.
         let name = format!("{SOCKET}.{}", std::process::id());
         let path = self.dir.0.join(&name);
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(self.dir.within_limit(&name)?)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o600))
-            .and_then(|()| fs::rename(&path, self.socket_path()))
+        fs::set_permissions(&path, Permissions::from_mode(mode))
+            .and_then(|()| fs::rename(&path, self.dir.0.join(socket)))
             .inspect_err(|_| drop(fs::remove_file(&path)))?;
         Ok(listener)
-    }
-}
-
-/// `hub.sock` or, with a suffix, `hub-SUFFIX.sock`.
-fn named(file: &str, suffix: &str) -> String {
-    match (suffix, file.split_once('.')) {
-        ("", _) | (_, None) => file.to_owned(),
-        (suffix, Some((stem, ending))) => format!("{stem}-{suffix}.{ending}"),
     }
 }
 

@@ -24,18 +24,20 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::datadir::DataDir;
+use crate::datadir::{Claim, DataDir};
+use crate::link::{self, Link};
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, ToClient, ToHub, What, fault, write_line};
 use crate::{process, texts, threads};
 use journal::{Journal, Start};
+use reader::Socket;
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use writer::{Backlog, Writer};
 
@@ -44,10 +46,14 @@ pub use replay::{redact, replay};
 
 /// The limit of connections: a channel and a waiter for each of 1,024 peers, and as many short-lived ones of hooks.
 const MAX_CONNECTIONS: usize = 3072;
+/// The same for `peers.sock`, beside the others.
+const MAX_REMOTE: usize = 1024;
 /// How often the hub checks its socket and maintains the journal.
 const CHECK: Duration = Duration::from_secs(1);
 /// How long a hub that exits waits for its backlogs to be read.
 const FLUSH: Duration = Duration::from_secs(1);
+/// How long a hub whose socket was replaced waits for its answers and notices to be handed over.
+const DRAIN: Duration = Duration::from_secs(3);
 /// How long outputs are collected while inputs arrive: under load this saves most of the system calls.
 const BATCH: Duration = Duration::from_micros(50);
 
@@ -64,6 +70,8 @@ enum Incoming {
     Opened(ConnId, Writer),
     /// A message, and the channel on which its credit is returned, with the time that the message took.
     Said(ConnId, ToHub, Sender<Duration>),
+    /// A message that the reader refused with this answer; its credit as above.
+    Refused(ConnId, ToClient, Sender<Duration>),
     /// The connection broke the protocol and is read no further.
     Broken(ConnId, Fault),
     Closed(ConnId),
@@ -75,6 +83,13 @@ enum Incoming {
 /// # Errors
 /// The hub cannot start; the text has the remedy.
 pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, String> {
+    if let Some(socket) = dir.elsewhere() {
+        return Err(format!(
+            "the hub for {} runs elsewhere, behind {}",
+            dir.path().display(),
+            socket.display()
+        ));
+    }
     dir.prepare()?;
     let at = dir.path().display();
     let Some(claim) = dir.claim().map_err(|e| format!("cannot lock {at}/hub.lock: {e}"))? else {
@@ -100,15 +115,15 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     router.info_mut().journal = journal.status();
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
-    let first = router.last_conn() + 1;
-    threads::spawn("accept", threads::SMALL, move || accept(&listener, &incoming, first))
-        .map_err(|e| format!("cannot start a thread: {e}"))?;
+    listen(&claim, listener, &incoming, router.last_conn() + 1)?;
     log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info().epoch.as_str(); "hub_started");
     ready();
     let mut hub = Hub {
         now_at_start: router.now(),
         inode: Inode::of(&socket),
         socket,
+        dir,
+        replaced: None,
         texts: texts::directory(dir),
         router,
         journal,
@@ -131,8 +146,29 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     Ok(Ran::Done)
 }
 
+/// Starts the threads that accept connections. A hub without `peers.sock` serves its machine all the same.
+fn listen(
+    claim: &Claim,
+    own: UnixListener,
+    incoming: &Sender<Incoming>,
+    first: ConnId,
+) -> Result<(), String> {
+    let peers = claim.bind_peers().inspect_err(|e| log::warn!(error:% = e; "no_peers_socket"));
+    let next = Arc::new(AtomicU64::new(first));
+    let listeners = [Some((own, Socket::Hub)), peers.ok().map(|peers| (peers, Socket::Peers))];
+    for (listener, socket) in listeners.into_iter().flatten() {
+        let (incoming, next) = (incoming.clone(), next.clone());
+        threads::spawn("accept", threads::SMALL, move || accept(&listener, socket, &incoming, &next))
+            .map_err(|e| format!("cannot start a thread: {e}"))?;
+    }
+    Ok(())
+}
+
 /// The router, its journal, and the writers of its connections.
-struct Hub {
+struct Hub<'a> {
+    dir: &'a DataDir,
+    /// Since when another process listens on the socket.
+    replaced: Option<Instant>,
     router: Router,
     journal: Journal,
     writers: BTreeMap<ConnId, Writer>,
@@ -149,7 +185,7 @@ struct Hub {
     exit: Option<&'static str>,
 }
 
-impl Hub {
+impl Hub<'_> {
     /// Runs until the router exits or the socket was replaced, and returns the reason.
     fn serve(&mut self, received: &Receiver<Incoming>) -> &'static str {
         let mut check = Instant::now() + CHECK;
@@ -169,7 +205,7 @@ impl Hub {
             let now = Instant::now();
             if now >= check {
                 check = now + CHECK;
-                if Inode::of(&self.socket) != self.inode {
+                if Inode::of(&self.socket) != self.inode && self.hand_over(now) {
                     return "its socket was removed or replaced";
                 }
                 self.journal.maintain(&self.router, now);
@@ -177,6 +213,19 @@ impl Hub {
                 self.router.info_mut().journal = self.journal.status();
             }
         }
+    }
+
+    /// Tells the clients of a linked hub that has replaced the socket, once they have their answers and notices. Returns
+    /// whether this hub has to exit.
+    fn hand_over(&mut self, now: Instant) -> bool {
+        let Ok(linked) = Link::open(self.dir, link::Start::No) else { return true };
+        let since = *self.replaced.get_or_insert(now);
+        if !self.router.is_drained() && now < since + DRAIN {
+            return false;
+        }
+        self.step(Input::HandOver(linked.epoch));
+        self.write_batch();
+        true
     }
 
     /// Steps the router for the messages that are available, for at most [`BATCH`].
@@ -199,6 +248,10 @@ impl Hub {
                 let began = Instant::now();
                 self.step(Input::Said(conn, message));
                 let _ = credit.try_send(began.elapsed()); // the reader may have ended
+            }
+            Incoming::Refused(conn, refusal, credit) => {
+                self.send(conn, &refusal);
+                let _ = credit.try_send(Duration::ZERO); // the reader may have ended
             }
             Incoming::Broken(conn, fault) => {
                 self.send(conn, &error_line(fault));
@@ -289,9 +342,9 @@ impl Hub {
 }
 
 /// Accepts connections and starts a reader thread for each.
-fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
+fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, next: &AtomicU64) {
     let open = Arc::new(AtomicUsize::new(0));
-    let mut next = first;
+    let most = if socket == Socket::Hub { MAX_CONNECTIONS } else { MAX_REMOTE };
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => Arc::new(stream),
@@ -302,19 +355,18 @@ fn accept(listener: &UnixListener, incoming: &Sender<Incoming>, first: ConnId) {
                 continue;
             }
         };
-        if open.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
+        if open.fetch_add(1, Ordering::Relaxed) >= most {
             open.fetch_sub(1, Ordering::Relaxed);
             log::warn!("too_many_connections");
-            let full = format!("the hub has {MAX_CONNECTIONS} connections, which is its limit; retry later");
+            let full = format!("the hub has {most} connections, which is its limit; retry later");
             let mut refusal = Vec::new();
             write_line(&mut refusal, &error_line(fault(Code::Overloaded, full)));
             write_and_close(&stream, &refusal);
             continue;
         }
-        let (conn, incoming, count) = (next, incoming.clone(), open.clone());
-        next += 1;
+        let (conn, incoming, count) = (next.fetch_add(1, Ordering::Relaxed), incoming.clone(), open.clone());
         let reader = move || {
-            reader::read(conn, &stream, &incoming);
+            reader::read(conn, socket, &stream, &incoming);
             count.fetch_sub(1, Ordering::Relaxed);
         };
         if let Err(e) = threads::spawn("reader", threads::PARSER, reader) {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::datadir::{DataDir, is_not_running};
+use crate::datadir::{DataDir, Listeners, is_not_running};
 use crate::lines::Lines;
 use crate::wire::{Answer, Code, Fault, ToClient, ToHub, VERSION, fault, write_line};
 
@@ -26,6 +26,8 @@ pub const ANSWER: Duration = Duration::from_secs(10);
 /// How long a write to the hub may block. With [`CONNECT`] it is less than [`ANSWER`].
 const WRITE: Duration = Duration::from_secs(4);
 
+/// How long a connection may lead to a listener that was replaced.
+const STALE: Duration = Duration::from_secs(5);
 /// How long another process that has just locked the directory may take to listen.
 const ANOTHER: Duration = Duration::from_millis(250);
 
@@ -91,6 +93,9 @@ pub struct Link {
     next_id: u64,
     /// Messages that arrived before the answer to a request.
     early: VecDeque<ToClient>,
+    /// The listeners at the time of the connection, and since when there are others.
+    listeners: Listeners,
+    replaced: Option<Instant>,
     /// The hub's process, version and epoch.
     pub pid: u32,
     pub version: String,
@@ -104,24 +109,32 @@ impl Link {
     /// `hub_unreachable` and `protocol_mismatch`.
     pub fn open(dir: &DataDir, start: Start) -> Result<Link, Fault> {
         let until = Instant::now() + LOOK;
+        let start = if dir.elsewhere().is_some() { Start::No } else { start };
         let mut pause = Duration::from_millis(1);
         // The time from which on a hub may be started. Another process that has just become the hub only needs time.
         let mut start_at = Instant::now();
         loop {
             let left = until.saturating_duration_since(Instant::now());
+            let listeners = dir.listeners();
             let lost = match dir.connect(left.max(Duration::from_millis(1))) {
                 Ok(stream) => match Link::greet(stream, Instant::now() + left) {
-                    Ok(link) => return Ok(link),
+                    Ok(link) => return Ok(Link { listeners, ..link }),
                     Err(Greeting::Refused(fault)) => return Err(fault),
                     Err(Greeting::Silence) => return Err(silent(dir.hub_process())),
                     Err(Greeting::End) => "the hub closed the connection before it answered".to_owned(),
                 },
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir.hub_process())),
                 Err(e) if start == Start::No && is_not_running(&e) => {
-                    return Err(unreachable(format!(
-                        "no hub runs for {}; the first session or `relay ask` starts one",
-                        dir.path().display()
-                    )));
+                    return Err(unreachable(match dir.elsewhere() {
+                        None => format!(
+                            "no hub runs for {}; the first session or `relay ask` starts one",
+                            dir.path().display()
+                        ),
+                        Some(socket) => format!(
+                            "no hub listens on {}; run `relay hub --detach` on the machine that it belongs to",
+                            socket.display()
+                        ),
+                    }));
                 }
                 Err(e) if is_not_running(&e) => {
                     if Instant::now() >= start_at && start_hub(dir)? == Started::Another {
@@ -131,7 +144,7 @@ impl Link {
                 }
                 // An unusable directory or a sandbox: starting another hub would not help.
                 Err(e) => {
-                    let at = dir.socket_path();
+                    let at = dir.client_socket();
                     let why = format!("cannot connect to {}: {e}; see `relay doctor`", at.display());
                     return Err(unreachable(dir.look().err().unwrap_or(why)));
                 }
@@ -158,8 +171,18 @@ impl Link {
         stream.set_write_timeout(Some(WRITE))?;
         let stream = Arc::new(stream);
         let lines = Lines::new(stream.clone());
-        let (early, version, epoch) = Default::default();
-        Ok(Link { sender: Sender(stream), lines, next_id: 0, early, pid: 0, version, epoch })
+        let (early, version, epoch, listeners, replaced) = Default::default();
+        Ok(Link {
+            sender: Sender(stream),
+            lines,
+            next_id: 0,
+            early,
+            listeners,
+            replaced,
+            pid: 0,
+            version,
+            epoch,
+        })
     }
 
     /// The first line of every connection.
@@ -215,6 +238,17 @@ impl Link {
         }
     }
 
+    /// Whether the hub's socket was replaced [`STALE`] ago, and this connection leads to the earlier listener. A hub that
+    /// is replaced closes its connections before that; one behind a lost SSH connection cannot.
+    pub fn is_stale(&mut self, dir: &DataDir) -> bool {
+        if dir.listeners() == self.listeners {
+            self.replaced = None;
+        } else {
+            self.replaced.get_or_insert_with(Instant::now);
+        }
+        self.replaced.is_some_and(|since| since.elapsed() >= STALE)
+    }
+
     /// Sends a request and waits for its answer, for up to [`ANSWER`].
     ///
     /// # Errors
@@ -266,9 +300,15 @@ pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
                 if !receive(FromHub::Up { sender, epoch, pid }) {
                     return;
                 }
-                while let Some(message) = link.receive(None) {
-                    if !receive(FromHub::Said(Box::new(message))) {
-                        return;
+                while let Ok(received) = link.try_receive(Instant::now() + STALE) {
+                    match received {
+                        Some(message) => {
+                            if !receive(FromHub::Said(Box::new(message))) {
+                                return;
+                            }
+                        }
+                        None if link.is_stale(&dir) => break,
+                        None => {}
                     }
                 }
                 link.sender.close();

@@ -105,14 +105,16 @@ pub fn is_alive(key: &str) -> bool {
     }
 }
 
-/// A key for the process `pid`: on Linux with its namespace and start time, so that a later process or one in another
-/// container has another key; elsewhere the number alone. Consists of `0-9` and `-`, so it is a valid file name.
+/// A key for the process `pid`: on Linux with the kernel's boot, the namespace and the start time, so that a later process or
+/// one in another container or on another machine has another key; elsewhere the number alone. Consists of letters, digits
+/// and `-`, so it is a valid file name.
 pub fn process_key(pid: u32) -> String {
     let Some(proc) = path("") else { return pid.to_string() };
     let stat = read(proc.join(format!("{pid}/stat")));
     let start = stat.as_deref().and_then(start_time).unwrap_or(0);
     let namespace = fs::metadata(proc.join("self/ns/pid")).map_or(0, |m| m.ino());
-    format!("{namespace}-{pid}-{start}")
+    let boot = line("sys/kernel/random/boot_id");
+    format!("{}-{namespace}-{pid}-{start}", boot.split('-').next().unwrap_or_default())
 }
 
 /// Field 22 of `/proc/<pid>/stat`, in clock ticks since boot. Field 2, the command's name, may contain any characters.
@@ -151,7 +153,7 @@ mod tests {
     fn process_key_is_stable_and_a_valid_file_name() {
         let key = process_key(std::process::id());
         assert_eq!(key, process_key(std::process::id()));
-        assert!(key.bytes().all(|b| b.is_ascii_digit() || b == b'-'), "{key}");
+        assert!(key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), "{key}");
         assert!(key.split('-').any(|part| part == std::process::id().to_string()));
         assert_ne!(key, process_key(u32::MAX));
         assert!(own_age().is_none_or(|age| age < 3_600_000), "no test runs for an hour");

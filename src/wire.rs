@@ -1,6 +1,6 @@
 //! The wire protocol between the hub and everything that talks to it, version 2.
 //!
-//! Newline-delimited JSON over `hub.sock`: one message per line, at most [`MAX_LINE`] bytes, as `{"NAME":{FIELDS}}`.
+//! Newline-delimited JSON over `hub.sock` or `peers.sock`: one message per line, at most [`MAX_LINE`] bytes, as `{"NAME":{FIELDS}}`.
 //! The first line from a client is [`ToHub::Hello`]; the hub answers [`ToClient::Welcome`], or one [`ToClient::Error`]
 //! and closes the connection. A message with an `id` is a request and gets exactly one answer, `ok` or `error` with the
 //! same `id`; the client chooses its ids, which need only be unique on the connection. Unknown fields are ignored, so
@@ -195,6 +195,9 @@ pub enum ToClient {
     },
     /// The waiter is not needed; the hub closes the connection.
     Dismissed,
+    /// A linked hub has taken the socket over, and this hub exits: the client reconnects, to the hub with this epoch. Its
+    /// open asks end there, as after any change of the epoch.
+    Farewell { epoch: String },
     /// Push this to the session by the path that it names, then send `pushed`.
     Push(Parcel),
     /// The state of an ask or broadcast of this peer. Its end is also delivered as a push, except for the failures
@@ -286,6 +289,12 @@ pub struct Who {
     pub paths: Vec<Path>,
     /// Whether this peer receives broadcasts.
     pub listens: bool,
+    /// The host name of the machine or container that the peer runs on. The hub keeps it if it differs from its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Whether the peer is connected through `peers.sock`. Set by the hub.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remote: bool,
     /// Whether the user's settings hold what comes by inbox until the user accepts it.
     #[serde(default)]
     pub held: bool,
@@ -312,6 +321,8 @@ impl Who {
             session: None,
             paths: Vec::new(),
             listens: true,
+            host: None,
+            remote: false,
             held: false,
             fresh: true,
         }

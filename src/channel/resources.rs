@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::tools;
 use crate::fence::label;
-use crate::wire::{ListedPeer, Roster};
+use crate::wire::{ListedPeer, Roster, place};
 
 /// What the address of a peer begins with.
 const SCHEME: &str = "peer://";
@@ -39,7 +39,7 @@ fn describe(peer: &ListedPeer) -> Value {
         "uri": address(&peer.name),
         "name": peer.name,
         "title": format!("Peer {}", peer.name),
-        "description": format!("The state of \"{}\" ({}{branch})", peer.name, peer.cwd),
+        "description": format!("The state of \"{}\" ({}{branch})", peer.name, place(peer.host.as_deref(), &peer.cwd)),
         "mimeType": "text/plain",
     })
 }

@@ -130,6 +130,7 @@ fn wait_on(dir: &DataDir, link: &mut Link, stay: &Stay, transcript: &str) -> Opt
             Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(dir, link, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),
             Ok(_) if stay.is_over() => return Some(ExitCode::SUCCESS),
+            Ok(None) if link.is_stale(dir) => return None,
             Ok(_) => {}
             Err(_) => return None,
         }

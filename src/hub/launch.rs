@@ -86,6 +86,7 @@ fn limits() -> Limits {
     let rate = std::env::var("RELAY_ASKS_PER_MIN").ok().and_then(|v| v.parse().ok());
     Limits {
         grace: seconds("RELAY_GRACE_S", base.grace),
+        remote_grace: seconds("RELAY_REMOTE_GRACE_S", base.remote_grace),
         idle_exit: seconds("RELAY_IDLE_EXIT_S", base.idle_exit).max(100), // the client that starts a hub has to reach it
         confirm: seconds("RELAY_CONFIRM_S", base.confirm),
         begin_turn: seconds("RELAY_BEGIN_TURN_S", base.begin_turn),

@@ -12,8 +12,9 @@ use crossbeam_channel::{Sender, bounded};
 use super::router::ConnId;
 use super::writer::Writer;
 use super::{Incoming, error_line, write_and_close};
+use crate::datadir::{has_containers, host};
 use crate::lines::Lines;
-use crate::wire::{Code, Fault, ToHub, VERSION, fault, write_line};
+use crate::wire::{Code, Fault, ToClient, ToHub, VERSION, fault, write_line};
 
 /// How long a connection may take to send `hello`.
 const HELLO: Duration = Duration::from_secs(10);
@@ -24,8 +25,17 @@ const STRETCH: Duration = Duration::from_millis(1);
 /// The longest pause of a reader.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// The socket that a connection came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Socket {
+    /// `hub.sock`: for processes of this user.
+    Hub,
+    /// `peers.sock`: for peers in containers and on other machines.
+    Peers,
+}
+
 /// Reads one connection to its end. A protocol error closes this connection only.
-pub fn read(conn: ConnId, stream: &Arc<UnixStream>, incoming: &Sender<Incoming>) {
+pub fn read(conn: ConnId, socket: Socket, stream: &Arc<UnixStream>, incoming: &Sender<Incoming>) {
     let mut lines = Lines::new(stream.clone());
     if let Err((code, refusal)) = hello(&mut lines) {
         log::warn!(conn, code = code.name(); "refused");
@@ -45,7 +55,7 @@ pub fn read(conn: ConnId, stream: &Arc<UnixStream>, incoming: &Sender<Incoming>)
             Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(e.to_string()),
             Ok(None) | Err(_) => break Incoming::Closed(conn),
         };
-        let message = match message {
+        let mut message = match message {
             Ok(message) => message,
             Err(why) => {
                 log::warn!(conn; "bad_msg");
@@ -54,11 +64,49 @@ pub fn read(conn: ConnId, stream: &Arc<UnixStream>, incoming: &Sender<Incoming>)
         };
         let Ok(used) = credits.recv() else { return };
         thread::sleep(share.pause(used));
-        if incoming.send(Incoming::Said(conn, message, credit.clone())).is_err() {
+        let next = match admit(socket, &mut message) {
+            None => Incoming::Said(conn, message, credit.clone()),
+            Some(refusal) => Incoming::Refused(conn, refusal, credit.clone()),
+        };
+        if incoming.send(next).is_err() {
             return;
         }
     };
     let _ = incoming.send(last);
+}
+
+/// What the hub knows better than a client, and the limits of `peers.sock`. It refuses what a peer does not need; that is
+/// the answer. The process keys of its clients get a prefix, so that none can name a process of this machine.
+fn admit(socket: Socket, message: &mut ToHub) -> Option<ToClient> {
+    let is_remote = socket == Socket::Peers;
+    let (id, what) = match message {
+        ToHub::Asks { id } => (*id, "asks"),
+        ToHub::Watch { id } => (*id, "watch"),
+        ToHub::Status { id } => (*id, "status"),
+        ToHub::Stop { id } => (*id, "stop"),
+        ToHub::Register { who, .. } => {
+            who.remote = is_remote;
+            who.host.take_if(|name| *name == host() || name.is_empty() || !(is_remote || has_containers()));
+            return prefix(is_remote, who.claude.as_mut());
+        }
+        ToHub::Hook { claude, .. } | ToHub::Wait { claude, .. } => return prefix(is_remote, Some(claude)),
+        ToHub::Seen(receipts) => return prefix(is_remote, receipts.claude.as_mut()),
+        _ => return None,
+    };
+    is_remote.then(|| ToClient::Error {
+        id: Some(id),
+        code: Code::NotAllowed,
+        message: format!(
+            "peers.sock, by which this client is connected, has no `{what}`; run the command on {}",
+            host()
+        ),
+        waiting: Vec::new(),
+    })
+}
+
+fn prefix(is_remote: bool, process: Option<&mut String>) -> Option<ToClient> {
+    process.filter(|_| is_remote)?.insert_str(0, "peers:");
+    None
 }
 
 /// The share of the router's time that a connection has used.

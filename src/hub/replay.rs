@@ -51,6 +51,7 @@ fn describe(input: &Input) -> io::Result<String> {
         Input::Closed(conn) => format!("{conn} closed"),
         Input::Tick => "a timer".to_owned(),
         Input::Stop => "stop".to_owned(),
+        Input::HandOver(epoch) => format!("a linked hub of epoch {epoch} took over"),
     })
 }
 

@@ -73,6 +73,8 @@ pub enum Input {
     Tick,
     /// SIGTERM.
     Stop,
+    /// A linked hub, of this epoch, has taken the socket over; the hub exits.
+    HandOver(String),
 }
 
 /// An output of the state machine.
@@ -307,6 +309,10 @@ impl Router {
             }
             Input::Tick => {}
             Input::Stop => self.out.push(Output::Exit),
+            Input::HandOver(epoch) => {
+                changes = true;
+                self.hand_over(&epoch);
+            }
         }
         let drawn = std::mem::take(&mut self.ids.drawn);
         let change = match changes || drawn.len() > drawn_by_timers {

@@ -239,6 +239,8 @@ fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> std::io::Result<
         session: None,
         paths: vec![Path::Socket],
         listens: joins,
+        host: None,
+        remote: false,
         held: false,
         fresh: true,
     })

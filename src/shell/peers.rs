@@ -11,7 +11,7 @@ use super::width::keep_end;
 use super::{Outcome, count, is_no_hub, open, print};
 use crate::datadir::DataDir;
 use crate::span::span;
-use crate::wire::{Answer, PeerKind, Roster, ToHub};
+use crate::wire::{Answer, PeerKind, Roster, ToHub, place};
 
 /// The `--json` output.
 #[derive(Serialize)]
@@ -69,7 +69,7 @@ pub fn peer_table(roster: &Roster) -> String {
             peer.activity.name().replace("unknown", "-"),
             peer.push.map_or("none", |path| path.name()).to_owned() + if is_unconfirmed { "!" } else { "" },
             span(peer.connected_s),
-            claude::abbreviate_home(&peer.cwd) + &branch,
+            claude::abbreviate_home(&place(peer.host.as_deref(), &peer.cwd)) + &branch,
         ]
     }));
     table(&rows, columns(), keep_end)

@@ -36,6 +36,9 @@ pub struct Me {
 pub struct ListedPeer {
     pub name: String,
     pub kind: PeerKind,
+    /// The machine or container that the peer runs on, unless it is the hub's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     pub cwd: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
@@ -49,6 +52,11 @@ pub struct ListedPeer {
     pub confirmed_s: Option<u64>,
     /// Seconds since the peer registered.
     pub connected_s: u64,
+}
+
+/// A directory, after the host if that is not the hub's: `HOST:/DIRECTORY`.
+pub fn place(host: Option<&str>, cwd: &str) -> String {
+    host.map_or_else(|| cwd.to_owned(), |host| format!("{host}:{cwd}"))
 }
 
 /// An open ask of the requesting peer.

@@ -109,6 +109,8 @@ words! {
         BadArgs = "bad_args",
         ProtocolMismatch = "protocol_mismatch",
         Overloaded = "overloaded",
+        /// The socket that the client is connected to does not offer the request.
+        NotAllowed = "not_allowed",
     }
 }
 

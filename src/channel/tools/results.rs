@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::fence;
-use crate::wire::{Activity, Answer, Code, Fault, ListedPeer, PeerKind, Roster, State};
+use crate::wire::{Activity, Answer, Code, Fault, ListedPeer, PeerKind, Roster, State, place};
 
 /// How answers reach the model.
 #[derive(Debug, Clone, Copy, Default)]
@@ -179,5 +179,6 @@ pub fn peer_line(peer: &ListedPeer) -> String {
         (Some(path), true) => format!(", reached by {} (confirmed)", path.name()),
         (Some(path), false) => format!(", reached by {} (not confirmed yet)", path.name()),
     };
-    format!("- \"{}\"{what} in {}{branch}{doing}{push}", peer.name, peer.cwd)
+    let place = place(peer.host.as_deref(), &peer.cwd);
+    format!("- \"{}\"{what} in {place}{branch}{doing}{push}", peer.name)
 }

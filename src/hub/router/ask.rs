@@ -11,6 +11,7 @@ use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::wire::{
     Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, State, ToClient, What, fault,
+    place,
 };
 
 /// The limit of undelivered text of all peers, in bytes.
@@ -205,7 +206,7 @@ impl Router {
             from: who.name.clone(),
             from_kind: Some(who.kind).filter(|_| is_theirs),
             about: None,
-            cwd: Some(who.cwd.clone()).filter(|_| is_theirs),
+            cwd: Some(place(who.host.as_deref(), &who.cwd)).filter(|_| is_theirs),
             text,
             cut: None,
             code: None,

@@ -125,8 +125,8 @@ impl Router {
         }
         let within = |other: &Who| match scope {
             Scope::Machine => true,
-            Scope::Repo => other.repo == own.repo,
-            Scope::Directory => other.cwd == own.cwd,
+            Scope::Repo => (&other.host, &other.repo) == (&own.host, &own.repo),
+            Scope::Directory => (&other.host, &other.cwd) == (&own.host, &own.cwd),
         };
         let found = self.names.by_key.values().filter(|no| {
             let who = &self.peer(**no).who;

@@ -16,6 +16,9 @@ pub struct Limits {
     pub asks_per_minute: u32,
     /// How long a peer that lost its connection has to reconnect.
     pub grace: Ms,
+    /// The same for a peer in a container or on another machine, whose link may come back.
+    #[serde(default)]
+    pub remote_grace: Ms,
     /// How long the hub runs without peers.
     pub idle_exit: Ms,
     /// How long an idle session has to confirm a push before the next path is tried.
@@ -36,10 +39,21 @@ pub struct Limits {
 
 impl Limits {
     /// All times, and the longest one that follows from the others.
-    pub fn times(&self) -> [Ms; 9] {
+    pub fn times(&self) -> [Ms; 10] {
         let inbox = self.inbox_burst.saturating_mul(self.inbox_every);
-        let Limits { grace, idle_exit, confirm, inbox_every, begin_turn, nudge, handover, late, .. } = *self;
-        [grace, idle_exit, confirm, inbox_every, begin_turn, nudge, handover, late, inbox]
+        let Limits {
+            grace,
+            remote_grace,
+            idle_exit,
+            confirm,
+            inbox_every,
+            begin_turn,
+            nudge,
+            handover,
+            late,
+            ..
+        } = *self;
+        [grace, remote_grace, idle_exit, confirm, inbox_every, begin_turn, nudge, handover, late, inbox]
     }
 }
 
@@ -51,6 +65,7 @@ impl Default for Limits {
             undelivered: 256,
             asks_per_minute: 30,
             grace: 5_000,
+            remote_grace: 60_000,
             idle_exit: 300_000,
             confirm: 4_000,
             inbox_burst: 25,

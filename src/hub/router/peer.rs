@@ -217,9 +217,10 @@ impl Router {
 
     /// Starts the grace period of a peer that lost its connection.
     pub(super) fn vanished(&mut self, no: PeerNo, conn: ConnId) {
-        let at = self.now + self.limits.grace;
         let Some(peer) = self.peers.get_mut(&no).filter(|p| p.conn == Some(conn)) else { return };
         peer.conn = None;
+        let grace = if peer.who.remote { self.limits.remote_grace } else { self.limits.grace };
+        let at = self.now + grace;
         if self.session_ended(no) {
             return self.gone(no);
         }
@@ -315,8 +316,13 @@ fn check(who: &Who) -> Result<(), Fault> {
     if who.paths.len() > 8 {
         return bad("paths");
     }
-    let optional =
-        [("repo", &who.repo), ("branch", &who.branch), ("claude", &who.claude), ("session", &who.session)];
+    let optional = [
+        ("repo", &who.repo),
+        ("branch", &who.branch),
+        ("claude", &who.claude),
+        ("session", &who.session),
+        ("host", &who.host),
+    ];
     match optional.iter().find(|(_, s)| s.as_ref().is_some_and(|s| s.len() > MAX_LABEL)) {
         Some((what, _)) => bad(what),
         None => Ok(()),

@@ -2,6 +2,7 @@
 
 use super::session::Session;
 use super::{ConnId, Info, Input, Limits, Ms, Role, Router, Step, Timer};
+use crate::wire::ToClient;
 
 impl Router {
     /// Equips a router that was read from a snapshot, after the replay.
@@ -19,6 +20,23 @@ impl Router {
         let step = self.step(now, input);
         self.ids.replayed.clear();
         step
+    }
+
+    /// Sends every client to the linked hub. Connected peers take their open asks along: that hub ends each, see
+    /// [`ToHub::Register`](crate::wire::ToHub), so they end here without a word.
+    pub(super) fn hand_over(&mut self, epoch: &str) {
+        let conns: Vec<ConnId> = self.roles.keys().copied().collect();
+        let peers: Vec<_> = conns.iter().filter_map(|conn| self.peer_on(*conn)).collect();
+        for conn in conns {
+            self.send(conn, ToClient::Farewell { epoch: epoch.to_owned() });
+            self.close(conn);
+        }
+        for no in peers {
+            let Some(peer) = self.peers.get(&no) else { continue };
+            let (asked, broadcasts) = (peer.asked.clone(), peer.broadcasts.clone());
+            broadcasts.iter().for_each(|all| self.drop_broadcast(all));
+            asked.iter().for_each(|id| self.drop_ask(id));
+        }
     }
 
     /// To be called once after a replay: the process that stepped the router died, and another goes on at `now`. Every

@@ -79,6 +79,7 @@ impl Router {
         ListedPeer {
             name: peer.who.name.clone(),
             kind: peer.who.kind,
+            host: peer.who.host.as_deref().map(label),
             cwd: label(&peer.who.cwd),
             branch: peer.who.branch.as_deref().map(label),
             pid: peer.who.pid,

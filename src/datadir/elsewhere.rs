@@ -1,0 +1,90 @@
+//! The hub's second socket, `peers/peers.sock`, which containers mount and SSH forwards; and the client whose hub runs
+//! elsewhere.
+
+use std::env;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+
+use super::machine::MACHINE;
+use super::{Claim, DataDir, LOCK, SOCKET, make_private};
+use crate::threads::{SMALL, spawn};
+
+/// The directory of the second socket. It holds nothing else, so that it can be mounted: a mounted file would stay the
+/// socket of a hub that has ended.
+const DIRECTORY: &str = "peers";
+/// The second socket.
+const PEERS: &str = "peers/peers.sock";
+
+/// Identifies the listeners of a directory: device, inode and the time of the last change of each socket.
+pub type Listeners = [Option<(u64, u64, i64, i64)>; 2];
+
+/// The host name of this machine or container.
+pub fn host() -> &'static str {
+    &MACHINE.host
+}
+
+/// Whether containers of this machine show another host name. macOS has none, and renames itself with its network.
+pub fn has_containers() -> bool {
+    !MACHINE.boot.is_empty()
+}
+
+/// Connects within `limit`: `connect` blocks while the listener's backlog is full, and has no timeout of its own.
+pub(super) fn dial(path: PathBuf, limit: Duration) -> io::Result<UnixStream> {
+    let (done, connected) = bounded(1);
+    let connect = move || drop(done.send(UnixStream::connect(path)));
+    spawn("connect", SMALL, connect)?;
+    connected.recv_timeout(limit).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}
+
+/// `hub.sock` or, with a suffix, `hub-SUFFIX.sock`.
+pub(super) fn named(file: &str, suffix: &str) -> String {
+    match (suffix, file.split_once('.')) {
+        ("", _) | (_, None) => file.to_owned(),
+        (suffix, Some((stem, ending))) => format!("{stem}-{suffix}.{ending}"),
+    }
+}
+
+impl DataDir {
+    /// The socket of a hub that runs elsewhere and cannot be started from here: `RELAY_SOCKET`, else `peers/peers.sock` if
+    /// it was mounted, which is the case in a directory that never had a hub.
+    pub fn elsewhere(&self) -> Option<PathBuf> {
+        let chosen = env::var_os("RELAY_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let is_there = |name: &str| fs::symlink_metadata(self.path().join(name)).is_ok();
+        chosen.or_else(|| (is_there(PEERS) && !is_there(LOCK)).then(|| self.path().join(PEERS)))
+    }
+
+    /// The socket that clients connect to, for messages.
+    pub fn client_socket(&self) -> PathBuf {
+        self.elsewhere().unwrap_or_else(|| self.socket_path())
+    }
+
+    /// The listeners that a client may find. They differ after one was replaced.
+    pub fn listeners(&self) -> Listeners {
+        [self.path().join(SOCKET), self.client_socket()].map(|path| {
+            fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino(), m.ctime(), m.ctime_nsec()))
+        })
+    }
+
+    /// The second socket of this machine's hub.
+    pub fn peers_socket(&self) -> PathBuf {
+        self.path().join(named(PEERS, &self.machine_suffix().unwrap_or_default()))
+    }
+}
+
+impl Claim {
+    /// Listens on the second socket. Its mode is 0600; or 0666 if the user has made its directory accessible to others,
+    /// for containers with other user ids: the data directory around it stays closed. The file is left at exit, so that a
+    /// mounted directory is known by it.
+    pub fn bind_peers(&self) -> io::Result<UnixListener> {
+        let directory = self.dir.path().join(DIRECTORY);
+        make_private(&directory)?;
+        let mode = if fs::symlink_metadata(directory)?.mode() & 0o001 == 0 { 0o600 } else { 0o666 };
+        self.bind_as(&named(PEERS, &self.suffix), mode)
+    }
+}
