@@ -195,7 +195,7 @@ impl DataDir {
     /// Whether a process is the hub of the directory, or is about to be.
     pub fn is_claimed(&self) -> bool {
         let path = self.0.join(named(LOCK, &self.machine_suffix().unwrap_or_default()));
-        read_lock(&path).is_ok_and(|lock| lock.try_lock().is_err())
+        read_lock(&path).is_ok_and(|lock| lock.try_lock_shared().is_err())
     }
 
     /// The process id of the last hub, from its lock file.

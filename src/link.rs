@@ -137,7 +137,8 @@ impl Link {
                     }));
                 }
                 Err(e) if is_not_running(&e) => {
-                    if Instant::now() >= start_at && start_hub(dir)? == Started::Another {
+                    if Instant::now() >= start_at && (dir.is_claimed() || start_hub(dir)? == Started::Another)
+                    {
                         start_at = Instant::now() + ANOTHER;
                     }
                     e.to_string()

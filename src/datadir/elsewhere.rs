@@ -71,6 +71,11 @@ impl DataDir {
         })
     }
 
+    /// Whether a hub of this machine listens on its second socket: if the first is forwarded, none does.
+    pub fn is_own_hub(&self) -> bool {
+        self.elsewhere().is_none() && dial(self.peers_socket(), Duration::from_secs(1)).is_ok()
+    }
+
     /// The second socket of this machine's hub.
     pub fn peers_socket(&self) -> PathBuf {
         self.path().join(named(PEERS, &self.machine_suffix().unwrap_or_default()))

@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use super::args::Args;
+use super::peers::is_local;
 use super::terminal::{columns, err, out, table};
 use super::{Outcome, claude, is_no_hub, open, print, short_id, width};
 use crate::datadir::DataDir;
 use crate::link::unreachable;
 use crate::span::span;
-use crate::wire::{Answer, AskList, Fault, ListedPeer, State, ToHub};
+use crate::wire::{Answer, AskList, Code, Fault, ListedPeer, State, ToHub};
 
 /// Runs `relay asks`.
 pub fn asks(dir: &DataDir, args: &Args) -> Outcome {
@@ -79,8 +80,12 @@ fn session_state(dir: &DataDir) -> Result<Option<(ListedPeer, AskList)>, Fault> 
         _ => return Err(unreachable("the hub sent an unexpected answer to a request for the peers")),
     };
     let ancestors = claude::ancestors();
-    let session = roster.peers.into_iter().find(|peer| ancestors.contains(&peer.pid));
-    session.map(|session| Ok((session, request_asks(dir)?))).transpose()
+    let session = roster.peers.into_iter().find(|peer| is_local(peer) && ancestors.contains(&peer.pid));
+    let list = || match request_asks(dir) {
+        Err(fault) if fault.code == Code::NotAllowed => Ok(AskList::default()),
+        list => list,
+    };
+    session.map(|session| Ok((session, list()?))).transpose()
 }
 
 /// The name of the session, its open asks, the asks that it owes an answer to, and those that wait to be handed to it.

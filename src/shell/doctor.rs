@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::args::Args;
 use super::claude::{self, CHANNEL_FLAG, INSTALL_CLAUDE, PLUGIN, Plugin, SessionFile, claude};
-use super::peers::unregistered;
+use super::peers::{is_local, unregistered};
 use super::settings::{self, RULE, Settings};
 use super::setup::AUTO_MODE;
 use super::status::request_status;
@@ -310,6 +310,10 @@ fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Result<Opti
         Err(fault) => return report.error("hub", fault.message, restart).map(|()| None),
     };
     let status = match request_status(&mut link) {
+        Err(fault) if fault.code == Code::NotAllowed => {
+            report.ok("hub", format!("it runs elsewhere, behind {}", dir.client_socket().display()))?;
+            return Ok(link.call(|id| ToHub::Peers { id }).ok().and_then(roster));
+        }
         Err(fault) => return report.error("hub", fault.message, restart).map(|()| None),
         Ok(status) => status,
     };
@@ -321,9 +325,13 @@ fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Result<Opti
         }
     }
     check_journal(report, dir, &status.journal)?;
-    match link.call(|id| ToHub::Peers { id }) {
-        Ok(Answer::Peers(roster)) => Ok(Some(roster)),
-        _ => Ok(None),
+    Ok(link.call(|id| ToHub::Peers { id }).ok().and_then(roster))
+}
+
+fn roster(answer: Answer) -> Option<Roster> {
+    match answer {
+        Answer::Peers(roster) => Some(roster),
+        _ => None,
     }
 }
 
@@ -343,7 +351,9 @@ fn check_journal(report: &mut Report, dir: &DataDir, journal: &JournalStatus) ->
 fn check_peers(report: &mut Report, roster: &Roster) -> Result<(), Failure> {
     let mut processes: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
     for peer in roster.peers.iter().filter(|peer| peer.kind == PeerKind::Session) {
-        processes.entry(peer.pid).or_default().push(&peer.name);
+        if is_local(peer) {
+            processes.entry(peer.pid).or_default().push(&peer.name);
+        }
         let name = &peer.name;
         match (peer.push.map(|path| path.name()), peer.confirmed_s) {
             (Some(path), Some(s)) => {

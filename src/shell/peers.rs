@@ -9,9 +9,9 @@ use super::claude::{self, SessionFile};
 use super::terminal::{columns, err, out, table};
 use super::width::keep_end;
 use super::{Outcome, count, is_no_hub, open, print};
-use crate::datadir::DataDir;
+use crate::datadir::{DataDir, host};
 use crate::span::span;
-use crate::wire::{Answer, PeerKind, Roster, ToHub, place};
+use crate::wire::{Answer, ListedPeer, PeerKind, Roster, ToHub, place};
 
 /// The `--json` output.
 #[derive(Serialize)]
@@ -50,8 +50,13 @@ pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
 
 /// Those of the running sessions that are not among the peers.
 pub fn unregistered(roster: &Roster, mut running: Vec<SessionFile>) -> Vec<SessionFile> {
-    running.retain(|session| !roster.peers.iter().any(|peer| peer.pid == session.pid));
+    running.retain(|session| !roster.peers.iter().any(|peer| is_local(peer) && peer.pid == session.pid));
     running
+}
+
+/// Whether the process number of a peer may be one of this machine or container.
+pub fn is_local(peer: &ListedPeer) -> bool {
+    peer.host.as_deref().is_none_or(|name| name == host())
 }
 
 /// The table of all peers but the one that asks for it.
