@@ -23,10 +23,14 @@ use crate::{process, texts};
 
 /// Printed once the forwarded socket is in its place.
 pub const TAKEN: &str = "linked";
+/// Printed when another link has replaced it.
+pub const REPLACED: &str = "replaced";
 /// Received from a link that was ended on purpose.
 pub const BYE: &str = "bye\n";
 /// How long the other end may be silent.
 const SILENCE: Duration = Duration::from_secs(45);
+/// How often it tries to get the lock, which the hub that it replaces still holds.
+const CLAIM: Duration = Duration::from_millis(50);
 /// How often the end of a link looks after its files.
 const CHECK: Duration = Duration::from_secs(1);
 /// How long sessions wait for a link that was lost, before one of them starts a hub of its own.
@@ -74,9 +78,9 @@ fn hold(dir: &DataDir, name: &str) -> Outcome {
     let ours = dir.listeners();
     let lines = read_stdin()?;
     out(&format!("{TAKEN}\n"))?;
-    let (mut claim, mut heard) = (None, Instant::now());
+    let (mut claim, mut heard) = (dir.claim()?, Instant::now());
     let is_lost = loop {
-        match lines.recv_timeout(CHECK) {
+        match lines.recv_timeout(if claim.is_some() { CHECK } else { CLAIM }) {
             Ok(line) if line == BYE => break false,
             Ok(_) => heard = Instant::now(),
             Err(RecvTimeoutError::Timeout) => {}
@@ -86,7 +90,7 @@ fn hold(dir: &DataDir, name: &str) -> Outcome {
             break true;
         }
         if dir.listeners() != ours {
-            return Ok(ExitCode::SUCCESS); // another link or hub has taken its place
+            break true;
         }
         if claim.is_none() {
             claim = dir.claim()?;
@@ -95,6 +99,8 @@ fn hold(dir: &DataDir, name: &str) -> Outcome {
     };
     if dir.listeners() == ours {
         fs::remove_file(&socket)?;
+    } else if is_there(&socket) {
+        out(&format!("{REPLACED}\n"))?;
     }
     let until = Instant::now() + LINGER;
     while is_lost && claim.is_some() && Instant::now() < until && !is_there(&socket) {

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::linked::{BYE, Remote, TAKEN};
+use super::linked::{BYE, REPLACED, Remote, TAKEN};
 use super::links::Entry;
 use super::terminal::{err, out};
 use crate::datadir::DataDir;
@@ -163,6 +163,10 @@ impl Keeper<'_> {
                         out(&format!("{LINKED} {host}{again}: its sessions are peers of the hub here.\n"));
                     self.was_up = true;
                     until = Instant::now() + BEAT;
+                }
+                Next::Line(line) if line == REPLACED => {
+                    err(&format!("relay link: {}: another link has replaced this one\n", self.host));
+                    return Ok(Over::Left);
                 }
                 Next::Line(_) => {} // of a shell's start-up file
                 Next::Quiet if self.is_up => {

@@ -21,7 +21,7 @@ pub struct Launch<'a> {
     session: String,
     env: Vec<(String, String)>,
     /// What a shell does before it becomes the channel.
-    before: Option<&'static str>,
+    before: Option<String>,
     user: Option<u32>,
 }
 
@@ -40,8 +40,8 @@ impl<'a> Launch<'a> {
     }
 
     /// Lets a shell do this before it becomes the channel.
-    pub fn shell(mut self, before: &'static str) -> Self {
-        self.before = Some(before);
+    pub fn shell(mut self, before: impl Into<String>) -> Self {
+        self.before = Some(before.into());
         self
     }
 
@@ -65,7 +65,7 @@ impl<'a> Launch<'a> {
     }
 
     fn command(&self) -> Command {
-        let mut command = match self.before {
+        let mut command = match &self.before {
             None => self.dir.command(&["channel"]),
             Some(before) => {
                 let mut shell = Command::new("/bin/sh");

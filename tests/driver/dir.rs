@@ -91,6 +91,11 @@ impl DataDir {
         self.path.join("hub.sock")
     }
 
+    /// What containers mount and SSH forwards.
+    pub fn peers_socket(&self) -> PathBuf {
+        self.path.join("peers/peers.sock")
+    }
+
     /// A directory for a session to work in.
     pub fn project(&self, name: &str) -> PathBuf {
         let dir = self.root.join("projects").join(name);

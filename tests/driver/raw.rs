@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -29,7 +30,18 @@ impl Raw {
 
     /// Connected if somebody listens.
     pub fn try_connect(dir: &DataDir) -> io::Result<Raw> {
-        let stream = UnixStream::connect(dir.socket())?;
+        Raw::try_connect_to(&dir.socket())
+    }
+
+    /// A connection by `peers.sock` that has been welcomed.
+    pub fn remote(dir: &DataDir) -> Raw {
+        let mut raw = until("a hub that listens", || Raw::try_connect_to(&dir.peers_socket()).ok());
+        raw.hello();
+        raw
+    }
+
+    fn try_connect_to(socket: &Path) -> io::Result<Raw> {
+        let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(LONG))?;
         Ok(Raw { reader: BufReader::new(stream), next_id: 0, early: VecDeque::new() })
     }

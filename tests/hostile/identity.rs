@@ -307,3 +307,74 @@ fn holder_of_the_socket_can_pose_as_a_hook() {
     assert_eq!(ann.refusal(json!({"type": "wait", "claude": "1-2-3", "process": "7-7-7"})), "bad_msg");
     all_is_well(&dir);
 }
+
+/// What a container or another machine may do is less than what this user's processes may.
+#[test]
+fn peers_socket_has_no_watch_stop_status_or_asks() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let hub = dir.hub();
+    let mut eve = Raw::remote(&dir);
+    register(&mut eve, "eve", json!({"host": "box"})).expect("registered");
+    for request in ["asks", "watch", "status", "stop"] {
+        // More often than one connection may have messages under way: the refused ones count as well.
+        for _ in 0..20 {
+            let (code, why) = eve.call(json!({"type": request})).expect_err("refused");
+            assert_eq!(code, "not_allowed");
+            assert!(why.contains("peers.sock") && why.contains(request), "{why}");
+        }
+    }
+    let mut ann = dir.peer("ann");
+    let peers = ann.call(json!({"type": "peers"})).expect("peers");
+    assert_eq!((&peers["peers"][0]["name"], &peers["peers"][0]["host"]), (&json!("eve"), &json!("box")));
+    let mut ben = Raw::remote(&dir);
+    ben.register("ben");
+    crate::talk(&mut ann, &mut ben, "ben", "ask_00000001");
+    crate::talk(&mut ben, &mut ann, "ann", "ask_00000002");
+    assert_eq!(dir.hub(), hub, "nobody stopped it");
+}
+
+/// The processes that a client of `peers.sock` names are not those of the hub's machine.
+#[test]
+fn holder_of_the_peers_socket_cannot_pose_as_a_hook_of_the_hubs_machine() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let (mut ann, mut ben) = (dir.peer("ann"), dir.raw());
+    register(&mut ben, "ben", json!({"kind": "session", "claude": "1-2-3", "paths": ["hook"]}))
+        .expect("registered");
+    let mut thief = Raw::remote(&dir);
+    thief.call(json!({"type": "hook", "claude": "1-2-3", "event": "prompt"})).expect("a hook of nobody");
+    thief.call(json!({"type": "wait", "claude": "1-2-3", "process": "7-7-7"})).expect("a waiter of nobody");
+    let asked = ann.call(Raw::ask_as("ask_00000001", "ben", "hm?")).expect("asked");
+    assert_eq!(asked["state"], "queued", "the thief was not handed it");
+    let peers = ann.call(json!({"type": "peers"})).expect("peers");
+    assert_eq!(peers["peers"][0]["activity"], "unknown", "{peers}");
+    let mut waiter = dir.raw();
+    waiter.call(json!({"type": "wait", "claude": "1-2-3", "process": "8-8-8"})).expect("ben's waiter");
+    let push = waiter.take_push();
+    assert_eq!(push["text"], "hm?");
+    thief.say(&json!({"type": "seen", "claude": "1-2-3", "seen": [push["push"]]}));
+    thief.call(json!({"type": "peers"})).expect("it has been heard");
+    let peers = ann.call(json!({"type": "peers"})).expect("peers");
+    assert_eq!(peers["asks"][0]["state"], "pushed", "{peers}");
+}
+
+/// A client cannot choose by which socket it counts as connected, and needs no name of a host.
+#[test]
+fn remote_is_set_by_the_hub() {
+    let dir = DataDir::with(&[("RELAY_REMOTE_GRACE_S", "1000"), ("RELAY_GRACE_S", "0")]);
+    dir.start_hub();
+    let mut ann = dir.peer("ann");
+    let mut near = dir.raw();
+    register(&mut near, "near", json!({"remote": true})).expect("registered");
+    let mut far = Raw::remote(&dir);
+    register(&mut far, "far", json!({"remote": false, "host": "x".repeat(5000)})).expect_err("too long");
+    register(&mut far, "far", json!({"remote": false})).expect("registered");
+    far.hang_up();
+    near.hang_up();
+    until("only far to be left", || {
+        let peers = ann.call(json!({"type": "peers"})).expect("peers");
+        let names = peers["peers"].as_array().expect("peers").iter();
+        names.map(|p| p["name"].as_str().expect("a name")).eq(["far"]).then_some(())
+    });
+}
