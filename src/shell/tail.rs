@@ -11,7 +11,7 @@ use super::{Failure, Outcome, open, print, short_id};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
 use crate::link::{Link, Start};
-use crate::wire::{Event, Kind, ToClient, ToHub, What};
+use crate::wire::{Code, Event, Kind, ToClient, ToHub, What};
 
 /// How often to look for the next hub.
 const RETRY: Duration = Duration::from_millis(250);
@@ -23,8 +23,10 @@ pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
     let mut link = open(dir)?;
     let mut clock = Clock::default();
     loop {
-        if link.call(|id| ToHub::Watch { id }).is_ok() {
-            err("relay: watching for events; Ctrl-C ends it\n");
+        match link.call(|id| ToHub::Watch { id }) {
+            Ok(_) => err("relay: watching for events; Ctrl-C ends it\n"),
+            Err(fault) if fault.code == Code::HubUnreachable => {} // the next hub may come
+            Err(fault) => return Err(fault.into()),
         }
         while let Some(message) = link.receive(None) {
             let ToClient::Event(event) = message else { continue };
