@@ -53,6 +53,12 @@ impl Sites {
         let mut sites = Sites { local, remote, port: 0, sshd: None };
         sites.configure();
         sites.start_sshd();
+        let login = sites.local.command_of("ssh").args(["devbox", "true"]).output().expect("ssh");
+        if fs::read_to_string(sites.at("sshd.log")).is_ok_and(|log| log.contains("account is locked")) {
+            eprintln!("SKIPPED: sshd refuses this user, whose account is locked");
+            return None;
+        }
+        assert!(login.status.success(), "{login:?}");
         Some(sites)
     }
 
