@@ -25,7 +25,7 @@ use crate::fence;
 use crate::link::{self, FromHub, unreachable};
 use crate::mcp::{self, Id, Incoming};
 use crate::process;
-use crate::texts::Texts;
+use crate::texts::{self, Texts};
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Activity, Parcel, Path, PeerKind, ToHub, Who};
@@ -129,6 +129,9 @@ pub fn run(dir: DataDir) -> ExitCode {
     channel.client.who.paths = channel.paths();
     channel.client.who.session = channel.conversation();
     identity::sweep(&dir.sessions(), process::is_alive);
+    if dir.elsewhere().is_some() {
+        texts::sweep(&texts::directory(&dir), process::is_alive); // no hub does it here
+    }
     if first.is_none_or(|first| channel.answer_client(first).is_ok()) {
         channel.serve(&all);
     }

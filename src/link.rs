@@ -302,14 +302,13 @@ pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
                     return;
                 }
                 while let Ok(received) = link.try_receive(Instant::now() + STALE) {
-                    match received {
-                        Some(message) => {
-                            if !receive(FromHub::Said(Box::new(message))) {
-                                return;
-                            }
-                        }
+                    let wanted = match received {
+                        Some(message) => receive(FromHub::Said(Box::new(message))),
                         None if link.is_stale(&dir) => break,
-                        None => {}
+                        None => true,
+                    };
+                    if !wanted {
+                        return;
                     }
                 }
                 link.sender.close();

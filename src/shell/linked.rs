@@ -21,6 +21,8 @@ use crate::threads::{SMALL, spawn};
 use crate::wire::{Code, ToHub};
 use crate::{process, texts};
 
+/// How the name of a forwarded socket begins.
+pub const PREFIX: &str = "link-";
 /// Printed once the forwarded socket is in its place.
 pub const TAKEN: &str = "linked";
 /// Printed when another link has replaced it.
@@ -55,6 +57,7 @@ pub fn linked(dir: &DataDir, args: &Args) -> Outcome {
     match args.words.first() {
         Some(name) => hold(dir, name),
         None => {
+            remove_unused(dir)?;
             let mut hub = Link::open(dir, Start::No).ok();
             let refused = hub.as_mut().and_then(|hub| hub.call(|id| ToHub::Status { id }).err());
             let data_dir = dir.path().to_string_lossy().into_owned();
@@ -68,7 +71,7 @@ pub fn linked(dir: &DataDir, args: &Args) -> Outcome {
 /// Puts the forwarded socket in place, holds the lock of the hub, so that no client starts one, and undoes both at the
 /// end. The hub that listened there sees it, tells its clients and exits.
 fn hold(dir: &DataDir, name: &str) -> Outcome {
-    if !name.starts_with("link-") || name.contains('/') {
+    if !name.starts_with(PREFIX) || name.contains('/') {
         return usage_error("invalid SOCKET: `relay link` makes its name");
     }
     let (from, socket) = (dir.path().join(name), dir.socket_path());
@@ -107,6 +110,16 @@ fn hold(dir: &DataDir, name: &str) -> Outcome {
         thread::sleep(Duration::from_millis(50));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Removes forwarded sockets that were never used: their connection was lost in that moment.
+fn remove_unused(dir: &DataDir) -> io::Result<()> {
+    for entry in fs::read_dir(dir.path())?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            let _ = fs::remove_file(entry.path()); // it may have been used meanwhile
+        }
+    }
+    Ok(())
 }
 
 fn is_there(path: &Path) -> bool {

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::linked::{BYE, REPLACED, Remote, TAKEN};
+use super::linked::{BYE, PREFIX, REPLACED, Remote, TAKEN};
 use super::links::Entry;
 use super::terminal::{err, out};
 use crate::datadir::DataDir;
@@ -144,7 +144,7 @@ impl Keeper<'_> {
         if remote.linked && remote.epoch.is_some_and(|other| other != epoch) {
             return Err(format!("{} is linked to another hub; run `relay unlink` where that is", self.host));
         }
-        let name = self.tokens.id("link-").map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
+        let name = self.tokens.id(PREFIX).map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
         let local = self.dir.peers_socket();
         let forward = format!("{}/{name}:{}", remote.data_dir, local.display());
         if forward.matches(':').count() > 1 || forward.contains(['\\', '%', '$']) {
