@@ -128,14 +128,19 @@ pub fn run(dir: DataDir) -> ExitCode {
     };
     channel.client.who.paths = channel.paths();
     channel.client.who.session = channel.conversation();
-    identity::sweep(&dir.sessions(), process::is_alive);
-    if dir.elsewhere().is_some() {
-        texts::sweep(&texts::directory(&dir), process::is_alive); // no hub does it here
-    }
+    sweep(&dir);
     if first.is_none_or(|first| channel.answer_client(first).is_ok()) {
         channel.serve(&all);
     }
     ExitCode::SUCCESS
+}
+
+/// Removes what earlier sessions left. Long texts are the hub's task where one can run.
+fn sweep(dir: &DataDir) {
+    identity::sweep(&dir.sessions(), process::is_alive);
+    if dir.elsewhere().is_some() {
+        texts::sweep(&texts::directory(dir), process::is_alive);
+    }
 }
 
 /// What is known when the client has introduced itself.

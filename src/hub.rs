@@ -103,15 +103,9 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     // If the random source fails later, all pushes get the same identifier, which is harmless: it only prevents
     // receipts.
     let ids = move || format!("push_{}", tokens.secret().unwrap_or_else(|_| first.clone()));
-    let info = Info {
-        pid: std::process::id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        log_all: log::log_enabled!(log::Level::Debug),
-        ..Info::default()
-    };
     let wanted = std::env::var("RELAY_JOURNAL").map_or(true, |v| v != "off");
     let Start { journal, mut router } =
-        Journal::start(claim.journal_path(), wanted, limits, info, epoch, Box::new(ids));
+        Journal::start(claim.journal_path(), wanted, limits, info(), epoch, Box::new(ids));
     router.info_mut().journal = journal.status();
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
@@ -144,6 +138,16 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     }
     log::info!(why = why; "hub_left");
     Ok(Ran::Done)
+}
+
+/// This process.
+fn info() -> Info {
+    Info {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        log_all: log::log_enabled!(log::Level::Debug),
+        ..Info::default()
+    }
 }
 
 /// Starts the threads that accept connections. A hub without `peers.sock` serves its machine all the same.

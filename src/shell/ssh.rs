@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -52,80 +52,70 @@ const OPTIONS: [&str; 9] = [
     "-oControlPath=none",
 ];
 
-/// From the threads of a link: what the connection of that number printed, or a signal.
-enum Event {
-    Line(u32, String),
-    Error(u32, String),
-    Ended(u32),
-    Signal,
+/// What ssh printed: on its standard output, or on its standard error.
+enum Said {
+    Line(String),
+    Error(String),
 }
 
-/// What a connection waits for.
+/// What a link waits for.
 enum Next {
     Line(String),
     Ended,
     /// Nothing came in time.
     Quiet,
-    /// The link has to end.
+    /// A signal came, or the link was removed from the list.
     Leave,
 }
 
-/// How a connection ended.
-enum Over {
-    /// It is not wanted.
-    Left,
-    /// Why it was lost or never came up.
-    Lost(String),
-}
-
+/// A link.
 struct Keeper<'a> {
     dir: &'a DataDir,
     host: &'a str,
     entry: &'a Entry,
+    signals: Receiver<()>,
     tokens: Tokens,
-    events: Receiver<Event>,
-    sender: Sender<Event>,
-    /// The number of the last connection, and what ssh printed last on its standard error.
-    number: u32,
-    error: String,
     /// Whether the link was ever up, and whether the last connection was.
     was_up: bool,
     is_up: bool,
 }
 
-/// A running ssh; it ends with this.
+/// A running ssh, which ends with this.
 struct Ssh {
     child: Child,
     stdin: Option<ChildStdin>,
+    said: Receiver<Said>,
+    /// The last line on its standard error.
+    error: String,
 }
 
 /// Keeps the link until it is not wanted or a signal comes. If it never comes up, that is an error.
 pub fn keep(dir: &DataDir, host: &str, entry: &Entry) -> Result<ExitCode, String> {
     let tokens = Tokens::new().map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
-    let (sender, events) = unbounded();
-    let mut signals =
+    let (signal, signals) = bounded(1);
+    let mut all =
         Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| format!("cannot watch signals: {e}"))?;
-    let signal = sender.clone();
     // A closing terminal sends SIGHUP to what it started: a link in the background stays.
-    let watch =
-        move || signals.forever().filter(|s| *s != SIGHUP).for_each(|_| drop(signal.send(Event::Signal)));
+    let watch = move || {
+        all.forever().filter(|s| *s != SIGHUP).for_each(|_| {
+            let _ = signal.try_send(());
+        })
+    };
     spawn("signals", SMALL, watch).map_err(|e| format!("cannot start a thread: {e}"))?;
-    let (number, error) = Default::default();
-    let (was_up, is_up) = (false, false);
-    let mut keeper = Keeper { dir, host, entry, tokens, events, sender, number, error, was_up, is_up };
+    let mut keeper = Keeper { dir, host, entry, signals, tokens, was_up: false, is_up: false };
     let mut pause = PAUSE;
     loop {
         let why = match keeper.connect() {
-            Over::Left => return Ok(ExitCode::SUCCESS),
-            Over::Lost(why) if !keeper.was_up => return Err(why),
-            Over::Lost(why) => why,
+            Ok(()) => return Ok(ExitCode::SUCCESS),
+            Err(why) if !keeper.was_up => return Err(why),
+            Err(why) => why,
         };
         if std::mem::take(&mut keeper.is_up) {
             pause = PAUSE;
         }
         entry.write(host, "down", Some(&why));
         err(&format!("relay link: {host}: {why}; trying again in {} s\n", pause.as_secs()));
-        if let Next::Leave = keeper.next(Instant::now() + pause) {
+        if let Next::Leave = keeper.next(None, Instant::now() + pause) {
             return Ok(ExitCode::SUCCESS);
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -133,53 +123,56 @@ pub fn keep(dir: &DataDir, host: &str, entry: &Entry) -> Result<ExitCode, String
 }
 
 impl Keeper<'_> {
-    /// One connection, from its start to its end.
-    fn connect(&mut self) -> Over {
-        self.try_connect().unwrap_or_else(Over::Lost)
-    }
-
-    fn try_connect(&mut self) -> Result<Over, String> {
+    /// One connection, until it is not wanted.
+    ///
+    /// # Errors
+    /// Why it was lost or never came up.
+    fn connect(&mut self) -> Result<(), String> {
         let epoch = self.local_hub()?;
-        let Some(remote) = self.look()? else { return Ok(Over::Left) };
+        let mut probe = Ssh::start(self.host, &[], "")?;
+        let remote = self.first(&mut probe, |line| serde_json::from_str::<Remote>(line).ok())?;
+        let Some(remote) = remote else { return Ok(()) };
+        drop(probe);
         if remote.linked && remote.epoch.is_some_and(|other| other != epoch) {
             return Err(format!("{} is linked to another hub; run `relay unlink` where that is", self.host));
         }
         let name = self.tokens.id(PREFIX).map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
-        let local = self.dir.peers_socket();
-        let forward = format!("{}/{name}:{}", remote.data_dir, local.display());
+        let forward = format!("{}/{name}:{}", remote.data_dir, self.dir.peers_socket().display());
         if forward.matches(':').count() > 1 || forward.contains(['\\', '%', '$']) {
             return Err(format!("ssh cannot forward {forward}: choose directories without : \\ % $"));
         }
-        let mut ssh = self.start(&["-R", &forward], &name)?;
-        let mut until = Instant::now() + ANSWER;
+        let mut ssh = Ssh::start(self.host, &["-R", &forward], &name)?;
+        if self.first(&mut ssh, |line| (line == TAKEN).then_some(()))?.is_none() {
+            return Ok(());
+        }
+        self.entry.write(self.host, "up", None);
+        let again = if self.was_up { " again" } else { "" };
+        // The reader of a link in the background leaves after the first line.
+        let _ = out(&format!("{LINKED} {}{again}: its sessions are peers of the hub here.\n", self.host));
+        (self.is_up, self.was_up) = (true, true);
+        self.hold(&mut ssh)
+    }
+
+    /// Looks after a link that is up.
+    fn hold(&mut self, ssh: &mut Ssh) -> Result<(), String> {
+        let mut beat = Instant::now() + BEAT;
         loop {
-            match self.next(until) {
-                Next::Line(line) if line == TAKEN => {
-                    self.is_up = true;
-                    self.entry.write(self.host, "up", None);
-                    let again = if self.was_up { " again" } else { "" };
-                    let host = self.host;
-                    let _ =
-                        out(&format!("{LINKED} {host}{again}: its sessions are peers of the hub here.\n"));
-                    self.was_up = true;
-                    until = Instant::now() + BEAT;
-                }
+            match self.next(Some(ssh), beat) {
                 Next::Line(line) if line == REPLACED => {
                     err(&format!("relay link: {}: another link has replaced this one\n", self.host));
-                    return Ok(Over::Left);
+                    return Ok(());
                 }
-                Next::Line(_) => {} // of a shell's start-up file
-                Next::Quiet if self.is_up => {
+                Next::Line(_) => {}
+                Next::Ended => return Err(ssh.reason("the connection was lost")),
+                Next::Quiet => {
                     self.local_hub()?;
                     ssh.say("\n");
-                    until = Instant::now() + BEAT;
+                    beat = Instant::now() + BEAT;
                 }
-                Next::Quiet => return Err(format!("no answer within {} s", ANSWER.as_secs())),
-                Next::Ended => return Err(self.reason("the connection was lost")),
                 Next::Leave => {
                     ssh.say(BYE);
                     ssh.finish();
-                    return Ok(Over::Left);
+                    return Ok(());
                 }
             }
         }
@@ -194,72 +187,76 @@ impl Keeper<'_> {
         }
     }
 
-    /// What the other machine tells about itself; `None` if the link has to end.
-    fn look(&mut self) -> Result<Option<Remote>, String> {
-        let _ssh = self.start(&[], "")?;
+    /// The first line that `find` accepts, after those of a shell's start-up files; `None` if the link has to end.
+    fn first<T>(&self, ssh: &mut Ssh, find: impl Fn(&str) -> Option<T>) -> Result<Option<T>, String> {
         let until = Instant::now() + ANSWER;
         loop {
-            match self.next(until) {
+            match self.next(Some(ssh), until) {
                 Next::Line(line) => {
-                    if let Ok(remote) = serde_json::from_str(&line) {
-                        return Ok(Some(remote));
+                    if let Some(found) = find(&line) {
+                        return Ok(Some(found));
                     }
                 }
-                Next::Ended => return Err(self.reason("it did not run `relay linked`")),
+                Next::Ended => return Err(ssh.reason("it did not run `relay linked`")),
                 Next::Quiet => return Err(format!("no answer within {} s", ANSWER.as_secs())),
                 Next::Leave => return Ok(None),
             }
         }
     }
 
-    fn reason(&self, what: &str) -> String {
-        if self.error.is_empty() { what.to_owned() } else { clean(&self.error) }
-    }
-
-    fn start(&mut self, forward: &[&str], socket: &str) -> Result<Ssh, String> {
-        let mut command = Command::new("ssh");
-        command.args(OPTIONS).args(forward).args(["--", self.host]).arg(format!("{PROGRAM} {socket}"));
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|e| format!("cannot start ssh: {e}"))?;
-        self.number += 1;
-        self.error.clear();
-        let (number, stdin) = (self.number, child.stdin.take());
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let ssh = Ssh { child, stdin };
-        let (lines, errors) = (self.sender.clone(), self.sender.clone());
-        spawn("ssh", SMALL, move || {
-            read_lines(stdout, |line| lines.send(Event::Line(number, line)).is_ok());
-            let _ = lines.send(Event::Ended(number)); // fails only when the link ends
-        })
-        .and_then(|()| {
-            spawn("ssh errors", SMALL, move || {
-                read_lines(stderr, |line| errors.send(Event::Error(number, line)).is_ok());
-            })
-        })
-        .map_err(|e| format!("cannot start a thread: {e}"))?;
-        Ok(ssh)
-    }
-
-    /// Waits for the present connection.
-    fn next(&mut self, until: Instant) -> Next {
+    fn next(&self, mut ssh: Option<&mut Ssh>, until: Instant) -> Next {
+        let nothing = crossbeam_channel::never();
         loop {
-            match self.events.recv_deadline(until.min(Instant::now() + CHECK)) {
-                Ok(Event::Line(number, line)) if number == self.number => return Next::Line(line),
-                Ok(Event::Ended(number)) if number == self.number => return Next::Ended,
-                Ok(Event::Error(number, line)) if number == self.number => self.error = line,
-                Ok(Event::Signal) => return Next::Leave,
-                Ok(_) => {} // an earlier connection
-                Err(_) if !self.entry.is_wanted() => return Next::Leave,
-                Err(RecvTimeoutError::Timeout) if Instant::now() >= until => return Next::Quiet,
-                Err(_) => {}
+            let pause = until.saturating_duration_since(Instant::now()).min(CHECK);
+            let said = ssh.as_ref().map_or(&nothing, |ssh| &ssh.said).clone();
+            select! {
+                recv(said) -> said => match (said, ssh.as_mut()) {
+                    (Ok(Said::Line(line)), _) => return Next::Line(line),
+                    (Ok(Said::Error(line)), Some(ssh)) => ssh.error = line,
+                    _ => return Next::Ended,
+                },
+                recv(self.signals) -> _ => return Next::Leave,
+                default(pause) => {
+                    // A process that ssh has started may hold its output open.
+                    if ssh.as_mut().is_some_and(|ssh| !matches!(ssh.child.try_wait(), Ok(None))) {
+                        return Next::Ended;
+                    }
+                    if Instant::now() >= until {
+                        return Next::Quiet;
+                    }
+                }
+            }
+            if !self.entry.is_wanted() {
+                return Next::Leave;
             }
         }
     }
 }
 
 impl Ssh {
+    /// Starts `relay linked` with `socket` on `host`.
+    fn start(host: &str, forward: &[&str], socket: &str) -> Result<Ssh, String> {
+        let mut command = Command::new("ssh");
+        command.args(OPTIONS).args(forward).args(["--", host]).arg(format!("{PROGRAM} {socket}"));
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| format!("cannot start ssh: {e}"))?;
+        let (send, said) = bounded(64);
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let ssh = Ssh { stdin: child.stdin.take(), child, said, error: String::new() };
+        let errors = send.clone();
+        spawn("ssh", SMALL, move || read_lines(stdout, &send, Said::Line))
+            .and_then(|()| spawn("ssh errors", SMALL, move || read_lines(stderr, &errors, Said::Error)))
+            .map_err(|e| format!("cannot start a thread: {e}"))?;
+        Ok(ssh)
+    }
+
+    /// What ssh said about its end, or `what`.
+    fn reason(&self, what: &str) -> String {
+        if self.error.is_empty() { what.to_owned() } else { clean(&self.error) }
+    }
+
     fn say(&mut self, line: &str) {
-        let _ = self.stdin.as_mut().map(|stdin| stdin.write_all(line.as_bytes())); // its end is reported by `Ended`
+        let _ = self.stdin.as_mut().map(|stdin| stdin.write_all(line.as_bytes())); // its end is noticed by `next`
     }
 
     /// Closes its input and waits for its end.
@@ -278,14 +275,14 @@ impl Drop for Ssh {
     }
 }
 
-fn read_lines(from: Option<impl Read>, mut take: impl FnMut(String) -> bool) {
+fn read_lines(from: Option<impl Read>, to: &Sender<Said>, said: fn(String) -> Said) {
     let Some(from) = from else { return };
     let mut from = BufReader::new(from);
-    loop {
-        let mut line = Vec::new();
-        match from.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
-            Ok(1..) if take(String::from_utf8_lossy(&line).trim().to_owned()) => {}
-            _ => return,
+    let mut line = Vec::new();
+    while let Ok(1..) = from.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
+        if to.send(said(String::from_utf8_lossy(&line).trim().to_owned())).is_err() {
+            return;
         }
+        line.clear();
     }
 }
