@@ -364,6 +364,9 @@ fn what_cannot_be_linked_is_told_and_leaves_nothing() {
     fails(&["link", "--", "-oProxyCommand=id"], 2, "invalid host");
     fails(&["unlink", "devbox"], 2, "devbox is not linked");
     fails(&["link", "no-such-host.invalid"], 1, "no-such-host.invalid");
+    let path = format!("{}:{}", sites.at("bin"), std::env::var("PATH").unwrap_or_default());
+    let itself = sites.remote.command(&["link", "devbox"]).env("PATH", &path).output().expect("relay");
+    assert!(String::from_utf8_lossy(&itself.stderr).contains("the same data directory"), "{itself:?}");
     sites.link();
     fails(&["link", "devbox"], 1, "linked already");
     // The same machine by another name: the newer link stays.
@@ -373,7 +376,6 @@ fn what_cannot_be_linked_is_told_and_leaves_nothing() {
         (!String::from_utf8_lossy(&links).contains("devbox")).then_some(())
     });
     // A third machine must not take the sessions away.
-    let path = format!("{}:{}", sites.at("bin"), std::env::var("PATH").unwrap_or_default());
     let third = DataDir::with(&[("PATH", &path)]);
     let output = third.command(&["link", "devbox"]).output().expect("relay");
     assert!(String::from_utf8_lossy(&output.stderr).contains("linked to another hub"), "{output:?}");

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::args::Args;
 use super::terminal::out;
@@ -39,13 +39,21 @@ const CHECK: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(10);
 
 /// What this machine tells a link.
-#[derive(Debug, Serialize, Deserialize)]
 pub struct Remote {
     pub data_dir: String,
     /// The epoch of the hub that its sessions use.
     pub epoch: Option<String>,
     /// Whether that hub runs elsewhere.
     pub linked: bool,
+}
+
+impl Remote {
+    /// Reads the line that `relay linked` prints; `None` if it is another one.
+    pub fn parse(line: &str) -> Option<Remote> {
+        let said: Value = serde_json::from_str(line).ok()?;
+        let text = |key: &str| said[key].as_str().map(str::to_owned);
+        Some(Remote { data_dir: text("data_dir")?, epoch: text("epoch"), linked: said["linked"] == true })
+    }
 }
 
 /// Runs `relay linked`.
@@ -60,9 +68,9 @@ pub fn linked(dir: &DataDir, args: &Args) -> Outcome {
             remove_unused(dir)?;
             let mut hub = Link::open(dir, Start::No).ok();
             let refused = hub.as_mut().and_then(|hub| hub.call(|id| ToHub::Status { id }).err());
-            let data_dir = dir.path().to_string_lossy().into_owned();
             let linked = refused.is_some_and(|fault| fault.code == Code::NotAllowed);
-            print(&Remote { data_dir, epoch: hub.map(|hub| hub.epoch), linked })?;
+            let epoch = hub.map(|hub| hub.epoch);
+            print(&json!({"data_dir": dir.path().to_string_lossy(), "epoch": epoch, "linked": linked}))?;
             Ok(ExitCode::SUCCESS)
         }
     }

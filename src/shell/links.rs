@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::args::Args;
 use super::ssh::{LINKED, keep};
@@ -25,19 +25,6 @@ use crate::span::span;
 const END: Duration = Duration::from_secs(40);
 /// The largest state that is read, in bytes.
 const MAX_STATE: u64 = 4096;
-
-/// What a link tells about itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct State {
-    pub host: String,
-    /// `up`, `down` (it tries again), or `stopped` (its process is gone).
-    pub state: String,
-    /// Since when, in milliseconds since 1970.
-    pub since_ms: u64,
-    /// Why it is not up.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
-}
 
 /// The file of a link, locked while its process lives.
 pub struct Entry {
@@ -63,13 +50,13 @@ impl Entry {
         }
     }
 
-    /// Records the state. Without room on the disk the list shows the earlier one.
+    /// Records that the link is `up`, or `down` and why. Without room on the disk the list shows the earlier state.
     pub fn write(&self, host: &str, state: &str, detail: Option<&str>) {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let (host, state, since_ms) = (host.to_owned(), state.to_owned(), since.as_millis() as u64);
-        let state = State { host, state, since_ms, detail: detail.map(clean) };
-        let text = serde_json::to_vec(&state).unwrap_or_default();
-        let _ = self.file.write_all_at(&text, 0).and_then(|()| self.file.set_len(text.len() as u64));
+        let (pid, detail) = (std::process::id(), detail.map(clean));
+        let state = json!({"host": host, "state": state, "since_ms": now_ms(), "pid": pid, "detail": detail});
+        let text = state.to_string();
+        let _ =
+            self.file.write_all_at(text.as_bytes(), 0).and_then(|()| self.file.set_len(text.len() as u64));
     }
 
     /// Whether the file is still there: `relay unlink` removes it.
@@ -142,36 +129,42 @@ fn in_background(dir: &DataDir, host: &str) -> Outcome {
 
 /// The links, by host.
 fn list(dir: &DataDir, args: &Args) -> Outcome {
-    let entries = fs::read_dir(links(dir)).into_iter().flatten().flatten();
-    let mut states: Vec<State> = entries.filter_map(|entry| read(&entry.path())).collect();
-    states.sort_by(|a, b| a.host.cmp(&b.host));
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(links(dir)).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    paths.sort();
+    let states: Vec<Value> = paths.iter().filter_map(|path| read(path)).collect();
     if args.has("json") {
-        print(&serde_json::json!({"links": states}))?;
+        print(&json!({"links": states}))?;
     } else if states.is_empty() {
         err("There are no links. `relay link HOST` makes one.\n");
     } else {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut rows = vec![["HOST", "STATE", "SINCE", "DETAIL"].map(str::to_owned)];
-        rows.extend(states.into_iter().map(|State { host, state, since_ms, detail }| {
-            let since = span((now.as_millis() as u64).saturating_sub(since_ms) / 1000);
-            [host, state, since, detail.unwrap_or_default()]
+        let text = |state: &Value, key: &str| state[key].as_str().unwrap_or_default().to_owned();
+        let mut rows = vec![["HOST", "STATE", "SINCE", "PROCESS", "DETAIL"].map(str::to_owned)];
+        rows.extend(states.iter().map(|state| {
+            let since = span(now_ms().saturating_sub(state["since_ms"].as_u64().unwrap_or_default()) / 1000);
+            let pid = state["pid"].to_string();
+            [text(state, "host"), text(state, "state"), since, pid, text(state, "detail")]
         }));
         out(&table(&rows, columns(), width::keep_start))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(path: &Path) -> Option<State> {
+/// The state of the link with this file; `None` if it has none yet. It is `stopped` if its process is gone.
+fn read(path: &Path) -> Option<Value> {
     let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|m| m.is_file()))?;
     let mut text = String::new();
     Read::take(&file, MAX_STATE).read_to_string(&mut text).ok()?;
-    let host = path.file_name()?.to_string_lossy().into_owned();
-    let unknown = State { host, state: "down".to_owned(), since_ms: 0, detail: None };
-    let mut state: State = serde_json::from_str(&text).unwrap_or(unknown);
+    let mut state: Value = serde_json::from_str(&text).ok().filter(Value::is_object)?;
     if file.try_lock_shared().is_ok() {
-        (state.state, state.detail) = ("stopped".to_owned(), Some("its process is gone".to_owned()));
+        state["state"] = json!("stopped");
     }
     Some(state)
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// Runs `relay unlink`: returns when the link has ended.

@@ -4,12 +4,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use super::linked::{BYE, PREFIX, REPLACED, Remote, TAKEN};
 use super::links::Entry;
@@ -27,7 +28,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How often a link sends a line, so that the other end knows that it is there, and looks after the local hub.
 const BEAT: Duration = Duration::from_secs(10);
 /// How often a link checks whether it is wanted.
-const CHECK: Duration = Duration::from_secs(1);
+const CHECK: Duration = Duration::from_millis(500);
 /// How long the connection may take to end by itself.
 const END: Duration = Duration::from_secs(3);
 /// The pauses before the next attempt.
@@ -73,7 +74,8 @@ struct Keeper<'a> {
     dir: &'a DataDir,
     host: &'a str,
     entry: &'a Entry,
-    signals: Receiver<()>,
+    /// Set by a signal.
+    stop: Arc<AtomicBool>,
     tokens: Tokens,
     /// Whether the link was ever up, and whether the last connection was.
     was_up: bool,
@@ -92,17 +94,12 @@ struct Ssh {
 /// Keeps the link until it is not wanted or a signal comes. If it never comes up, that is an error.
 pub fn keep(dir: &DataDir, host: &str, entry: &Entry) -> Result<ExitCode, String> {
     let tokens = Tokens::new().map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
-    let (signal, signals) = bounded(1);
-    let mut all =
-        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| format!("cannot watch signals: {e}"))?;
+    let stop = Arc::new(AtomicBool::new(false));
     // A closing terminal sends SIGHUP to what it started: a link in the background stays.
-    let watch = move || {
-        all.forever().filter(|s| *s != SIGHUP).for_each(|_| {
-            let _ = signal.try_send(());
-        })
-    };
-    spawn("signals", SMALL, watch).map_err(|e| format!("cannot start a thread: {e}"))?;
-    let mut keeper = Keeper { dir, host, entry, signals, tokens, was_up: false, is_up: false };
+    for (signal, flag) in [(SIGTERM, stop.clone()), (SIGINT, stop.clone()), (SIGHUP, Arc::default())] {
+        signal_hook::flag::register(signal, flag).map_err(|e| format!("cannot watch signals: {e}"))?;
+    }
+    let mut keeper = Keeper { dir, host, entry, stop, tokens, was_up: false, is_up: false };
     let mut pause = PAUSE;
     loop {
         let why = match keeper.connect() {
@@ -130,11 +127,20 @@ impl Keeper<'_> {
     fn connect(&mut self) -> Result<(), String> {
         let epoch = self.local_hub()?;
         let mut probe = Ssh::start(self.host, &[], "")?;
-        let remote = self.first(&mut probe, |line| serde_json::from_str::<Remote>(line).ok())?;
+        let remote = self.first(&mut probe, |line| Remote::parse(line))?;
         let Some(remote) = remote else { return Ok(()) };
         drop(probe);
-        if remote.linked && remote.epoch.is_some_and(|other| other != epoch) {
-            return Err(format!("{} is linked to another hub; run `relay unlink` where that is", self.host));
+        match (remote.linked, remote.epoch) {
+            (false, Some(other)) if other == epoch => {
+                return Err(format!("{} has the same data directory: its sessions use this hub", self.host));
+            }
+            (true, Some(other)) if other != epoch => {
+                return Err(format!(
+                    "{} is linked to another hub; run `relay unlink` where that is",
+                    self.host
+                ));
+            }
+            _ => {} // a dead connection of this link may still be there
         }
         let name = self.tokens.id(PREFIX).map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
         let forward = format!("{}/{name}:{}", remote.data_dir, self.dir.peers_socket().display());
@@ -205,29 +211,27 @@ impl Keeper<'_> {
     }
 
     fn next(&self, mut ssh: Option<&mut Ssh>, until: Instant) -> Next {
-        let nothing = crossbeam_channel::never();
         loop {
-            let pause = until.saturating_duration_since(Instant::now()).min(CHECK);
-            let said = ssh.as_ref().map_or(&nothing, |ssh| &ssh.said).clone();
-            select! {
-                recv(said) -> said => match (said, ssh.as_mut()) {
-                    (Ok(Said::Line(line)), _) => return Next::Line(line),
-                    (Ok(Said::Error(line)), Some(ssh)) => ssh.error = line,
-                    _ => return Next::Ended,
-                },
-                recv(self.signals) -> _ => return Next::Leave,
-                default(pause) => {
-                    // A process that ssh has started may hold its output open.
-                    if ssh.as_mut().is_some_and(|ssh| !matches!(ssh.child.try_wait(), Ok(None))) {
-                        return Next::Ended;
-                    }
-                    if Instant::now() >= until {
-                        return Next::Quiet;
-                    }
-                }
-            }
-            if !self.entry.is_wanted() {
+            if self.stop.load(Ordering::Relaxed) || !self.entry.is_wanted() {
                 return Next::Leave;
+            }
+            let pause = until.saturating_duration_since(Instant::now()).min(CHECK);
+            match ssh.as_mut().map(|ssh| ssh.said.recv_timeout(pause)) {
+                Some(Ok(Said::Line(line))) => return Next::Line(line),
+                Some(Ok(Said::Error(line))) => ssh.iter_mut().for_each(|ssh| ssh.error.clone_from(&line)),
+                Some(Err(RecvTimeoutError::Disconnected)) => return Next::Ended,
+                Some(Err(RecvTimeoutError::Timeout)) => {}
+                None => thread::sleep(pause),
+            }
+            // A process that ssh has started may hold its output open.
+            if ssh
+                .as_mut()
+                .is_some_and(|ssh| ssh.said.is_empty() && !matches!(ssh.child.try_wait(), Ok(None)))
+            {
+                return Next::Ended;
+            }
+            if Instant::now() >= until {
+                return Next::Quiet;
             }
         }
     }

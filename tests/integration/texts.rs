@@ -181,7 +181,9 @@ fn files_of_texts_go_with_their_session_and_after_an_hour() {
     fs::set_permissions(&texts, fs::Permissions::from_mode(0o700)).expect("a mode");
     let namespace = fs::metadata("/proc/self/ns/pid").expect("a namespace").st_ino();
     // A process that never was, and a session that has no process of its own.
-    let gone = texts.join(format!("{namespace}-{}-1.ask_1.ask", u32::MAX));
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot");
+    let boot = boot.split('-').next().unwrap_or_default();
+    let gone = texts.join(format!("{boot}-{namespace}-{}-1.ask_1.ask", u32::MAX));
     let (old, kept) = (texts.join("named-b.ask_1.ask"), texts.join("named-b.ask_2.reply"));
     let hour_ago = SystemTime::now() - Duration::from_secs(3600);
     for file in [&kept, &old, &gone] {

@@ -59,3 +59,42 @@ impl Router {
         self.out.clear(); // nobody is there to hear it
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::router::{Change, Output};
+
+    /// Two registered peers, and an ask from the first to the second.
+    fn router() -> Router {
+        let mut router = Router::new(Limits::default(), Info::default(), Box::new(|| "push_1".to_owned()));
+        let register = |name: &str| {
+            serde_json::json!({"register": {"id": 0, "who": {"name": name, "kind": "person", "peer": name, "secret": "s",
+                "cwd": "/", "pid": 1, "paths": ["socket"], "listens": true, "fresh": true}}})
+        };
+        let ask = serde_json::json!({"ask": {"id": 1, "ask_id": "ask_00000001", "to": "b", "text": "?", "timeout_ms": 60_000}});
+        for (conn, message) in [(1, register("a")), (2, register("b")), (1, ask)] {
+            router.step(0, Input::Opened(conn));
+            router.step(0, Input::Said(conn, serde_json::from_value(message).expect("a message")));
+        }
+        router
+    }
+
+    #[test]
+    fn clients_take_their_asks_along_to_a_linked_hub() {
+        let mut router = router();
+        assert_eq!(router.status().open_asks, 1);
+        let step = router.step(1, Input::HandOver("next".to_owned()));
+        assert_eq!(step.change, Change::Input, "the journal has it");
+        for conn in [1, 2] {
+            let sent = step.outputs.iter().filter_map(|output| match output {
+                Output::Send(to, message) if *to == conn => Some(message),
+                _ => None,
+            });
+            // No state of the ask: a client that was told of an end would not name it to the next hub.
+            assert_eq!(sent.collect::<Vec<_>>(), [&ToClient::Farewell { epoch: "next".to_owned() }]);
+            assert!(step.outputs.iter().any(|output| matches!(output, Output::Close(to) if *to == conn)));
+        }
+        assert_eq!(router.status().open_asks, 0);
+    }
+}
