@@ -28,7 +28,7 @@ use crate::process;
 use crate::texts::Texts;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{Activity, Parcel, Path, PeerKind, ToHub, Who};
+use crate::wire::{Activity, Parcel, Path, ToHub, Who};
 use calls::Call;
 use identity::Identity;
 use surroundings::Surroundings;
@@ -199,8 +199,6 @@ fn listen(received: &Sender<Received>) -> io::Result<()> {
 fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
     Who {
         name: session.default_name(),
-        exact: false,
-        kind: PeerKind::Session,
         peer,
         secret,
         cwd: session.cwd(),
@@ -208,11 +206,10 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         branch: session.git.branch.clone(),
         pid: session.pid,
         claude: Some(session.key.clone()),
-        session: None,
-        paths: Vec::new(),
         listens: true,
         held: session.is_held,
         fresh: true,
+        ..Who::default()
     }
 }
 

@@ -255,7 +255,7 @@ impl Receipts {
 }
 
 /// A peer's description of itself at registration.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Who {
     /// The wanted name; the hub makes a valid one of it. A peer that comes back keeps the name that the hub knows.
     pub name: String,
@@ -298,23 +298,9 @@ pub struct Who {
 impl Who {
     /// A session in `/` without paths, for tests to begin with.
     pub fn sample(name: &str) -> Who {
-        Who {
-            name: name.to_owned(),
-            exact: false,
-            kind: PeerKind::Session,
-            peer: name.to_owned(),
-            secret: name.to_owned(),
-            cwd: "/".to_owned(),
-            repo: None,
-            branch: None,
-            pid: 1,
-            claude: None,
-            session: None,
-            paths: Vec::new(),
-            listens: true,
-            held: false,
-            fresh: true,
-        }
+        let name = name.to_owned();
+        let (peer, secret, cwd) = (name.clone(), name.clone(), "/".to_owned());
+        Who { name, peer, secret, cwd, pid: 1, listens: true, fresh: true, ..Who::default() }
     }
 }
 
@@ -328,7 +314,7 @@ pub struct LostAsk {
 }
 
 /// A text to deliver to a session, with its header fields.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Parcel {
     /// The identifier of this push: unguessable, known to the hub, the pushing process and the client that it went to.
     pub push: String,

@@ -47,7 +47,7 @@ fn names_relay<'a>(args: impl Iterator<Item = &'a str>) -> bool {
 }
 
 /// The file of Claude Code about a running session, `${CLAUDE_CONFIG_DIR:-~/.claude}/sessions/<pid>.json`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SessionFile {
     path: Option<PathBuf>,
     /// Modification time (seconds, nanoseconds), length and inode when it was last read.
@@ -71,15 +71,7 @@ impl SessionFile {
     }
 
     fn at(path: Option<PathBuf>) -> Self {
-        SessionFile {
-            path,
-            stamp: None,
-            session: None,
-            name: None,
-            status: None,
-            status_at: None,
-            inbox: None,
-        }
+        SessionFile { path, ..SessionFile::default() }
     }
 
     /// How long ago the status was set, in milliseconds.

@@ -162,6 +162,7 @@ fn whole_line(lines: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// See the module.
+#[derive(Default)]
 pub struct Journal {
     path: PathBuf,
     /// `None` while nothing is written.
@@ -216,18 +217,7 @@ impl Journal {
             }
         };
         let off = (!wanted).then(|| "RELAY_JOURNAL=off".to_owned());
-        let mut journal = Journal {
-            path,
-            file: None,
-            off,
-            batch: Vec::new(),
-            size: 0,
-            snapshot_size: 0,
-            text_removed: 0,
-            has_unkept_text: false,
-            compact_at: None,
-            retry_at: None,
-        };
+        let mut journal = Journal { path, off, ..Journal::default() };
         match wanted {
             true => journal.compact(&router),
             false => journal.remove(),

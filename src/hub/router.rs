@@ -141,7 +141,7 @@ enum Role {
 }
 
 /// See the module.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub struct Router {
     /// The limits of the hub that wrote the snapshot: a replay needs them.
     limits: Limits,
@@ -211,35 +211,9 @@ type Reply = Result<Option<Answer>, Fault>;
 impl Router {
     /// A router with an empty state. `ids` creates identifiers.
     pub fn new(limits: Limits, info: Info, ids: Box<dyn FnMut() -> String + Send>) -> Self {
+        let ids = Ids { source: Some(ids), ..Ids::default() };
         let timers = BTreeSet::from([(limits.idle_exit, Timer::Idle)]);
-        Router {
-            ids: Ids { source: Some(ids), ..Ids::default() },
-            now: 0,
-            next_no: 0,
-            last_conn: 0,
-            open: BTreeSet::new(),
-            roles: BTreeMap::new(),
-            watchers: BTreeSet::new(),
-            roster_watchers: BTreeSet::new(),
-            refused: BTreeMap::new(),
-            peers: BTreeMap::new(),
-            by_identity: BTreeMap::new(),
-            names: Names::default(),
-            sessions: BTreeMap::new(),
-            asks: BTreeMap::new(),
-            broadcasts: BTreeMap::new(),
-            deliveries: BTreeMap::new(),
-            text: 0,
-            text_removed: 0,
-            pushes: BTreeMap::new(),
-            ended: EndedAsks::default(),
-            timers,
-            empty_since: Some(0),
-            out: Vec::new(),
-            expired: false,
-            limits,
-            info,
-        }
+        Router { limits, info, ids, timers, empty_since: Some(0), ..Router::default() }
     }
 
     pub fn info_mut(&mut self) -> &mut Info {

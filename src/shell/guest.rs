@@ -235,11 +235,9 @@ fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> std::io::Result<
         repo: git.repo,
         branch: git.branch,
         pid: std::process::id(),
-        claude: None,
-        session: None,
         paths: vec![Path::Socket],
         listens: joins,
-        held: false,
         fresh: true,
+        ..Who::default()
     })
 }

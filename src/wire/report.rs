@@ -138,7 +138,7 @@ pub struct JournalStatus {
 }
 
 /// An event, for `relay tail`. Only the fields that apply are present.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Milliseconds since 1970, UTC.
     pub ts_ms: u64,

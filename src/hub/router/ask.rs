@@ -198,20 +198,14 @@ impl Router {
         let who = &self.peer(from).who;
         let is_theirs = matches!(kind, Kind::Ask | Kind::Reply);
         Parcel {
-            push: String::new(),
-            path: Path::Socket,
             kind,
             ask_id: ask_id.to_string(),
             from: who.name.clone(),
             from_kind: Some(who.kind).filter(|_| is_theirs),
-            about: None,
             cwd: Some(who.cwd.clone()).filter(|_| is_theirs),
             text,
-            cut: None,
-            code: None,
-            broadcast: None,
             thread: Some(thread.to_owned()).filter(|t| !t.is_empty()),
-            late: false,
+            ..Parcel::default()
         }
     }
 
@@ -363,19 +357,8 @@ impl Router {
             (tombstone.code, tombstone.untold) = (Some(code), false);
         } else {
             let who = &self.peer(me).who;
-            let tombstone = Tombstone {
-                asker: who.peer.clone(),
-                target: String::new(),
-                from: who.name.clone(),
-                to,
-                thread: String::new(),
-                broadcast: None,
-                code: Some(code),
-                answer: None,
-                lost: false,
-                untold: false,
-                members: Vec::new(),
-            };
+            let (asker, from, code) = (who.peer.clone(), who.name.clone(), Some(code));
+            let tombstone = Tombstone { asker, from, to, code, ..Tombstone::default() };
             self.ended.insert(self.now, self.limits.late, id, tombstone);
         }
         let no = self.deliver(me, parcel, None);
@@ -416,9 +399,7 @@ impl Router {
             broadcast: ask.broadcast.clone(),
             code,
             answer,
-            lost: false,
-            untold: false,
-            members: Vec::new(),
+            ..Tombstone::default()
         };
         self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);
         if let Some(no) = ask.delivery {

@@ -209,16 +209,10 @@ impl Router {
         let who = &self.peer(done.asker).who;
         let tombstone = Tombstone {
             asker: who.peer.clone(),
-            target: String::new(),
             from: who.name.clone(),
-            to: String::new(),
             thread: all.to_string(),
-            broadcast: None,
-            code: None,
-            answer: None,
-            lost: false,
-            untold: false,
             members: done.members.clone(),
+            ..Tombstone::default()
         };
         self.ended.insert(self.now, self.limits.late, all.clone(), tombstone);
         Some(done)

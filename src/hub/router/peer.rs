@@ -12,7 +12,7 @@ use crate::wire::{Activity, Answer, Code, Fault, LostAsk, MAX_LABEL, Path, ToCli
 pub(super) const MAX_LOST: usize = 1_024;
 
 /// A registered peer.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Peer {
     /// Its registration, with its present name.
     pub who: Who,
@@ -47,30 +47,6 @@ pub(super) struct Peer {
     pub aliases: VecDeque<(String, PeerNo)>,
     /// Per target, the start of the current minute and the number of asks in it.
     rate: BTreeMap<PeerNo, (Ms, u32)>,
-}
-
-impl Peer {
-    fn new(who: Who, since: Ms) -> Self {
-        Peer {
-            wanted: String::new(),
-            who,
-            conn: None,
-            newest: 0,
-            grace: None,
-            since,
-            proven: Vec::new(),
-            confirmed_at: None,
-            dead: Vec::new(),
-            inbox_empty_at: 0,
-            inbox: BTreeSet::new(),
-            asked: BTreeSet::new(),
-            owes: BTreeSet::new(),
-            broadcasts: BTreeSet::new(),
-            met: BTreeSet::new(),
-            aliases: VecDeque::new(),
-            rate: BTreeMap::new(),
-        }
-    }
 }
 
 impl Router {
@@ -147,7 +123,7 @@ impl Router {
         let no = self.no();
         self.names.by_key.insert(name::key(&who.name), no);
         self.by_identity.insert(who.peer.clone(), no);
-        self.peers.insert(no, Peer { wanted, ..Peer::new(who, self.now) });
+        self.peers.insert(no, Peer { who, wanted, since: self.now, ..Peer::default() });
         self.empty_since = None;
         Ok(no)
     }

@@ -18,7 +18,7 @@ const WAITER_OVERHEAD: usize = 1_500;
 const MAX_KEY: usize = 128;
 
 /// See the module.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Session {
     activity: Activity,
     /// When it became idle.
@@ -55,26 +55,6 @@ pub(super) struct Hook {
     pub reason: Option<String>,
     /// How long ago it fired, in milliseconds.
     pub age: Ms,
-}
-
-impl Session {
-    fn new() -> Self {
-        Session {
-            activity: Activity::Unknown,
-            idle_since: 0,
-            turn: None,
-            reminded_in: None,
-            turned: 0,
-            hooked: false,
-            last_hook: None,
-            ended: false,
-            waiter: None,
-            waiting_since: 0,
-            waiter_load: 0,
-            dialog: None,
-            peers: Vec::new(),
-        }
-    }
 }
 
 impl Session {
@@ -441,6 +421,6 @@ impl Router {
                 ));
             }
         }
-        Ok(self.sessions.entry(claude.to_owned()).or_insert_with(Session::new))
+        Ok(self.sessions.entry(claude.to_owned()).or_default())
     }
 }

@@ -43,20 +43,8 @@ impl Router {
         if common && self.watchers.is_empty() && !self.info.log_all {
             return;
         }
-        let mut event = Event {
-            ts_ms: self.info.epoch_started_ms + self.now,
-            event: what,
-            from: String::new(),
-            to: None,
-            ask_id: None,
-            thread: None,
-            kind: None,
-            state: None,
-            path: None,
-            code: None,
-            text: None,
-            why: None,
-        };
+        let mut event =
+            Event { ts_ms: self.info.epoch_started_ms + self.now, event: what, ..Event::default() };
         fill(&mut event);
         for conn in &self.watchers {
             self.out.push(Output::Send(*conn, ToClient::Event(event.clone())));
