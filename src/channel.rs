@@ -28,7 +28,7 @@ use crate::process;
 use crate::texts::Texts;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{Activity, Parcel, Path, ToHub, Who};
+use crate::wire::{Activity, Parcel, Path, ToClient, ToHub, Who};
 use calls::Call;
 use identity::Identity;
 use surroundings::Surroundings;
@@ -355,9 +355,9 @@ impl Channel {
                 Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_lost"),
                 Event::Ended { id, result, waiting, .. } => self.ended(id, &result, waiting)?,
                 Event::Push(parcel) => self.push(parcel)?,
-                Event::RosterChanged => self.resources_changed = true,
-                Event::Over { ask_id, .. } => self.texts.remove_question(&ask_id),
-                Event::State { .. } => {}
+                Event::Told(ToClient::RosterChanged) => self.resources_changed = true,
+                Event::Told(ToClient::Over { ask_id, .. }) => self.texts.remove_question(&ask_id),
+                Event::Told(_) => {}
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use crate::link::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
 use crate::token::Tokens;
-use crate::wire::{Answer, Code, Fault, Kind, LostAsk, Parcel, Path, Receipts, State, ToClient, ToHub, Who};
+use crate::wire::{Answer, Fault, Kind, LostAsk, Parcel, Receipts, State, ToClient, ToHub, Who};
 
 /// The number of pushes that a client remembers.
 const MAX_PUSHES: usize = 1024;
@@ -38,22 +38,8 @@ pub enum Event {
     },
     /// Push this, and report it with [`Client::pushed`] or [`Client::seen`].
     Push(Parcel),
-    /// The state of an ask or broadcast of this client.
-    State {
-        ask_id: String,
-        state: State,
-        path: Option<Path>,
-        code: Option<Code>,
-        /// Why no answer may come though the ask is open, for people.
-        detail: Option<String>,
-    },
-    /// An ask to this client has ended without its answer.
-    Over {
-        ask_id: String,
-        code: Code,
-    },
-    /// A peer joined, left or took another name: see [`ToHub::WatchRoster`].
-    RosterChanged,
+    /// A message of the hub that only its owner acts on: `State`, `Over` or `RosterChanged`.
+    Told(ToClient),
     /// The connection is lost; [`keep`](crate::link::keep) reconnects.
     Lost(Fault),
 }
@@ -260,14 +246,13 @@ impl Client {
                 self.answered(id, Err(Fault { code, message }), waiting)
             }
             ToClient::Push(parcel) => self.push(parcel),
-            ToClient::State { ask_id, state, path, code, detail, .. } => {
+            ToClient::State { ref ask_id, state, .. } => {
                 if state >= State::Replied {
-                    self.open.remove(&ask_id);
+                    self.open.remove(ask_id);
                 }
-                Some(Event::State { ask_id, state, path, code, detail })
+                Some(Event::Told(message))
             }
-            ToClient::Over { ask_id, code } => Some(Event::Over { ask_id, code }),
-            ToClient::RosterChanged => Some(Event::RosterChanged),
+            ToClient::Over { .. } | ToClient::RosterChanged => Some(Event::Told(message)),
             ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => None,
         };
         event.into_iter().collect()

@@ -15,39 +15,21 @@ use crate::link::{self, FromHub, unreachable};
 use crate::repository;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{Answer, Code, Fault, Parcel, Path, PeerKind, Scope, State, ToHub, Who};
+use crate::wire::{Fault, Parcel, Path, PeerKind, Scope, ToHub, Who};
 
 /// See the module.
 pub struct Guest {
     client: Client,
     received: Receiver<Received>,
-    /// News that came together with another.
-    early: VecDeque<News>,
+    /// Events that came together with another.
+    early: VecDeque<Event>,
 }
 
 /// What a guest learns.
+#[allow(clippy::large_enum_variant, reason = "nearly all news are of the large kind")]
 pub enum News {
-    /// It is registered under this name.
-    Named(String),
-    /// Its request succeeded.
-    Answer(Answer),
-    /// Its request failed.
-    Refused(ToHub, Fault),
-    /// A question, an answer, a failure or a summary; to be confirmed by [`Guest::confirm`].
-    Parcel(Parcel),
-    /// How far an ask of the guest got.
-    State {
-        ask_id: String,
-        state: State,
-        path: Option<Path>,
-        code: Option<Code>,
-        /// Why no answer may come, in words.
-        detail: Option<String>,
-    },
-    /// A question to the guest has ended without its answer.
-    Over { ask_id: String, code: Code },
-    /// The hub went away; the client looks for another.
-    Lost,
+    /// An event of its connection. A push is to be confirmed by [`Guest::confirm`].
+    Hub(Event),
     /// Bytes from stdin; empty at its end.
     Typed(Vec<u8>),
     /// A signal says to leave, with this exit code.
@@ -168,8 +150,8 @@ impl Guest {
     pub fn next(&mut self, patience: Duration) -> Result<News, Fault> {
         let until = Instant::now() + patience;
         loop {
-            if let Some(news) = self.early.pop_front() {
-                return Ok(news);
+            if let Some(event) = self.early.pop_front() {
+                return Ok(News::Hub(event));
             }
             let wake = self.client.deadline().map_or(until, |at| at.min(until));
             let events = match self.received.recv_deadline(wake) {
@@ -194,28 +176,13 @@ impl Guest {
                 return Ok(News::Quiet);
             }
             for event in events {
-                self.take(event)?;
+                match event {
+                    Event::Refused(fault) => return Err(fault),
+                    Event::Ended { request: ToHub::Withdraw { .. }, .. } => {}
+                    event => self.early.push_back(event),
+                }
             }
         }
-    }
-
-    fn take(&mut self, event: Event) -> Result<(), Fault> {
-        let news = match event {
-            Event::Registered { name } => News::Named(name),
-            Event::Refused(fault) => return Err(fault),
-            Event::Ended { request: ToHub::Withdraw { .. }, .. } => return Ok(()),
-            Event::Ended { result: Ok(answer), .. } => News::Answer(answer),
-            Event::Ended { request, result: Err(fault), .. } => News::Refused(request, fault),
-            Event::Push(parcel) => News::Parcel(parcel),
-            Event::State { ask_id, state, path, code, detail } => {
-                News::State { ask_id, state, path, code, detail }
-            }
-            Event::Over { ask_id, code } => News::Over { ask_id, code },
-            Event::RosterChanged => return Ok(()), // not watched
-            Event::Lost(_) => News::Lost,
-        };
-        self.early.push_back(news);
-        Ok(())
     }
 }
 

@@ -12,9 +12,10 @@ use super::guest::{Guest, News};
 use super::peers::peer_table;
 use super::terminal::{err, with_heading};
 use super::{Failure, Outcome, message};
+use crate::client::Event;
 use crate::datadir::DataDir;
 use crate::fence::clean;
-use crate::wire::{Answer, Code, Kind, Parcel, State, ToHub};
+use crate::wire::{Answer, Code, Kind, Parcel, State, ToClient, ToHub};
 
 /// The timeout of a question that is typed.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -83,12 +84,13 @@ impl Member {
                         }
                     }
                 }
-                News::Parcel(parcel) => self.show_parcel(&parcel)?,
-                other => {
-                    if let Some(note) = self.handle_event(other)? {
+                News::Hub(Event::Push(parcel)) => self.show_parcel(&parcel)?,
+                News::Hub(event) => {
+                    if let Some(note) = self.handle_event(event)? {
                         self.console.note(&note)?;
                     }
                 }
+                News::Quiet => {}
             }
         }
         Ok(self.exit_code())
@@ -127,11 +129,11 @@ impl Member {
     }
 
     /// Handles an event that is no parcel and was not typed; returns the note to print.
-    fn handle_event(&mut self, news: News) -> Result<Option<String>, Failure> {
-        Ok(Some(match news {
-            News::Named(name) => format!("You are {name}. Type /help for help."),
-            News::Lost => "Lost the hub; reconnecting.".to_owned(),
-            News::Answer(Answer::Peers(roster)) => {
+    fn handle_event(&mut self, event: Event) -> Result<Option<String>, Failure> {
+        Ok(Some(match event {
+            Event::Registered { name } => format!("You are {name}. Type /help for help."),
+            Event::Lost(_) => "Lost the hub; reconnecting.".to_owned(),
+            Event::Ended { result: Ok(Answer::Peers(roster)), .. } => {
                 match self.lists.pop_front() {
                     Some(ListPurpose::Complete) => {
                         let names = roster.peers.iter().map(|peer| format!("@{}", peer.name));
@@ -141,13 +143,13 @@ impl Member {
                 }
                 return Ok(None);
             }
-            News::Answer(Answer::Asked { ask_id, to, state, .. }) => {
+            Event::Ended { result: Ok(Answer::Asked { ask_id, to, state, .. }), .. } => {
                 let note = format!("{to}: {}", state.name());
                 let ours = self.asked.iter_mut().filter(|(id, _)| *id == ask_id);
                 ours.for_each(|(_, name)| name.clone_from(&to));
                 note
             }
-            News::Answer(Answer::Replied { ask_id, to, state }) => {
+            Event::Ended { result: Ok(Answer::Replied { ask_id, to, state }), .. } => {
                 if let Some((_, question)) = self.question(&ask_id) {
                     question.ask_id.clear();
                 }
@@ -156,13 +158,17 @@ impl Member {
                     _ => format!("{to} has received your answer."),
                 }
             }
-            News::Refused(request, fault) => self.handle_refusal(&request, fault.code, &fault.message),
-            News::State { ask_id, state, detail, .. } => {
+            Event::Ended { request, result: Err(fault), .. } => {
+                self.handle_refusal(&request, fault.code, &fault.message)
+            }
+            Event::Told(ToClient::State { ask_id, state, detail, .. }) => {
                 let asked = self.asked.iter().find(|(id, _)| *id == ask_id);
                 let Some((_, to)) = asked.filter(|_| state < State::Replied) else { return Ok(None) };
                 format!("{to}: {}", detail.as_deref().unwrap_or(state.name()))
             }
-            News::Over { ask_id, code } => return Ok(self.handle_question_end(&ask_id, code)),
+            Event::Told(ToClient::Over { ask_id, code }) => {
+                return Ok(self.handle_question_end(&ask_id, code));
+            }
             _ => return Ok(None),
         }))
     }
