@@ -303,7 +303,10 @@ impl Channel {
             "tools/call" => self.call(id, params),
             "resources/list" => self.list_resources(id),
             "resources/templates/list" => print(&mcp::result(&id, resources::templates())),
-            "resources/read" => self.read_resource(id, params),
+            "resources/read" => {
+                self.read_resource(id, params);
+                Ok(())
+            }
             "prompts/list" => print(&mcp::result(&id, resources::prompts())),
             "prompts/get" => {
                 let prompt = mcp::params(params).and_then(|prompt: resources::Prompt| prompt.messages());

@@ -23,8 +23,8 @@ pub enum Call {
     Wait(Id, Instant),
     /// `resources/list`.
     Resources(Id),
-    /// `resources/read`: the address and the name in it.
-    Resource(Id, String, String),
+    /// `resources/read` of an address.
+    Resource(Id, String),
 }
 
 impl Channel {
@@ -97,18 +97,9 @@ impl Channel {
         Ok(())
     }
 
-    pub(super) fn read_resource(&mut self, id: Id, params: &str) -> io::Result<()> {
+    pub(super) fn read_resource(&mut self, id: Id, params: &str) {
         let read: resources::Read = mcp::params(params).unwrap_or_default();
-        match read.peer() {
-            Some(peer) => {
-                self.ask_hub(ToHub::Peers { id: 0 }, Call::Resource(id, read.uri, peer));
-                Ok(())
-            }
-            None => {
-                let why = "`uri` names no peer; resources/list names all, such as peer://backend-api";
-                print(&mcp::error(&id, mcp::RESOURCE_NOT_FOUND, why))
-            }
-        }
+        self.ask_hub(ToHub::Peers { id: 0 }, Call::Resource(id, read.uri));
     }
 
     pub(super) fn tell_resources_changed(&mut self) -> io::Result<()> {
@@ -238,21 +229,20 @@ impl Call {
             Ok(_) => Err("the hub gave another answer"),
             Err(fault) => Err(fault.message.as_str()),
         };
+        let (Call::Tool { id, .. } | Call::Wait(id, _) | Call::Resources(id) | Call::Resource(id, _)) = self;
         match (self, roster) {
-            (
-                Call::Tool { id, .. } | Call::Wait(id, _) | Call::Resources(id) | Call::Resource(id, ..),
-                Err(why),
-            ) => mcp::error(id, mcp::INTERNAL_ERROR, why),
-            (Call::Resource(id, uri, name), Ok(roster)) => match resources::read(roster, uri, name) {
+            (_, Err(why)) => mcp::error(id, mcp::INTERNAL_ERROR, why),
+            (Call::Resource(_, uri), Ok(roster)) => match resources::read(roster, uri) {
                 Some(contents) => mcp::result(id, contents),
                 None => {
-                    let why = format!("no peer is called \"{}\"", fence::label(name));
+                    let why = format!(
+                        "no peer has the address \"{}\"; resources/list has them all",
+                        fence::label(uri)
+                    );
                     mcp::error(id, mcp::RESOURCE_NOT_FOUND, &why)
                 }
             },
-            (Call::Tool { id, .. } | Call::Wait(id, _) | Call::Resources(id), Ok(roster)) => {
-                mcp::result(id, resources::list(roster))
-            }
+            (_, Ok(roster)) => mcp::result(id, resources::list(roster)),
         }
     }
 }
