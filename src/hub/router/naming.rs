@@ -9,8 +9,6 @@ use super::{ConnId, PeerNo, Reply, Router};
 use crate::name;
 use crate::wire::{Answer, Code, Fault, MAX_LABEL, What, fault};
 
-/// The limit of old names of other peers that a peer may use.
-const MAX_ALIASES: usize = 64;
 /// The most old names that are known.
 const MAX_OLD: usize = 256;
 /// The most sessions whose names are kept.
@@ -50,8 +48,9 @@ impl Names {
     }
 
     fn insert_old(&mut self, key: String, no: PeerNo) {
-        self.old.retain(|(known, _)| *known != key);
-        self.old.push_back((key, no));
+        let old = (key, no);
+        self.old.retain(|known| *known != old);
+        self.old.push_back(old);
         if self.old.len() > MAX_OLD {
             self.old.pop_front();
         }
@@ -120,7 +119,7 @@ impl Router {
         let (old_key, new_key) = (name::key(&old), name::key(new));
         self.names.by_key.remove(&old_key);
         if old_key != new_key {
-            self.remember_old_name(no, &old_key);
+            self.names.insert_old(old_key, no);
         }
         self.names.by_key.insert(new_key, no);
         self.report(What::Renamed, |e| {
@@ -164,35 +163,20 @@ impl Router {
         }
     }
 
-    /// Peers that met `no` may go on calling it by its old name, and the others are told the new one.
-    fn remember_old_name(&mut self, no: PeerNo, old: &str) {
-        self.names.insert_old(old.to_owned(), no);
-        let met: Vec<PeerNo> = self.peer(no).met.iter().copied().collect();
-        for other in met {
-            let Some(peer) = self.peers.get_mut(&other) else { continue };
-            peer.aliases.retain(|(n, _)| n != old);
-            peer.aliases.push_back((old.to_owned(), no));
-            if peer.aliases.len() > MAX_ALIASES {
-                peer.aliases.pop_front();
-            }
-        }
-    }
-
-    /// The peer that `me` calls `wanted`: by its name, by that of its directory, or by a name that it had when they met.
+    /// The peer that `me` calls `wanted`: by its name, by that of its directory, or by a name that it had before, if they have met.
     pub(super) fn find(&self, me: PeerNo, wanted: &str) -> Result<PeerNo, Fault> {
         let name = name::wish(wanted);
         let keys = [name::key(&name), name::key(&name::slug(wanted))];
-        let find = |names: &VecDeque<(String, PeerNo)>| {
-            names.iter().rev().find(|(n, _)| keys.contains(n)).map(|(_, no)| *no)
-        };
+        let mut had_name = self.names.old.iter().rev().filter(|(n, _)| keys.contains(n)).map(|(_, no)| *no);
+        let met = &self.peer(me).met;
         let by_name = keys.iter().find_map(|key| self.names.by_key.get(key).copied());
-        if let Some(no) = by_name.or_else(|| find(&self.peer(me).aliases)) {
+        if let Some(no) = by_name.or_else(|| had_name.clone().find(|no| met.contains(no))) {
             return Ok(no);
         }
         let names =
             self.names.by_key.values().filter(|no| **no != me).map(|no| self.peer(*no).who.name.as_str());
         let near = name::nearest(wanted, names);
-        let hint = match (find(&self.names.old), near.as_slice()) {
+        let hint = match (had_name.next(), near.as_slice()) {
             (Some(no), _) => format!("it is now \"{}\"", self.peer(no).who.name),
             (None, []) if self.peers.len() < 2 => "no other peer is registered".to_owned(),
             (None, []) => "relay_peers lists the peers".to_owned(),

@@ -1,6 +1,6 @@
 //! Registered peers: registration and leaving.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,8 +43,6 @@ pub(super) struct Peer {
     pub broadcasts: BTreeSet<Id>,
     /// Peers with which it has exchanged an ask.
     pub met: BTreeSet<PeerNo>,
-    /// Old names of those it met, by their keys, oldest first.
-    pub aliases: VecDeque<(String, PeerNo)>,
     /// Per target, the start of the current minute and the number of asks in it.
     rate: BTreeMap<PeerNo, (Ms, u32)>,
 }
@@ -250,7 +248,6 @@ impl Router {
         for other in &peer.met {
             if let Some(other) = self.peers.get_mut(other) {
                 other.met.remove(&no);
-                other.aliases.retain(|(_, holder)| *holder != no);
                 other.rate.remove(&no);
             }
         }
