@@ -76,7 +76,8 @@ pub enum Input {
 }
 
 /// An output of the state machine.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Output {
     Send(ConnId, ToClient),
     /// Close after what was sent.
@@ -232,12 +233,7 @@ impl Router {
         &self.info
     }
 
-    /// How many bytes of text the state has ever held.
-    pub fn text_taken(&self) -> u64 {
-        self.text as u64 + self.text_removed
-    }
-
-    /// How many of them it no longer holds.
+    /// How many bytes of text the state no longer holds.
     pub fn text_removed(&self) -> u64 {
         self.text_removed
     }
