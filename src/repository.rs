@@ -1,7 +1,7 @@
 //! The directory that a session works in, and the git repository around it, found without running git.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::wire::MAX_LABEL;
@@ -72,12 +72,23 @@ pub fn shown(path: &Path) -> String {
     format!("{ELLIPSIS}{end}")
 }
 
-/// The beginning of a regular file as text. What is no regular file might never end, or never begin.
+/// The beginning of a regular file as text.
 pub fn read(path: impl AsRef<Path>) -> Option<String> {
-    fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
-    let mut bytes = Vec::new();
-    File::open(path).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+    let bytes = read_limited(path, MAX_FILE).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The first `most` bytes of a regular file. What is no regular file might never end, or never begin.
+///
+/// # Errors
+/// It cannot be read, or is no regular file.
+pub fn read_limited(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
+    if !fs::metadata(&path)?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
