@@ -420,6 +420,14 @@ pub fn fault(code: Code, message: impl Into<String>) -> Fault {
     Fault { code, message: message.into() }
 }
 
+/// The same as the result of a request.
+///
+/// # Errors
+/// Always.
+pub fn refused<T>(code: Code, message: impl Into<String>) -> Result<T, Fault> {
+    Err(fault(code, message))
+}
+
 /// Appends `message` as one line.
 pub fn write_line(line: &mut Vec<u8>, message: &impl Serialize) {
     serde_json::to_writer(&mut *line, message)

@@ -8,7 +8,7 @@ use super::ask::{Ask, check_id, check_text, check_timeout};
 use super::ended::Tombstone;
 use super::{ConnId, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::fence::{label, quote};
-use crate::wire::{Answer, Code, Fault, Kind, Member, Scope, State, Who, fault};
+use crate::wire::{Answer, Code, Fault, Kind, Member, Scope, State, Who, refused};
 
 /// The limit of collected answers, in bytes.
 const MAX_COLLECTED: usize = 256 << 10;
@@ -118,10 +118,8 @@ impl Router {
     fn in_scope(&self, me: PeerNo, scope: Scope, include_self: bool) -> Result<Vec<PeerNo>, Fault> {
         let own = &self.peer(me).who;
         if scope == Scope::Repo && own.repo.is_none() {
-            return Err(fault(
-                Code::BadArgs,
-                "`scope` is \"repo\", but this session is in no git repository; use \"directory\" or \"machine\"",
-            ));
+            let why = "`scope` is \"repo\", but this session is in no git repository; use \"directory\" or \"machine\"";
+            return refused(Code::BadArgs, why);
         }
         let within = |other: &Who| match scope {
             Scope::Machine => true,
@@ -225,5 +223,5 @@ fn answers(collected: &[Collected]) -> String {
 }
 
 fn taken<T>() -> Result<T, Fault> {
-    Err(fault(Code::BadMsg, "`broadcast_id` is taken; every broadcast needs a new one"))
+    refused(Code::BadMsg, "`broadcast_id` is taken; every broadcast needs a new one")
 }

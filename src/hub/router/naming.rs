@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConnId, PeerNo, Reply, Router};
 use crate::name;
-use crate::wire::{Answer, Code, Fault, MAX_LABEL, What, fault};
+use crate::wire::{Answer, Code, Fault, MAX_LABEL, What, refused};
 
 /// The most old names that are known.
 const MAX_OLD: usize = 256;
@@ -82,28 +82,17 @@ impl Router {
         let holder = |n: &str| self.names.by_key.get(&name::key(n)).copied().filter(|no| Some(*no) != own);
         let name = name::wish(wanted);
         let free = name::free(&name, |n| holder(n).is_some());
-        match holder(&name).filter(|_| exact) {
-            None => Ok(free),
-            Some(no) => Err(fault(
-                Code::NameTaken,
-                format!(
-                    "another peer is called \"{}\"; choose another name, such as \"{free}\"",
-                    self.peer(no).who.name
-                ),
-            )),
-        }
+        let Some(no) = holder(&name).filter(|_| exact) else { return Ok(free) };
+        let taken = &self.peer(no).who.name;
+        let why = format!("another peer is called \"{taken}\"; choose another name, such as \"{free}\"");
+        refused(Code::NameTaken, why)
     }
 
     pub(super) fn rename(&mut self, conn: ConnId, wanted: &str, exact: bool) -> Reply {
         let no = self.me(conn)?;
         if wanted.trim().is_empty() || wanted.len() > MAX_LABEL {
-            return Err(fault(
-                Code::BadArgs,
-                format!(
-                    "`name` is empty or too long; give one of 1 to {} letters, digits, `.`, `_` and `-`",
-                    name::MAX_NAME
-                ),
-            ));
+            let why = "`name` is empty or too long; give one of 1 to 64 letters, digits, `.`, `_` and `-`";
+            return refused(Code::BadArgs, why);
         }
         let new = self.pick_name(wanted, exact, Some(no))?;
         self.keep_name_of_session(no, wanted, &new, exact);
@@ -185,6 +174,6 @@ impl Router {
                 format!("did you mean {}? relay_peers lists all", near.join(" or "))
             }
         };
-        Err(fault(Code::PeerNotFound, format!("no peer named \"{name}\"; {hint}")))
+        refused(Code::PeerNotFound, format!("no peer named \"{name}\"; {hint}"))
     }
 }

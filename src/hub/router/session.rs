@@ -4,8 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::delivery::{Attempt, Stage};
+use super::limits::overloaded;
 use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
-use crate::wire::{Activity, Answer, Code, Fault, HookEvent, OwedAsk, Path, PeerKind, ToClient, fault};
+use crate::wire::{Activity, Answer, Code, Fault, HookEvent, OwedAsk, Path, PeerKind, ToClient, refused};
 
 /// The limit of processes without a peer.
 const MAX_UNTIED: usize = 1024;
@@ -184,10 +185,10 @@ impl Router {
     /// Registers a waiter. A session has one waiter; a new one replaces the old one.
     pub(super) fn wait(&mut self, conn: ConnId, id: u64, claude: String, process: String) -> Reply {
         if self.roles.contains_key(&conn) {
-            return Err(fault(Code::BadMsg, "this connection is a peer or a waiter already"));
+            return refused(Code::BadMsg, "this connection is a peer or a waiter already");
         }
         if process.is_empty() || process.len() > MAX_KEY {
-            return Err(fault(Code::BadMsg, "`process` is empty or too long"));
+            return refused(Code::BadMsg, "`process` is empty or too long");
         }
         let now = self.now;
         let session = self.session(&claude)?;
@@ -407,7 +408,7 @@ impl Router {
     /// The entry of a process, created if missing.
     fn session(&mut self, claude: &str) -> Result<&mut Session, Fault> {
         if claude.is_empty() || claude.len() > MAX_KEY {
-            return Err(fault(Code::BadMsg, "`claude` is empty or too long"));
+            return refused(Code::BadMsg, "`claude` is empty or too long");
         }
         if !self.sessions.contains_key(claude) {
             let untied = |s: &&Session| s.peers.is_empty();
@@ -415,10 +416,7 @@ impl Router {
                 self.sessions.retain(|_, s| !s.peers.is_empty() || s.waiter.is_some());
             }
             if self.sessions.len() >= MAX_UNTIED + self.limits.peers {
-                return Err(fault(
-                    Code::Overloaded,
-                    "the hub has too many sessions, which is its limit; retry when some have ended",
-                ));
+                return overloaded("the hub has too many sessions", "when some have ended");
             }
         }
         Ok(self.sessions.entry(claude.to_owned()).or_default())
