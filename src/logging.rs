@@ -261,6 +261,7 @@ impl kv::VisitValue<'_> for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repository::tests::dir;
     use std::os::unix::fs::PermissionsExt;
     use time::macros::datetime;
 
@@ -268,9 +269,12 @@ mod tests {
     const TODAY: &str = "relay-2026-11-23.log";
 
     fn day_files(test: &str) -> DayFiles {
-        let dir = std::env::temp_dir().join(format!("relay-logging-{}-{test}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
+        let dir = dir(&format!("logging-{test}")).join("logs");
         DayFiles { dir, proc: "test", level: LevelFilter::Info }
+    }
+
+    fn remove(files: &DayFiles) {
+        fs::remove_dir_all(files.dir.parent().expect("the test's directory")).expect("removed");
     }
 
     fn names(files: &DayFiles) -> Vec<String> {
@@ -323,7 +327,7 @@ mod tests {
         let end = r#","event":"a\n\"b\"","peer":"x\u001b","count":3,"error":"entity not found"}"#;
         assert!(text.starts_with(start) && text.ends_with(&format!("{end}\n")), "{text}");
         serde_json::from_str::<Value>(&text).expect("JSON");
-        fs::remove_dir_all(&files.dir).expect("removed");
+        remove(&files);
 
         let line = with_record("event", &fields, |record| readable_line(NOW, record));
         let want = r#"06:58:00 WARN event peer="x\u{1b}" count=3 error="entity not found""#;
@@ -366,7 +370,7 @@ mod tests {
             names(&files),
             ["notes", "relay-2026-01-01.log.bak", "relay-2026-11-17.log", TODAY, "relay-2026-11-24.log"]
         );
-        fs::remove_dir_all(&files.dir).expect("removed");
+        remove(&files);
     }
 
     #[test]
@@ -384,7 +388,7 @@ mod tests {
         error.level(Level::Error);
         files.write(NOW, &error.args(format_args!("worse")).build()).expect("written");
         assert!(fs::read(&path).expect("the file").ends_with(b"\"event\":\"worse\"}\n"));
-        fs::remove_dir_all(&files.dir).expect("removed");
+        remove(&files);
     }
 
     #[test]

@@ -95,9 +95,9 @@ pub fn read_limited(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
 pub mod tests {
     use super::*;
 
-    /// An empty directory for one test, which removes it.
+    /// An empty directory for the one test of that name, which removes it.
     pub fn dir(test: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("relay-repository-{}-{test}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("relay-test-{}-{test}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).expect("a directory");
         fs::canonicalize(dir).expect("its path")

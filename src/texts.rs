@@ -162,8 +162,7 @@ mod tests {
     use crate::wire::Path as Way;
 
     fn texts(test: &str) -> Texts {
-        let dir = std::env::temp_dir().join(format!("relay-texts-{}-{test}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
+        let dir = crate::repository::tests::dir(&format!("texts-{test}"));
         Texts { dir, session: "1-2-3".to_owned() }
     }
 
@@ -205,7 +204,7 @@ mod tests {
         let most = size(&a) + size(&b);
         texts.fit([&mut a, &mut b], &limit(most));
         assert_eq!((a, b), before);
-        assert!(!texts.dir.exists());
+        fs::remove_dir(texts.dir).expect("nothing was written");
     }
 
     #[test]
@@ -252,6 +251,7 @@ mod tests {
     #[test]
     fn without_a_file_the_cut_is_told_all_the_same() {
         let texts = texts("full");
+        fs::remove_dir(&texts.dir).expect("empty");
         fs::write(&texts.dir, "no directory").expect("a file in its place");
         let mut cut = parcel(1, "x".repeat(10_000));
         texts.fit([&mut cut], &limit(2_000));

@@ -144,8 +144,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn socket(test: &str) -> (PathBuf, UnixListener) {
-        let path = std::env::temp_dir().join(format!("relay-inbox-{}-{test}", std::process::id()));
-        let _ = fs::remove_file(&path);
+        let path = crate::repository::tests::dir(&format!("inbox-{test}")).join("socket");
         let listener = UnixListener::bind(&path).expect("a socket in the temporary directory");
         (path, listener)
     }
@@ -168,7 +167,7 @@ mod tests {
         push(&path, Some("t0ken"), "a\n\"b\"", "id-1", LONG, LONG).expect("pushed");
         let expected = json!({"type": "user", "message": {"role": "user", "content": "a\n\"b\""}, "priority": "next", "msg_id": "id-1"});
         assert_eq!(server.join().expect("server"), [json!({"type": "auth", "token": "t0ken"}), expected]);
-        let _ = fs::remove_file(path);
+        fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 
     #[test]
@@ -180,7 +179,7 @@ mod tests {
         let lines = server.join().expect("server");
         assert_eq!(lines.len(), 1);
         assert_eq!(lines[0]["message"]["content"], text);
-        let _ = fs::remove_file(path);
+        fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 
     #[test]
@@ -198,7 +197,7 @@ mod tests {
             push(&path, None, "x", "id", LONG, LONG).expect_err("nobody").kind(),
             ErrorKind::ConnectionRefused
         );
-        let _ = fs::remove_file(path);
+        fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 
     #[test]
@@ -208,6 +207,6 @@ mod tests {
         let text = "x".repeat(8 << 20);
         assert!(push(&path, None, &text, "id", LONG, LONG).is_err());
         server.join().expect("server");
-        let _ = fs::remove_file(path);
+        fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 }

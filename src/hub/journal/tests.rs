@@ -8,10 +8,7 @@ struct Place(PathBuf);
 
 impl Place {
     fn new(test: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("relay-journal-{}-{test}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir(&dir).expect("a directory");
-        Place(dir.join("hub.journal"))
+        Place(crate::repository::tests::dir(&format!("journal-{test}")).join("hub.journal"))
     }
 
     /// A hub's start, with the journal of the hub before.
