@@ -1,6 +1,5 @@
 //! `relay join`: a person as a peer. Questions appear as they arrive, and answers are typed.
 
-use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,12 +31,6 @@ struct Question {
     is_next: bool,
 }
 
-/// Why the list of peers was requested.
-enum ListPurpose {
-    Print,
-    Complete,
-}
-
 /// A person or a script that has joined.
 struct Member {
     guest: Guest,
@@ -48,8 +41,8 @@ struct Member {
     asked: Vec<(String, String)>,
     /// The lines that ended in a backslash, for the line that they continue.
     continued: String,
-    /// The requests for the list of peers that are not answered yet.
-    lists: VecDeque<ListPurpose>,
+    /// Whether the next list of peers is for a completion, and not to be printed.
+    is_completing: bool,
     /// The error of our last ask that failed, for the exit code of a script.
     failed: Option<Code>,
 }
@@ -57,8 +50,9 @@ struct Member {
 /// Runs `relay join`.
 pub fn join(dir: &DataDir, args: &Args) -> Outcome {
     let guest = Guest::arrive(dir, checked_name(args.words.first().map(String::as_str))?, true)?;
-    let (questions, asked, continued, lists, failed) = Default::default();
-    let mut member = Member { guest, console: Console::open()?, questions, asked, continued, lists, failed };
+    let (questions, asked, continued, is_completing, failed) = Default::default();
+    let console = Console::open()?;
+    let mut member = Member { guest, console, questions, asked, continued, is_completing, failed };
     let outcome = member.run();
     drop(member.console); // restores the terminal before anything else is printed
     member.guest.leave();
@@ -104,7 +98,7 @@ impl Member {
     fn complete(&mut self) -> Result<(), Failure> {
         match self.console.word().and_then(|word| word.chars().next()) {
             Some('@') => {
-                self.lists.push_back(ListPurpose::Complete);
+                self.is_completing = true;
                 self.guest.peers();
                 Ok(())
             }
@@ -134,12 +128,11 @@ impl Member {
             Event::Registered { name } => format!("You are {name}. Type /help for help."),
             Event::Lost(_) => "Lost the hub; reconnecting.".to_owned(),
             Event::Ended { result: Ok(Answer::Peers(roster)), .. } => {
-                match self.lists.pop_front() {
-                    Some(ListPurpose::Complete) => {
-                        let names = roster.peers.iter().map(|peer| format!("@{}", peer.name));
-                        self.console.complete(names)?;
+                match std::mem::take(&mut self.is_completing) {
+                    true => {
+                        self.console.complete(roster.peers.iter().map(|peer| format!("@{}", peer.name)))?
                     }
-                    Some(ListPurpose::Print) | None => self.console.print(&peer_table(&roster))?,
+                    false => self.console.print(&peer_table(&roster))?,
                 }
                 return Ok(None);
             }
@@ -248,10 +241,7 @@ impl Member {
         match (first, first.chars().next()) {
             ("", _) => {}
             ("/quit", _) => return Ok(false),
-            ("/peers", _) => {
-                self.lists.push_back(ListPurpose::Print);
-                self.guest.peers();
-            }
+            ("/peers", _) => self.guest.peers(),
             ("/help", _) => {
                 let join = args::commands().into_iter().find(|command| command.name == "join");
                 self.console.note(join.map_or("", |command| command.details))?;
