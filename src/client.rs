@@ -14,7 +14,9 @@ use std::time::Instant;
 
 use crate::link::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
 use crate::token::Tokens;
-use crate::wire::{Answer, Fault, Kind, LostAsk, Parcel, Receipts, State, ToClient, ToHub, Who};
+use crate::wire::{
+    Answer, BroadcastRequest, Fault, Kind, LostAsk, Parcel, Receipts, State, ToClient, ToHub, Who,
+};
 
 /// The number of pushes that a client remembers.
 const MAX_PUSHES: usize = 1024;
@@ -269,7 +271,7 @@ impl Client {
         self.who.name.clone_from(&name);
         self.open.retain(|id, _| open.contains(id));
         let is_lost = |r: &Request| {
-            let acts = matches!(r.message, ToHub::Ask { .. } | ToHub::Broadcast { .. } | ToHub::Reply { .. });
+            let acts = matches!(r.message, ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. });
             other && acts && r.deaths > 0
         };
         let lost: Vec<u64> = self.requests.iter().filter(|(_, r)| is_lost(r)).map(|(id, _)| *id).collect();
@@ -355,7 +357,8 @@ impl Client {
     /// Ends a request without an answer. If it is an ask that the hub may have received, withdraws it.
     fn give_up(&mut self, id: u64, fault: Fault) -> Option<Event> {
         let Request { message: request, deaths, sent, .. } = self.requests.remove(&id)?;
-        if let ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast { broadcast_id: id, .. } = &request
+        if let ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast(BroadcastRequest { broadcast_id: id, .. }) =
+            &request
             && (sent || deaths > 0)
         {
             let ask_id = id.clone();
@@ -390,7 +393,7 @@ fn is_withdrawal(message: &ToHub) -> bool {
 fn name(request: &ToHub) -> &'static str {
     match request {
         ToHub::Ask { .. } => "ask",
-        ToHub::Broadcast { .. } => "broadcast",
+        ToHub::Broadcast(_) => "broadcast",
         ToHub::Reply { .. } => "reply",
         ToHub::Rename { .. } => "rename",
         ToHub::Withdraw { .. } => "withdraw",

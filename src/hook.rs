@@ -19,7 +19,7 @@ use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
 use crate::link::{Link, unreachable};
 use crate::process;
-use crate::wire::{Answer, Code, Fault, HookEvent, OwedAsk, Receipts, ToHub};
+use crate::wire::{Answer, Code, Fault, HookEvent, HookReport, OwedAsk, Receipts, ToHub};
 use transcript::Transcript;
 pub use transcript::pushes_in;
 
@@ -114,7 +114,8 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     let receipts = Receipts { claude: Some(claude.clone()), prompted, ..Receipts::default() };
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
-    let hook = ToHub::Hook { id: 1, claude, event, turn, ask_id, reason, age_ms: process::own_age() };
+    let hook =
+        ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason, age_ms: process::own_age() });
     let remind = report(dir, &receipts, &hook, event, input.transcript_path.as_deref());
     if !remind.is_empty() {
         let output =

@@ -69,20 +69,7 @@ pub enum ToHub {
     },
     /// Ask every peer in `scope` that receives broadcasts. Answered by [`Answer::Broadcast`]. Idempotent on
     /// `broadcast_id`.
-    Broadcast {
-        id: u64,
-        broadcast_id: String,
-        text: String,
-        scope: Scope,
-        /// Whether the asker receives the question too.
-        #[serde(default)]
-        include_self: bool,
-        /// Deliver the answers together, when the last one has arrived or after this many milliseconds. `None`: deliver
-        /// each answer when it arrives.
-        collect_ms: Option<u64>,
-        /// Milliseconds until the unanswered asks end with `timeout`.
-        timeout_ms: u64,
-    },
+    Broadcast(BroadcastRequest),
     /// Answer an ask. Answered by [`Answer::Replied`] when the answer was handed over, or after `Limits::handover` at
     /// the latest. Idempotent on `ask_id` and `text`.
     Reply { id: u64, ask_id: String, text: String },
@@ -119,20 +106,7 @@ pub enum ToHub {
         session: String,
     },
     /// A hook of the Claude Code process `claude` fired. Answered by [`Answer::Hooked`]. Hooks do not register.
-    Hook {
-        id: u64,
-        /// See [`crate::process::process_key`].
-        claude: String,
-        event: HookEvent,
-        /// Identifies the turn, for `prompt` and `stop`.
-        turn: Option<String>,
-        /// For `permission` and `denied`: the ask whose answer needs permission.
-        ask_id: Option<String>,
-        /// For `denied` and `failed`: the reason.
-        reason: Option<String>,
-        /// Milliseconds since the hook fired, if known: asynchronous hooks may overtake each other.
-        age_ms: Option<u64>,
-    },
+    Hook(HookReport),
     /// This connection is the waiter of the Claude Code process `claude`: parcels for the `hook` path may be sent to
     /// it. Answered by [`Answer::Done`]; the hub closes the connection when the waiter is not needed.
     Wait {
@@ -149,6 +123,40 @@ pub enum ToHub {
     Stop { id: u64 },
     /// This peer leaves for good; its open asks, and the asks to it, end now.
     Bye,
+}
+
+/// The request to ask every peer in a scope.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BroadcastRequest {
+    pub id: u64,
+    pub broadcast_id: String,
+    pub text: String,
+    pub scope: Scope,
+    /// Whether the asker receives the question too.
+    #[serde(default)]
+    pub include_self: bool,
+    /// Deliver the answers together, when the last one has arrived or after this many milliseconds. `None`: deliver
+    /// each answer when it arrives.
+    pub collect_ms: Option<u64>,
+    /// Milliseconds until the unanswered asks end with `timeout`.
+    pub timeout_ms: u64,
+}
+
+/// The report of a hook.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HookReport {
+    pub id: u64,
+    /// See [`crate::process::process_key`].
+    pub claude: String,
+    pub event: HookEvent,
+    /// Identifies the turn, for `prompt` and `stop`.
+    pub turn: Option<String>,
+    /// For `permission` and `denied`: the ask whose answer needs permission.
+    pub ask_id: Option<String>,
+    /// For `denied` and `failed`: the reason.
+    pub reason: Option<String>,
+    /// Milliseconds since the hook fired, if known: asynchronous hooks may overtake each other.
+    pub age_ms: Option<u64>,
 }
 
 /// A message from the hub to a client.

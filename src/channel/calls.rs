@@ -9,7 +9,7 @@ use super::{Channel, print, resources, tools};
 use crate::fence;
 use crate::mcp::{self, Id};
 use crate::texts::{Limit, json_cost};
-use crate::wire::{Answer, Fault, Parcel, Roster, ToHub};
+use crate::wire::{Answer, BroadcastRequest, Fault, Parcel, Roster, ToHub};
 
 /// A request of the client's that waits for the hub.
 pub enum Call {
@@ -58,7 +58,7 @@ impl Channel {
             Err(fault) => return self.end_call(&id, tools::render_fault(&fault), true, Vec::new()),
         };
         let collect_ms = match &request {
-            ToHub::Broadcast { collect_ms, .. } => *collect_ms,
+            ToHub::Broadcast(BroadcastRequest { collect_ms, .. }) => *collect_ms,
             _ => None,
         };
         let delivery = tools::Delivery { is_pushed: self.is_pushable(), collect_ms };
@@ -214,7 +214,7 @@ fn with_id(mut request: ToHub, new: u64) -> ToHub {
         ToHub::Peers { id }
         | ToHub::Ask { id, .. }
         | ToHub::Reply { id, .. }
-        | ToHub::Broadcast { id, .. }
+        | ToHub::Broadcast(BroadcastRequest { id, .. })
         | ToHub::Rename { id, .. } => *id = new,
         _ => {}
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::fence::clean;
-use crate::wire::{Code, Fault, MAX_TEXT, MAX_TIMEOUT_MS, Scope, ToHub, fault};
+use crate::wire::{BroadcastRequest, Code, Fault, MAX_TEXT, MAX_TIMEOUT_MS, Scope, ToHub, fault};
 
 mod results;
 
@@ -264,7 +264,15 @@ impl Tool {
                 let timeout_ms = milliseconds(timeout_s);
                 let include_self = !exclude_self.unwrap_or(true);
                 let broadcast_id = new_id("bc_")?;
-                ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms, include_self, collect_ms }
+                ToHub::Broadcast(BroadcastRequest {
+                    id,
+                    broadcast_id,
+                    text,
+                    scope,
+                    timeout_ms,
+                    include_self,
+                    collect_ms,
+                })
             }
             Tool::Rename(Rename { name: Bounded(name) }) => ToHub::Rename { id, name, exact: true },
         })

@@ -223,10 +223,8 @@ impl Journal {
         if self.file.is_none() {
             return router.step(now, input);
         }
-        self.has_text |= matches!(
-            input,
-            Input::Said(_, ToHub::Ask { .. } | ToHub::Broadcast { .. } | ToHub::Reply { .. })
-        );
+        self.has_text |=
+            matches!(input, Input::Said(_, ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. }));
         let (step, recorded) = step(router, now, input, &mut self.batch);
         if let Err(e) = recorded {
             self.give_up(&e);

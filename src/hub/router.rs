@@ -326,18 +326,11 @@ impl Router {
             ToHub::Ask { id, ask_id, to, text, timeout_ms, thread } => {
                 (id, self.ask(conn, id, ask::Question { ask_id, to, text, timeout_ms, thread }))
             }
-            ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms, include_self, collect_ms } => {
-                let call =
-                    broadcast::Call { broadcast_id, text, scope, timeout_ms, include_self, collect_ms };
-                (id, self.broadcast(conn, id, call))
-            }
+            ToHub::Broadcast(call) => (call.id, self.broadcast(conn, call)),
             ToHub::Reply { id, ask_id, text } => (id, self.reply(conn, id, &ask_id, text)),
             ToHub::Withdraw { id, ask_id } => (id, self.withdraw(conn, &ask_id)),
             ToHub::Rename { id, name, exact } => (id, self.rename(conn, &name, exact)),
-            ToHub::Hook { id, claude, event, turn, ask_id, reason, age_ms } => {
-                let age = age_ms.unwrap_or(0);
-                (id, self.hook(&session::Hook { claude, event, turn, ask_id, reason, age }))
-            }
+            ToHub::Hook(hook) => (hook.id, self.hook(&hook)),
             ToHub::Wait { id, claude, process } => (id, self.wait(conn, id, claude, process)),
             ToHub::Watch { id } => (id, self.watch(conn)),
             ToHub::Status { id } => (id, Ok(Some(Answer::Status(self.status())))),

@@ -15,7 +15,7 @@ use crate::link::{self, FromHub, unreachable};
 use crate::repository;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{Fault, Parcel, Path, PeerKind, Scope, ToHub, Who};
+use crate::wire::{BroadcastRequest, Fault, Parcel, Path, PeerKind, Scope, ToHub, Who};
 
 /// See the module.
 pub struct Guest {
@@ -100,14 +100,16 @@ impl Guest {
     pub fn broadcast(&mut self, text: &str, scope: Scope, timeout: Duration) -> Result<String, Fault> {
         let (all, timeout_ms) = (self.client.new_id("bc_")?, timeout.as_millis() as u64);
         let (broadcast_id, text) = (all.clone(), text.to_owned());
-        self.client.request(|id| ToHub::Broadcast {
-            id,
-            broadcast_id,
-            text,
-            scope,
-            timeout_ms,
-            include_self: false,
-            collect_ms: None,
+        self.client.request(|id| {
+            ToHub::Broadcast(BroadcastRequest {
+                id,
+                broadcast_id,
+                text,
+                scope,
+                timeout_ms,
+                include_self: false,
+                collect_ms: None,
+            })
         });
         Ok(all)
     }

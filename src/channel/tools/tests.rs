@@ -74,7 +74,15 @@ fn missing_optional_arguments_get_their_defaults() {
     let (broadcast_id, text, timeout_ms) = ("bc_1".to_owned(), "?".to_owned(), TIMEOUT_S * 1000);
     let (include_self, collect_ms) = (false, Some(timeout_ms));
     let scope = Scope::Machine;
-    let want = ToHub::Broadcast { id: 0, broadcast_id, text, scope, include_self, collect_ms, timeout_ms };
+    let want = ToHub::Broadcast(BroadcastRequest {
+        id: 0,
+        broadcast_id,
+        text,
+        scope,
+        include_self,
+        collect_ms,
+        timeout_ms,
+    });
     assert_eq!(request("relay_broadcast", json!({"question": "?"})), want);
     assert_eq!(request("relay_broadcast", json!({"question": "?", "scope": null, "timeout_s": null})), want);
     for (arguments, collected) in [
@@ -82,7 +90,10 @@ fn missing_optional_arguments_get_their_defaults() {
         (json!({"question": "?", "collect_s": 20}), Some(20_000)),
         (json!({"question": "?", "collect": false, "collect_s": 20}), None),
     ] {
-        let ToHub::Broadcast { collect_ms, .. } = request("relay_broadcast", arguments) else { panic!() };
+        let ToHub::Broadcast(BroadcastRequest { collect_ms, .. }) = request("relay_broadcast", arguments)
+        else {
+            panic!()
+        };
         assert_eq!(collect_ms, collected);
     }
     assert_eq!(request("relay_peers", Value::Null), ToHub::Peers { id: 0 });

@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::{Scope, Who};
+use crate::wire::{BroadcastRequest, Scope, Who};
 
 const LATER: Duration = Duration::from_secs(61);
 
@@ -196,7 +196,18 @@ fn text_of_a_request_that_is_refused_leaves_the_journal() {
     hub.say(1, ToHub::Ask { id: 2, ask_id, to, text: "xyzzy-nobody".to_owned(), timeout_ms: 1000, thread });
     let (broadcast_id, text, scope) = ("bc_00000001".to_owned(), "xyzzy-repo".to_owned(), Scope::Repo);
     let (include_self, collect_ms, timeout_ms) = (false, None, 1000);
-    hub.say(1, ToHub::Broadcast { id: 3, broadcast_id, text, scope, include_self, collect_ms, timeout_ms });
+    hub.say(
+        1,
+        ToHub::Broadcast(BroadcastRequest {
+            id: 3,
+            broadcast_id,
+            text,
+            scope,
+            include_self,
+            collect_ms,
+            timeout_ms,
+        }),
+    );
     let now = Instant::now();
     hub.journal.maintain(&hub.router, now);
     hub.journal.maintain(&hub.router, now + STALE_TEXT);

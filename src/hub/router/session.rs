@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::delivery::{Attempt, Stage};
 use super::limits::overloaded;
 use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
-use crate::wire::{Activity, Answer, Code, Fault, HookEvent, OwedAsk, Path, PeerKind, ToClient, refused};
+use crate::wire::{
+    Activity, Answer, Code, Fault, HookEvent, HookReport, OwedAsk, Path, PeerKind, ToClient, refused,
+};
 
 /// The limit of processes without a peer.
 const MAX_UNTIED: usize = 1024;
@@ -47,17 +49,6 @@ pub(super) struct Session {
     peers: Vec<PeerNo>,
 }
 
-/// A hook of the Claude Code process `claude`; see [`ToHub::Hook`](crate::wire::ToHub).
-pub(super) struct Hook {
-    pub claude: String,
-    pub event: HookEvent,
-    pub turn: Option<String>,
-    pub ask_id: Option<String>,
-    pub reason: Option<String>,
-    /// How long ago it fired, in milliseconds.
-    pub age: Ms,
-}
-
 impl Session {
     /// The peers that registered for this session.
     pub fn peers(&self) -> &[PeerNo] {
@@ -76,7 +67,7 @@ impl Session {
 }
 
 impl Router {
-    pub(super) fn hook(&mut self, hook: &Hook) -> Reply {
+    pub(super) fn hook(&mut self, hook: &HookReport) -> Reply {
         let (now, event, claude) = (self.now, hook.event, hook.claude.as_str());
         let session = self.session(claude)?;
         session.hooked = true;
@@ -105,7 +96,7 @@ impl Router {
             _ if is_stop => session.dialog.take(),
             _ => None,
         };
-        let is_late = !is_turn && session.turned > now.saturating_sub(hook.age);
+        let is_late = !is_turn && session.turned > now.saturating_sub(hook.age_ms.unwrap_or(0));
         let activity = match (event, session.activity) {
             (_, now) if is_late => now,
             (HookEvent::Start, _) => Activity::Idle,
@@ -128,8 +119,8 @@ impl Router {
     }
 
     /// Applies a hook event to the asks of its session. Returns the asks of which to remind the model.
-    fn turn_news(&mut self, hook: &Hook, peers: &[PeerNo], begins: bool) -> Vec<OwedAsk> {
-        let Hook { event, turn, ask_id, reason, .. } = hook;
+    fn turn_news(&mut self, hook: &HookReport, peers: &[PeerNo], begins: bool) -> Vec<OwedAsk> {
+        let HookReport { event, turn, ask_id, reason, .. } = hook;
         match (event, turn) {
             (HookEvent::Prompt, Some(turn)) if begins => self.turn_began(peers, turn),
             (HookEvent::Stop | HookEvent::StopAgain, Some(turn)) => self.confirm_turn(peers, turn),
