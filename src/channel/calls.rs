@@ -177,7 +177,7 @@ impl Channel {
         waiting: Vec<Parcel>,
     ) -> io::Result<()> {
         let (new, known): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|p| self.client.remember(&p.push));
-        known.into_iter().for_each(|parcel| self.client.report_again(parcel.push));
+        known.iter().for_each(|parcel| self.client.report_again(&parcel.push));
         if let Ok(Answer::Replied { ask_id, .. }) = result {
             self.texts.remove_question(ask_id);
         }
