@@ -147,11 +147,11 @@ fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
             News::Signal(code) => return Ok(code),
             News::Hub(Event::Push(parcel)) => {
                 if let Some(code) = parcel.code {
-                    waiter.guest.confirm(&parcel);
+                    waiter.guest.client.seen(&parcel.push);
                     return Err(fault(code, parcel.text).into());
                 }
                 print_answer(args, &to, &parcel)?;
-                waiter.guest.confirm(&parcel); // only now: an answer that could not be printed was not received
+                waiter.guest.client.seen(&parcel.push); // only now: an answer that could not be printed was not received
                 return Ok(ExitCode::SUCCESS);
             }
             _ => continue,
@@ -213,7 +213,7 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
                 result.failed.push(BroadcastFailureJson { ask_id, to, code });
             }
             News::Hub(Event::Push(parcel)) if parcel.kind == Kind::Summary => {
-                waiter.guest.confirm(&parcel);
+                waiter.guest.client.seen(&parcel.push);
                 return match result.answers.is_empty() {
                     true => Err(fault(Code::Timeout, "nobody answered").into()),
                     false => Ok(ExitCode::SUCCESS),
@@ -223,7 +223,7 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
                 if !json {
                     out(&terminal::with_heading(&format!("{}:", parcel.from), &parcel.text))?;
                 }
-                waiter.guest.confirm(&parcel);
+                waiter.guest.client.seen(&parcel.push);
                 let Parcel { ask_id, from, text: answer, .. } = parcel;
                 result.answers.push(BroadcastAnswerJson { ask_id, from, answer });
             }

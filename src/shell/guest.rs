@@ -15,11 +15,11 @@ use crate::link::{self, FromHub, unreachable};
 use crate::repository;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{BroadcastRequest, Fault, Parcel, Path, PeerKind, Scope, ToHub, Who};
+use crate::wire::{BroadcastRequest, Fault, Path, PeerKind, Scope, ToHub, Who};
 
 /// See the module.
 pub struct Guest {
-    client: Client,
+    pub client: Client,
     received: Receiver<Received>,
     /// Events that came together with another.
     early: VecDeque<Event>,
@@ -28,7 +28,7 @@ pub struct Guest {
 /// What a guest learns.
 #[allow(clippy::large_enum_variant, reason = "nearly all news are of the large kind")]
 pub enum News {
-    /// An event of its connection. A push is to be confirmed by [`Guest::confirm`].
+    /// An event of its connection. A push is to be confirmed by [`Client::seen`] once it is shown.
     Hub(Event),
     /// Bytes from stdin; empty at its end.
     Typed(Vec<u8>),
@@ -112,27 +112,6 @@ impl Guest {
             })
         });
         Ok(all)
-    }
-
-    /// Answers.
-    pub fn reply(&mut self, ask_id: &str, text: &str) {
-        let (ask_id, text) = (ask_id.to_owned(), text.to_owned());
-        self.client.request(|id| ToHub::Reply { id, ask_id, text });
-    }
-
-    /// Asks for the roster.
-    pub fn peers(&mut self) {
-        self.client.request(|id| ToHub::Peers { id });
-    }
-
-    /// Whether a request has no answer yet.
-    pub fn is_waiting(&self) -> bool {
-        self.client.is_waiting()
-    }
-
-    /// The parcel has been shown: its sender may know.
-    pub fn confirm(&mut self, parcel: &Parcel) {
-        self.client.seen(&parcel.push);
     }
 
     /// Leaves for good: what is open is withdrawn. Returns when the hub has heard it, after a second at most.

@@ -63,7 +63,7 @@ impl Member {
     fn run(&mut self) -> Outcome {
         let mut is_leaving = false;
         // At the end of its input a script still waits for the answers to its questions.
-        while !(is_leaving && self.asked.is_empty() && !self.guest.is_waiting()) {
+        while !(is_leaving && self.asked.is_empty() && !self.guest.client.is_waiting()) {
             match self.guest.next(PATIENCE)? {
                 News::Signal(code) => return Ok(code),
                 News::Typed(bytes) => {
@@ -99,7 +99,7 @@ impl Member {
         match self.console.word().and_then(|word| word.chars().next()) {
             Some('@') => {
                 self.is_completing = true;
-                self.guest.peers();
+                self.request_peers();
                 Ok(())
             }
             Some('#') => {
@@ -110,6 +110,10 @@ impl Member {
             }
             _ => self.console.complete(COMMANDS.map(str::to_owned)),
         }
+    }
+
+    fn request_peers(&mut self) {
+        self.guest.client.request(|id| ToHub::Peers { id });
     }
 
     /// Records that an ask of ours failed, and words it. A script is also told by the exit code.
@@ -210,7 +214,7 @@ impl Member {
         if let (Some(code), false) = (parcel.code, self.console.is_terminal()) {
             self.asked.retain(|(id, _)| id != ask_id);
             err(&format!("{}\n", self.record_failure(code, text)));
-            self.guest.confirm(parcel);
+            self.guest.client.seen(&parcel.push);
             return Ok(());
         }
         let heading = match parcel.kind {
@@ -225,7 +229,7 @@ impl Member {
         };
         self.asked.retain(|(id, _)| parcel.late || id != ask_id);
         self.console.announce(&with_heading(&heading, text))?;
-        self.guest.confirm(parcel);
+        self.guest.client.seen(&parcel.push);
         Ok(())
     }
 
@@ -241,7 +245,7 @@ impl Member {
         match (first, first.chars().next()) {
             ("", _) => {}
             ("/quit", _) => return Ok(false),
-            ("/peers", _) => self.guest.peers(),
+            ("/peers", _) => self.request_peers(),
             ("/help", _) => {
                 let join = args::commands().into_iter().find(|command| command.name == "join");
                 self.console.note(join.map_or("", |command| command.details))?;
@@ -272,7 +276,8 @@ impl Member {
             _ if text.is_empty() => self.console.note("Missing TEXT: #2 TEXT answers question 2."),
             Some(question) => {
                 question.is_next = false;
-                self.guest.reply(&question.ask_id, text);
+                let (ask_id, text) = (question.ask_id.clone(), text.to_owned());
+                self.guest.client.request(|id| ToHub::Reply { id, ask_id, text });
                 Ok(())
             }
             None => self.console.note(&format!("There is no open question #{number}.")),

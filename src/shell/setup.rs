@@ -98,8 +98,12 @@ fn permit(args: &Args) -> Result<(), Failure> {
     let wants_rule = !args.has("no-allow") && (has_rule || args.has("allow") || confirm()?);
     let done = match (wants_rule, has_rule) {
         (true, true) => format!("{RULE} is already allowed"),
-        (true, false) => format!("added {RULE} to permissions.allow in {}", settings::add_rule()?),
-        (false, true) => format!("removed {RULE} from permissions.allow in {}", settings::remove_rule()?),
+        (true, false) => {
+            format!("added {RULE} to permissions.allow in {}", settings::edit(settings::with_rule)?)
+        }
+        (false, true) => {
+            format!("removed {RULE} from permissions.allow in {}", settings::edit(settings::without_rule)?)
+        }
         (false, false) => "no allow rule; `relay setup --allow` adds it".to_owned(),
     };
     step("permission", &done)
@@ -128,7 +132,9 @@ fn remove() -> Result<(), Failure> {
     let removed = known.map_or_else(absent, |_| claude(&["plugin", "marketplace", "remove", MARKETPLACE]))?;
     step("marketplace", &removed)?;
     let rule = match settings::has_rule() {
-        true => format!("removed {RULE} from permissions.allow in {}", settings::remove_rule()?),
+        true => {
+            format!("removed {RULE} from permissions.allow in {}", settings::edit(settings::without_rule)?)
+        }
         false => ABSENT.to_owned(),
     };
     step("permission", &rule)?;
