@@ -240,10 +240,10 @@ impl Router {
     /// Ends an ask with an answer.
     fn replied(&mut self, id: &Id, text: String, starter: Option<(ConnId, u64)>) {
         // The answer proves that the model has seen the question.
-        let delivery = self.asks.get(id).and_then(|ask| ask.delivery);
-        if let Some(path) = delivery.and_then(|no| self.deliveries.get(&no)?.attempts.last().map(|a| a.path))
+        if let Some(no) = self.asks.get(id).and_then(|ask| ask.delivery)
+            && let Some(path) = self.last_attempt(no).map(|attempt| attempt.path)
         {
-            delivery.into_iter().for_each(|no| self.confirm(no, path));
+            self.confirm(no, path);
         }
         let Some(ask) = self.end(id, None, Some(digest(&text))) else { return };
         if ask.broadcast.as_ref().is_some_and(|all| self.collect(all, ask.target, &text)) {

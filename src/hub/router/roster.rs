@@ -119,8 +119,7 @@ impl Router {
 
     /// Whether the client has the text.
     fn accepted_by(&self, ask: &Ask) -> &'static str {
-        let delivery = ask.delivery.and_then(|no| self.deliveries.get(&no));
-        match delivery.and_then(|d| d.attempts.last()).map(|a| a.stage) {
+        match ask.delivery.and_then(|no| self.last_attempt(no)).map(|a| a.stage) {
             Some(Stage::Queued | Stage::Prompted(_)) => "accepted by the client, ",
             _ => "",
         }
@@ -128,8 +127,7 @@ impl Router {
 
     fn queued_reason(&self, ask: &Ask) -> String {
         let target = self.peer(ask.target);
-        let delivery = ask.delivery.and_then(|no| self.deliveries.get(&no));
-        let last = delivery.and_then(|d| d.attempts.last());
+        let last = ask.delivery.and_then(|no| self.last_attempt(no));
         if last.is_some_and(|a| a.in_doubt) {
             return "queued: the process that pushed it is gone; it is pushed again unless a receipt arrives"
                 .to_owned();

@@ -84,31 +84,25 @@ impl Router {
             session.turned = now;
         }
         // The dialog is closed: the answer was given, or the turn ended without it.
-        let dialog = match event {
-            HookEvent::Permission => {
-                session.dialog.clone_from(&hook.ask_id);
-                None
-            }
-            HookEvent::Tool => {
-                session.dialog = None;
-                None
-            }
-            _ if is_stop => session.dialog.take(),
-            _ => None,
-        };
+        let dialog = session.dialog.take_if(|_| is_stop || event == HookEvent::Tool).filter(|_| is_stop);
+        if event == HookEvent::Permission {
+            session.dialog.clone_from(&hook.ask_id);
+        }
         let is_late = !is_turn && session.turned > now.saturating_sub(hook.age_ms.unwrap_or(0));
-        let activity = match (event, session.activity) {
-            (_, now) if is_late => now,
-            (HookEvent::Start, _) => Activity::Idle,
-            (HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed, _) => Activity::Idle,
-            (HookEvent::Prompt | HookEvent::Tool | HookEvent::Denied, _) => Activity::Busy,
-            (HookEvent::Permission, _) => Activity::Waiting,
-            (HookEvent::End, now) => now,
+        let activity = match event {
+            _ if is_late => session.activity,
+            HookEvent::Start | HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed => Activity::Idle,
+            HookEvent::Prompt | HookEvent::Tool | HookEvent::Denied => Activity::Busy,
+            HookEvent::Permission => Activity::Waiting,
+            HookEvent::End => session.activity,
         };
         self.set_activity(claude, activity);
         let peers = self.peers_of(claude);
         if event == HookEvent::End {
-            self.session_over(claude, &peers);
+            let is_away = |no: &&PeerNo| self.peer(**no).conn.is_none();
+            let away: Vec<PeerNo> = peers.iter().filter(is_away).copied().collect();
+            away.into_iter().for_each(|no| self.gone(no));
+            self.forget_session(claude);
             return Ok(Some(Answer::Hooked { unconfirmed: 0, remind: Vec::new() }));
         }
         if let Some(ask_id) = dialog {
@@ -149,28 +143,13 @@ impl Router {
         Vec::new()
     }
 
-    fn session_over(&mut self, claude: &str, peers: &[PeerNo]) {
-        for no in peers {
-            if self.peers.get(no).is_some_and(|p| p.conn.is_none()) {
-                self.gone(*no);
-            }
-        }
-        self.forget_session(claude);
-    }
-
     /// Dispatches queued deliveries, and returns the number of unconfirmed pushes.
     fn recheck(&mut self, peers: &[PeerNo]) -> usize {
-        let mut unconfirmed = 0;
-        for no in peers {
-            self.dispatch_all(*no);
-            for delivery in self.peer(*no).inbox.clone() {
-                if self.deliveries.get(&delivery).is_some_and(|d| !d.attempts.is_empty()) {
-                    unconfirmed += 1;
-                    self.arm(self.now + self.limits.confirm, Timer::Confirm(delivery));
-                }
-            }
-        }
-        unconfirmed
+        peers.iter().for_each(|no| self.dispatch_all(*no));
+        let mut unconfirmed = self.inboxes(peers);
+        unconfirmed.retain(|no| self.last_attempt(*no).is_some());
+        unconfirmed.iter().for_each(|no| self.arm(self.now + self.limits.confirm, Timer::Confirm(*no)));
+        unconfirmed.len()
     }
 
     /// Registers a waiter. A session has one waiter; a new one replaces the old one.
@@ -196,10 +175,8 @@ impl Router {
             self.dismiss(old);
         }
         let peers = self.peers_of(&claude);
-        for no in &peers {
-            self.clear_doubt(*no, &process);
-            self.dispatch_all(*no);
-        }
+        self.clear_doubt(&peers, &process);
+        peers.iter().for_each(|no| self.dispatch_all(*no));
         if !peers.is_empty() {
             self.dismiss_idle_waiter(&claude);
         }
@@ -208,11 +185,10 @@ impl Router {
 
     /// A waiter that reconnects has not printed the texts of its last connection, else it would have exited: they are
     /// not in doubt.
-    fn clear_doubt(&mut self, peer: PeerNo, process: &str) {
-        for no in self.peer(peer).inbox.clone() {
-            let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
+    fn clear_doubt(&mut self, peers: &[PeerNo], process: &str) {
+        for no in self.inboxes(peers) {
             let unreported = |a: &Attempt| a.in_doubt || a.stage == Stage::Sent;
-            if last.is_some_and(|a| unreported(a) && a.waiter.as_deref() == Some(process)) {
+            if self.last_attempt(no).is_some_and(|a| unreported(a) && a.waiter.as_deref() == Some(process)) {
                 self.forget_attempt(no);
             }
         }
@@ -232,12 +208,11 @@ impl Router {
         deliveries.flat_map(|d| &d.attempts).any(|a| a.conn == waiter && a.stage == Stage::Sent)
     }
 
-    /// Marks a session as busy after a waiter mark_busy it, which no hook reports.
+    /// Marks a session as busy after a waiter has woken it, which no hook reports.
     pub(super) fn mark_busy(&mut self, no: PeerNo) {
+        let now = self.now;
+        self.session_mut_of(no).into_iter().for_each(|session| session.turned = now);
         if let Some(claude) = self.peer(no).who.claude.clone() {
-            if let Some(session) = self.sessions.get_mut(&claude) {
-                session.turned = self.now;
-            }
             self.set_activity(&claude, Activity::Busy);
         }
     }
@@ -248,12 +223,9 @@ impl Router {
         if session.waiter == Some(conn) {
             session.waiter = None;
         }
-        for peer in self.peers_of(claude) {
-            for no in self.peer(peer).inbox.clone() {
-                let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
-                if last.is_some_and(|a| a.conn == conn && a.stage == Stage::Sent) {
-                    self.put_in_doubt(no);
-                }
+        for no in self.inboxes(&self.peers_of(claude)) {
+            if self.last_attempt(no).is_some_and(|a| a.conn == conn && a.stage == Stage::Sent) {
+                self.put_in_doubt(no);
             }
         }
     }
@@ -290,8 +262,7 @@ impl Router {
     }
 
     pub(super) fn load_waiter(&mut self, no: PeerNo, size: usize) {
-        let Some(claude) = self.peer(no).who.claude.clone() else { return };
-        if let Some(session) = self.sessions.get_mut(&claude) {
+        if let Some(session) = self.session_mut_of(no) {
             session.waiter_load += size + WAITER_OVERHEAD;
         }
     }
@@ -352,10 +323,8 @@ impl Router {
         session.activity = activity;
         if turned_idle {
             session.idle_since = now;
-            for no in self.peers_of(claude) {
-                for delivery in self.peer(no).inbox.clone() {
-                    self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
-                }
+            for delivery in self.inboxes(&self.peers_of(claude)) {
+                self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
             }
         }
     }
@@ -369,10 +338,7 @@ impl Router {
     }
 
     pub(super) fn untie(&mut self, no: PeerNo) {
-        let Some(claude) = self.peer(no).who.claude.clone() else { return };
-        if let Some(session) = self.sessions.get_mut(&claude) {
-            session.peers.retain(|p| *p != no);
-        }
+        self.session_mut_of(no).into_iter().for_each(|session| session.peers.retain(|p| *p != no));
     }
 
     /// Removes a process whose last peer has left.
@@ -390,6 +356,10 @@ impl Router {
 
     fn session_of(&self, no: PeerNo) -> Option<&Session> {
         self.peers.get(&no)?.who.claude.as_ref().and_then(|c| self.sessions.get(c))
+    }
+
+    fn session_mut_of(&mut self, no: PeerNo) -> Option<&mut Session> {
+        self.peers.get(&no)?.who.claude.as_ref().and_then(|c| self.sessions.get_mut(c))
     }
 
     fn peers_of(&self, claude: &str) -> Vec<PeerNo> {
