@@ -73,12 +73,11 @@ fn install_plugin() -> Result<(), Failure> {
         if known.is_some() && !is_current {
             step("marketplace", &claude(&["plugin", "marketplace", "remove", MARKETPLACE])?)?;
         }
-        match is_current {
-            true => step("marketplace", "already known to Claude Code")?,
-            false => {
-                step("marketplace", &claude(&["plugin", "marketplace", "add", &dir.to_string_lossy()])?)?
-            }
-        }
+        let added = match is_current {
+            true => "already known to Claude Code".to_owned(),
+            false => claude(&["plugin", "marketplace", "add", &dir.to_string_lossy()])?,
+        };
+        step("marketplace", &added)?;
     }
     let Some(present) = plugin()? else {
         return step("plugin", &claude(&["plugin", "install", PLUGIN])?);
