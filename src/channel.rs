@@ -37,7 +37,7 @@ use waits::Waits;
 /// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// How long a channel may take to leave after a signal. One whose client does not read its stdout never would.
+/// How long a channel may take to exit after a signal: it could wait forever for a client that does not read its stdout.
 const LEAVE: Duration = Duration::from_secs(2);
 
 /// A message to the channel's main loop.
@@ -326,8 +326,7 @@ impl Channel {
         is_pushable(self.program, &self.session)
     }
 
-    /// The ways into this session, the preferred one first. Into a client that can't be pushed to there is one only while it
-    /// waits.
+    /// The paths to this session, the preferred one first. A client that can't be pushed to has one only while `relay_wait` waits.
     fn paths(&self) -> Vec<Path> {
         match self.waits.is_open() {
             _ if self.is_pushable() => self.session.find_paths(),
@@ -336,7 +335,7 @@ impl Channel {
         }
     }
 
-    /// Tells the hub which ways there are now, if they have changed.
+    /// Reports the paths to the hub, if they have changed.
     fn update_paths(&mut self) {
         let paths = self.paths();
         if paths != self.client.who.paths {
@@ -415,7 +414,7 @@ impl Channel {
         let mut age_ms = file.status_age();
         let was_stopped = std::mem::replace(&mut self.is_stopped, process::is_stopped(self.session.pid));
         if self.is_stopped != was_stopped {
-            // What hooks told since the last check counts more.
+            // Reports of hooks since the last check take precedence.
             (status, age_ms) = match self.is_stopped {
                 true => (Some(Activity::Stopped), Some(0)),
                 false => (file.status.or(Some(Activity::Unknown)), Some(CHECK.as_millis() as u64)),

@@ -2,7 +2,7 @@
 //! stdout.
 //!
 //! Every request is answered, and with its own id, whatever the rest of its line holds: only the outermost object has
-//! to be JSON, ids are never interpreted, and where even that fails [`scan`] still finds the id. Clients wait for ever
+//! to be JSON, ids are never interpreted, and where even that fails [`scan`] still finds the id. Clients wait forever
 //! for an answer that has another id, or `null`.
 
 use std::fmt;

@@ -1,5 +1,5 @@
-//! Processes: keys that name them, and what the system tells about them: `/proc` on Linux, `ps` where there is no `/proc` (macOS). With
-//! `RELAY_NO_PROC=1` Linux goes the way without `/proc` as well, so that tests can take it.
+//! Keys of processes, and facts about processes: from `/proc` on Linux, from `ps` elsewhere (macOS). With `RELAY_NO_PROC=1` Linux
+//! is treated as a system without `/proc`, for tests.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -28,14 +28,14 @@ pub fn path(below: impl AsRef<Path>) -> Option<PathBuf> {
     (cfg!(target_os = "linux") && !is_hidden).then(|| Path::new("/proc").join(below))
 }
 
-/// What a file in `/proc` says, for one that says a single thing; empty where there is none.
+/// The content of a file in `/proc` that consists of one line; empty if there is no such file.
 pub fn line(below: &str) -> String {
     let text = path(below).and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
     text.trim().to_owned()
 }
 
-/// The command line of a process; empty where it cannot be found out. `ps` tells words, not arguments: one with a space in
-/// it becomes two.
+/// The command line of a process; empty if it is unknown. `ps` prints words, not arguments: an argument with a space becomes
+/// two.
 pub fn arguments(pid: u32) -> Vec<String> {
     match path(format!("{pid}/cmdline")) {
         Some(path) => {
@@ -46,7 +46,7 @@ pub fn arguments(pid: u32) -> Vec<String> {
     }
 }
 
-/// Whether a process with this number was gone when this was first asked, by `ps`. One that cannot be found out is not.
+/// Whether `ps` did not list this process when this function was first called; `false` if `ps` does not work.
 pub fn was_gone(pid: u32) -> bool {
     static RUNNING: LazyLock<BTreeSet<u32>> =
         LazyLock::new(|| numbers(&ps(&["-A", "-o", "pid="]).unwrap_or_default()));
@@ -61,7 +61,7 @@ fn numbers(list: &str) -> BTreeSet<u32> {
     list.split_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
-/// What `ps` prints; `None` if it could not be run or did not end in time.
+/// The output of `ps`; `None` if it could not be run or did not end in time.
 fn ps(args: &[&str]) -> Option<String> {
     let output = run(Command::new("ps").args(args), PS_TIMEOUT).ok()?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -100,8 +100,8 @@ fn read_all(pipe: Option<impl Read + Send + 'static>) -> io::Result<Receiver<Vec
     spawn("pipe", SMALL, read).map(|()| text)
 }
 
-/// What ties the hooks of a session to its channel: the process `pid` that started both, or `RELAY_SESSION` where it starts
-/// several sessions.
+/// The key that the hooks of a session share with its channel: that of the process `pid` that started both, or `RELAY_SESSION`
+/// if that process starts several sessions.
 pub fn key(pid: u32) -> String {
     let named = std::env::var("RELAY_SESSION").unwrap_or_default();
     let named: String = named.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();

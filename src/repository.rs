@@ -11,7 +11,7 @@ pub const MAX_FILE: u64 = 64 << 10;
 /// The number of characters that are kept of a name or a branch.
 pub const MAX_NAME: usize = 250;
 
-/// Where a directory stands in git.
+/// The git repository and branch of a directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Git {
     /// The absolute path of the common git directory: the same for all worktrees of a repository.
@@ -55,7 +55,7 @@ pub fn path_var(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// The working directory. Where it is too deep for the system to name it, the shell that started us may have.
+/// The working directory. If its path is too long for the system call, `PWD` may have it.
 pub fn current_dir() -> PathBuf {
     std::env::current_dir().ok().or_else(|| path_var("PWD")).unwrap_or_else(|| "/".into())
 }
@@ -78,7 +78,7 @@ pub fn read(path: impl AsRef<Path>) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The first `most` bytes of a regular file. What is no regular file might never end, or never begin.
+/// The first `most` bytes of a regular file. Other files might never end, or block when they are opened.
 ///
 /// # Errors
 /// It cannot be read, or is no regular file.
@@ -124,7 +124,7 @@ pub mod tests {
         assert_eq!(git(&main.join("src/deep")), expected);
         assert_eq!(git(&tree), Git { repo, branch: Some("0123456789ab".to_owned()) });
 
-        // What is no repository is passed over.
+        // A `.git` that is no repository is ignored.
         write(&main.join("src/.git"), "garbage");
         fs::create_dir(main.join("src/deep/.git")).expect("an empty .git");
         assert_eq!(git(&main.join("src/deep")), expected);

@@ -1,4 +1,4 @@
-//! Requests of the client's that wait for the hub, or for a message: tool calls, and what is asked of the peers as resources.
+//! Requests of the client that wait for the hub or for a message: tool calls and resources.
 
 use std::io;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::mcp::{self, Id};
 use crate::texts::{Limit, json_cost};
 use crate::wire::{Answer, BroadcastRequest, Fault, Parcel, Roster, ToHub};
 
-/// A request of the client's that waits for the hub.
+/// A request of the client that waits for the hub.
 pub enum Call {
     Tool {
         id: Id,
@@ -86,7 +86,8 @@ impl Channel {
         self.give_back(left, "the client does not wait any more");
     }
 
-    /// Answers at once before the hub is there: a client that starts waits for it, and learns of peers later.
+    /// Answers with an empty list while there is no hub: a client waits for this answer at its start, and a notification
+    /// tells it about peers later.
     pub(super) fn list_resources(&mut self, id: Id) -> io::Result<()> {
         self.lists_resources = true;
         if !self.client.is_registered() {
@@ -119,14 +120,13 @@ impl Channel {
         Ok(())
     }
 
-    /// First the hub is told that the way is closed, so that nothing more comes by it.
+    /// Closes the path `tool` before it answers, so that the hub pushes nothing more by it.
     fn end_wait(&mut self, call: &Id, parcels: Vec<Parcel>) -> io::Result<()> {
         self.update_paths();
         self.end_call(call, tools::render_wait(parcels.len()), false, parcels)
     }
 
-    /// Answers a tool call, with what waited for the session as far as a result of this client's has room. The hub keeps the
-    /// rest.
+    /// Answers a tool call, with as many of the waiting messages as a tool result of this client can hold. The hub keeps the rest.
     fn end_call(
         &mut self,
         call: &Id,
@@ -162,14 +162,14 @@ impl Channel {
         Ok(())
     }
 
-    /// The hub is told to keep these for the next tool call.
+    /// Returns messages to the hub, which keeps them for the next tool call.
     pub(super) fn give_back(&mut self, parcels: Vec<Parcel>, why: &str) {
         for parcel in parcels {
             self.client.pushed(&parcel.push, Some(why.to_owned()));
         }
     }
 
-    /// A request has ended: so does what waits for it, and a tool call takes along what waited for the session.
+    /// Ends the call that waits for a request, with the messages that came with its answer.
     pub(super) fn ended(
         &mut self,
         id: u64,

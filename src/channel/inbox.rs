@@ -74,7 +74,7 @@ fn line(text: &str, msg_id: &str) -> String {
 /// connection. `token` is the session's `CLAUDE_CODE_MESSAGING_TOKEN`.
 ///
 /// `Ok` says that the session's process was given the text, not that the model will see it: the user's settings may hold
-/// it back silently. `Err` says that it was not handed over: nobody listens, the session closed before it had read all, it
+/// it back silently. `Err` says that it was not handed over: no process listens, the session closed before it had read all, it
 /// did not read the text within `timeout`, or did not close within `patience` (both `TimedOut`). A session that is stopped
 /// has the text and does not close: it will take it when it goes on, so no other path may carry it meanwhile.
 ///

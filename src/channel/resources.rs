@@ -8,7 +8,7 @@ use super::tools;
 use crate::fence::{label, percent_encode};
 use crate::wire::{ListedPeer, Roster};
 
-/// What the address of a peer begins with.
+/// The scheme of the address of a peer.
 const SCHEME: &str = "peer://";
 
 /// The parameters of `resources/read`.

@@ -25,7 +25,7 @@ const MAX_ERROR: usize = 500;
 
 /// The tools as `tools/list` describes them, on several lines; the last one is `relay_wait`.
 const LIST: &str = include_str!("tools.json");
-/// What the descriptions say of the arrival of answers, by whether they reach the model by themselves.
+/// Placeholders in the descriptions, with the text for clients that can be pushed to and for others.
 const ARRIVALS: [(&str, &str, &str); 2] = [
     (
         "{ask_arrival}",
@@ -54,7 +54,7 @@ pub struct Call {
     pub meta: Meta,
 }
 
-/// What Codex says about a tool call, in `_meta`.
+/// The `_meta` of a tool call by Codex.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Meta {
@@ -248,7 +248,7 @@ impl Tool {
     pub fn request(self, new_id: impl FnOnce(&str) -> Result<String, Fault>) -> Result<ToHub, Fault> {
         let id = 0;
         Ok(match self {
-            // What waits for the session comes with any answer.
+            // Every answer brings the messages that wait for the session.
             Tool::Peers(Peers {}) | Tool::Wait(_) => ToHub::Peers { id },
             Tool::Ask(Ask { to: Bounded(to), question: Bounded(text), thread_id, timeout_s }) => {
                 let (timeout_ms, thread) = (milliseconds(timeout_s), thread_id.map(|Bounded(id)| id));

@@ -20,10 +20,10 @@ use crate::wire::{Receipts, ToHub};
 const MAX_SEARCH: u64 = 16 << 20;
 /// The limit of identifiers per text.
 const MAX_PUSHES: usize = 256;
-/// How an identifier of a push begins, and how many hex digits follow.
+/// The prefix of the identifier of a push, and the number of hex digits after it.
 const MARK: &str = "push_";
 const DIGITS: usize = 24;
-/// How the client's note on a prompt that a hook refused begins.
+/// The beginning of the client's note on a prompt that a hook refused.
 const REFUSED: &str = "UserPromptSubmit operation blocked by hook";
 
 /// A session's transcript, and how far it was searched.
@@ -34,7 +34,7 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// What the last `most` bytes hold by now, and what will be appended.
+    /// A transcript of which the last `most` bytes are searched, and everything that is appended later.
     pub fn end(path: impl Into<PathBuf>, most: u64) -> Transcript {
         let path = path.into();
         let at = fs::metadata(&path).map_or(0, |m| m.len().saturating_sub(most));

@@ -25,7 +25,7 @@ pub struct Guest {
     early: VecDeque<Event>,
 }
 
-/// What a guest learns.
+/// An event for the owner of a [`Guest`].
 #[allow(clippy::large_enum_variant, reason = "nearly all news are of the large kind")]
 pub enum News {
     /// An event of its connection. A push is to be confirmed by [`Client::seen`] once it is shown.
@@ -38,7 +38,7 @@ pub enum News {
     Quiet,
 }
 
-/// What its threads send.
+/// A message from one of its threads.
 enum Received {
     Hub(FromHub),
     Typed(Vec<u8>),
@@ -46,11 +46,11 @@ enum Received {
 }
 
 impl Guest {
-    /// Registers at the hub of `dir`, which is started if need be. With a `name` only that one will do. One that `joins` can
-    /// be asked, and receives what is typed.
+    /// Registers with the hub of `dir`, and starts one if none runs. A `name` is used as it is or not at all. A guest that `joins`
+    /// can be asked, and receives the bytes from stdin.
     ///
     /// # Errors
-    /// What keeps this process from being a peer.
+    /// The random source or the signals cannot be used, or a thread cannot be started.
     pub fn arrive(dir: &DataDir, name: Option<&str>, joins: bool) -> Result<Guest, Fault> {
         let cannot = |e: std::io::Error| unreachable(format!("this process cannot be a peer: {e}"));
         let mut tokens = Tokens::new().map_err(cannot)?;
@@ -82,7 +82,7 @@ impl Guest {
         Ok(Guest { client, received, early: VecDeque::new() })
     }
 
-    /// Asks, now or as soon as the hub is there. Returns the ask's id at once.
+    /// Asks a peer as soon as the client is registered. Returns the id of the ask at once.
     ///
     /// # Errors
     /// No random numbers can be had.
@@ -114,7 +114,7 @@ impl Guest {
         Ok(all)
     }
 
-    /// Leaves for good: what is open is withdrawn. Returns when the hub has heard it, after a second at most.
+    /// Leaves for good, which withdraws the open asks. Returns when the hub has closed the connection, after 1 s at most.
     pub fn leave(mut self) {
         let until = Instant::now() + Duration::from_secs(1);
         if self.client.leave() {
@@ -124,10 +124,10 @@ impl Guest {
         }
     }
 
-    /// The next thing that happens, or [`News::Quiet`] after `patience`.
+    /// The next event, or [`News::Quiet`] after `patience`.
     ///
     /// # Errors
-    /// No hub can be had, or it won't have us.
+    /// No hub can be reached, or it refused the registration.
     pub fn next(&mut self, patience: Duration) -> Result<News, Fault> {
         let until = Instant::now() + patience;
         loop {

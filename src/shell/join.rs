@@ -18,7 +18,7 @@ use crate::wire::{Answer, Code, Kind, Parcel, State, ToClient, ToHub};
 
 /// The timeout of a question that is typed.
 const TIMEOUT: Duration = Duration::from_secs(600);
-/// How long to wait for an event; nothing is done when the time is over.
+/// How long to wait for an event; afterwards the wait begins again.
 const PATIENCE: Duration = Duration::from_secs(3600);
 const COMMANDS: [&str; 3] = ["/help", "/peers", "/quit"];
 
@@ -116,7 +116,7 @@ impl Member {
         self.guest.client.request(|id| ToHub::Peers { id });
     }
 
-    /// Records that an ask of ours failed, and words it. A script is also told by the exit code.
+    /// Records that an ask of ours failed, and returns the message. A script also reports it by its exit code.
     fn record_failure(&mut self, code: Code, why: &str) -> String {
         let why = message(code, why, "/peers");
         if self.console.is_terminal() {

@@ -13,7 +13,7 @@ use crate::datadir::config_dir;
 /// The rule that lets sessions use our tools without a dialog and without the classifier of auto mode.
 pub const RULE: &str = "mcp__plugin_relay_relay__*";
 const QUOTED: &str = "\"mcp__plugin_relay_relay__*\"";
-/// How the names of our tools begin in a session, and so the rules for single tools.
+/// The prefix of the names of our tools in a session, and so of rules for single tools.
 const TOOLS: &str = "mcp__plugin_relay_relay";
 
 /// The settings files that apply in a directory with their contents, the one with the highest precedence first.

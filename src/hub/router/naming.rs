@@ -1,5 +1,5 @@
-//! The names of peers: which one a peer gets, how it takes another, and what its old one still leads to. A name is found
-//! whatever the case of its letters, so tables have [keys](name::key).
+//! The names of peers: choosing one, renaming, and finding a peer by its name or an old name. Case does not matter, so tables
+//! use [keys](name::key).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,7 +16,7 @@ const MAX_SESSIONS: usize = 256;
 /// The longest id of a session whose name is kept, in bytes.
 const MAX_SESSION: usize = 128;
 
-/// Who has which name, and what is known of names that nobody has.
+/// The peers by name, and the names that peers or sessions had before.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Names {
     pub by_key: BTreeMap<String, PeerNo>,
@@ -42,7 +42,7 @@ impl Names {
         self.by_key.values().chain(self.old.iter().map(|(_, no)| no))
     }
 
-    /// The peer is gone, and nobody looks for it.
+    /// Removes the old names of a peer that has left.
     pub fn forget(&mut self, no: PeerNo) {
         self.old.retain(|(_, holder)| *holder != no);
     }
@@ -77,7 +77,7 @@ impl Router {
         (!self.names.by_key.contains_key(&name::key(&known.name))).then(|| known.name.clone())
     }
 
-    /// The name that `wanted` stands for, or one like it, that nobody but `own` has.
+    /// The valid name for `wanted`, with a suffix if a peer other than `own` has it. With `exact` that is an error.
     pub(super) fn pick_name(&self, wanted: &str, exact: bool, own: Option<PeerNo>) -> Result<String, Fault> {
         let holder = |n: &str| self.names.by_key.get(&name::key(n)).copied().filter(|no| Some(*no) != own);
         let name = name::wish(wanted);

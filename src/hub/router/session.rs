@@ -1,4 +1,4 @@
-//! What hooks report about a Claude Code process: its activity and its waiter. Hooks and channel of a session name the
+//! Reports of hooks about a Claude Code process: its activity and its waiter. Hooks and channel of a session name the
 //! same process; they use connections of their own and arrive in any order.
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ const MAX_UNTIED: usize = 1024;
 /// The limit of text for one waiter, in bytes. Claude Code keeps about 100,000 characters of a hook's output
 /// (measured).
 const MAX_WAITER_LOAD: usize = 80_000;
-/// What the header of a text and what is said around it count there.
+/// The size of the header and framing of a text there.
 const WAITER_OVERHEAD: usize = 1_500;
 /// The longest key of a process, in bytes.
 const MAX_KEY: usize = 128;
