@@ -14,7 +14,7 @@ use super::writer::Writer;
 use super::{Incoming, error_line, write_and_close};
 use crate::datadir::{has_containers, host};
 use crate::lines::Lines;
-use crate::wire::{Code, Fault, ToClient, ToHub, VERSION, fault, write_line};
+use crate::wire::{Code, Fault, HookReport, ToClient, ToHub, VERSION, fault, write_line};
 
 /// How long a connection may take to send `hello`.
 const HELLO: Duration = Duration::from_secs(10);
@@ -89,7 +89,9 @@ fn admit(socket: Socket, message: &mut ToHub) -> Option<ToClient> {
             who.host.take_if(|name| *name == host() || name.is_empty() || !(is_remote || has_containers()));
             return prefix(is_remote, who.claude.as_mut());
         }
-        ToHub::Hook { claude, .. } | ToHub::Wait { claude, .. } => return prefix(is_remote, Some(claude)),
+        ToHub::Hook(HookReport { claude, .. }) | ToHub::Wait { claude, .. } => {
+            return prefix(is_remote, Some(claude));
+        }
         ToHub::Seen(receipts) => return prefix(is_remote, receipts.claude.as_mut()),
         _ => return None,
     };

@@ -73,12 +73,11 @@ fn install_plugin() -> Result<(), Failure> {
         if known.is_some() && !is_current {
             step("marketplace", &claude(&["plugin", "marketplace", "remove", MARKETPLACE])?)?;
         }
-        match is_current {
-            true => step("marketplace", "already known to Claude Code")?,
-            false => {
-                step("marketplace", &claude(&["plugin", "marketplace", "add", &dir.to_string_lossy()])?)?
-            }
-        }
+        let added = match is_current {
+            true => "already known to Claude Code".to_owned(),
+            false => claude(&["plugin", "marketplace", "add", &dir.to_string_lossy()])?,
+        };
+        step("marketplace", &added)?;
     }
     let Some(present) = plugin()? else {
         return step("plugin", &claude(&["plugin", "install", PLUGIN])?);
@@ -98,8 +97,12 @@ fn permit(args: &Args) -> Result<(), Failure> {
     let wants_rule = !args.has("no-allow") && (has_rule || args.has("allow") || confirm()?);
     let done = match (wants_rule, has_rule) {
         (true, true) => format!("{RULE} is already allowed"),
-        (true, false) => format!("added {RULE} to permissions.allow in {}", settings::add_rule()?),
-        (false, true) => format!("removed {RULE} from permissions.allow in {}", settings::remove_rule()?),
+        (true, false) => {
+            format!("added {RULE} to permissions.allow in {}", settings::edit(settings::with_rule)?)
+        }
+        (false, true) => {
+            format!("removed {RULE} from permissions.allow in {}", settings::edit(settings::without_rule)?)
+        }
         (false, false) => "no allow rule; `relay setup --allow` adds it".to_owned(),
     };
     step("permission", &done)
@@ -128,7 +131,9 @@ fn remove() -> Result<(), Failure> {
     let removed = known.map_or_else(absent, |_| claude(&["plugin", "marketplace", "remove", MARKETPLACE]))?;
     step("marketplace", &removed)?;
     let rule = match settings::has_rule() {
-        true => format!("removed {RULE} from permissions.allow in {}", settings::remove_rule()?),
+        true => {
+            format!("removed {RULE} from permissions.allow in {}", settings::edit(settings::without_rule)?)
+        }
         false => ABSENT.to_owned(),
     };
     step("permission", &rule)?;

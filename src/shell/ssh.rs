@@ -127,7 +127,7 @@ impl Keeper<'_> {
     fn connect(&mut self) -> Result<(), String> {
         let epoch = self.local_hub()?;
         let mut probe = Ssh::start(self.host, &[], "")?;
-        let remote = self.first(&mut probe, |line| Remote::parse(line))?;
+        let remote = self.first(&mut probe, Remote::parse)?;
         let Some(remote) = remote else { return Ok(()) };
         drop(probe);
         match (remote.linked, remote.epoch) {

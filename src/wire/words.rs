@@ -20,7 +20,9 @@ macro_rules! words {
 
 words! {
     /// What happened.
+    #[derive(Default)]
     pub enum What {
+        #[default]
         Joined = "joined",
         Left = "left",
         Renamed = "renamed",
@@ -37,7 +39,9 @@ words! {
     }
 
     /// The kind of a parcel.
+    #[derive(Default)]
     pub enum Kind {
+        #[default]
         Ask = "ask",
         Reply = "reply",
         Failed = "failed",
@@ -61,6 +65,7 @@ words! {
     }
 
     /// A path to a session.
+    #[derive(Default)]
     pub enum Path {
         /// `notifications/claude/channel` from the session's channel.
         Channel = "channel",
@@ -71,12 +76,15 @@ words! {
         /// The result of the session's next tool call, if no other path is left.
         Tool = "tool",
         /// The peer's connection: for people and scripts.
+        #[default]
         Socket = "socket",
     }
 
     /// What a session is doing.
+    #[derive(Default)]
     pub enum Activity {
         /// No hook has reported.
+        #[default]
         Unknown = "unknown",
         Idle = "idle",
         Busy = "busy",
@@ -89,7 +97,9 @@ words! {
     }
 
     /// The kind of a peer.
+    #[derive(Default)]
     pub enum PeerKind {
+        #[default]
         Session = "session",
         Person = "person",
         Script = "script",

@@ -11,7 +11,7 @@ use crate::wire::{Code, Member};
 const MAX: usize = 4_096;
 
 /// The record of an ask or a broadcast that has ended.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Tombstone {
     /// The identities of asker and target. A broadcast has no target.
     pub asker: String,

@@ -1,8 +1,11 @@
 //! Limits of the router.
 
+use std::fmt::Display;
+
 use serde::{Deserialize, Serialize};
 
 use super::Ms;
+use crate::wire::{Code, Fault, refused};
 
 /// Limits of counts and times. Times are in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,6 +38,14 @@ pub struct Limits {
     pub handover: Ms,
     /// How long after its timeout an ask may still be answered.
     pub late: Ms,
+}
+
+/// Refuses a request because of a limit: `what` has reached it, `retry` says when to retry.
+///
+/// # Errors
+/// Always.
+pub(super) fn overloaded<T>(what: impl Display, retry: impl Display) -> Result<T, Fault> {
+    refused(Code::Overloaded, format!("{what}, which is the limit; retry {retry}"))
 }
 
 impl Limits {
