@@ -15,8 +15,6 @@ use crate::wire::{
     refused,
 };
 
-/// The limit of undelivered text of all peers, in bytes.
-const MAX_TOTAL_TEXT: usize = 256 << 20;
 /// How much of a question its answer quotes, in characters.
 const MAX_ABOUT: usize = 100;
 /// The longest thread id, in bytes.
@@ -136,8 +134,9 @@ impl Router {
 
     /// Whether another text to `target` is within the limits.
     pub(super) fn room_for_text(&self, target: PeerNo) -> Result<(), Fault> {
-        if self.text >= MAX_TOTAL_TEXT {
-            return overloaded("256 MiB of text for all peers is undelivered", "when some was delivered");
+        if self.text >= self.limits.text {
+            let what = format!("{} MiB of text for all peers is undelivered", self.limits.text >> 20);
+            return overloaded(what, "when some was delivered");
         }
         self.room_in_inbox(target)
     }
