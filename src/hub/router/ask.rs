@@ -15,8 +15,6 @@ use crate::wire::{
     refused,
 };
 
-/// The limit of undelivered text of all peers, in bytes.
-const MAX_TOTAL_TEXT: usize = 256 << 20;
 /// How much of a question its answer quotes, in characters.
 const MAX_ABOUT: usize = 100;
 /// The longest thread id, in bytes.
@@ -136,8 +134,9 @@ impl Router {
 
     /// Whether another text to `target` is within the limits.
     pub(super) fn room_for_text(&self, target: PeerNo) -> Result<(), Fault> {
-        if self.text >= MAX_TOTAL_TEXT {
-            return overloaded("256 MiB of text for all peers is undelivered", "when some was delivered");
+        if self.text >= self.limits.text {
+            let what = format!("{} MiB of text for all peers is undelivered", self.limits.text >> 20);
+            return overloaded(what, "when some was delivered");
         }
         self.room_in_inbox(target)
     }
@@ -319,7 +318,7 @@ impl Router {
     pub(super) fn fail_lost_ask(&mut self, me: PeerNo, lost: LostAsk) {
         let id = Id::from(lost.ask_id);
         let is_open = self.asks.contains_key(&id) || self.broadcasts.contains_key(&id);
-        let code = Code::HubUnreachable;
+        let code = Some(Code::HubUnreachable);
         let is_known = match self.ended.get(&id) {
             Some(t) => !t.untold || t.asker != self.peer(me).who.peer,
             None => check_id(&id).is_err(),
@@ -330,22 +329,15 @@ impl Router {
             return;
         }
         let to = crate::fence::label(&lost.to);
-        let text = format!(
-            "hub_unreachable: the relay was away or this session was, for too long, and this question to \"{to}\" or its \
-             answer was lost; ask again if it still matters"
-        );
-        let mut parcel = self.parcel(Kind::Failed, &id, me, text, "");
-        (parcel.from, parcel.code) = (to.clone(), Some(code));
         if let Some(tombstone) = self.ended.get_mut(&id) {
-            (tombstone.code, tombstone.untold) = (Some(code), false);
+            (tombstone.code, tombstone.untold) = (code, false);
         } else {
             let who = &self.peer(me).who;
-            let (asker, from, code) = (who.peer.clone(), who.name.clone(), Some(code));
+            let (asker, from, to) = (who.peer.clone(), who.name.clone(), to.clone());
             let tombstone = Tombstone { asker, from, to, code, ..Tombstone::default() };
-            self.ended.insert(self.now, self.limits.late, id, tombstone);
+            self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);
         }
-        let no = self.deliver(me, parcel, None);
-        self.dispatch(no);
+        self.report_loss(me, &id, to);
     }
 
     /// A new process of a session that the hub had given up: it learns of the asks that ended meanwhile. A process that
@@ -353,15 +345,19 @@ impl Router {
     pub(super) fn tell_lost(&mut self, me: PeerNo) {
         let identity = self.peer(me).who.peer.clone();
         for (id, to) in self.ended.take_lost(&identity) {
-            let text = format!(
-                "hub_unreachable: this session was away for too long, so its question to \"{to}\" ended without it; ask again \
-                 if it still matters"
-            );
-            let mut parcel = self.parcel(Kind::Failed, &id, me, text, "");
-            (parcel.from, parcel.code) = (to, Some(Code::HubUnreachable));
-            let no = self.deliver(me, parcel, None);
-            self.dispatch(no);
+            self.report_loss(me, &id, to);
         }
+    }
+
+    fn report_loss(&mut self, me: PeerNo, id: &Id, to: String) {
+        let text = format!(
+            "hub_unreachable: the relay or this session was away for too long, and this question to \"{to}\" or its answer \
+             was lost; ask again if it still matters"
+        );
+        let mut parcel = self.parcel(Kind::Failed, id, me, text, "");
+        (parcel.from, parcel.code) = (to, Some(Code::HubUnreachable));
+        let no = self.deliver(me, parcel, None);
+        self.dispatch(no);
     }
 
     /// Removes an ask from all tables, stops the delivery of its question, and leaves a tombstone.

@@ -9,12 +9,15 @@ use crate::wire::{Code, Fault, refused};
 
 /// Limits of counts and times. Times are in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     pub peers: usize,
     /// Open asks per asker; a broadcast counts as one.
     pub open_asks: usize,
     /// Texts per target that are not known to have arrived.
     pub undelivered: usize,
+    /// Undelivered text of all peers, in bytes.
+    pub text: usize,
     /// Asks per minute from one peer to another; 0 for no limit.
     pub asks_per_minute: u32,
     /// How long a peer that lost its connection has to reconnect.
@@ -74,6 +77,7 @@ impl Default for Limits {
             peers: 1024,
             open_asks: 64,
             undelivered: 256,
+            text: 256 << 20,
             asks_per_minute: 30,
             grace: 5_000,
             remote_grace: 60_000,
