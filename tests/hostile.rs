@@ -90,6 +90,7 @@ fn every_claim_names_a_test() {
         .iter()
         .map(String::as_str)
         .chain(["tests/fencing.rs", "tests/integration/texts.rs", "src/props.rs", "src/logging.rs"])
+        .chain(["tests/containers.rs", "tests/ssh_link.rs"])
         .map(read)
         .collect();
     let names = claims.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() >= 2);
