@@ -386,3 +386,20 @@ fn what_cannot_be_linked_is_told_and_leaves_nothing() {
     assert!(fs::read_dir(sites.local.path().join("links")).expect("made").next().is_none());
     until("the other end to be gone", || (!sites.remote.socket().exists()).then_some(()));
 }
+
+#[test]
+fn a_link_that_is_killed_leaves_nothing_and_can_be_made_again() {
+    let Some(sites) = Sites::new(&[]) else { return };
+    let there = sites.session("there");
+    let link = sites.foreground();
+    signal(link.child.id(), "KILL");
+    drop(link);
+    assert_eq!(sites.state(), "stopped");
+    sites.link();
+    let here = sites.local.channel("here");
+    wait_for_peer(&there, "here");
+    talk(&here, &there);
+    sites.unlink();
+    until("the end of every connection", || sites.sessions().is_empty().then_some(()));
+    assert!(!sites.remote.socket().exists() || sites.remote.hub_in_lock().is_some());
+}

@@ -66,6 +66,11 @@ impl EndedAsks {
         self.by_id.get_mut(id).map(|(_, tombstone)| tombstone)
     }
 
+    /// Forgets an ask, as if it had never been.
+    pub fn forget(&mut self, id: &str) {
+        self.by_id.remove(id);
+    }
+
     /// Returns, and clears, the asks of `identity` whose end it has not received: their ids and targets.
     pub fn take_lost(&mut self, identity: &str) -> Vec<(Id, String)> {
         let mut lost = Vec::new();

@@ -22,8 +22,8 @@ impl Router {
         step
     }
 
-    /// Sends every client to the linked hub. Connected peers take their open asks along: that hub ends each, see
-    /// [`ToHub::Register`](crate::wire::ToHub), so they end here without a word.
+    /// Sends every client to the linked hub. Connected peers take their open asks along: the hub that they register with next
+    /// does not know them and ends each, see [`ToHub::Register`](crate::wire::ToHub), be it this one again.
     pub(super) fn hand_over(&mut self, epoch: &str) {
         let conns: Vec<ConnId> = self.roles.keys().copied().collect();
         let peers: Vec<_> = conns.iter().filter_map(|conn| self.peer_on(*conn)).collect();
@@ -36,6 +36,7 @@ impl Router {
             let (asked, broadcasts) = (peer.asked.clone(), peer.broadcasts.clone());
             broadcasts.iter().for_each(|all| self.drop_broadcast(all));
             asked.iter().for_each(|id| self.drop_ask(id));
+            asked.iter().chain(&broadcasts).for_each(|id| self.ended.forget(id));
         }
     }
 
@@ -96,5 +97,13 @@ mod tests {
             assert!(step.outputs.iter().any(|output| matches!(output, Output::Close(to) if *to == conn)));
         }
         assert_eq!(router.status().open_asks, 0);
+        // The linked hub was gone again before the client came.
+        let lost = serde_json::json!({"register": {"id": 0, "lost": [{"ask_id": "ask_00000001", "to": "b"}], "who": {
+            "name": "a", "kind": "person", "peer": "a", "secret": "s", "cwd": "/", "pid": 1, "paths": ["socket"],
+            "listens": true, "fresh": false}}});
+        router.step(2, Input::Opened(3));
+        let step = router.step(2, Input::Said(3, serde_json::from_value(lost).expect("a message")));
+        let is_end = |output: &Output| matches!(output, Output::Send(3, ToClient::Push(parcel)) if parcel.ask_id == "ask_00000001");
+        assert!(step.outputs.iter().any(is_end), "{:?}", step.outputs);
     }
 }
