@@ -403,3 +403,29 @@ fn a_link_that_is_killed_leaves_nothing_and_can_be_made_again() {
     until("the end of every connection", || sites.sessions().is_empty().then_some(()));
     assert!(!sites.remote.socket().exists() || sites.remote.hub_in_lock().is_some());
 }
+
+/// Hooks and the waiter of a session reach the linked hub as its channel does.
+#[test]
+fn hooks_wake_a_session_and_confirm_over_a_link() {
+    let Some(sites) = Sites::new(&[("RELAY_CONFIRM_S", "60")]) else { return };
+    sites.link();
+    let here = sites.local.channel("here");
+    let there = sites.remote.launch("there").env("RELAY_PUSH", "hook").start();
+    there.initialize();
+    wait_for_peer(&there, "here");
+    let start = json!({"hook_event_name": "SessionStart", "source": "startup"});
+    sites.remote.hook("there", &start);
+    let waiter = sites.remote.waiter("there", &start);
+    let ask = here.ask("there", "awake?");
+    let text = waiter.mark_busy();
+    assert!(text.contains("> awake?"), "{text}");
+    let line = json!({"type": "user", "origin": {"kind": "task-notification"}, "message": {"content": text}});
+    let transcript = sites.remote.transcript(&[&line]);
+    let tool = json!({"hook_event_name": "PostToolUse", "transcript_path": transcript});
+    until("seen", || {
+        sites.remote.hook("there", &tool);
+        (here.peers()["asks"][0]["state"] == "seen").then_some(())
+    });
+    there.reply(&ask, "yes").ok();
+    here.take("reply", &ask);
+}
