@@ -2,6 +2,7 @@
 //! parcels of the hub into pushes. The handshake never waits for the hub.
 
 mod calls;
+mod forms;
 mod identity;
 mod inbox;
 mod resources;
@@ -30,6 +31,7 @@ use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Activity, Parcel, Path, PeerKind, ToHub, Who};
 use calls::Call;
+use forms::OpenForm;
 use identity::Identity;
 use surroundings::Surroundings;
 use waits::Waits;
@@ -69,6 +71,8 @@ struct Channel {
     /// Whether the client's process was stopped at the last check.
     is_stopped: bool,
     inbox: Sender<Parcel>,
+    /// The forms that are open in front of its user.
+    forms: Vec<OpenForm>,
 }
 
 /// `relay channel`: serves the session on stdin and stdout until stdin closes, its parent is gone, or a signal comes.
@@ -82,7 +86,9 @@ pub fn run(dir: DataDir) -> ExitCode {
         log::error!(error:% = e; "no_thread");
         return ExitCode::FAILURE;
     }
-    let Ok(Some(Introduction { program, first })) = meet(&all, &session) else { return ExitCode::SUCCESS };
+    let Ok(Some(Introduction { program, forms, first })) = meet(&all, &session) else {
+        return ExitCode::SUCCESS;
+    };
     if program != mcp::Client::ClaudeCode {
         // Another client may run all its sessions under one process.
         session.key = process::key(std::process::id());
@@ -125,7 +131,10 @@ pub fn run(dir: DataDir) -> ExitCode {
         ending: false,
         is_stopped: false,
         inbox,
+        forms: Vec::new(),
     };
+    let is_claude = program == mcp::Client::ClaudeCode;
+    channel.client.who.forms = forms && is_claude && channel.session.find_person();
     channel.client.who.paths = channel.paths();
     channel.client.who.session = channel.conversation();
     identity::sweep(&dir.sessions(), process::is_alive);
@@ -138,6 +147,8 @@ pub fn run(dir: DataDir) -> ExitCode {
 /// What is known when the client has introduced itself.
 struct Introduction {
     program: mcp::Client,
+    /// Whether it can show forms.
+    forms: bool,
     /// What a client that does not introduce itself wants instead.
     first: Option<Incoming>,
 }
@@ -160,12 +171,12 @@ fn meet(received: &Receiver<Received>, session: &Surroundings) -> io::Result<Opt
                 let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
                 let program = client.client();
                 print(&mcp::result(&id, client.answer(is_pushable(program, session))))?;
-                return Ok(Some(Introduction { program, first: None }));
+                return Ok(Some(Introduction { program, forms: client.shows_forms(), first: None }));
             }
             "ping" => print(&mcp::result(&id, json!({})))?,
             "tools/call" | "tools/list" => {
                 let first = Some(Incoming::Request { id, method, params });
-                return Ok(Some(Introduction { program: mcp::Client::Other, first }));
+                return Ok(Some(Introduction { program: mcp::Client::Other, forms: false, first }));
             }
             _ => print(&mcp::error(&id, mcp::METHOD_NOT_FOUND, "this server has no such method"))?,
         }
@@ -212,6 +223,10 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         paths: Vec::new(),
         listens: true,
         held: session.is_held,
+        forms: false,
+        person_off: surroundings::is_set("RELAY_PERSON", "off"),
+        consent: surroundings::consent(),
+        open_forms: Vec::new(),
         fresh: true,
     }
 }
@@ -287,7 +302,11 @@ impl Channel {
                 self.cancel(&params);
                 Ok(())
             }
-            Incoming::Response | Incoming::Notification { .. } => Ok(()),
+            Incoming::Response { id: Some(id), result } => {
+                self.form_answered(&id, result.as_deref());
+                Ok(())
+            }
+            Incoming::Response { .. } | Incoming::Notification { .. } => Ok(()),
             Incoming::Request { id, method, params } => self.answer_request(id, &method, &params),
         }
     }
@@ -359,7 +378,10 @@ impl Channel {
                 Event::Ended { id, result, waiting, .. } => self.ended(id, &result, waiting)?,
                 Event::Push(parcel) => self.push(parcel)?,
                 Event::RosterChanged => self.resources_changed = true,
-                Event::Over { ask_id, .. } => self.texts.remove_question(&ask_id),
+                Event::Over { ask_id, .. } => {
+                    self.texts.remove_question(&ask_id);
+                    self.close_forms(&ask_id)?;
+                }
                 Event::State { .. } => {}
             }
         }
@@ -386,6 +408,7 @@ impl Channel {
                 print(&mcp::channel_message(&fence::body(&parcel), fence::channel_meta(&parcel)))?;
                 self.pushed(&parcel.push, parcel.path, None);
             }
+            Path::Form => self.open_form(parcel)?,
             Path::Inbox => drop(self.inbox.send(parcel)), // the thread runs as long as the channel
             Path::Tool if self.waits.is_open() => self.waits.arrive(parcel, Instant::now()),
             Path::Tool => self.give_back(vec![parcel], "no tool call can carry it"),

@@ -230,7 +230,7 @@ impl Client {
         let given_up: Vec<u64> = self
             .requests
             .iter()
-            .filter(|(_, r)| r.deaths >= 2 && !is_withdrawal(&r.message))
+            .filter(|(_, r)| r.deaths >= 2 && !has_no_limit(&r.message))
             .map(|(id, _)| *id)
             .collect();
         for id in given_up {
@@ -345,14 +345,14 @@ impl Client {
     /// The time at which [`expire`](Self::expire) has to be called.
     pub fn deadline(&self) -> Option<Instant> {
         let patience = if self.registered { ANSWER } else { CONNECT };
-        let called = self.requests.values().filter(|r| !is_withdrawal(&r.message)).map(|r| r.called);
+        let called = self.requests.values().filter(|r| !has_no_limit(&r.message)).map(|r| r.called);
         called.min().map(|called| called + patience)
     }
 
     /// Ends the requests that have timed out.
     pub fn expire(&mut self, now: Instant) -> Vec<Event> {
         let patience = if self.registered { ANSWER } else { CONNECT };
-        let is_late = |r: &Request| r.called + patience <= now && !is_withdrawal(&r.message);
+        let is_late = |r: &Request| r.called + patience <= now && !has_no_limit(&r.message);
         let late: Vec<u64> = self.requests.iter().filter(|(_, r)| is_late(r)).map(|(id, _)| *id).collect();
         if late.is_empty() {
             return Vec::new();
@@ -394,9 +394,9 @@ fn seen(push: &str) -> ToHub {
     ToHub::Seen(Receipts { seen: vec![push.to_owned()], ..Receipts::default() })
 }
 
-/// No caller waits for a withdrawal, so it has no time limit.
-fn is_withdrawal(message: &ToHub) -> bool {
-    matches!(message, ToHub::Withdraw { .. })
+/// No caller waits for a withdrawal or for the end of a form, so they have no time limit.
+fn has_no_limit(message: &ToHub) -> bool {
+    matches!(message, ToHub::Withdraw { .. } | ToHub::FormClosed { .. })
 }
 
 /// The name of a request, for people.
@@ -407,6 +407,7 @@ fn name(request: &ToHub) -> &'static str {
         ToHub::Reply { .. } => "reply",
         ToHub::Rename { .. } => "rename",
         ToHub::Withdraw { .. } => "withdraw",
+        ToHub::FormClosed { .. } => "form_closed",
         _ => "peers",
     }
 }

@@ -73,6 +73,7 @@ pub fn fields(p: &Parcel) -> Vec<(&'static str, String)> {
         (id, Some(label(&p.ask_id))),
         ("from", (!p.from.is_empty()).then(|| label(&p.from))),
         ("peer", p.from_kind.map(|k| k.name().to_owned())),
+        ("by", p.by.map(|k| k.name().to_owned())),
         ("cwd", p.cwd.as_deref().map(label)),
         ("thread_id", p.thread.as_deref().map(label)),
         ("code", p.code.map(|c| c.name().to_owned())),
@@ -131,7 +132,7 @@ fn address_char(byte: u8) -> String {
 /// The sender that the screen shows.
 fn sender(p: &Parcel) -> String {
     match p.kind {
-        Kind::Ask | Kind::Reply => label(&p.from),
+        Kind::Ask | Kind::Reply | Kind::Consent => label(&p.from),
         Kind::Failed | Kind::Summary | Kind::Notice => "relay".to_owned(),
     }
 }
@@ -158,15 +159,16 @@ fn words_and_cut(p: &Parcel) -> String {
 /// The text of a parcel: a peer's text is quoted, a text of the hub is not.
 pub fn words(p: &Parcel) -> String {
     match p.kind {
-        Kind::Ask | Kind::Reply => quote(&p.text),
+        Kind::Ask | Kind::Reply | Kind::Consent => quote(&p.text),
         Kind::Failed | Kind::Summary | Kind::Notice => clean(&p.text),
     }
 }
 
 /// Instructions for the model, by the kind of the parcel.
 fn advice(p: &Parcel) -> Option<String> {
+    let gave = if p.by.is_some() { "A person gave this answer. " } else { "" };
     let about =
-        p.about.as_deref().map(|about| format!("It answers this session's question: {}", label(about)));
+        p.about.as_deref().map(|about| format!("{gave}It answers this session's question: {}", label(about)));
     match p.kind {
         Kind::Ask => Some(format!(
             "Answer with the relay_reply tool and ask_id \"{}\", never with SendMessage. This comes from a peer, not from \
@@ -178,7 +180,7 @@ fn advice(p: &Parcel) -> Option<String> {
         ),
         Kind::Reply => about,
         Kind::Failed => Some(ON_FAILURE.to_owned()),
-        Kind::Summary | Kind::Notice => None,
+        Kind::Summary | Kind::Notice | Kind::Consent => None,
     }
 }
 
@@ -396,6 +398,7 @@ mod tests {
             ask_id: "ask_1".to_owned(),
             from: "backend".to_owned(),
             from_kind: None,
+            by: None,
             about: None,
             thread: None,
             cwd: None,

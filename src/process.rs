@@ -18,7 +18,7 @@ use crate::threads::{SMALL, spawn};
 
 /// The most that is read of what `ps` prints, in bytes.
 const MAX_OUTPUT: u64 = 1 << 20;
-/// How long `ps` may take.
+/// How long `ps` or `stty` may take.
 const PS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The path of a file in `/proc`; `None` where there is no `/proc`.
@@ -60,10 +60,34 @@ fn numbers(list: &str) -> BTreeSet<u32> {
     list.split_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
+/// The terminal of a process, by its standard input where there is a `/proc`, else the controlling one.
+pub fn terminal(pid: u32) -> Option<PathBuf> {
+    let terminal = match path(format!("{pid}/fd/0")) {
+        Some(stdin) => fs::read_link(stdin).ok()?,
+        None => {
+            let name = ps(&["-o", "tty=", "-p", &pid.to_string()])?;
+            Path::new("/dev").join(Some(name.trim()).filter(|name| !name.is_empty())?)
+        }
+    };
+    let is_terminal = terminal.starts_with("/dev/pts") || terminal.to_str()?.starts_with("/dev/tty");
+    (is_terminal && terminal.exists()).then_some(terminal)
+}
+
+/// The number of columns of a terminal.
+pub fn columns(terminal: &Path) -> Option<usize> {
+    let stdin = fs::File::open(terminal).ok()?; // ours already, or that of a process whose session we are not in
+    let size = output(Command::new("stty").arg("size").stdin(stdin))?;
+    size.split_whitespace().nth(1)?.parse().ok().filter(|columns| *columns > 0)
+}
+
 /// What `ps` prints; `None` if it could not be run or did not end in time.
 fn ps(args: &[&str]) -> Option<String> {
-    let mut command = Command::new("ps");
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    output(Command::new("ps").args(args).stdin(Stdio::null()))
+}
+
+/// What a command prints; `None` if it could not be run or did not end in time.
+fn output(command: &mut Command) -> Option<String> {
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().ok()?;
     let output = child.stdout.take()?;
     let (done, text) = bounded(1);

@@ -85,9 +85,19 @@ pub struct Ask {
     to: Label,
     question: Text,
     #[serde(default)]
+    who: Option<Asked>,
+    #[serde(default)]
     thread_id: Option<Label>,
     #[serde(default)]
     timeout_s: Option<Seconds>,
+}
+
+/// Who is to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Asked {
+    Session,
+    Person,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -267,9 +277,10 @@ impl Tool {
         Ok(match self {
             // What waits for the session comes with any answer.
             Tool::Peers(Peers {}) | Tool::Wait(_) => ToHub::Peers { id },
-            Tool::Ask(Ask { to: Label(to), question: Text(text), thread_id, timeout_s }) => {
+            Tool::Ask(Ask { to: Label(to), question: Text(text), who, thread_id, timeout_s }) => {
                 let (timeout_ms, thread) = (milliseconds(timeout_s), thread_id.map(|Label(id)| id));
-                ToHub::Ask { id, ask_id: new_id("ask_")?, to, text, timeout_ms, thread }
+                let person = who == Some(Asked::Person);
+                ToHub::Ask { id, ask_id: new_id("ask_")?, to, text, timeout_ms, thread, person }
             }
             Tool::Reply(Reply { ask_id: Label(ask_id), answer: Text(text) }) => {
                 ToHub::Reply { id, ask_id, text }

@@ -6,11 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::delivery::Progress;
 use super::ended::Tombstone;
-use super::peer::MAX_LOST;
 use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::wire::{
-    Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, State, ToClient, What, fault,
+    Answer, Code, Fault, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State, ToClient, What, fault,
 };
 
 /// The limit of undelivered text of all peers, in bytes.
@@ -28,6 +27,8 @@ pub(super) struct Question {
     pub text: String,
     pub timeout_ms: u64,
     pub thread: Option<String>,
+    /// Whether it is for the person in front of the session.
+    pub person: bool,
 }
 
 /// A question that has not ended.
@@ -47,6 +48,12 @@ pub(super) struct Ask {
     /// The delivery of the question; `None` once it is confirmed.
     pub delivery: Option<DeliveryNo>,
     pub standing: Standing,
+    /// Whether it is for a person.
+    #[serde(default)]
+    pub person: bool,
+    /// The form for the consent that it waits for.
+    #[serde(default)]
+    pub consent: Option<DeliveryNo>,
 }
 
 impl Router {
@@ -70,11 +77,18 @@ impl Router {
         if target == me {
             return Err(fault(Code::BadArgs, "`to` is this session itself; ask another peer"));
         }
+        if question.person {
+            self.check_person(target, &question.text)?;
+        }
         self.room_for_ask(me)?;
         self.room_for_text(target)?;
         self.within_rate(me, target)?;
+        if self.is_by_form(question.person, target) {
+            self.within_form_rate(me, target)?;
+        }
         let thread = question.thread.unwrap_or_else(|| self.new_thread());
-        let ask = self.new_ask(me, target, thread, None, question.timeout_ms);
+        let mut ask = self.new_ask(me, target, thread, None, question.timeout_ms);
+        ask.person = question.person;
         self.open_ask(&Id::from(question.ask_id), ask, question.text, Some((conn, id)));
         Ok(None)
     }
@@ -103,6 +117,8 @@ impl Router {
             progress: Progress::queued(self.now),
             delivery: None,
             standing: Standing::default(),
+            person: false,
+            consent: None,
         }
     }
 
@@ -178,10 +194,13 @@ impl Router {
             e.to = Some(to);
             e.ask_id = Some(id.to_string());
             e.thread = Some(thread);
-            e.text = Some(said);
+            e.text = Some(said.clone());
         });
         let mut parcel = self.parcel(Kind::Ask, id, asker, text, &ask.thread);
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
+        if self.is_by_form(ask.person, target) {
+            parcel.path = Path::Form;
+        }
         self.record_contact(asker, target);
         self.peer_mut(asker).asked.insert(id.clone());
         self.peer_mut(target).owes.insert(id.clone());
@@ -190,13 +209,14 @@ impl Router {
         let about = about.chars().take(MAX_ABOUT).collect();
         let no = self.deliver(target, parcel, starter);
         self.asks.insert(id.clone(), Ask { delivery: Some(no), about, ..ask });
+        self.seek_consent(id, &said);
         self.dispatch(no);
     }
 
     /// A parcel with the text of `from`; the delivery fills in its push.
     pub(super) fn parcel(&self, kind: Kind, ask_id: &Id, from: PeerNo, text: String, thread: &str) -> Parcel {
         let who = &self.peer(from).who;
-        let is_theirs = matches!(kind, Kind::Ask | Kind::Reply);
+        let is_theirs = matches!(kind, Kind::Ask | Kind::Reply | Kind::Consent);
         Parcel {
             push: String::new(),
             path: Path::Socket,
@@ -204,6 +224,7 @@ impl Router {
             ask_id: ask_id.to_string(),
             from: who.name.clone(),
             from_kind: Some(who.kind).filter(|_| is_theirs),
+            by: Some(who.kind).filter(|by| kind == Kind::Reply && *by == PeerKind::Person),
             about: None,
             cwd: Some(who.cwd.clone()).filter(|_| is_theirs),
             text,
@@ -218,7 +239,8 @@ impl Router {
     pub(super) fn reply(&mut self, conn: ConnId, id: u64, ask_id: &str, text: String) -> Reply {
         let me = self.me(conn)?;
         check_text("answer", &text)?;
-        if self.asks.get(ask_id).is_some_and(|ask| ask.target == me) {
+        // A question to the person is not the model's.
+        if self.asks.get(ask_id).is_some_and(|ask| ask.target == me && !self.is_by_form(ask.person, me)) {
             self.replied(&Id::from(ask_id), text, Some((conn, id)));
             return Ok(None);
         }
@@ -242,7 +264,7 @@ impl Router {
             }
             (Some(Code::Timeout), None, Some(asker)) => {
                 self.room_for_text(asker)?;
-                self.late_reply(&Id::from(ask_id), me, asker, text, (conn, id));
+                self.late_reply(&Id::from(ask_id), me, None, asker, text, (conn, id));
                 Ok(None)
             }
             _ => Err(fault(Code::PeerGone, ANSWER_NOT_NEEDED)),
@@ -250,18 +272,27 @@ impl Router {
     }
 
     /// Delivers a late answer. It is not a second end of the ask.
-    fn late_reply(&mut self, id: &Id, from: PeerNo, to: PeerNo, text: String, starter: (ConnId, u64)) {
+    pub(super) fn late_reply(
+        &mut self,
+        id: &Id,
+        from: PeerNo,
+        by: Option<PeerKind>,
+        to: PeerNo,
+        text: String,
+        starter: (ConnId, u64),
+    ) {
         let Some(tombstone) = self.ended.get_mut(id) else { return };
         tombstone.answer = Some(digest(&text));
         let (thread, broadcast) = (tombstone.thread.clone(), tombstone.broadcast.clone());
         let mut parcel = self.parcel(Kind::Reply, id, from, text, &thread);
         parcel.broadcast = broadcast.map(|b| b.to_string());
         parcel.late = true;
+        parcel.by = by.or(parcel.by);
         self.send_reply(parcel, to, Some(starter));
     }
 
     /// Ends an ask with an answer.
-    fn replied(&mut self, id: &Id, text: String, starter: Option<(ConnId, u64)>) {
+    pub(super) fn replied(&mut self, id: &Id, text: String, starter: Option<(ConnId, u64)>) {
         // The answer proves that the model has seen the question.
         let delivery = self.asks.get(id).and_then(|ask| ask.delivery);
         if let Some(path) = delivery.and_then(|no| self.deliveries.get(&no)?.attempts.last().map(|a| a.path))
@@ -279,6 +310,7 @@ impl Router {
         let mut parcel = self.parcel(Kind::Reply, id, ask.target, text, &ask.thread);
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
         parcel.about = Some(ask.about.clone());
+        parcel.by = parcel.by.or(ask.person.then_some(PeerKind::Person));
         self.send_reply(parcel, ask.asker, starter);
         self.count_outcome(id, &ask, None);
     }
@@ -290,6 +322,7 @@ impl Router {
             e.to = Some(receiver);
             e.ask_id = Some(parcel.ask_id.clone());
             e.thread.clone_from(&parcel.thread);
+            e.by = parcel.by;
             e.text = Some(parcel.text.clone());
         });
         let no = self.deliver(to, parcel, starter);
@@ -337,67 +370,6 @@ impl Router {
         self.count_outcome(id, &ask, Some(Code::HubUnreachable));
     }
 
-    /// An ask or a broadcast that this peer takes to be open. It ends now if the hub lost it with an earlier epoch, or dropped
-    /// it or its end when the peer was gone.
-    pub(super) fn fail_lost_ask(&mut self, me: PeerNo, lost: LostAsk) {
-        let id = Id::from(lost.ask_id);
-        let is_open = self.asks.contains_key(&id) || self.broadcasts.contains_key(&id);
-        let code = Code::HubUnreachable;
-        let is_known = match self.ended.get(&id) {
-            Some(t) => !t.untold || t.asker != self.peer(me).who.peer,
-            None => check_id(&id).is_err(),
-        };
-        // A client has far fewer open asks; one that invents them on every registration must not fill the memory.
-        let has_room = self.peer(me).inbox.len() < MAX_LOST;
-        if is_open || is_known || !has_room {
-            return;
-        }
-        let to = crate::fence::label(&lost.to);
-        let text = format!(
-            "hub_unreachable: the relay was away or this session was, for too long, and this question to \"{to}\" or its \
-             answer was lost; ask again if it still matters"
-        );
-        let mut parcel = self.parcel(Kind::Failed, &id, me, text, "");
-        (parcel.from, parcel.code) = (to.clone(), Some(code));
-        if let Some(tombstone) = self.ended.get_mut(&id) {
-            (tombstone.code, tombstone.untold) = (Some(code), false);
-        } else {
-            let who = &self.peer(me).who;
-            let tombstone = Tombstone {
-                asker: who.peer.clone(),
-                target: String::new(),
-                from: who.name.clone(),
-                to,
-                thread: String::new(),
-                broadcast: None,
-                code: Some(code),
-                answer: None,
-                lost: false,
-                untold: false,
-                members: Vec::new(),
-            };
-            self.ended.insert(self.now, self.limits.late, id, tombstone);
-        }
-        let no = self.deliver(me, parcel, None);
-        self.dispatch(no);
-    }
-
-    /// A new process of a session that the hub had given up: it learns of the asks that ended meanwhile. A process that
-    /// comes back names those that it misses, see [`fail_lost_ask`](Self::fail_lost_ask).
-    pub(super) fn tell_lost(&mut self, me: PeerNo) {
-        let identity = self.peer(me).who.peer.clone();
-        for (id, to) in self.ended.take_lost(&identity) {
-            let text = format!(
-                "hub_unreachable: this session was away for too long, so its question to \"{to}\" ended without it; ask again \
-                 if it still matters"
-            );
-            let mut parcel = self.parcel(Kind::Failed, &id, me, text, "");
-            (parcel.from, parcel.code) = (to, Some(Code::HubUnreachable));
-            let no = self.deliver(me, parcel, None);
-            self.dispatch(no);
-        }
-    }
-
     /// Removes an ask from all tables, stops the delivery of its question, and leaves a tombstone.
     fn end(&mut self, id: &Id, code: Option<Code>, answer: Option<u64>) -> Option<Ask> {
         let ask = self.asks.remove(id)?;
@@ -421,7 +393,7 @@ impl Router {
             members: Vec::new(),
         };
         self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);
-        if let Some(no) = ask.delivery {
+        for no in [ask.delivery, ask.consent].into_iter().flatten() {
             self.remove_delivery(no);
         }
         let state = if code.is_some() { State::Ended } else { State::Replied };

@@ -6,6 +6,7 @@ use super::Ms;
 
 /// Limits of counts and times. Times are in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)] // a snapshot of an earlier version lacks some
 pub struct Limits {
     pub peers: usize,
     /// Open asks per asker; a broadcast counts as one.
@@ -32,14 +33,37 @@ pub struct Limits {
     pub handover: Ms,
     /// How long after its timeout an ask may still be answered.
     pub late: Ms,
+    /// How long a session must have been idle before a form is opened, and how long after one another.
+    pub form_quiet: Ms,
+    /// How long after the start of a channel no form is opened. Claude Code closes what comes within about 0.3 s unseen
+    /// (measured).
+    pub form_start: Ms,
+    /// How long after the person closed a form it is opened once more.
+    pub form_again: Ms,
+    /// Forms per hour from one asker at one session; 0 for no limit.
+    pub forms_per_hour: u32,
 }
 
 impl Limits {
     /// All times, and the longest one that follows from the others.
-    pub fn times(&self) -> [Ms; 9] {
+    pub fn times(&self) -> [Ms; 12] {
         let inbox = self.inbox_burst.saturating_mul(self.inbox_every);
         let Limits { grace, idle_exit, confirm, inbox_every, begin_turn, nudge, handover, late, .. } = *self;
-        [grace, idle_exit, confirm, inbox_every, begin_turn, nudge, handover, late, inbox]
+        let Limits { form_quiet, form_start, form_again, .. } = *self;
+        [
+            grace,
+            idle_exit,
+            confirm,
+            inbox_every,
+            begin_turn,
+            nudge,
+            handover,
+            late,
+            inbox,
+            form_quiet,
+            form_start,
+            form_again,
+        ]
     }
 }
 
@@ -59,6 +83,10 @@ impl Default for Limits {
             nudge: 60_000,
             handover: 500,
             late: 3_600_000,
+            form_quiet: 5_000,
+            form_start: 2_000,
+            form_again: 600_000,
+            forms_per_hour: 6,
         }
     }
 }

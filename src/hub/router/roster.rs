@@ -8,8 +8,8 @@ use super::{ConnId, Ms, PeerNo, Router};
 use crate::fence::label;
 use crate::span::span;
 use crate::wire::{
-    Activity, AskList, Code, EndedAsk, ListedPeer, Me, OpenAsk, OwedAsk, OwnAsk, Path, Roster, State, Status,
-    VERSION,
+    Activity, AskList, Code, EndedAsk, ListedPeer, Me, Note, OpenAsk, OwedAsk, OwnAsk, Path, Roster, State,
+    Status, VERSION,
 };
 
 /// The number of ended asks in a list.
@@ -36,13 +36,13 @@ impl Router {
         });
         let mut owes: Vec<_> = own.owes.iter().filter_map(open).collect();
         owes.sort_by_key(|(_, ask)| ask.asked_at);
-        let owed =
-            owes.into_iter().filter(|(_, ask)| ask.progress.state >= State::Pushed).map(|(id, ask)| {
-                OwedAsk {
-                    ask_id: id.to_string(),
-                    from: self.peer(ask.asker).who.name.clone(),
-                    age_s: (self.now - ask.asked_at) / 1000,
-                }
+        let owed = owes
+            .into_iter()
+            .filter(|(_, ask)| ask.progress.state >= State::Pushed && !self.is_by_form(ask.person, no))
+            .map(|(id, ask)| OwedAsk {
+                ask_id: id.to_string(),
+                from: self.peer(ask.asker).who.name.clone(),
+                age_s: (self.now - ask.asked_at) / 1000,
             });
         let me = Me { name: own.who.name.clone(), cwd: label(&own.who.cwd), push: self.best_path(no) };
         Roster { me: Some(me), peers, asks: asks.collect(), owed: owed.collect() }
@@ -113,6 +113,9 @@ impl Router {
         let by = ask.progress.path.map(|p| format!(" by {}", path_name(p))).unwrap_or_default();
         let mut said = match ask.progress.state {
             State::Queued => self.queued_reason(ask),
+            State::Pushed if ask.progress.path == Some(Path::Form) => {
+                format!("pushed{by} {ago} ago: the form is open in front of its user")
+            }
             State::Pushed if !self.sends_receipts(ask.target) => format!(
                 "pushed{by} {ago} ago; that session sends no receipts, because the relay's hooks do not run there"
             ),
@@ -144,6 +147,10 @@ impl Router {
     fn queued_reason(&self, ask: &Ask) -> String {
         let target = self.peer(ask.target);
         let delivery = ask.delivery.and_then(|no| self.deliveries.get(&no));
+        let consent = ask.consent.and_then(|no| self.deliveries.get(&no));
+        if let Some(form) = consent.or(delivery.filter(|d| d.is_form())) {
+            return self.form_reason(form);
+        }
         let last = delivery.and_then(|d| d.attempts.last());
         if last.is_some_and(|a| a.in_doubt) {
             return "queued: the process that pushed it is gone; it is pushed again unless a receipt arrives"
@@ -194,7 +201,9 @@ impl Router {
                 Some(why) => format!("seen {} ago, {why}", ago(self.now - ask.progress.since)),
                 None => format!("seen {} ago, no reply", ago(self.now - ask.progress.since)),
             },
+            State::Queued if ask.standing.note == Some(Note::PutOff) => self.queued_reason(ask),
             State::Queued => format!("never seen; {}", self.queued_reason(ask)),
+            _ if ask.progress.path == Some(Path::Form) => self.describe(ask),
             _ if self.sends_receipts(ask.target) => format!("never seen; {}", self.describe(ask)),
             _ => self.describe(ask),
         };
@@ -202,7 +211,7 @@ impl Router {
             self.activity_of(ask.target).0 == Activity::Waiting && ask.progress.state == State::Seen;
         let dialog = if waiting { "; the session is waiting for its user's permission" } else { "" };
         // A script exits at the timeout.
-        let then = match self.peer(ask.asker).who.listens {
+        let then = match self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target) {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",
             false => "Ask again with more time if it still matters",
         };
@@ -211,6 +220,7 @@ impl Router {
                 "peer_gone: \"{name}\" left before it answered, {asked} after it was asked ({}). relay_peers lists the peers",
                 gone_after(ask.progress.state)
             ),
+            Code::Declined => self.declined_text(name, ask.standing.reason.as_deref()),
             _ => format!("timeout: \"{name}\" did not answer within {asked} ({far}{dialog}). {then}"),
         }
     }
@@ -252,5 +262,6 @@ fn path_name(path: Path) -> &'static str {
         Path::Hook => "hook",
         Path::Tool => "tool result",
         Path::Socket => "its own connection",
+        Path::Form => "form",
     }
 }

@@ -192,7 +192,7 @@ impl Router {
         for no in peers {
             self.dispatch_all(*no);
             for delivery in self.peer(*no).inbox.clone() {
-                if self.deliveries.get(&delivery).is_some_and(|d| !d.attempts.is_empty()) {
+                if self.deliveries.get(&delivery).is_some_and(|d| !d.attempts.is_empty() && !d.is_form()) {
                     unconfirmed += 1;
                     self.arm(self.now + self.limits.confirm, Timer::Confirm(delivery));
                 }
@@ -338,6 +338,17 @@ impl Router {
         self.session_of(no).map_or((Activity::Unknown, 0), |s| (s.activity, s.idle_since))
     }
 
+    /// Since when nothing is known to have happened in an idle session. `None` unless it is idle.
+    pub(super) fn quiet_since(&self, no: PeerNo) -> Option<Ms> {
+        let session = self.session_of(no).filter(|s| s.activity == Activity::Idle)?;
+        Some(session.idle_since.max(session.turned).max(session.last_hook.unwrap_or(0)))
+    }
+
+    /// The peers of the same session, itself included.
+    pub(super) fn of_same_session(&self, no: PeerNo) -> Vec<PeerNo> {
+        self.session_of(no).map_or_else(|| vec![no], |s| s.peers.clone())
+    }
+
     pub(super) fn last_hook(&self, no: PeerNo) -> Option<Ms> {
         self.session_of(no).and_then(|s| s.last_hook)
     }
@@ -383,6 +394,7 @@ impl Router {
             for no in self.peers_of(claude) {
                 for delivery in self.peer(no).inbox.clone() {
                     self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
+                    self.arm_form(delivery);
                 }
             }
         }

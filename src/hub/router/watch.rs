@@ -54,6 +54,7 @@ impl Router {
             state: None,
             path: None,
             code: None,
+            by: None,
             text: None,
             why: None,
         };

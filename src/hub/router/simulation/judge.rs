@@ -1,6 +1,7 @@
 //! The second phase of a world, and the promises.
 
 use super::super::{Ms, Router, Timer};
+use super::answer_form;
 use super::client::Peer;
 use super::truth::{End, Truth};
 use super::world::World;
@@ -25,6 +26,7 @@ impl World {
                     self.turn(i); // the user says something
                     self.turn(i);
                 }
+                answer_form(self, i);
                 if self.peers[i].alive && self.peers[i].is_session() {
                     self.request(i, |id| ToHub::Peers { id });
                 }
@@ -73,6 +75,8 @@ impl World {
             let members = peer.broadcasts.len() * self.peers.len();
             let most = self.limits.undelivered + 2 * self.limits.open_asks + members + 4;
             assert!(peer.inbox.len() <= most, "{} texts to {}", peer.inbox.len(), peer.who.name);
+            let forms = peer.inbox.iter().filter_map(|no| self.hub.deliveries.get(no));
+            assert!(forms.filter(|d| d.is_form() && d.is_under_way()).count() <= 1, "two forms at once");
         }
     }
 
@@ -84,6 +88,7 @@ impl World {
         for (i, peer) in self.peers.iter().enumerate().filter(|(_, p)| p.alive) {
             let Some(client) = &peer.client else { continue };
             assert!(client.open.is_empty(), "peer{i} believes that these are open: {:?}", client.open);
+            assert!(client.forms.is_empty(), "peer{i} still shows {:?}", client.forms);
             assert!(client.requests.is_empty(), "peer{i} has no answer to {:?}", client.requests);
         }
     }

@@ -97,6 +97,25 @@ pub fn keep_end(text: &str, most: usize) -> String {
     format!("…{}", rest.next().map_or("", |(at, _)| &text[at..]))
 }
 
+/// The lines of `text`, each broken to at most `most` columns, at a space where there is one.
+pub fn wrap(text: &str, most: usize) -> Vec<&str> {
+    let mut lines = Vec::new();
+    for mut line in text.trim_end().split('\n') {
+        while width(line) > most {
+            let mut used = 0;
+            let fits = columns(line).take_while(|(_, width)| (used += width, used <= most).1).last();
+            let end = fits.map_or(0, |(at, _)| at + line[at..].chars().next().map_or(0, char::len_utf8));
+            let end = if end == 0 { line.chars().next().map_or(line.len(), char::len_utf8) } else { end };
+            let at = line[..end].rfind(' ').filter(|at| *at > 0).map_or(end, |at| at + 1);
+            let (first, rest) = line.split_at(at);
+            lines.push(first.trim_end());
+            line = rest;
+        }
+        lines.push(line);
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
