@@ -54,7 +54,7 @@ fn refusals_name_the_argument_and_the_remedy() {
         (
             "relay_ask",
             r#"{"to":"b","question":"?","when":{}}"#,
-            "there is no argument `when`; this tool takes `to`, `question`, `thread_id`, `timeout_s`",
+            "there is no argument `when`; this tool takes `to`, `question`, `who`, `thread_id`, `timeout_s`",
         ),
         ("relay_peers", r#"{"all":true}"#, "there is no argument `all`; this tool takes no arguments"),
         ("relay_peers", "[]", "the arguments are an array; give an object"),

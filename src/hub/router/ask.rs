@@ -9,7 +9,8 @@ use super::ended::Tombstone;
 use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::wire::{
-    Answer, Code, Fault, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State, ToClient, What, fault,
+    Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State, ToClient,
+    What, fault,
 };
 
 /// The limit of undelivered text of all peers, in bytes.
@@ -71,6 +72,8 @@ impl Router {
             ));
         }
         if let Some(known) = self.asked_before(me, &question.ask_id)? {
+            let (ask_id, to) = (question.ask_id, question.to);
+            self.fail_lost_ask(me, LostAsk { ask_id, to }); // it may have ended while nobody was told
             return Ok(Some(known));
         }
         let target = self.find(me, &question.to)?;

@@ -33,7 +33,9 @@ impl World {
             }
             self.come_back();
             let unanswered: usize = self.links.values().map(|l| l.unanswered.len()).sum();
-            if self.hub.asks.is_empty() && self.hub.deliveries.is_empty() && unanswered == 0 && round > 3 {
+            let is_late = self.peers.iter().any(|p| p.alive && !p.conversation.late.is_empty());
+            let is_idle = self.hub.asks.is_empty() && self.hub.deliveries.is_empty() && !is_late;
+            if is_idle && unanswered == 0 && round > 3 {
                 return;
             }
             let next = match self.rng.chance(50) {
@@ -109,7 +111,8 @@ impl World {
         let most = 1 + usize::from(given_up || twice);
         let least = usize::from(!truth.excused && !summed_up);
         assert!((least..=most).contains(&ends), "{id} of peer{} has the ends {truth:?}", truth.asker);
-        let codes = [Code::Timeout].map(|c| has(End::Failed(c)) || has(End::Told(c)));
+        // That it timed out may be told as `hub_unreachable` to one that was away.
+        let codes = [Code::Timeout, unreachable].map(|c| has(End::Failed(c)) || has(End::Told(c)));
         let timed_out = codes.contains(&true) || truth.excused || summed_up || given_up;
         assert!(!late || timed_out, "{id} has a late reply, but did not time out: {truth:?}");
         let lost = truth.accepted.is_some() && !late && !has(End::Reply);

@@ -204,6 +204,13 @@ impl World {
         let is_end = |p: &Parcel| matches!(p.kind, Kind::Reply | Kind::Failed | Kind::Summary);
         let on_its_way =
             |id: &str| hub.deliveries.values().any(|d| is_end(&d.parcel) && d.parcel.ask_id == id);
+        // A path swallowed it, and the session left before a hook could notice.
+        let unnoticed =
+            |(id, p): &(&String, &Push)| p.swallowed && p.reported && !hub.pushes.contains_key(*id);
+        let ends = |p: &Push| matches!(p.key.1, Kind::Reply | Kind::Failed | Kind::Summary);
+        for (_, push) in self.pushes.iter().filter(unnoticed).filter(|(_, push)| ends(push)) {
+            self.truths.get_mut(&push.key.2).into_iter().for_each(|truth| truth.excused = true);
+        }
         for (id, truth) in &mut self.truths {
             let answered = truth.ends.contains(&End::Reply) || truth.ends.contains(&End::LateReply);
             truth.gone |= !answered && !hub.by_identity.contains_key(&peers[truth.asker].who.peer);
