@@ -243,7 +243,10 @@ impl Journal {
         }
         let has_text = matches!(
             input,
-            Input::Said(_, ToHub::Ask { .. } | ToHub::Broadcast { .. } | ToHub::Reply { .. })
+            Input::Said(
+                _,
+                ToHub::Ask { .. } | ToHub::Broadcast { .. } | ToHub::Reply { .. } | ToHub::FormClosed { .. }
+            )
         );
         let (before, taken_before) = (self.batch.len(), router.text_taken());
         let (step, recorded) = step(router, now, input, &mut self.batch);
