@@ -18,6 +18,10 @@ use crate::wire::{Answer, Code, Fault, Kind, LostAsk, Parcel, Path, Receipts, St
 
 /// The number of pushes that a client remembers.
 const MAX_PUSHES: usize = 1024;
+/// How many hubs may die while they have a request: it may be what kills them. A withdrawal, for which nobody waits, is
+/// tried longer, since the ask would stay open.
+const MAX_DEATHS: u32 = 2;
+const MAX_DEATHS_OF_WITHDRAWAL: u32 = 16;
 /// The id of the registration request.
 const REGISTER: u64 = 0;
 
@@ -227,12 +231,9 @@ impl Client {
         for request in self.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
         }
-        let given_up: Vec<u64> = self
-            .requests
-            .iter()
-            .filter(|(_, r)| r.deaths >= 2 && !has_no_limit(&r.message))
-            .map(|(id, _)| *id)
-            .collect();
+        let most = |r: &Request| if has_no_limit(&r.message) { MAX_DEATHS_OF_WITHDRAWAL } else { MAX_DEATHS };
+        let given_up: Vec<u64> =
+            self.requests.iter().filter(|(_, r)| r.deaths >= most(r)).map(|(id, _)| *id).collect();
         for id in given_up {
             let name = self.requests.get(&id).map_or("", |r| name(&r.message));
             let why = format!(

@@ -25,6 +25,8 @@ pub const MAX_LINE: usize = 4 << 20;
 pub const MAX_TEXT: usize = 512 << 10;
 /// The longest of the short strings (names, ids, directories, branches), in bytes.
 pub const MAX_LABEL: usize = 4096;
+/// The limit of identifiers of one kind per [`Receipts`].
+const MAX_RECEIPTS: usize = 2048;
 /// The longest timeout of an ask, in milliseconds: one day.
 pub const MAX_TIMEOUT_MS: u64 = 86_400_000;
 
@@ -263,6 +265,15 @@ impl Receipts {
     pub fn is_empty(&self) -> bool {
         let Receipts { claude: _, seen, in_tool_result, queued, prompted, refused } = self;
         [seen, in_tool_result, queued, prompted, refused].iter().all(|pushes| pushes.is_empty())
+    }
+
+    /// Cuts each list to its newest entries, which are the last ones: earlier hooks have reported the others.
+    pub fn keep_newest(&mut self) {
+        let Receipts { claude: _, seen, in_tool_result, queued, prompted, refused } = self;
+        for pushes in [seen, in_tool_result, queued, prompted, refused] {
+            let excess = pushes.len().saturating_sub(MAX_RECEIPTS);
+            pushes.drain(..excess);
+        }
     }
 }
 

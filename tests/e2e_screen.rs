@@ -22,10 +22,10 @@ fn lines_from(screen: &str, mark: &str) -> Vec<String> {
 /// A question goes to bob, who says no more than "noted". Returns what his screen shows of it.
 fn message_on_the_screen(version: &str, path: &str, mark: &str) -> Option<Vec<String>> {
     let (claude, tmux) = (client::claude(version)?, client::tmux()?);
-    let mut stage = Stage::new(&claude);
-    stage.env("RELAY_PUSH", path);
+    let stage = Stage::new(&claude);
+    // A channel that is not forced becomes a path only when the client has begun to listen to it.
     let launch = stage.launch("bob");
-    let launch = if path == "channel" { launch.channel(CHANNEL) } else { launch };
+    let launch = if path == "channel" { launch.channel(CHANNEL) } else { launch.env("RELAY_PUSH", path) };
     let terminal = launch.in_terminal(&tmux);
     terminal.resize(COLUMNS, 50);
     let mut alice = stage.piped("alice");

@@ -20,8 +20,6 @@ use crate::wire::{Receipts, ToHub};
 const MAX_SEARCH: u64 = 16 << 20;
 /// The limit of identifiers per text.
 const MAX_PUSHES: usize = 256;
-/// The limit of identifiers per report.
-const MAX_REPORT: usize = 2048;
 /// How an identifier of a push begins, and how many hex digits follow.
 const MARK: &str = "push_";
 const DIGITS: usize = 24;
@@ -84,12 +82,9 @@ impl Transcript {
             self.at += if line.ends_with(b"\n") || length == MAX_SEARCH { length } else { 0 };
             line.clear();
         }
-        let Receipts { seen, in_tool_result, queued, refused, .. } = &mut found;
+        found.keep_newest();
+        let Receipts { seen, queued, .. } = &mut found;
         queued.retain(|push| !seen.contains(push));
-        for pushes in [seen, in_tool_result, queued, refused] {
-            let excess = pushes.len().saturating_sub(MAX_REPORT);
-            pushes.drain(..excess);
-        }
         Ok(found)
     }
 }

@@ -387,7 +387,7 @@ impl Router {
                 return;
             }
             ToHub::Pushed { push, error } => return self.pushed(conn, &push, error),
-            ToHub::Seen(receipts) => return self.take_receipts(conn, &receipts),
+            ToHub::Seen(receipts) => return self.take_receipts(conn, receipts),
             ToHub::Activity { activity, age_ms, branch, paths } => {
                 let activity = activity.map(|a| (a, age_ms.unwrap_or(0)));
                 return self.activity(conn, activity, branch, paths);

@@ -89,8 +89,9 @@ pub struct Model {
     open: HashSet<String>,
     /// Those that have it.
     ended: HashSet<String>,
-    /// The identifiers of the pushes in its transcript.
+    /// The identifiers of the pushes in its transcript, and how many of them hooks need not report again.
     transcript: Vec<String>,
+    reported: usize,
 }
 
 impl Model {
@@ -163,11 +164,12 @@ impl Session {
         hub.say(&json!({"type": "hook", "id": 1, "claude": claude, "event": event}));
         while let Some(answer) = hub.hear() {
             if answer["type"] == "ok" {
-                let model = self.model();
-                let latest = &model.transcript[model.transcript.len().saturating_sub(256)..];
-                if answer["answer"]["unconfirmed"] != 0 {
-                    hub.say(&json!({"type": "seen", "claude": claude, "seen": latest}));
+                let mut model = self.model();
+                if answer["answer"]["unconfirmed"] == 0 {
+                    model.reported = model.transcript.len();
                 }
+                let latest = &model.transcript[model.reported..];
+                hub.say(&json!({"type": "seen", "claude": claude, "seen": latest}));
                 return;
             }
         }

@@ -84,6 +84,22 @@ fn push_without_an_outcome_waits_for_a_hook_where_a_session_has_hooks() {
     assert_ne!(again["push"], push["push"]);
 }
 
+/// A hook reports all that it finds in the end of the transcript, oldest first.
+#[test]
+fn receipt_counts_after_thousands_of_older_ones() {
+    let dir = DataDir::with(&[("RELAY_GRACE_S", "1000")]);
+    dir.start_hub();
+    let mut b = session_b(&dir, true);
+    dir.raw().call(json!({"type": "hook", "claude": "1-2-3", "event": "start"})).expect("heard");
+    let (mut a, push) = ask_in_doubt(&dir, &mut b);
+    let mut seen: Vec<Value> = (0..3000).map(|n| json!(format!("push_{n:024x}"))).collect();
+    seen.push(push["push"].clone());
+    let mut hook = dir.raw();
+    hook.say(&json!({"type": "seen", "claude": "1-2-3", "seen": seen}));
+    hook.call(json!({"type": "hook", "claude": "1-2-3", "event": "stop"})).expect("heard");
+    assert_eq!(a.call(json!({"type": "peers"})).expect("a roster")["asks"][0]["state"], "seen");
+}
+
 #[test]
 fn receipt_settles_a_push_without_an_outcome() {
     let dir = DataDir::with(&[("RELAY_GRACE_S", "1000"), ("RELAY_CONFIRM_S", "0")]);

@@ -68,6 +68,25 @@ fn request_whose_hub_died_under_it_twice_is_not_sent_again() {
 }
 
 #[test]
+fn withdrawal_that_kills_each_hub_is_not_sent_for_ever() {
+    let dir = DataDir::new();
+    let hub = FakeHub::new(&dir, |message| match message["type"].as_str() {
+        Some("ask" | "withdraw") => Some(Reaction::Die),
+        Some("rename") => {
+            let answer = json!({"renamed": {"name": message["name"]}});
+            Some(Reaction::Say(json!({"type": "ok", "id": message["id"], "answer": answer})))
+        }
+        _ => None,
+    });
+    let channel = dir.launch("a").start();
+    channel.initialize();
+    fails(&channel, "relay_ask", json!({"to": "b", "question": "?"}));
+    hub.wait_for("withdraw", 16);
+    channel.call("relay_rename", json!({"name": "still here"})).ok();
+    assert_eq!(hub.heard("withdraw").len(), 16);
+}
+
+#[test]
 fn relay_ask_is_not_sent_a_third_time_either() {
     let dir = DataDir::new();
     let hub = FakeHub::new(&dir, |message| (message["type"] == "ask").then_some(Reaction::Die));

@@ -57,6 +57,12 @@ impl Home {
         &self.path
     }
 
+    /// What the relay's processes have logged.
+    pub fn relay_log(&self) -> String {
+        let files = std::fs::read_dir(self.plugin_data().join("logs")).into_iter().flatten().flatten();
+        files.filter_map(|file| std::fs::read_to_string(file.path()).ok()).collect()
+    }
+
     /// Where the plugin keeps its data if nothing else is said: `CLAUDE_PLUGIN_DATA` of its processes.
     pub fn plugin_data(&self) -> PathBuf {
         self.path.join(".claude/plugins/data/relay-claude-relay")

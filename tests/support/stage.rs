@@ -187,7 +187,12 @@ impl Stage {
             if status["undelivered"] == 0 {
                 return;
             }
-            assert!(Instant::now() < end, "still on its way after {} s: {status}", deadline().as_secs());
+            assert!(
+                Instant::now() < end,
+                "still on its way after {} s: {status}\n{}",
+                deadline().as_secs(),
+                self.home.relay_log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }

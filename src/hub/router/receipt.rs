@@ -5,9 +5,6 @@ use super::delivery::{Attempt, Stage};
 use super::{ConnId, DeliveryNo, Id, PeerNo, Router, Timer};
 use crate::wire::{Activity, Kind, Path, Receipts, State, What};
 
-/// The limit of identifiers of one kind per message; hooks send fewer.
-const MAX_RECEIPTS: usize = 512;
-
 impl Router {
     /// Handles `pushed`: the outcome of a push.
     pub(super) fn pushed(&mut self, conn: ConnId, push: &str, error: Option<String>) {
@@ -50,26 +47,27 @@ impl Router {
     }
 
     /// Handles receipts from a hook, a waiter or a peer.
-    pub(super) fn take_receipts(&mut self, conn: ConnId, receipts: &Receipts) {
-        let Receipts { claude, seen, in_tool_result, queued, prompted, refused } = receipts;
+    pub(super) fn take_receipts(&mut self, conn: ConnId, mut receipts: Receipts) {
+        receipts.keep_newest();
+        let Receipts { claude, seen, in_tool_result, queued, prompted, refused } = &receipts;
         let claude = claude.as_deref();
-        for push in seen.iter().take(MAX_RECEIPTS) {
+        for push in seen {
             if let Some((no, path)) = self.confirmable(conn, claude, push) {
                 self.confirm(no, path);
             }
         }
-        for push in in_tool_result.iter().take(MAX_RECEIPTS) {
+        for push in in_tool_result {
             if let Some((no, Path::Tool)) = self.confirmable(conn, claude, push) {
                 self.confirm(no, Path::Tool);
             }
         }
-        for push in queued.iter().take(MAX_RECEIPTS) {
+        for push in queued {
             self.accepted(conn, claude, push, Stage::Queued);
         }
-        for push in prompted.iter().take(MAX_RECEIPTS) {
+        for push in prompted {
             self.accepted(conn, claude, push, Stage::Prompted(self.now));
         }
-        for push in refused.iter().take(MAX_RECEIPTS) {
+        for push in refused {
             if let Some((no, _)) = self.confirmable(conn, claude, push)
                 && let Some(attempt) = self.attempt(no, push)
             {
