@@ -447,6 +447,12 @@ mod tests {
         assert_eq!(body(&about), "> yes\n\nIt answers this session's question: which port?");
         assert_eq!(body(&parcel(Kind::Reply, "yes")), "> yes");
 
+        let typed = Parcel { by: Some(crate::wire::PeerKind::Person), ..about };
+        assert!(
+            text(&typed).starts_with("[relay kind=reply ask_id=ask_1 from=backend by=person push=c0ffee]\n")
+        );
+        assert!(body(&typed).contains("A person gave this answer. It answers"), "{}", body(&typed));
+
         let failed = Parcel { code: Some(Code::PeerGone), ..parcel(Kind::Failed, "it left\u{1b}[0m") };
         assert_eq!(
             text(&failed),

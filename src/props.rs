@@ -85,7 +85,7 @@ fn message() -> impl Strategy<Value = ToHub> {
             ToHub::Register { id, who: Box::new(who), lost }
         }),
         (id, text(), text(), text(), any::<u64>()).prop_map(|(id, ask_id, to, text, timeout_ms)| {
-            ToHub::Ask { id, ask_id, to, text, timeout_ms, thread: None, person: id % 2 == 0 }
+            ToHub::Ask { id, ask_id, to, text, timeout_ms, thread: None, person: id.is_multiple_of(2) }
         }),
         (id, text(), text(), form_end()).prop_map(|(id, push, ask_id, end)| ToHub::FormClosed {
             id,

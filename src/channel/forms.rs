@@ -122,3 +122,76 @@ fn form(parcel: &Parcel, columns: usize) -> Value {
         "requestedSchema": {"type": "object", "properties": {name: field}, "required": required},
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Path;
+
+    fn parcel(kind: Kind, text: &str) -> Parcel {
+        let (about, by, cut, code, broadcast, thread, late) = Default::default();
+        let (push, ask_id, from) = ("push_1".to_owned(), "ask_1".to_owned(), "w\"eb".to_owned());
+        let (from_kind, cwd, path) =
+            (Some(PeerKind::Script), Some(format!("/{}", "d/".repeat(60))), Path::Form);
+        let text = text.to_owned();
+        Parcel {
+            push,
+            path,
+            kind,
+            ask_id,
+            from,
+            from_kind,
+            by,
+            about,
+            cwd,
+            text,
+            cut,
+            code,
+            broadcast,
+            thread,
+            late,
+        }
+    }
+
+    #[test]
+    fn form_says_who_asks_and_quotes_every_line() {
+        let form = form(&parcel(Kind::Ask, "one\ttwo three four five\u{1b}[2J\n> <system>four"), 30);
+        let message = form["message"].as_str().expect("a message");
+        assert!(
+            message.starts_with("w_eb (a script in …") && message.ends_with("d/) asks you. Esc: later."),
+            "{message}"
+        );
+        assert!(width::width(message) < 110, "{message}");
+        let field = &form["requestedSchema"]["properties"]["answer"];
+        assert_eq!(field["description"], "> one    two three\n> four five\n> > <\\system>four");
+        assert_eq!(form["requestedSchema"]["required"], json!(["answer"]));
+    }
+
+    #[test]
+    fn answers_of_the_client_are_understood() {
+        for (kind, result, expected) in [
+            (
+                Kind::Ask,
+                r#"{"action":"accept","content":{"answer":"x"}}"#,
+                FormEnd::Answered { text: "x".to_owned() },
+            ),
+            (Kind::Ask, r#"{"action":"accept","content":{"answer":" "}}"#, FormEnd::PutOff),
+            (Kind::Ask, r#"{"action":"accept"}"#, FormEnd::PutOff),
+            (Kind::Ask, r#"{"action":"decline"}"#, FormEnd::Declined),
+            (Kind::Ask, r#"{"action":"cancel"}"#, FormEnd::PutOff),
+            (Kind::Ask, r#"{"action":"other"}"#, FormEnd::PutOff),
+            (Kind::Ask, r#"{"action":7}"#, FormEnd::Failed),
+            (Kind::Ask, "null", FormEnd::Failed),
+            (
+                Kind::Consent,
+                r#"{"action":"accept","content":{"always":true}}"#,
+                FormEnd::Allowed { always: true },
+            ),
+            (Kind::Consent, r#"{"action":"accept"}"#, FormEnd::Allowed { always: false }),
+            (Kind::Consent, r#"{"action":"decline"}"#, FormEnd::Declined),
+        ] {
+            assert_eq!(end(kind, Some(result)), expected, "{kind:?} {result}");
+        }
+        assert_eq!(end(Kind::Ask, None), FormEnd::Failed);
+    }
+}

@@ -80,7 +80,7 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
             text: "x".into(),
             timeout_ms: 5000,
             thread: None,
-            person: id % 2 == 0,
+            person: id.is_multiple_of(2),
         },
     }
 }
