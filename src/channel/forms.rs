@@ -1,6 +1,7 @@
 //! Forms in front of the session's user: what a peer asks the person, and not the model. MCP calls it elicitation.
 
 use std::io;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -91,6 +92,13 @@ fn end(kind: Kind, result: Option<&str>) -> FormEnd {
     }
 }
 
+/// A directory with `~` for the home directory.
+fn abbreviated(cwd: &str) -> String {
+    let below =
+        std::env::home_dir().and_then(|home| Some(Path::new(cwd).strip_prefix(home).ok()?.to_owned()));
+    below.map_or_else(|| cwd.to_owned(), |below| format!("~/{}", below.display()))
+}
+
 /// The parameters of `elicitation/create`: who asks, and as the description of the only field, which the client shows
 /// whole, the question.
 fn form(parcel: &Parcel, columns: usize) -> Value {
@@ -100,7 +108,7 @@ fn form(parcel: &Parcel, columns: usize) -> Value {
         Some(PeerKind::Script) => "a script",
         Some(PeerKind::Session) | None => "a session",
     };
-    let cwd = width::keep_end(&label(parcel.cwd.as_deref().unwrap_or_default()), MAX_DIRECTORY);
+    let cwd = width::keep_end(&label(&abbreviated(parcel.cwd.as_deref().unwrap_or_default())), MAX_DIRECTORY);
     let text = clean(&parcel.text).replace('\t', "    ");
     let lines = width::wrap(&text, columns.saturating_sub(MARGIN).max(LEAST));
     let question = lines.iter().map(|line| format!("> {line}")).collect::<Vec<_>>().join("\n");
@@ -126,13 +134,13 @@ fn form(parcel: &Parcel, columns: usize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Path;
+    use crate::wire;
 
     fn parcel(kind: Kind, text: &str) -> Parcel {
         let (about, by, cut, code, broadcast, thread, late) = Default::default();
         let (push, ask_id, from) = ("push_1".to_owned(), "ask_1".to_owned(), "w\"eb".to_owned());
         let (from_kind, cwd, path) =
-            (Some(PeerKind::Script), Some(format!("/{}", "d/".repeat(60))), Path::Form);
+            (Some(PeerKind::Script), Some(format!("/{}", "d/".repeat(60))), wire::Path::Form);
         let text = text.to_owned();
         Parcel {
             push,
