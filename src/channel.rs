@@ -29,7 +29,7 @@ use crate::process;
 use crate::texts::Texts;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{Activity, Parcel, Path, PeerKind, ToHub, Who};
+use crate::wire::{Activity, Parcel, Path, ToClient, ToHub, Who};
 use calls::Call;
 use forms::OpenForm;
 use identity::Identity;
@@ -39,7 +39,7 @@ use waits::Waits;
 /// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// How long a channel may take to leave after a signal. One whose client does not read its stdout never would.
+/// How long a channel may take to exit after a signal: it could wait forever for a client that does not read its stdout.
 const LEAVE: Duration = Duration::from_secs(2);
 
 /// A message to the channel's main loop.
@@ -76,53 +76,41 @@ struct Channel {
 }
 
 /// `relay channel`: serves the session on stdin and stdout until stdin closes, its parent is gone, or a signal comes.
-pub fn run(dir: DataDir) -> ExitCode {
+pub fn run(dir: &DataDir) -> ExitCode {
     // Before the first connection, which may change the working directory.
-    let mut session = Surroundings::new();
-    let (received, all) = bounded(256);
+    let session = Surroundings::new();
     crate::logging::init(&dir.logs(), "channel", true);
-    let prepared = dir.prepare();
-    if let Err(e) = listen(&received) {
-        log::error!(error:% = e; "no_thread");
-        return ExitCode::FAILURE;
+    match serve(dir, session) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            log::error!(error:% = e; "channel_failed");
+            ExitCode::FAILURE
+        }
     }
-    let Ok(Some(Introduction { program, forms, first })) = meet(&all, &session) else {
-        return ExitCode::SUCCESS;
-    };
+}
+
+fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
+    let (received, all) = bounded(256);
+    let prepared = dir.prepare();
+    listen(&received)?;
+    let Ok(Some(Introduction { program, forms, first })) = meet(&all, &session) else { return Ok(()) };
     if program != mcp::Client::ClaudeCode {
         // Another client may run all its sessions under one process.
         session.key = process::key(std::process::id());
     }
     let (at, hub) = (dir.clone(), received.clone());
-    let keeping =
-        spawn("hub", PARSER, move || link::keep(at, |message| hub.send(Received::Hub(message)).is_ok()));
-    if let Err(e) = keeping {
-        log::error!(error:% = e; "no_thread");
-        return ExitCode::FAILURE;
-    }
-    let opened = Tokens::new().and_then(|mut tokens| {
-        let identity = Identity::open(&dir.sessions().join(&session.key), &mut tokens)?;
-        Ok((tokens, identity))
-    });
-    let (tokens, (identity, _locked)) = match opened {
-        Ok(opened) => opened,
-        Err(e) => {
-            log::error!(error:% = e; "no_random_numbers");
-            return ExitCode::FAILURE;
-        }
-    };
+    spawn("hub", PARSER, move || link::keep(at, |message| hub.send(Received::Hub(message)).is_ok()))?;
+    let mut tokens = Tokens::new()?;
+    let (identity, _locked) = Identity::open(&dir.sessions().join(&session.key), &mut tokens)?;
     let away = prepared.err().unwrap_or_else(|| "the hub has not been reached yet; retry".to_owned());
     let (inbox, to_inbox) = unbounded();
     let done = move |push, error| received.send(Received::Inbox(push, error)).is_ok();
-    let texts = || Texts::new(&dir, session.key.clone());
-    inbox::serve(&session, texts(), to_inbox, done);
+    inbox::serve(&session, Texts::new(dir, session.key.clone()), to_inbox, done);
     log::debug!(key = session.key; "channel_start");
-    let client = Client::new(tokens, who(&session, identity), unreachable(away));
-    let texts = texts();
     let mut channel = Channel {
-        client,
+        client: Client::new(tokens, who(&session, identity), unreachable(away)),
+        texts: Texts::new(dir, session.key.clone()),
         session,
-        texts,
         program,
         calls: HashMap::new(),
         waits: Waits::default(),
@@ -141,7 +129,7 @@ pub fn run(dir: DataDir) -> ExitCode {
     if first.is_none_or(|first| channel.answer_client(first).is_ok()) {
         channel.serve(&all);
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// What is known when the client has introduced itself.
@@ -153,35 +141,51 @@ struct Introduction {
     first: Option<Incoming>,
 }
 
-/// Waits for `initialize` and answers it: who the session is to the hub depends on its client. `None` if the channel is to leave
+/// Waits until the client has introduced itself: who the session is to the hub depends on it. `None` if the channel is to leave
 /// before.
 fn meet(received: &Receiver<Received>, session: &Surroundings) -> io::Result<Option<Introduction>> {
     while let Ok(message) = received.recv() {
-        let (id, method, params) = match message {
-            Received::Client(Incoming::Request { id, method, params }) => (id, method, params),
-            Received::Client(Incoming::Broken(answer)) => {
-                print(&answer)?;
-                continue;
-            }
-            Received::Client(_) => continue,
+        let incoming = match message {
+            Received::Client(incoming) => incoming,
             _ => return Ok(None),
         };
-        match method.as_str() {
-            "initialize" => {
-                let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
-                let program = client.client();
-                print(&mcp::result(&id, client.answer(is_pushable(program, session))))?;
-                return Ok(Some(Introduction { program, forms: client.shows_forms(), first: None }));
-            }
-            "ping" => print(&mcp::result(&id, json!({})))?,
-            "tools/call" | "tools/list" => {
-                let first = Some(Incoming::Request { id, method, params });
-                return Ok(Some(Introduction { program: mcp::Client::Other, forms: false, first }));
-            }
-            _ => print(&mcp::error(&id, mcp::METHOD_NOT_FOUND, "this server has no such method"))?,
+        match incoming {
+            Incoming::Request { id, method, params } => match method.as_str() {
+                "initialize" => {
+                    let (program, forms) = introduce(&id, &params, |program| is_pushable(program, session))?;
+                    return Ok(Some(Introduction { program, forms, first: None }));
+                }
+                "tools/call" | "tools/list" => {
+                    let first = Some(Incoming::Request { id, method, params });
+                    return Ok(Some(Introduction { program: mcp::Client::Other, forms: false, first }));
+                }
+                other => print(&answer_other(&id, other))?,
+            },
+            Incoming::Broken(answer) => print(&answer)?,
+            Incoming::Response { .. } | Incoming::Notification { .. } => {}
         }
     }
     Ok(None)
+}
+
+/// Answers `initialize`, and returns the client that has sent it.
+fn introduce(
+    id: &Id,
+    params: &str,
+    is_pushable: impl FnOnce(mcp::Client) -> bool,
+) -> io::Result<(mcp::Client, bool)> {
+    let client: mcp::Initialize = mcp::params(params).unwrap_or_default();
+    let program = client.client();
+    print(&mcp::result(id, client.answer(is_pushable(program))))?;
+    Ok((program, client.shows_forms()))
+}
+
+/// The answer to a request that needs neither the session nor the hub.
+fn answer_other(id: &Id, method: &str) -> String {
+    match method {
+        "ping" => mcp::result(id, json!({})),
+        _ => mcp::error(id, mcp::METHOD_NOT_FOUND, "this server has no such method"),
+    }
 }
 
 /// Whether messages reach the model by themselves.
@@ -210,8 +214,6 @@ fn listen(received: &Sender<Received>) -> io::Result<()> {
 fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
     Who {
         name: session.default_name(),
-        exact: false,
-        kind: PeerKind::Session,
         peer,
         secret,
         cwd: session.cwd(),
@@ -219,8 +221,6 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         branch: session.git.branch.clone(),
         pid: session.pid,
         claude: Some(session.key.clone()),
-        session: None,
-        paths: Vec::new(),
         listens: true,
         held: session.is_held,
         forms: false,
@@ -228,6 +228,7 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         consent: surroundings::consent(),
         open_forms: Vec::new(),
         fresh: true,
+        ..Who::default()
     }
 }
 
@@ -313,11 +314,7 @@ impl Channel {
 
     fn answer_request(&mut self, id: Id, method: &str, params: &str) -> io::Result<()> {
         match method {
-            "initialize" => {
-                let client: mcp::Initialize = mcp::params(params).unwrap_or_default();
-                print(&mcp::result(&id, client.answer(self.is_pushable())))
-            }
-            "ping" => print(&mcp::result(&id, json!({}))),
+            "initialize" => introduce(&id, params, |_| self.is_pushable()).map(drop),
             "tools/list" => {
                 self.session.listed.get_or_insert_with(Instant::now);
                 print(&mcp::result(&id, tools::list(self.is_pushable())))
@@ -325,7 +322,10 @@ impl Channel {
             "tools/call" => self.call(id, params),
             "resources/list" => self.list_resources(id),
             "resources/templates/list" => print(&mcp::result(&id, resources::templates())),
-            "resources/read" => self.read_resource(id, params),
+            "resources/read" => {
+                self.read_resource(id, params);
+                Ok(())
+            }
             "prompts/list" => print(&mcp::result(&id, resources::prompts())),
             "prompts/get" => {
                 let prompt = mcp::params(params).and_then(|prompt: resources::Prompt| prompt.messages());
@@ -334,7 +334,7 @@ impl Channel {
                     |messages| mcp::result(&id, messages),
                 ))
             }
-            _ => print(&mcp::error(&id, mcp::METHOD_NOT_FOUND, "this server has no such method")),
+            other => print(&answer_other(&id, other)),
         }
     }
 
@@ -347,8 +347,7 @@ impl Channel {
         is_pushable(self.program, &self.session)
     }
 
-    /// The ways into this session, the preferred one first. Into a client that can't be pushed to there is one only while it
-    /// waits.
+    /// The paths to this session, the preferred one first. A client that can't be pushed to has one only while `relay_wait` waits.
     fn paths(&self) -> Vec<Path> {
         match self.waits.is_open() {
             _ if self.is_pushable() => self.session.find_paths(),
@@ -357,7 +356,7 @@ impl Channel {
         }
     }
 
-    /// Tells the hub which ways there are now, if they have changed.
+    /// Reports the paths to the hub, if they have changed.
     fn update_paths(&mut self) {
         let paths = self.paths();
         if paths != self.client.who.paths {
@@ -377,12 +376,12 @@ impl Channel {
                 Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_lost"),
                 Event::Ended { id, result, waiting, .. } => self.ended(id, &result, waiting)?,
                 Event::Push(parcel) => self.push(parcel)?,
-                Event::RosterChanged => self.resources_changed = true,
-                Event::Over { ask_id, .. } => {
+                Event::Told(ToClient::RosterChanged) => self.resources_changed = true,
+                Event::Told(ToClient::Over { ask_id, .. }) => {
                     self.texts.remove_question(&ask_id);
                     self.close_forms(&ask_id)?;
                 }
-                Event::State { .. } => {}
+                Event::Told(_) => {}
             }
         }
         Ok(())
@@ -440,7 +439,7 @@ impl Channel {
         let mut age_ms = file.status_age();
         let was_stopped = std::mem::replace(&mut self.is_stopped, process::is_stopped(self.session.pid));
         if self.is_stopped != was_stopped {
-            // What hooks told since the last check counts more.
+            // Reports of hooks since the last check take precedence.
             (status, age_ms) = match self.is_stopped {
                 true => (Some(Activity::Stopped), Some(0)),
                 false => (file.status.or(Some(Activity::Unknown)), Some(CHECK.as_millis() as u64)),

@@ -9,12 +9,14 @@
 //! in all, counted from the call and never extended. A request whose hub died twice is not sent a third time. An ask
 //! that is given up is withdrawn.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use crate::link::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
 use crate::token::Tokens;
-use crate::wire::{Answer, Code, Fault, Kind, LostAsk, Parcel, Path, Receipts, State, ToClient, ToHub, Who};
+use crate::wire::{
+    Answer, BroadcastRequest, Fault, Kind, LostAsk, Parcel, Receipts, State, ToClient, ToHub, Who,
+};
 
 /// The number of pushes that a client remembers.
 const MAX_PUSHES: usize = 1024;
@@ -42,22 +44,8 @@ pub enum Event {
     },
     /// Push this, and report it with [`Client::pushed`] or [`Client::seen`].
     Push(Parcel),
-    /// The state of an ask or broadcast of this client.
-    State {
-        ask_id: String,
-        state: State,
-        path: Option<Path>,
-        code: Option<Code>,
-        /// Why no answer may come though the ask is open, for people.
-        detail: Option<String>,
-    },
-    /// An ask to this client has ended without its answer.
-    Over {
-        ask_id: String,
-        code: Code,
-    },
-    /// A peer joined, left or took another name: see [`ToHub::WatchRoster`].
-    RosterChanged,
+    /// A message of the hub that only its owner acts on: `State`, `Over` or `RosterChanged`.
+    Told(ToClient),
     /// The connection is lost; [`keep`](crate::link::keep) reconnects.
     Lost(Fault),
 }
@@ -70,14 +58,6 @@ struct Request {
     sent: bool,
     /// How often the connection was lost while the request was sent and unanswered.
     deaths: u32,
-}
-
-/// The outcome of a push.
-#[derive(Debug, Clone, PartialEq)]
-enum Outcome {
-    UnderWay,
-    Pushed(Option<String>),
-    Seen,
 }
 
 /// See the module.
@@ -95,9 +75,8 @@ pub struct Client {
     hung: bool,
     next_id: u64,
     requests: BTreeMap<u64, Request>,
-    pushes: HashMap<String, Outcome>,
-    /// The same identifiers, oldest first.
-    push_order: VecDeque<String>,
+    /// The last pushes, oldest first, each with the report about it once it is made.
+    pushes: VecDeque<(String, Option<ToHub>)>,
     /// Open asks and broadcasts by id, with who was asked.
     open: BTreeMap<String, String>,
 }
@@ -117,8 +96,7 @@ impl Client {
             hung: false,
             next_id: REGISTER,
             requests: BTreeMap::new(),
-            pushes: HashMap::new(),
-            push_order: VecDeque::new(),
+            pushes: VecDeque::new(),
             open: BTreeMap::new(),
         }
     }
@@ -165,35 +143,30 @@ impl Client {
 
     /// Reports that a push was made, or why not.
     pub fn pushed(&mut self, push: &str, error: Option<String>) {
-        self.conclude(push, Outcome::Pushed(error.clone()));
-        self.send(&ToHub::Pushed { push: push.to_owned(), error });
+        self.conclude(push, ToHub::Pushed { push: push.to_owned(), error });
     }
 
-    /// Reports that the recipient has seen what was pushed.
+    /// Reports that the recipient, a person or script that reads its own connection, has seen what was pushed.
     pub fn seen(&mut self, push: &str) {
-        self.conclude(push, Outcome::Seen);
-        self.send(&seen(push));
+        self.conclude(push, ToHub::Seen(Receipts { seen: vec![push.to_owned()], ..Receipts::default() }));
     }
 
-    /// Records the outcome of a remembered push.
-    fn conclude(&mut self, push: &str, outcome: Outcome) {
-        if let Some(known) = self.pushes.get_mut(push) {
-            *known = outcome;
+    fn conclude(&mut self, push: &str, report: ToHub) {
+        self.send(&report);
+        if let Some((_, known)) = self.pushes.iter_mut().find(|(known, _)| known == push) {
+            *known = Some(report);
         }
     }
 
     /// Remembers a push; `false` if it is known already.
     pub fn remember(&mut self, push: &str) -> bool {
-        if self.pushes.contains_key(push) {
+        if self.pushes.iter().any(|(known, _)| known == push) {
             return false;
         }
-        if self.push_order.len() >= MAX_PUSHES
-            && let Some(oldest) = self.push_order.pop_front()
-        {
-            self.pushes.remove(&oldest);
+        if self.pushes.len() >= MAX_PUSHES {
+            self.pushes.pop_front();
         }
-        self.push_order.push_back(push.to_owned());
-        self.pushes.insert(push.to_owned(), Outcome::UnderWay);
+        self.pushes.push_back((push.to_owned(), None));
         true
     }
 
@@ -227,20 +200,17 @@ impl Client {
         if !std::mem::take(&mut self.hung) {
             self.away = why.clone();
         }
-        let mut events = Vec::new();
         for request in self.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
         }
         let most = |r: &Request| if has_no_limit(&r.message) { MAX_DEATHS_OF_WITHDRAWAL } else { MAX_DEATHS };
-        let given_up: Vec<u64> =
-            self.requests.iter().filter(|(_, r)| r.deaths >= most(r)).map(|(id, _)| *id).collect();
-        for id in given_up {
-            let name = self.requests.get(&id).map_or("", |r| name(&r.message));
-            let why = format!(
+        let why_given_up = |r: &Request| {
+            let name = name(&r.message);
+            unreachable(format!(
                 "the hub died twice while it had this request ({name}), so it is not sent a third time; see `relay doctor`"
-            );
-            events.extend(self.give_up(id, unreachable(why)));
-        }
+            ))
+        };
+        let mut events = self.give_up(|r| r.deaths >= most(r), why_given_up);
         if was_connected {
             events.push(Event::Lost(why));
         }
@@ -261,14 +231,13 @@ impl Client {
                 self.answered(id, Err(Fault { code, message }), waiting)
             }
             ToClient::Push(parcel) => self.push(parcel),
-            ToClient::State { ask_id, state, path, code, detail, .. } => {
+            ToClient::State { ref ask_id, state, .. } => {
                 if state >= State::Replied {
-                    self.open.remove(&ask_id);
+                    self.open.remove(ask_id);
                 }
-                Some(Event::State { ask_id, state, path, code, detail })
+                Some(Event::Told(message))
             }
-            ToClient::Over { ask_id, code } => Some(Event::Over { ask_id, code }),
-            ToClient::RosterChanged => Some(Event::RosterChanged),
+            ToClient::Over { .. } | ToClient::RosterChanged => Some(Event::Told(message)),
             ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => None,
         };
         event.into_iter().collect()
@@ -283,15 +252,12 @@ impl Client {
         self.who.name.clone_from(&name);
         self.open.retain(|id, _| open.contains(id));
         let is_lost = |r: &Request| {
-            let acts = matches!(r.message, ToHub::Ask { .. } | ToHub::Broadcast { .. } | ToHub::Reply { .. });
+            let acts = matches!(r.message, ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. });
             other && acts && r.deaths > 0
         };
-        let lost: Vec<u64> = self.requests.iter().filter(|(_, r)| is_lost(r)).map(|(id, _)| *id).collect();
+        let why = "the relay's state was lost while it had this request; it may have taken effect";
         let mut events = vec![Event::Registered { name }];
-        for id in lost {
-            let why = "the relay's state was lost while it had this request; it may have taken effect";
-            events.extend(self.give_up(id, unreachable(why)));
-        }
+        events.extend(self.give_up(is_lost, |_| unreachable(why)));
         self.registered = true; // not before: nothing that was lost may be sent again
         self.send_requests();
         events
@@ -304,16 +270,15 @@ impl Client {
         if self.remember(&parcel.push) {
             return Some(Event::Push(parcel));
         }
-        self.report_again(parcel.push);
+        self.report_again(&parcel.push);
         None
     }
 
-    /// Reports the outcome of a push that is known.
-    pub fn report_again(&mut self, push: String) {
-        match self.pushes.get(&push).cloned() {
-            Some(Outcome::Pushed(error)) => self.send(&ToHub::Pushed { push, error }),
-            Some(Outcome::Seen) => self.send(&seen(&push)),
-            Some(Outcome::UnderWay) | None => {} // reported when it is done
+    /// Reports again on a push that is known. One that is under way is reported when it is done.
+    pub fn report_again(&mut self, push: &str) {
+        let known = self.pushes.iter().find(|(known, _)| known == push);
+        if let Some(report) = known.and_then(|(_, report)| report.clone()) {
+            self.send(&report);
         }
     }
 
@@ -354,28 +319,33 @@ impl Client {
     pub fn expire(&mut self, now: Instant) -> Vec<Event> {
         let patience = if self.registered { ANSWER } else { CONNECT };
         let is_late = |r: &Request| r.called + patience <= now && !has_no_limit(&r.message);
-        let late: Vec<u64> = self.requests.iter().filter(|(_, r)| is_late(r)).map(|(id, _)| *id).collect();
-        if late.is_empty() {
-            return Vec::new();
-        }
-        if let Some(sender) = &self.sender {
+        if let Some(sender) = self.sender.as_ref().filter(|_| self.requests.values().any(is_late)) {
             sender.close(); // so that `keep` reconnects
             self.hung = true;
         }
-        let fault = self.away.clone();
-        late.into_iter().filter_map(|id| self.give_up(id, fault.clone())).collect()
+        let away = self.away.clone();
+        self.give_up(is_late, |_| away.clone())
     }
 
-    /// Ends a request without an answer. If it is an ask that the hub may have received, withdraws it.
-    fn give_up(&mut self, id: u64, fault: Fault) -> Option<Event> {
-        let Request { message: request, deaths, sent, .. } = self.requests.remove(&id)?;
-        if let ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast { broadcast_id: id, .. } = &request
-            && (sent || deaths > 0)
-        {
-            let ask_id = id.clone();
-            self.request(|id| ToHub::Withdraw { id, ask_id });
+    /// Ends requests without an answer. An ask that the hub may have received is withdrawn.
+    fn give_up(&mut self, is_over: impl Fn(&Request) -> bool, why: impl Fn(&Request) -> Fault) -> Vec<Event> {
+        let requests = std::mem::take(&mut self.requests).into_iter();
+        let (over, left): (BTreeMap<_, _>, _) = requests.partition(|(_, request)| is_over(request));
+        self.requests = left;
+        let mut events = Vec::new();
+        for (id, request) in over {
+            let result = Err(why(&request));
+            let Request { message: request, deaths, sent, .. } = request;
+            if let ToHub::Ask { ask_id, .. } | ToHub::Broadcast(BroadcastRequest { broadcast_id: ask_id, .. }) =
+                &request
+                && (sent || deaths > 0)
+            {
+                let ask_id = ask_id.clone();
+                self.request(|id| ToHub::Withdraw { id, ask_id });
+            }
+            events.push(Event::Ended { id, request, result, waiting: Vec::new() });
         }
-        Some(Event::Ended { id, request, result: Err(fault), waiting: Vec::new() })
+        events
     }
 
     /// Sends the requests that are not sent yet, in the order of the calls.
@@ -390,11 +360,6 @@ impl Client {
     }
 }
 
-/// The receipt of a person or script, which reads its own connection.
-fn seen(push: &str) -> ToHub {
-    ToHub::Seen(Receipts { seen: vec![push.to_owned()], ..Receipts::default() })
-}
-
 /// No caller waits for a withdrawal or for the end of a form, so they have no time limit.
 fn has_no_limit(message: &ToHub) -> bool {
     matches!(message, ToHub::Withdraw { .. } | ToHub::FormClosed { .. })
@@ -404,7 +369,7 @@ fn has_no_limit(message: &ToHub) -> bool {
 fn name(request: &ToHub) -> &'static str {
     match request {
         ToHub::Ask { .. } => "ask",
-        ToHub::Broadcast { .. } => "broadcast",
+        ToHub::Broadcast(_) => "broadcast",
         ToHub::Reply { .. } => "reply",
         ToHub::Rename { .. } => "rename",
         ToHub::Withdraw { .. } => "withdraw",

@@ -112,7 +112,7 @@ pub fn text(p: &Parcel) -> String {
 /// sender and the beginning of the text, so the text comes before the header.
 pub fn inbox_text(p: &Parcel) -> String {
     let name = sender(p);
-    let address: String = name.bytes().map(address_char).collect();
+    let address = percent_encode(&name);
     let advice = advice(p).map(|a| format!("\n{a}")).unwrap_or_default();
     format!(
         "<cross-session-message from=\"relay:{address}\" from-name=\"{name}\">\n{}\n\n{}{advice}\n</cross-session-message>",
@@ -121,12 +121,13 @@ pub fn inbox_text(p: &Parcel) -> String {
     )
 }
 
-/// Encodes a byte of a name for use in an address.
-fn address_char(byte: u8) -> String {
-    match byte {
+/// A name for use in an address.
+pub fn percent_encode(name: &str) -> String {
+    let encode = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' => char::from(byte).to_string(),
         other => format!("%{other:02X}"),
-    }
+    };
+    name.bytes().map(encode).collect()
 }
 
 /// The sender that the screen shows.

@@ -17,9 +17,9 @@ use serde_json::json;
 
 use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
-use crate::link::Link;
+use crate::link::{Link, unreachable};
 use crate::process;
-use crate::wire::{Answer, HookEvent, OwedAsk, Receipts, ToClient, ToHub};
+use crate::wire::{Answer, Code, Fault, HookEvent, HookReport, OwedAsk, Receipts, ToHub};
 use transcript::Transcript;
 pub use transcript::pushes_in;
 
@@ -114,7 +114,8 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     let receipts = Receipts { claude: Some(claude.clone()), prompted, ..Receipts::default() };
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
-    let hook = ToHub::Hook { id: 1, claude, event, turn, ask_id, reason, age_ms: process::own_age() };
+    let hook =
+        ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason, age_ms: process::own_age() });
     let remind = report(dir, &receipts, &hook, event, input.transcript_path.as_deref());
     if !remind.is_empty() {
         let output =
@@ -154,14 +155,16 @@ fn report(
             return Vec::new();
         }
         match dir.connect(left).and_then(Link::over) {
-            Ok(mut link) => {
-                if let Some((unconfirmed, remind)) = report_on(&mut link, until, receipts, hook) {
+            Ok(mut link) => match report_on(&mut link, until, receipts, hook) {
+                Ok(Answer::Hooked { unconfirmed, remind }) => {
                     if let Some(path) = transcript.filter(|_| unconfirmed > 0) {
                         Transcript::end(path, most).report(&link.sender);
                     }
                     return remind;
                 }
-            }
+                Err(fault) if fault.code == Code::HubUnreachable => {}
+                _ => return Vec::new(),
+            },
             Err(e) if is_not_running(&e) => {}
             Err(_) => return Vec::new(),
         }
@@ -169,30 +172,13 @@ fn report(
     }
 }
 
-/// Reports on one connection; `None` if it is lost before the answer.
-fn report_on(
-    link: &mut Link,
-    until: Instant,
-    receipts: &Receipts,
-    hook: &ToHub,
-) -> Option<(usize, Vec<OwedAsk>)> {
+/// Reports on one connection. Everything is sent before the hub answers, so that a receipt arrives even if the time limit
+/// expires.
+fn report_on(link: &mut Link, until: Instant, receipts: &Receipts, hook: &ToHub) -> Result<Answer, Fault> {
     let (hello, seen) = (Link::hello(), ToHub::Seen(receipts.clone()));
-    // Everything is sent before the hub answers, so that a receipt arrives even if the time limit expires.
-    let sent = match receipts.is_empty() {
-        true => link.sender.send_all([&hello, hook]),
-        false => link.sender.send_all([&hello, &seen, hook]),
-    };
-    sent.ok()?;
-    loop {
-        match link.try_receive(until) {
-            Ok(Some(ToClient::Ok { answer: Answer::Hooked { unconfirmed, remind }, .. })) => {
-                return Some((unconfirmed, remind));
-            }
-            Ok(Some(ToClient::Error { .. }) | None) => return Some((0, Vec::new())),
-            Ok(Some(_)) => {}
-            Err(_) => return None,
-        }
-    }
+    let first = if receipts.is_empty() { vec![&hello] } else { vec![&hello, &seen] };
+    link.sender.send_all(first).map_err(|e| unreachable(e.to_string()))?;
+    link.call_until(until, |_| hook.clone())
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use crate::datadir::DataDir;
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, ToClient, ToHub, What, fault, write_line};
 use crate::{process, texts, threads};
-use journal::{Journal, Start};
+use journal::Journal;
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use writer::{Backlog, Writer};
 
@@ -95,7 +95,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
         ..Info::default()
     };
     let wanted = std::env::var("RELAY_JOURNAL").map_or(true, |v| v != "off");
-    let Start { journal, mut router } =
+    let (journal, mut router) =
         Journal::start(claim.journal_path(), wanted, limits, info, epoch, Box::new(ids));
     router.info_mut().journal = journal.status();
     let (incoming, received) = unbounded();

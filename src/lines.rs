@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::wire::MAX_LINE;
 
-/// How much is read at once. Small, since a hub keeps one such buffer for each of a thousand connections.
+/// The number of bytes that are read at once. Small, since a hub keeps one such buffer for each of a thousand connections.
 const CHUNK: usize = 4096;
 
 /// Reads newline-delimited lines of at most [`MAX_LINE`] bytes.

@@ -220,11 +220,22 @@ impl Link {
     /// # Errors
     /// The error of the hub's answer, or `hub_unreachable`.
     pub fn call(&mut self, request: impl FnOnce(u64) -> ToHub) -> Result<Answer, Fault> {
+        self.call_until(Instant::now() + ANSWER, request)
+    }
+
+    /// The same with another time limit.
+    ///
+    /// # Errors
+    /// As for `call`.
+    pub fn call_until(
+        &mut self,
+        until: Instant,
+        request: impl FnOnce(u64) -> ToHub,
+    ) -> Result<Answer, Fault> {
         self.next_id += 1;
         let id = self.next_id;
         let lost = || unreachable("the hub closed the connection before it answered; try again");
         self.sender.send(&request(id)).map_err(|_| lost())?;
-        let until = Instant::now() + ANSWER;
         loop {
             let line = match self.lines.next(Some(until)) {
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(Some(self.pid))),

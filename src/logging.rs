@@ -9,7 +9,6 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,8 +26,8 @@ use crate::threads::{SMALL, spawn};
 const MAX_FILE_BYTES: u64 = 50_000_000;
 /// Age in days after which a file is removed.
 const KEPT_DAYS: i64 = 7;
-/// Lines per second and level, except for errors: frequent events can't crowd out warnings. No limit applies at `debug`.
-const MAX_LINES_PER_SECOND: u64 = 200;
+/// How much of it is for errors only: frequent events can't crowd them out.
+const FOR_ERRORS: u64 = 5_000_000;
 /// Lines that wait for a slow reader of stderr before further lines are dropped.
 const STDERR_BACKLOG: usize = 256;
 /// How long [`Log::flush`] waits for a slow reader of stderr.
@@ -48,71 +47,13 @@ pub fn init(dir: &Path, proc: &'static str, stderr: bool) {
     if stderr && level != LevelFilter::Off {
         sinks.push(Box::new(Stderr::new(level)));
     }
-    let sinks = CombinedLogger::new(sinks);
-    log::set_max_level(level);
-    // Fails only if a logger is installed already, which then stays.
-    let _ = log::set_boxed_logger(Box::new(Throttle {
-        sinks,
-        start: Instant::now(),
-        counts: Default::default(),
-    }));
+    let _ = CombinedLogger::init(sinks); // fails only if a logger is installed already, which then stays
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         // Without the message, which may quote input.
         log::error!(at = info.location().map(ToString::to_string); "panic");
         default_hook(info);
     }));
-}
-
-/// Limits the lines per second of each level.
-struct Throttle {
-    sinks: Box<CombinedLogger>,
-    start: Instant,
-    /// By `Level as usize`, which begins at 1.
-    counts: [LineCount; 6],
-}
-
-impl Log for Throttle {
-    fn enabled(&self, metadata: &Metadata) -> bool {
-        self.sinks.enabled(metadata)
-    }
-
-    fn log(&self, record: &Record) {
-        let level = record.level();
-        if level == Level::Error || self.sinks.level() >= LevelFilter::Debug {
-            return self.sinks.log(record);
-        }
-        let (has_room, skipped) = self.counts[level as usize].add(self.start.elapsed().as_secs());
-        if skipped > 0 {
-            let (lines, mut builder) = (("lines", skipped), Record::builder());
-            builder.level(Level::Warn).key_values(&lines);
-            self.sinks.log(&builder.args(format_args!("log_skipped")).build());
-        }
-        if has_room {
-            self.sinks.log(record);
-        }
-    }
-
-    fn flush(&self) {
-        self.sinks.flush();
-    }
-}
-
-/// Counts the lines of the current second. Two threads at the turn of a second may miscount by one line.
-#[derive(Default)]
-struct LineCount {
-    second: AtomicU64,
-    lines: AtomicU64,
-}
-
-impl LineCount {
-    /// Counts a line. Returns whether it fits into this second, and the number of skipped lines not yet reported.
-    fn add(&self, second: u64) -> (bool, u64) {
-        let is_new = self.second.swap(second, Ordering::Relaxed) != second;
-        let before = if is_new { self.lines.swap(0, Ordering::Relaxed) } else { 0 };
-        let lines = self.lines.fetch_add(1, Ordering::Relaxed);
-        (lines < MAX_LINES_PER_SECOND, before.saturating_sub(MAX_LINES_PER_SECOND))
-    }
 }
 
 /// The sink for JSON lines. One line: `ts`, `level`, `proc`, `pid`, `event`, then the fields in their order.
@@ -128,10 +69,11 @@ impl DayFiles {
         // Opened for each event: the file may have been removed, and tomorrow's is another one.
         let mut file = self.open(now.date())?;
         let length = file.metadata()?.len();
-        if length >= MAX_FILE_BYTES {
+        let limit = MAX_FILE_BYTES - if record.level() == Level::Error { 0 } else { FOR_ERRORS };
+        if length >= limit {
             return Ok(());
         }
-        if length + line.len() as u64 >= MAX_FILE_BYTES {
+        if length + line.len() as u64 >= limit {
             // Part of the same write as the line that fills the file, so that it is logged once.
             let (until, mut builder) = (("until", "tomorrow, UTC"), Record::builder());
             builder.level(Level::Warn).key_values(&until);
@@ -314,26 +256,12 @@ impl kv::VisitValue<'_> for Fields {
         self.value = value.into();
         Ok(())
     }
-
-    fn visit_i64(&mut self, value: i64) -> Result<(), kv::Error> {
-        self.value = value.into();
-        Ok(())
-    }
-
-    fn visit_f64(&mut self, value: f64) -> Result<(), kv::Error> {
-        self.value = value.into();
-        Ok(())
-    }
-
-    fn visit_bool(&mut self, value: bool) -> Result<(), kv::Error> {
-        self.value = value.into();
-        Ok(())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repository::tests::dir;
     use std::os::unix::fs::PermissionsExt;
     use time::macros::datetime;
 
@@ -341,9 +269,12 @@ mod tests {
     const TODAY: &str = "relay-2026-11-23.log";
 
     fn day_files(test: &str) -> DayFiles {
-        let dir = std::env::temp_dir().join(format!("relay-logging-{}-{test}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
+        let dir = dir(&format!("logging-{test}")).join("logs");
         DayFiles { dir, proc: "test", level: LevelFilter::Info }
+    }
+
+    fn remove(files: &DayFiles) {
+        fs::remove_dir_all(files.dir.parent().expect("the test's directory")).expect("removed");
     }
 
     fn names(files: &DayFiles) -> Vec<String> {
@@ -384,25 +315,22 @@ mod tests {
     fn line_has_its_keys_in_order_and_one_type_per_value() {
         let files = day_files("line");
         let code: Option<&str> = None;
-        let fields: [(&str, kv::Value); 7] = [
+        let fields: [(&str, kv::Value); 4] = [
             ("peer", "x\u{1b}".into()),
             ("count", 3_u64.into()),
-            ("change", (-3).into()),
-            ("ratio", 0.5.into()),
-            ("hooked", true.into()),
             ("code", kv::ToValue::to_value(&code)),
             ("error", kv::Value::from_dyn_display(&io::ErrorKind::NotFound)),
         ];
         let _ = with_record("a\n\"b\"", &fields, |record| files.write(NOW, record));
         let text = fs::read_to_string(files.dir.join(TODAY)).expect("the file");
         let start = r#"{"ts":"2026-11-23T06:58:00.123Z","level":"warn","proc":"test","pid":"#;
-        let end = r#","event":"a\n\"b\"","peer":"x\u001b","count":3,"change":-3,"ratio":0.5,"hooked":true,"error":"entity not found"}"#;
+        let end = r#","event":"a\n\"b\"","peer":"x\u001b","count":3,"error":"entity not found"}"#;
         assert!(text.starts_with(start) && text.ends_with(&format!("{end}\n")), "{text}");
         serde_json::from_str::<Value>(&text).expect("JSON");
-        fs::remove_dir_all(&files.dir).expect("removed");
+        remove(&files);
 
         let line = with_record("event", &fields, |record| readable_line(NOW, record));
-        let want = r#"06:58:00 WARN event peer="x\u{1b}" count=3 change=-3 ratio=0.5 hooked=true error="entity not found""#;
+        let want = r#"06:58:00 WARN event peer="x\u{1b}" count=3 error="entity not found""#;
         assert_eq!(line, format!("{want}\n"));
     }
 
@@ -442,21 +370,25 @@ mod tests {
             names(&files),
             ["notes", "relay-2026-01-01.log.bak", "relay-2026-11-17.log", TODAY, "relay-2026-11-24.log"]
         );
-        fs::remove_dir_all(&files.dir).expect("removed");
+        remove(&files);
     }
 
     #[test]
-    fn full_file_says_so_once_and_does_not_grow() {
+    fn full_file_says_so_once_and_takes_errors_only() {
         let files = day_files("full");
         fs::create_dir(&files.dir).expect("the directory");
         let path = files.dir.join(TODAY);
-        File::create(&path).and_then(|f| f.set_len(MAX_FILE_BYTES - 10)).expect("a sparse file");
+        File::create(&path).and_then(|f| f.set_len(MAX_FILE_BYTES - FOR_ERRORS - 10)).expect("a sparse file");
         write(&files, NOW, "last");
         let text = fs::read(&path).expect("the file");
         assert!(text.ends_with(b"\"event\":\"log_full\",\"until\":\"tomorrow, UTC\"}\n"));
         write(&files, NOW, "more");
         assert_eq!(fs::metadata(&path).expect("the file").len(), text.len() as u64);
-        fs::remove_dir_all(&files.dir).expect("removed");
+        let mut error = Record::builder();
+        error.level(Level::Error);
+        files.write(NOW, &error.args(format_args!("worse")).build()).expect("written");
+        assert!(fs::read(&path).expect("the file").ends_with(b"\"event\":\"worse\"}\n"));
+        remove(&files);
     }
 
     #[test]
@@ -464,32 +396,5 @@ mod tests {
         let mut files = day_files("nowhere");
         files.dir = PathBuf::from("/dev/null/logs");
         assert!(with_record("lost", &("conn", 7), |record| files.write(NOW, record)).is_err());
-    }
-
-    #[test]
-    fn flood_is_throttled_per_level_and_reported() {
-        let mut throttle = Throttle {
-            sinks: CombinedLogger::new(vec![Box::new(day_files("flood"))]),
-            start: Instant::now(),
-            counts: Default::default(),
-        };
-        // With the start in the future it stays second 0, however slow this test is.
-        throttle.start += Duration::from_secs(3600);
-        let dir = day_files("flood").dir;
-        let log = |throttle: &Throttle, level| throttle.log(&Record::builder().level(level).build());
-        let lines = || -> usize {
-            let files = fs::read_dir(&dir).expect("the log's directory").flatten();
-            files.map(|f| fs::read_to_string(f.path()).expect("text").lines().count()).sum()
-        };
-        let most = MAX_LINES_PER_SECOND as usize;
-        (0..most + 50).for_each(|_| log(&throttle, Level::Info));
-        assert_eq!(lines(), most);
-        log(&throttle, Level::Warn);
-        (0..most + 50).for_each(|_| log(&throttle, Level::Error));
-        assert_eq!(lines(), 2 * most + 51);
-        throttle.start -= Duration::from_secs(3605);
-        log(&throttle, Level::Info);
-        assert_eq!(lines(), 2 * most + 53, "log_skipped and the line itself");
-        fs::remove_dir_all(&dir).expect("removed");
     }
 }

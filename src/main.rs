@@ -70,7 +70,7 @@ fn replay(args: &Args) -> Outcome {
 
 fn run(dir: &DataDir, args: &Args) -> Outcome {
     match args.command {
-        "channel" => Ok(channel::run(dir.clone())),
+        "channel" => Ok(channel::run(dir)),
         "hub" if args.has("detach") => Ok(hub::detach(dir)),
         "hub" => Ok(hub::main(dir, args.has("announce"))),
         "hook" => Ok(hook::run(dir, args.has("wait"))),

@@ -2,7 +2,7 @@
 //! stdout.
 //!
 //! Every request is answered, and with its own id, whatever the rest of its line holds: only the outermost object has
-//! to be JSON, ids are never interpreted, and where even that fails [`scan`] still finds the id. Clients wait for ever
+//! to be JSON, ids are never interpreted, and where even that fails [`scan`] still finds the id. Clients wait forever
 //! for an answer that has another id, or `null`.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use std::io::{self, BufRead};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny};
 use serde::{Deserialize as FromJson, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 mod scan;
 
@@ -171,17 +171,16 @@ fn parse(line: &str) -> Vec<Incoming> {
     if !line.trim_start().starts_with('[') {
         return vec![parse_message(line)];
     }
-    let none = || Id::null();
-    match serde_json::from_str::<Vec<&RawValue>>(line) {
+    let (code, why) = match serde_json::from_str::<Vec<&RawValue>>(line) {
         Ok(all) if (1..=MAX_BATCH).contains(&all.len()) => {
-            all.iter().map(|m| parse_message(m.get())).collect()
+            return all.iter().map(|m| parse_message(m.get())).collect();
         }
         Ok(all) => {
-            let why = format!("a batch has 1 to {MAX_BATCH} messages, and this one {}", all.len());
-            vec![Incoming::Broken(error(&none(), INVALID_REQUEST, &why))]
+            (INVALID_REQUEST, format!("a batch has 1 to {MAX_BATCH} messages, and this one {}", all.len()))
         }
-        Err(e) => vec![Incoming::Broken(error(&none(), PARSE_ERROR, &format!("not JSON: {e}")))],
-    }
+        Err(e) => (PARSE_ERROR, format!("not JSON: {e}")),
+    };
+    vec![Incoming::Broken(error(&Id::null(), code, &why))]
 }
 
 fn parse_message(text: &str) -> Incoming {
@@ -209,13 +208,8 @@ fn parse_message(text: &str) -> Incoming {
 
 /// The answer to a malformed line, with the id that was found in it.
 fn broken(id: scan::IdScan, code: i32, why: &str) -> Incoming {
-    match id.finish() {
-        Some(id) => {
-            let id = id.and_then(|id| Id::new(&id)).unwrap_or_else(Id::null);
-            Incoming::Broken(error(&id, code, why))
-        }
-        None => Incoming::Response { id: None, result: None },
-    }
+    let Some(id) = id.finish() else { return Incoming::Response { id: None, result: None } };
+    Incoming::Broken(error(&id.and_then(|id| Id::new(&id)).unwrap_or_else(Id::null), code, why))
 }
 
 /// The parameters of a request, as their type says.
@@ -243,13 +237,7 @@ struct Response<'a, T> {
 struct Refusal<'a> {
     jsonrpc: &'static str,
     id: &'a Id,
-    error: Error<'a>,
-}
-
-#[derive(Serialize)]
-struct Error<'a> {
-    code: i32,
-    message: &'a str,
+    error: Value,
 }
 
 #[derive(Serialize)]
@@ -266,7 +254,7 @@ pub fn result(id: &Id, result: impl Serialize) -> String {
 
 /// The line that answers a request with an error.
 pub fn error(id: &Id, code: i32, message: &str) -> String {
-    line(&Refusal { jsonrpc: "2.0", id, error: Error { code, message } })
+    line(&Refusal { jsonrpc: "2.0", id, error: json!({"code": code, "message": message}) })
 }
 
 /// The line of a request of ours, whose id is `name`.
@@ -385,21 +373,14 @@ impl Cancelled {
 
 /// A channel notification: its text and its attributes.
 pub fn channel_message(content: &str, attributes: Vec<(&'static str, String)>) -> String {
-    let mut meta = Map::new();
-    for (name, value) in attributes {
-        meta.insert(name.to_owned(), Value::String(value));
-    }
+    let meta: Value = attributes.into_iter().collect();
     notification("notifications/claude/channel", json!({"content": content, "meta": meta}))
 }
 
 /// A tool's result: text for the model, and structured content for programs.
 pub fn tool_result(text: &[String], structured: Value, is_error: bool) -> Value {
     let content: Vec<Value> = text.iter().map(|t| json!({"type": "text", "text": t})).collect();
-    let mut result = json!({"content": content, "structuredContent": structured});
-    if is_error {
-        result["isError"] = Value::Bool(true);
-    }
-    result
+    json!({"content": content, "structuredContent": structured, "isError": is_error})
 }
 
 #[cfg(test)]

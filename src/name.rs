@@ -16,13 +16,13 @@ pub fn slug(raw: &str) -> String {
     kept(&lower, |_| false)
 }
 
-/// The name for a wish of a user or a model: letters of any case, digits, `.`, `_` and `-` are kept, every other run is one
+/// The name for one that a user or a model wants: letters of any case, digits, `.`, `_` and `-` are kept, every other run is one
 /// `-`, none at the ends, at most 64 characters, never empty ([`DEFAULT`]). Such a name, and a [`slug`], is its own.
 pub fn wish(raw: &str) -> String {
     kept(raw, |c| matches!(c, '.' | '_' | '-'))
 }
 
-/// The letters and digits of `raw` and what else `is_kept`.
+/// The letters and digits of `raw`, and the other characters for which `is_kept` is true.
 fn kept(raw: &str, is_kept: impl Fn(char) -> bool) -> String {
     // A combining accent, as some file systems store it, does not separate words.
     let accent = |c: &char| ('\u{300}'..='\u{36f}').contains(c);
@@ -45,12 +45,12 @@ fn kept(raw: &str, is_kept: impl Fn(char) -> bool) -> String {
     }
 }
 
-/// Whether `raw` is a name as it stands.
+/// Whether `raw` is a valid name.
 pub fn is_valid(raw: &str) -> bool {
     wish(raw) == raw
 }
 
-/// What two names have in common that differ only in the case of their letters.
+/// The key of a name: the same for names that differ only in case.
 pub fn key(name: &str) -> String {
     // First to upper case, where the forms of one letter meet.
     name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()

@@ -1,23 +1,24 @@
-//! Processes: keys that name them, and what the system tells about them: `/proc` on Linux, `ps` where there is no `/proc` (macOS). With
-//! `RELAY_NO_PROC=1` Linux goes the way without `/proc` as well, so that tests can take it.
+//! Keys of processes, and facts about processes: from `/proc` on Linux, from `ps` elsewhere (macOS). With `RELAY_NO_PROC=1` Linux
+//! is treated as a system without `/proc`, for tests.
 
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded};
 
 use crate::repository::read;
 use crate::threads::{SMALL, spawn};
 
-/// The most that is read of what `ps` prints, in bytes.
-const MAX_OUTPUT: u64 = 1 << 20;
+/// The most that is read of what a program prints, in bytes.
+const MAX_OUTPUT: u64 = 16 << 20;
 /// How long `ps` or `stty` may take.
 const PS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -27,14 +28,14 @@ pub fn path(below: impl AsRef<Path>) -> Option<PathBuf> {
     (cfg!(target_os = "linux") && !is_hidden).then(|| Path::new("/proc").join(below))
 }
 
-/// What a file in `/proc` says, for one that says a single thing; empty where there is none.
+/// The content of a file in `/proc` that consists of one line; empty if there is no such file.
 pub fn line(below: &str) -> String {
     let text = path(below).and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
     text.trim().to_owned()
 }
 
-/// The command line of a process; empty where it cannot be found out. `ps` tells words, not arguments: one with a space in
-/// it becomes two.
+/// The command line of a process; empty if it is unknown. `ps` prints words, not arguments: an argument with a space becomes
+/// two.
 pub fn arguments(pid: u32) -> Vec<String> {
     match path(format!("{pid}/cmdline")) {
         Some(path) => {
@@ -45,7 +46,7 @@ pub fn arguments(pid: u32) -> Vec<String> {
     }
 }
 
-/// Whether a process with this number was gone when this was first asked, by `ps`. One that cannot be found out is not.
+/// Whether `ps` did not list this process when this function was first called; `false` if `ps` does not work.
 pub fn was_gone(pid: u32) -> bool {
     static RUNNING: LazyLock<BTreeSet<u32>> =
         LazyLock::new(|| numbers(&ps(&["-A", "-o", "pid="]).unwrap_or_default()));
@@ -75,36 +76,53 @@ pub fn terminal(pid: u32) -> Option<PathBuf> {
 
 /// The number of columns of a terminal.
 pub fn columns(terminal: &Path) -> Option<usize> {
-    let stdin = fs::File::open(terminal).ok()?; // ours already, or that of a process whose session we are not in
-    let size = output(Command::new("stty").arg("size").stdin(stdin))?;
+    let of = if cfg!(target_os = "linux") { "-F" } else { "-f" };
+    let size = run(Command::new("stty").arg(of).arg(terminal).arg("size"), PS_TIMEOUT).ok()?;
+    let size = String::from_utf8_lossy(&size.stdout);
     size.split_whitespace().nth(1)?.parse().ok().filter(|columns| *columns > 0)
 }
 
-/// What `ps` prints; `None` if it could not be run or did not end in time.
+/// The output of `ps`; `None` if it could not be run or did not end in time.
 fn ps(args: &[&str]) -> Option<String> {
-    output(Command::new("ps").args(args).stdin(Stdio::null()))
+    let output = run(Command::new("ps").args(args), PS_TIMEOUT).ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// What a command prints; `None` if it could not be run or did not end in time.
-fn output(command: &mut Command) -> Option<String> {
-    command.stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().ok()?;
-    let output = child.stdout.take()?;
+/// Runs a program without input. Of each of its streams 16 MiB are read.
+///
+/// # Errors
+/// It could not be started, or did not end within `limit` (`TimedOut`).
+pub fn run(command: &mut Command, limit: Duration) -> io::Result<Output> {
+    let until = Instant::now() + limit;
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let (stdout, stderr) = (read_all(child.stdout.take())?, read_all(child.stderr.take())?);
+    let [stdout, stderr] = [stdout, stderr].map(|text| text.recv_deadline(until).unwrap_or_default());
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Output { status, stdout, stderr });
+        }
+        if Instant::now() >= until {
+            let _ = child.kill().and_then(|()| child.wait()); // it may have ended just now
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Reads a pipe in a thread of its own.
+fn read_all(pipe: Option<impl Read + Send + 'static>) -> io::Result<Receiver<Vec<u8>>> {
     let (done, text) = bounded(1);
     let read = move || {
         let mut text = Vec::new();
-        let read = output.take(MAX_OUTPUT).read_to_end(&mut text).map(|_| text);
-        let _ = done.send(read); // nobody waits any more if it took too long
+        let _ = pipe.map(|pipe| pipe.take(MAX_OUTPUT).read_to_end(&mut text)); // what was read until then counts
+        let _ = done.send(text); // nobody waits any more if it took too long
     };
-    let reader = spawn("ps", SMALL, read);
-    let text = reader.ok().and_then(|_| text.recv_timeout(PS_TIMEOUT).ok());
-    let _ = child.kill(); // it has ended, or is not waited for
-    let _ = child.wait();
-    text?.ok().map(|text| String::from_utf8_lossy(&text).into_owned())
+    spawn("pipe", SMALL, read).map(|()| text)
 }
 
-/// What ties the hooks of a session to its channel: the process `pid` that started both, or `RELAY_SESSION` where it starts
-/// several sessions.
+/// The key that the hooks of a session share with its channel: that of the process `pid` that started both, or `RELAY_SESSION`
+/// if that process starts several sessions.
 pub fn key(pid: u32) -> String {
     let named = std::env::var("RELAY_SESSION").unwrap_or_default();
     let named: String = named.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
@@ -133,30 +151,42 @@ pub fn is_alive(key: &str) -> bool {
 /// container has another key; elsewhere the number alone. Consists of `0-9` and `-`, so it is a valid file name.
 pub fn process_key(pid: u32) -> String {
     let Some(proc) = path("") else { return pid.to_string() };
-    let stat = read(proc.join(format!("{pid}/stat")));
-    let start = stat.as_deref().and_then(start_time).unwrap_or(0);
+    let start = start_time(pid).unwrap_or(0);
     let namespace = fs::metadata(proc.join("self/ns/pid")).map_or(0, |m| m.ino());
     format!("{namespace}-{pid}-{start}")
 }
 
-/// Field 22 of `/proc/<pid>/stat`, in clock ticks since boot. Field 2, the command's name, may contain any characters.
-fn start_time(stat: &str) -> Option<u64> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(22 - 3)?.parse().ok()
+/// A field of `/proc/<pid>/stat`, by its number in proc(5), 3 or higher.
+fn stat(pid: u32, number: usize) -> Option<String> {
+    field(&read(path(format!("{pid}/stat"))?)?, number)
+}
+
+/// Field 2, the command's name, may contain any characters.
+fn field(stat: &str, number: usize) -> Option<String> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(number - 3).map(str::to_owned)
+}
+
+/// When a process started, in clock ticks since boot.
+fn start_time(pid: u32) -> Option<u64> {
+    stat(pid, 22)?.parse().ok()
 }
 
 /// Whether the process `pid` is stopped, by a signal or a debugger. Only Linux tells.
 pub fn is_stopped(pid: u32) -> bool {
-    let stat = read(format!("/proc/{pid}/stat"));
-    let state = stat.as_deref().and_then(|stat| stat.rsplit_once(')')?.1.trim_start().chars().next());
-    matches!(state, Some('T' | 't'))
+    stat(pid, 3).is_some_and(|state| state.eq_ignore_ascii_case("t"))
+}
+
+/// The parent of a process.
+pub fn parent_of(pid: u32) -> Option<u32> {
+    let by_ps = || ps(&["-o", "ppid=", "-p", &pid.to_string()]);
+    if path("").is_some() { stat(pid, 4) } else { by_ps() }?.trim().parse().ok()
 }
 
 /// The age of our process in milliseconds, to about 10 ms. `None` except on Linux.
 pub fn own_age() -> Option<u64> {
     const TICK: u64 = 10; // the unit of /proc, independent of the kernel's tick
     let up: f64 = read(path("uptime")?)?.split_whitespace().next()?.parse().ok()?;
-    let start = start_time(&read(path("self/stat")?)?)?;
+    let start = start_time(std::process::id())?;
     Some(((up * 1000.0) as u64).saturating_sub(start * TICK))
 }
 
@@ -182,13 +212,14 @@ mod tests {
     }
 
     #[test]
-    fn start_time_is_found_for_any_command_name() {
+    fn fields_are_found_for_any_command_name() {
         let fields: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
         for name in ["claude", "a) S 1 2 (b", ")", "x\ny"] {
-            assert_eq!(start_time(&format!("77 ({name}) S {}", fields.join(" "))), Some(22));
+            let stat = format!("77 ({name}) S {}", fields.join(" "));
+            assert_eq!(field(&stat, 22).as_deref(), Some("22"));
         }
-        assert_eq!(start_time("77 (claude) S 1 2"), None);
-        assert_eq!(start_time(""), None);
+        assert_eq!(field("77 (claude) S 1 2", 22), None);
+        assert_eq!(field("", 3), None);
     }
 
     /// Recorded from `ps -ww -o args= -p PID`.

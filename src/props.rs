@@ -5,8 +5,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::wire::{
-    Activity, Code, FormEnd, HookEvent, Kind, LostAsk, Parcel, Path, PeerKind, Receipts, Scope, ToClient,
-    ToHub, Who,
+    Activity, BroadcastRequest, Code, FormEnd, HookEvent, HookReport, Kind, LostAsk, Parcel, Path, PeerKind,
+    Receipts, Scope, ToClient, ToHub, Who,
 };
 use crate::{fence, hook, name};
 
@@ -93,7 +93,7 @@ fn message() -> impl Strategy<Value = ToHub> {
             ask_id,
             end
         }),
-        (id, text(), any::<u64>()).prop_map(|(id, text, timeout_ms)| ToHub::Broadcast {
+        (id, text(), any::<u64>()).prop_map(|(id, text, timeout_ms)| ToHub::Broadcast(BroadcastRequest {
             id,
             broadcast_id: "all_00000001".to_owned(),
             text,
@@ -101,7 +101,7 @@ fn message() -> impl Strategy<Value = ToHub> {
             include_self: true,
             collect_ms: None,
             timeout_ms
-        }),
+        })),
         (id, text(), text()).prop_map(|(id, ask_id, text)| ToHub::Reply { id, ask_id, text }),
         (id, text(), any::<bool>()).prop_map(|(id, name, exact)| ToHub::Rename { id, name, exact }),
         (text(), option::of(text())).prop_map(|(push, error)| ToHub::Pushed { push, error }),
@@ -117,7 +117,7 @@ fn message() -> impl Strategy<Value = ToHub> {
             branch,
             paths: None
         }),
-        (id, text(), option::of(id)).prop_map(|(id, claude, age_ms)| ToHub::Hook {
+        (id, text(), option::of(id)).prop_map(|(id, claude, age_ms)| ToHub::Hook(HookReport {
             id,
             claude,
             event: HookEvent::Permission,
@@ -125,7 +125,7 @@ fn message() -> impl Strategy<Value = ToHub> {
             ask_id: None,
             reason: None,
             age_ms
-        }),
+        })),
         (id, text(), text()).prop_map(|(id, claude, process)| ToHub::Wait { id, claude, process }),
         id.prop_map(|id| ToHub::Peers { id }),
         Just(ToHub::Bye),

@@ -1,7 +1,7 @@
 //! The directory that a session works in, and the git repository around it, found without running git.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::wire::MAX_LABEL;
@@ -11,7 +11,7 @@ pub const MAX_FILE: u64 = 64 << 10;
 /// The number of characters that are kept of a name or a branch.
 pub const MAX_NAME: usize = 250;
 
-/// Where a directory stands in git.
+/// The git repository and branch of a directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Git {
     /// The absolute path of the common git directory: the same for all worktrees of a repository.
@@ -55,7 +55,7 @@ pub fn path_var(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// The working directory. Where it is too deep for the system to name it, the shell that started us may have.
+/// The working directory. If its path is too long for the system call, `PWD` may have it.
 pub fn current_dir() -> PathBuf {
     std::env::current_dir().ok().or_else(|| path_var("PWD")).unwrap_or_else(|| "/".into())
 }
@@ -72,21 +72,32 @@ pub fn shown(path: &Path) -> String {
     format!("{ELLIPSIS}{end}")
 }
 
-/// The beginning of a regular file as text. What is no regular file might never end, or never begin.
+/// The beginning of a regular file as text.
 pub fn read(path: impl AsRef<Path>) -> Option<String> {
-    fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
-    let mut bytes = Vec::new();
-    File::open(path).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+    let bytes = read_limited(path, MAX_FILE).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The first `most` bytes of a regular file. Other files might never end, or block when they are opened.
+///
+/// # Errors
+/// It cannot be read, or is no regular file.
+pub fn read_limited(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
+    if !fs::metadata(&path)?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
 pub mod tests {
     use super::*;
 
-    /// An empty directory for one test, which removes it.
+    /// An empty directory for the one test of that name, which removes it.
     pub fn dir(test: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("relay-repository-{}-{test}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("relay-test-{}-{test}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).expect("a directory");
         fs::canonicalize(dir).expect("its path")
@@ -113,7 +124,7 @@ pub mod tests {
         assert_eq!(git(&main.join("src/deep")), expected);
         assert_eq!(git(&tree), Git { repo, branch: Some("0123456789ab".to_owned()) });
 
-        // What is no repository is passed over.
+        // A `.git` that is no repository is ignored.
         write(&main.join("src/.git"), "garbage");
         fs::create_dir(main.join("src/deep/.git")).expect("an empty .git");
         assert_eq!(git(&main.join("src/deep")), expected);

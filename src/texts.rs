@@ -1,4 +1,4 @@
-//! Texts that a path can't carry whole: the session gets the first part, and the name of a file that holds all of it.
+//! Texts that are too long for their path: the session gets the first part and the name of a file with the whole text.
 //!
 //! The file is `texts/SESSION.ASK.KIND` in the data directory, mode 0600, and holds the text as the session would have got
 //! it: cleaned, and quoted if it is a peer's. A question's file is removed when its ask ends; every file is removed within
@@ -14,16 +14,16 @@ use crate::datadir::DataDir;
 use crate::fence;
 use crate::wire::{Kind, Parcel};
 
-/// How long a file is kept at most.
+/// The longest time for which a file is kept.
 const KEPT: Duration = Duration::from_secs(3600);
 
-/// What a path takes at once.
+/// The capacity of a path.
 pub struct Limit {
-    /// The most, all parcels together.
+    /// The limit for all parcels together.
     pub most: usize,
-    /// What a character counts.
+    /// The size of a character.
     pub cost: fn(char) -> usize,
-    /// What is made of a parcel.
+    /// The text that is made of a parcel.
     pub form: fn(&Parcel) -> String,
 }
 
@@ -33,7 +33,7 @@ impl Limit {
     }
 }
 
-/// What a character counts in a JSON string that is measured in UTF-16 units, as Claude Code does.
+/// The size of a character in a JSON string, in UTF-16 units, as Claude Code measures it.
 pub fn json_cost(c: char) -> usize {
     match c {
         '"' | '\\' | '\n' | '\t' | '\r' | '\u{8}' | '\u{c}' => 2,
@@ -124,7 +124,7 @@ impl Texts {
     }
 }
 
-/// Where the files of all sessions are. Made when the first is written.
+/// The directory of the files of all sessions. It is created with the first file.
 pub fn directory(dir: &DataDir) -> PathBuf {
     dir.path().join("texts")
 }
@@ -162,8 +162,7 @@ mod tests {
     use crate::wire::Path as Way;
 
     fn texts(test: &str) -> Texts {
-        let dir = std::env::temp_dir().join(format!("relay-texts-{}-{test}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
+        let dir = crate::repository::tests::dir(&format!("texts-{test}"));
         Texts { dir, session: "1-2-3".to_owned() }
     }
 
@@ -206,7 +205,7 @@ mod tests {
         let most = size(&a) + size(&b);
         texts.fit([&mut a, &mut b], &limit(most));
         assert_eq!((a, b), before);
-        assert!(!texts.dir.exists());
+        fs::remove_dir(texts.dir).expect("nothing was written");
     }
 
     #[test]
@@ -253,6 +252,7 @@ mod tests {
     #[test]
     fn without_a_file_the_cut_is_told_all_the_same() {
         let texts = texts("full");
+        fs::remove_dir(&texts.dir).expect("empty");
         fs::write(&texts.dir, "no directory").expect("a file in its place");
         let mut cut = parcel(1, "x".repeat(10_000));
         texts.fit([&mut cut], &limit(2_000));

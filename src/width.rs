@@ -43,10 +43,7 @@ fn is_in(ranges: &[(u32, u32)], c: char) -> bool {
 
 /// The number of columns that `c` takes by itself.
 pub fn char_width(c: char) -> usize {
-    if c.is_control() || is_in(ZERO, c) {
-        return 0;
-    }
-    if is_in(WIDE, c) { 2 } else { 1 }
+    if c.is_control() || is_in(ZERO, c) { 0 } else { 1 + usize::from(is_in(WIDE, c)) }
 }
 
 /// The number of columns that each character of `text` adds, with its byte offset. A character after a zero-width joiner

@@ -44,7 +44,7 @@ pub enum ToHub {
         id: u64,
         who: Box<Who>,
         /// Asks and broadcasts that this client takes to be open: the hub ends each that it lost in `hub_unreachable`.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(default)]
         lost: Vec<LostAsk>,
     },
     /// List the peers. Answered by [`Answer::Peers`]; allowed before registration.
@@ -65,7 +65,6 @@ pub enum ToHub {
         /// Milliseconds until the ask ends with `timeout`.
         timeout_ms: u64,
         /// The conversation that this ask belongs to. If it is missing, the hub starts a new one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         thread: Option<String>,
         /// Whether the question is for the person in front of the session, and not for its model.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -82,21 +81,7 @@ pub enum ToHub {
     },
     /// Ask every peer in `scope` that receives broadcasts. Answered by [`Answer::Broadcast`]. Idempotent on
     /// `broadcast_id`.
-    Broadcast {
-        id: u64,
-        broadcast_id: String,
-        text: String,
-        scope: Scope,
-        /// Whether the asker receives the question too.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        include_self: bool,
-        /// Deliver the answers together, when the last one has arrived or after this many milliseconds. `None`: deliver
-        /// each answer when it arrives.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        collect_ms: Option<u64>,
-        /// Milliseconds until the unanswered asks end with `timeout`.
-        timeout_ms: u64,
-    },
+    Broadcast(BroadcastRequest),
     /// Answer an ask. Answered by [`Answer::Replied`] when the answer was handed over, or after `Limits::handover` at
     /// the latest. Idempotent on `ask_id` and `text`.
     Reply { id: u64, ask_id: String, text: String },
@@ -115,21 +100,16 @@ pub enum ToHub {
         /// The parcel's `push`.
         push: String,
         /// Why the path could not be used; `None` when the text was handed over.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
     /// Receipts for pushes to a session. No answer.
     Seen(Receipts),
     /// Changed properties of the session that this connection registered. No answer. `None` means unchanged.
     Activity {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         activity: Option<Activity>,
         /// Milliseconds since `activity` began. A hook that fired later takes precedence.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         age_ms: Option<u64>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         branch: Option<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         paths: Option<Vec<Path>>,
     },
     /// The Claude Code process of this peer goes on with another conversation. No answer.
@@ -138,24 +118,7 @@ pub enum ToHub {
         session: String,
     },
     /// A hook of the Claude Code process `claude` fired. Answered by [`Answer::Hooked`]. Hooks do not register.
-    Hook {
-        id: u64,
-        /// See [`crate::process::process_key`].
-        claude: String,
-        event: HookEvent,
-        /// Identifies the turn, for `prompt` and `stop`.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        turn: Option<String>,
-        /// For `permission` and `denied`: the ask whose answer needs permission.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        ask_id: Option<String>,
-        /// For `denied` and `failed`: the reason.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        reason: Option<String>,
-        /// Milliseconds since the hook fired, if known: asynchronous hooks may overtake each other.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        age_ms: Option<u64>,
-    },
+    Hook(HookReport),
     /// This connection is the waiter of the Claude Code process `claude`: parcels for the `hook` path may be sent to
     /// it. Answered by [`Answer::Done`]; the hub closes the connection when the waiter is not needed.
     Wait {
@@ -172,6 +135,40 @@ pub enum ToHub {
     Stop { id: u64 },
     /// This peer leaves for good; its open asks, and the asks to it, end now.
     Bye,
+}
+
+/// The request to ask every peer in a scope.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BroadcastRequest {
+    pub id: u64,
+    pub broadcast_id: String,
+    pub text: String,
+    pub scope: Scope,
+    /// Whether the asker receives the question too.
+    #[serde(default)]
+    pub include_self: bool,
+    /// Deliver the answers together, when the last one has arrived or after this many milliseconds. `None`: deliver
+    /// each answer when it arrives.
+    pub collect_ms: Option<u64>,
+    /// Milliseconds until the unanswered asks end with `timeout`.
+    pub timeout_ms: u64,
+}
+
+/// The report of a hook.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HookReport {
+    pub id: u64,
+    /// See [`crate::process::process_key`].
+    pub claude: String,
+    pub event: HookEvent,
+    /// Identifies the turn, for `prompt` and `stop`.
+    pub turn: Option<String>,
+    /// For `permission` and `denied`: the ask whose answer needs permission.
+    pub ask_id: Option<String>,
+    /// For `denied` and `failed`: the reason.
+    pub reason: Option<String>,
+    /// Milliseconds since the hook fired, if known: asynchronous hooks may overtake each other.
+    pub age_ms: Option<u64>,
 }
 
 /// A message from the hub to a client.
@@ -194,17 +191,16 @@ pub enum ToClient {
         id: u64,
         answer: Answer,
         /// Texts that no path could deliver; they are handed over with this answer (path `tool`).
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(default)]
         waiting: Vec<Parcel>,
     },
     /// A request failed, or (without `id`) the hub is about to close the connection.
     Error {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<u64>,
         code: Code,
         message: String,
         /// As in `ok`.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(default)]
         waiting: Vec<Parcel>,
     },
     /// The waiter is not needed; the hub closes the connection.
@@ -217,16 +213,12 @@ pub enum ToClient {
         /// The ask's id, or the broadcast's.
         ask_id: String,
         state: State,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<Path>,
         /// The error, if it failed.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         code: Option<Code>,
         /// Why an answer is unlikely, although the ask is open.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<Note>,
         /// A description of `note` for people.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
     },
     /// An ask to this peer has ended without its answer. After `timeout` a late answer still counts.
@@ -242,22 +234,16 @@ pub enum ToClient {
 #[serde(default)]
 pub struct Receipts {
     /// The Claude Code process of the session, if the connection is not registered.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub claude: Option<String>,
     /// In the conversation: the model has the text.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub seen: Vec<String>,
     /// In the result of a tool call: a proof for the path `tool` only.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub in_tool_result: Vec<String>,
     /// In the client's queue.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub queued: Vec<String>,
     /// In a prompt on its way to the model. Another hook may still refuse it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prompted: Vec<String>,
     /// Refused by another hook: the model does not get the text.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<String>,
 }
 
@@ -278,7 +264,7 @@ impl Receipts {
 }
 
 /// A peer's description of itself at registration.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Who {
     /// The wanted name; the hub makes a valid one of it. A peer that comes back keeps the name that the hub knows.
     pub name: String,
@@ -293,17 +279,13 @@ pub struct Who {
     /// Absolute.
     pub cwd: String,
     /// The repository that `cwd` is in: the absolute path of its common git directory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
     /// The session's process: Claude Code for a session, the client itself for a person or a script.
     pub pid: u32,
     /// The Claude Code process that hooks will name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claude: Option<String>,
     /// The id of the conversation in Claude Code, which another process may continue.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     /// The paths to this peer, the preferred one first.
     pub paths: Vec<Path>,
@@ -319,7 +301,6 @@ pub struct Who {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub person_off: bool,
     /// Whose questions need that person's consent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consent: Option<Consent>,
     /// The asks whose forms are open. The hub answers with [`ToClient::Over`] for each that is not open to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -333,27 +314,9 @@ pub struct Who {
 impl Who {
     /// A session in `/` without paths, for tests to begin with.
     pub fn sample(name: &str) -> Who {
-        Who {
-            name: name.to_owned(),
-            exact: false,
-            kind: PeerKind::Session,
-            peer: name.to_owned(),
-            secret: name.to_owned(),
-            cwd: "/".to_owned(),
-            repo: None,
-            branch: None,
-            pid: 1,
-            claude: None,
-            session: None,
-            paths: Vec::new(),
-            listens: true,
-            held: false,
-            forms: false,
-            person_off: false,
-            consent: None,
-            open_forms: Vec::new(),
-            fresh: true,
-        }
+        let name = name.to_owned();
+        let (peer, secret, cwd) = (name.clone(), name.clone(), "/".to_owned());
+        Who { name, peer, secret, cwd, pid: 1, listens: true, fresh: true, ..Who::default() }
     }
 }
 
@@ -367,7 +330,7 @@ pub struct LostAsk {
 }
 
 /// A text to deliver to a session, with its header fields.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Parcel {
     /// The identifier of this push: unguessable, known to the hub, the pushing process and the client that it went to.
     pub push: String,
@@ -378,16 +341,12 @@ pub struct Parcel {
     /// The name of the sender; for `failed` the peer that was asked.
     pub from: String,
     /// The kind of the sender.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_kind: Option<PeerKind>,
     /// For a reply that a person gave: `person`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<PeerKind>,
     /// For a reply: the beginning of the question.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
     /// The directory of `from`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     pub text: String,
     /// Tells that `text` is only the first part, and where the rest is. Not on the wire: the process that pushes it cuts it
@@ -395,13 +354,10 @@ pub struct Parcel {
     #[serde(skip)]
     pub cut: Option<String>,
     /// For `failed`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
     /// The broadcast that this belongs to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broadcast: Option<String>,
     /// The conversation that this belongs to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thread: Option<String>,
     /// A reply that came after its ask had timed out.
     #[serde(default)]
@@ -465,7 +421,7 @@ pub enum Answer {
         /// How many pushes to the session lack a receipt: unless 0, the hook looks for them in the transcript.
         unconfirmed: usize,
         /// For `stop`: the asks that the session has seen and not answered, of which the hook reminds the model.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(default)]
         remind: Vec<OwedAsk>,
     },
     Status(Status),
@@ -482,6 +438,14 @@ pub struct Fault {
 /// Creates a [`Fault`].
 pub fn fault(code: Code, message: impl Into<String>) -> Fault {
     Fault { code, message: message.into() }
+}
+
+/// The same as the result of a request.
+///
+/// # Errors
+/// Always.
+pub fn refused<T>(code: Code, message: impl Into<String>) -> Result<T, Fault> {
+    Err(fault(code, message))
 }
 
 /// Appends `message` as one line.

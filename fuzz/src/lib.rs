@@ -33,7 +33,7 @@ mod play;
 
 use channel::tools;
 use serde::{Serialize, de::DeserializeOwned};
-use wire::{Code, Kind, Parcel, Path, PeerKind, ToClient, ToHub};
+use wire::{BroadcastRequest, Code, Kind, Parcel, Path, PeerKind, ToClient, ToHub};
 
 /// A fuzz target.
 pub type Target = fn(&[u8]);
@@ -108,7 +108,7 @@ fn check_tool(id: &mcp::Id, tool: Result<tools::Tool, wire::Fault>) {
             assert!(is_label(&to) && is_text(&text) && is_timeout(timeout_ms));
             assert!(thread.is_none_or(|thread| is_label(&thread)));
         }
-        Ok(ToHub::Broadcast { text, timeout_ms, collect_ms, .. }) => {
+        Ok(ToHub::Broadcast(BroadcastRequest { text, timeout_ms, collect_ms, .. })) => {
             assert!(is_text(&text) && is_timeout(timeout_ms) && collect_ms.is_none_or(is_timeout));
         }
         Ok(ToHub::Reply { ask_id, text, .. }) => assert!(is_label(&ask_id) && is_text(&text)),

@@ -1,4 +1,4 @@
-//! Requests of the client's that wait for the hub, or for a message: tool calls, and what is asked of the peers as resources.
+//! Requests of the client that wait for the hub or for a message: tool calls and resources.
 
 use std::io;
 use std::time::Instant;
@@ -9,9 +9,9 @@ use super::{Channel, print, resources, tools};
 use crate::fence;
 use crate::mcp::{self, Id};
 use crate::texts::{Limit, json_cost};
-use crate::wire::{Answer, Fault, Parcel, Roster, ToHub};
+use crate::wire::{Answer, BroadcastRequest, Fault, Parcel, Roster, ToHub};
 
-/// A request of the client's that waits for the hub.
+/// A request of the client that waits for the hub.
 pub enum Call {
     Tool {
         id: Id,
@@ -23,8 +23,8 @@ pub enum Call {
     Wait(Id, Instant),
     /// `resources/list`.
     Resources(Id),
-    /// `resources/read`: the address and the name in it.
-    Resource(Id, String, String),
+    /// `resources/read` of an address.
+    Resource(Id, String),
 }
 
 impl Channel {
@@ -58,7 +58,7 @@ impl Channel {
             Err(fault) => return self.end_call(&id, tools::render_fault(&fault), true, Vec::new()),
         };
         let collect_ms = match &request {
-            ToHub::Broadcast { collect_ms, .. } => *collect_ms,
+            ToHub::Broadcast(BroadcastRequest { collect_ms, .. }) => *collect_ms,
             _ => None,
         };
         let delivery = tools::Delivery { is_pushed: self.is_pushable(), collect_ms };
@@ -86,7 +86,8 @@ impl Channel {
         self.give_back(left, "the client does not wait any more");
     }
 
-    /// Answers at once before the hub is there: a client that starts waits for it, and learns of peers later.
+    /// Answers with an empty list while there is no hub: a client waits for this answer at its start, and a notification
+    /// tells it about peers later.
     pub(super) fn list_resources(&mut self, id: Id) -> io::Result<()> {
         self.lists_resources = true;
         if !self.client.is_registered() {
@@ -97,18 +98,9 @@ impl Channel {
         Ok(())
     }
 
-    pub(super) fn read_resource(&mut self, id: Id, params: &str) -> io::Result<()> {
+    pub(super) fn read_resource(&mut self, id: Id, params: &str) {
         let read: resources::Read = mcp::params(params).unwrap_or_default();
-        match read.peer() {
-            Some(peer) => {
-                self.ask_hub(ToHub::Peers { id: 0 }, Call::Resource(id, read.uri, peer));
-                Ok(())
-            }
-            None => {
-                let why = "`uri` names no peer; resources/list names all, such as peer://backend-api";
-                print(&mcp::error(&id, mcp::RESOURCE_NOT_FOUND, why))
-            }
-        }
+        self.ask_hub(ToHub::Peers { id: 0 }, Call::Resource(id, read.uri));
     }
 
     pub(super) fn tell_resources_changed(&mut self) -> io::Result<()> {
@@ -128,14 +120,13 @@ impl Channel {
         Ok(())
     }
 
-    /// First the hub is told that the way is closed, so that nothing more comes by it.
+    /// Closes the path `tool` before it answers, so that the hub pushes nothing more by it.
     fn end_wait(&mut self, call: &Id, parcels: Vec<Parcel>) -> io::Result<()> {
         self.update_paths();
         self.end_call(call, tools::render_wait(parcels.len()), false, parcels)
     }
 
-    /// Answers a tool call, with what waited for the session as far as a result of this client's has room. The hub keeps the
-    /// rest.
+    /// Answers a tool call, with as many of the waiting messages as a tool result of this client can hold. The hub keeps the rest.
     fn end_call(
         &mut self,
         call: &Id,
@@ -171,14 +162,14 @@ impl Channel {
         Ok(())
     }
 
-    /// The hub is told to keep these for the next tool call.
+    /// Returns messages to the hub, which keeps them for the next tool call.
     pub(super) fn give_back(&mut self, parcels: Vec<Parcel>, why: &str) {
         for parcel in parcels {
             self.client.pushed(&parcel.push, Some(why.to_owned()));
         }
     }
 
-    /// A request has ended: so does what waits for it, and a tool call takes along what waited for the session.
+    /// Ends the call that waits for a request, with the messages that came with its answer.
     pub(super) fn ended(
         &mut self,
         id: u64,
@@ -186,7 +177,7 @@ impl Channel {
         waiting: Vec<Parcel>,
     ) -> io::Result<()> {
         let (new, known): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|p| self.client.remember(&p.push));
-        known.into_iter().for_each(|parcel| self.client.report_again(parcel.push));
+        known.iter().for_each(|parcel| self.client.report_again(&parcel.push));
         if let Ok(Answer::Replied { ask_id, .. }) = result {
             self.texts.remove_question(ask_id);
         }
@@ -223,7 +214,7 @@ fn with_id(mut request: ToHub, new: u64) -> ToHub {
         ToHub::Peers { id }
         | ToHub::Ask { id, .. }
         | ToHub::Reply { id, .. }
-        | ToHub::Broadcast { id, .. }
+        | ToHub::Broadcast(BroadcastRequest { id, .. })
         | ToHub::Rename { id, .. } => *id = new,
         _ => {}
     }
@@ -238,21 +229,20 @@ impl Call {
             Ok(_) => Err("the hub gave another answer"),
             Err(fault) => Err(fault.message.as_str()),
         };
+        let (Call::Tool { id, .. } | Call::Wait(id, _) | Call::Resources(id) | Call::Resource(id, _)) = self;
         match (self, roster) {
-            (
-                Call::Tool { id, .. } | Call::Wait(id, _) | Call::Resources(id) | Call::Resource(id, ..),
-                Err(why),
-            ) => mcp::error(id, mcp::INTERNAL_ERROR, why),
-            (Call::Resource(id, uri, name), Ok(roster)) => match resources::read(roster, uri, name) {
+            (_, Err(why)) => mcp::error(id, mcp::INTERNAL_ERROR, why),
+            (Call::Resource(_, uri), Ok(roster)) => match resources::read(roster, uri) {
                 Some(contents) => mcp::result(id, contents),
                 None => {
-                    let why = format!("no peer is called \"{}\"", fence::label(name));
+                    let why = format!(
+                        "no peer has the address \"{}\"; resources/list has them all",
+                        fence::label(uri)
+                    );
                     mcp::error(id, mcp::RESOURCE_NOT_FOUND, &why)
                 }
             },
-            (Call::Tool { id, .. } | Call::Wait(id, _) | Call::Resources(id), Ok(roster)) => {
-                mcp::result(id, resources::list(roster))
-            }
+            (_, Ok(roster)) => mcp::result(id, resources::list(roster)),
         }
     }
 }

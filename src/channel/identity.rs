@@ -88,8 +88,8 @@ mod tests {
 
     #[test]
     fn identity_is_kept_for_the_next_channel_and_not_shared_with_a_second_one() {
-        let path = std::env::temp_dir().join(format!("relay-identity-{}", std::process::id()));
-        let _ = fs::remove_file(&path);
+        let dir = crate::repository::tests::dir("identity");
+        let path = dir.join("session");
         let mut tokens = Tokens::new().expect("random numbers");
         let (first, file) = Identity::open(&path, &mut tokens).expect("random numbers");
         let (second, none) = Identity::open(&path, &mut tokens).expect("random numbers");
@@ -103,7 +103,7 @@ mod tests {
             let (other, file) = Identity::open(&path, &mut tokens).expect("random numbers");
             assert!(file.is_some() && other.peer != first.peer, "{broken}");
         }
-        sweep(&std::env::temp_dir().join("no such directory"), |_| false);
-        fs::remove_file(path).expect("removed");
+        sweep(&dir.join("no such directory"), |_| false);
+        fs::remove_dir_all(dir).expect("removed");
     }
 }

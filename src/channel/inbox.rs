@@ -74,7 +74,7 @@ fn line(text: &str, msg_id: &str) -> String {
 /// connection. `token` is the session's `CLAUDE_CODE_MESSAGING_TOKEN`.
 ///
 /// `Ok` says that the session's process was given the text, not that the model will see it: the user's settings may hold
-/// it back silently. `Err` says that it was not handed over: nobody listens, the session closed before it had read all, it
+/// it back silently. `Err` says that it was not handed over: no process listens, the session closed before it had read all, it
 /// did not read the text within `timeout`, or did not close within `patience` (both `TimedOut`). A session that is stopped
 /// has the text and does not close: it will take it when it goes on, so no other path may carry it meanwhile.
 ///
@@ -144,8 +144,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn socket(test: &str) -> (PathBuf, UnixListener) {
-        let path = std::env::temp_dir().join(format!("relay-inbox-{}-{test}", std::process::id()));
-        let _ = fs::remove_file(&path);
+        let path = crate::repository::tests::dir(&format!("inbox-{test}")).join("socket");
         let listener = UnixListener::bind(&path).expect("a socket in the temporary directory");
         (path, listener)
     }
@@ -168,7 +167,7 @@ mod tests {
         push(&path, Some("t0ken"), "a\n\"b\"", "id-1", LONG, LONG).expect("pushed");
         let expected = json!({"type": "user", "message": {"role": "user", "content": "a\n\"b\""}, "priority": "next", "msg_id": "id-1"});
         assert_eq!(server.join().expect("server"), [json!({"type": "auth", "token": "t0ken"}), expected]);
-        let _ = fs::remove_file(path);
+        fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 
     #[test]
@@ -180,7 +179,7 @@ mod tests {
         let lines = server.join().expect("server");
         assert_eq!(lines.len(), 1);
         assert_eq!(lines[0]["message"]["content"], text);
-        let _ = fs::remove_file(path);
+        fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 
     #[test]
@@ -198,7 +197,7 @@ mod tests {
             push(&path, None, "x", "id", LONG, LONG).expect_err("nobody").kind(),
             ErrorKind::ConnectionRefused
         );
-        let _ = fs::remove_file(path);
+        fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 
     #[test]
@@ -208,6 +207,6 @@ mod tests {
         let text = "x".repeat(8 << 20);
         assert!(push(&path, None, &text, "id", LONG, LONG).is_err());
         server.join().expect("server");
-        let _ = fs::remove_file(path);
+        fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 }

@@ -5,10 +5,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::tools;
-use crate::fence::label;
+use crate::fence::{label, percent_encode};
 use crate::wire::{ListedPeer, Roster};
 
-/// What the address of a peer begins with.
+/// The scheme of the address of a peer.
 const SCHEME: &str = "peer://";
 
 /// The parameters of `resources/read`.
@@ -16,15 +16,6 @@ const SCHEME: &str = "peer://";
 #[serde(default)]
 pub struct Read {
     pub uri: String,
-}
-
-impl Read {
-    /// The name in the address; `None` if it is no peer's.
-    pub fn peer(&self) -> Option<String> {
-        let (scheme, name) = self.uri.split_at_checked(SCHEME.len())?;
-        let name = name.trim_end_matches('/');
-        (scheme.eq_ignore_ascii_case(SCHEME) && !name.is_empty()).then(|| decode(name))
-    }
 }
 
 /// The answer to `resources/list`.
@@ -57,9 +48,12 @@ pub fn templates() -> Value {
 }
 
 /// The answer to `resources/read` of a peer: its state, its directory, and the open asks between it and this session. `None` if
-/// no such peer is there.
-pub fn read(roster: &Roster, uri: &str, name: &str) -> Option<Value> {
-    let peer = roster.peers.iter().find(|peer| peer.name.eq_ignore_ascii_case(name))?;
+/// no peer has that address, with or without percent-encoding.
+pub fn read(roster: &Roster, uri: &str) -> Option<Value> {
+    let wanted = uri.trim_end_matches('/');
+    let addresses = |name: &str| [address(name), format!("{SCHEME}{name}")];
+    let is_wanted = |name: &str| addresses(name).iter().any(|known| known.eq_ignore_ascii_case(wanted));
+    let peer = roster.peers.iter().find(|peer| is_wanted(&peer.name))?;
     let mut lines = vec![tools::peer_line(peer)];
     for ask in roster.asks.iter().filter(|ask| ask.to == peer.name) {
         lines.push(format!(
@@ -78,29 +72,7 @@ pub fn read(roster: &Roster, uri: &str, name: &str) -> Option<Value> {
 
 /// The address of a peer. Names hold letters of any script; an address holds few characters as they are.
 fn address(name: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    let encode = |b: u8| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
-    SCHEME.to_owned() + &name.bytes().map(encode).collect::<String>()
-}
-
-/// `text` with each `%XX` replaced by its byte.
-fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
-        match hex.and_then(|two| u8::from_str_radix(two, 16).ok()).filter(|_| *first == b'%') {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    SCHEME.to_owned() + &percent_encode(name)
 }
 
 /// The answer to `prompts/list`.
@@ -169,14 +141,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_lead_back_to_the_name() {
+    fn a_peer_is_read_by_its_address_encoded_or_not() {
+        let peer = |name: &str| {
+            json!({"name": name, "kind": "session", "cwd": "/", "pid": 1, "activity": "idle", "push": null, "confirmed": false,
+                "confirmed_s": null, "connected_s": 0})
+        };
         for name in ["backend-api", "Web.App_2", "données", "日本語", "a%41", "%"] {
+            let all = json!({"peers": [peer("other"), peer(name)], "asks": [], "owed": []});
+            let roster: Roster = serde_json::from_value(all).expect("a roster");
             let uri = address(name);
             assert!(uri.is_ascii(), "{uri}");
-            assert_eq!(Read { uri }.peer().as_deref(), Some(name));
-        }
-        for uri in ["", "peer://", "peer:///", "file://x", "pee", "peer:/é"] {
-            assert_eq!(Read { uri: uri.to_owned() }.peer(), None, "{uri}");
+            for uri in [uri, format!("peer://{name}"), format!("PEER://{name}/")] {
+                let found = read(&roster, &uri).expect("the peer")["contents"][0]["text"].to_string();
+                assert!(found.contains(&format!("- \\\"{name}\\\"")), "{uri}: {found}");
+            }
+            for uri in ["", "peer://", "peer:///", "file://x", "pee", "peer:/é"] {
+                assert_eq!(read(&roster, uri), None, "{uri}");
+            }
         }
     }
 

@@ -1,5 +1,5 @@
 //! The surroundings of our process in a Claude Code session: the Claude Code process, its launch flags, its session
-//! file, and the git repository. Hardly any of it is documented, so everything is read with a size limit and leniently;
+//! file, and the git repository. Claude Code documents hardly any of it, so everything is read leniently and up to a limit;
 //! what is missing or malformed counts as unknown.
 
 use crate::datadir;
@@ -49,7 +49,7 @@ fn names_relay<'a>(args: impl Iterator<Item = &'a str>) -> bool {
 }
 
 /// The file of Claude Code about a running session, `${CLAUDE_CONFIG_DIR:-~/.claude}/sessions/<pid>.json`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SessionFile {
     path: Option<PathBuf>,
     /// Modification time (seconds, nanoseconds), length and inode when it was last read.
@@ -73,15 +73,7 @@ impl SessionFile {
     }
 
     fn at(path: Option<PathBuf>) -> Self {
-        SessionFile {
-            path,
-            stamp: None,
-            session: None,
-            name: None,
-            status: None,
-            status_at: None,
-            inbox: None,
-        }
+        SessionFile { path, ..SessionFile::default() }
     }
 
     /// How long ago the status was set, in milliseconds.
@@ -129,7 +121,7 @@ pub struct Surroundings {
     pub pid: u32,
     /// See [`process_key`].
     pub key: String,
-    /// Where it works.
+    /// The session's project directory.
     dir: PathBuf,
     pub git: Git,
     pub file: SessionFile,
@@ -182,12 +174,12 @@ impl Surroundings {
         shown(&self.dir)
     }
 
-    /// Where the directory stands in git now.
+    /// The repository and the branch of the directory now.
     pub fn look_at_git(&self) -> Git {
         git(&self.dir)
     }
 
-    /// Whether `RELAY_PUSH` names the way into this session.
+    /// Whether `RELAY_PUSH` prescribes the path to this session.
     pub fn is_way_forced(&self) -> bool {
         self.only.is_some()
     }

@@ -1,15 +1,15 @@
 //! The tools as types, and the requests that they make.
 
-use std::fmt;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::de::{self, Deserializer, Unexpected, Visitor};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::wire::{self, Code, Fault, MAX_TEXT, MAX_TIMEOUT_MS, ToHub, fault};
+use crate::fence::clean;
+use crate::wire::{BroadcastRequest, Code, Fault, MAX_TEXT, MAX_TIMEOUT_MS, Scope, ToHub, fault};
 
-mod arguments;
 mod results;
 
 pub use results::{Delivery, peer_line, render, render_fault, render_wait};
@@ -20,10 +20,12 @@ pub const TIMEOUT_S: u64 = 600;
 pub const WAIT_S: u64 = 45;
 /// The longest name or id, in bytes.
 const MAX_LABEL: usize = 256;
+/// The longest error about arguments, in characters: it may quote them.
+const MAX_ERROR: usize = 500;
 
 /// The tools as `tools/list` describes them, on several lines; the last one is `relay_wait`.
 const LIST: &str = include_str!("tools.json");
-/// What the descriptions say of the arrival of answers, by whether they reach the model by themselves.
+/// Placeholders in the descriptions, with the text for clients that can be pushed to and for others.
 const ARRIVALS: [(&str, &str, &str); 2] = [
     (
         "{ask_arrival}",
@@ -52,7 +54,7 @@ pub struct Call {
     pub meta: Meta,
 }
 
-/// What Codex says about a tool call, in `_meta`.
+/// The `_meta` of a tool call by Codex.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Meta {
@@ -145,84 +147,42 @@ impl Wait {
     }
 }
 
-/// How far a broadcast reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Scope {
-    Machine,
-    Repo,
-    Directory,
-}
-
-/// A question or an answer: not blank, at most [`MAX_TEXT`] bytes.
+/// A text of at most `MOST` bytes that is not blank: a question or an answer, a name or an id.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(try_from = "String")]
-struct Text(String);
+struct Bounded<const MOST: usize>(String);
 
-impl TryFrom<String> for Text {
-    type Error = String;
+type Text = Bounded<MAX_TEXT>;
+type Label = Bounded<MAX_LABEL>;
 
-    fn try_from(text: String) -> Result<Self, String> {
-        if text.trim().is_empty() {
-            return Err("is empty; give some text".to_owned());
-        }
-        if text.len() > MAX_TEXT {
-            let (length, most, kib) = (text.len(), MAX_TEXT, MAX_TEXT >> 10);
-            return Err(format!(
-                "has {length} bytes, and the limit is {most} ({kib} KiB); shorten it or name a file to read"
-            ));
-        }
-        Ok(Text(text))
-    }
-}
-
-/// A name or an id: not blank, at most [`MAX_LABEL`] bytes.
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(try_from = "String")]
-struct Label(String);
-
-impl TryFrom<String> for Label {
+impl<const MOST: usize> TryFrom<String> for Bounded<MOST> {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
         match text.len() {
-            _ if text.trim().is_empty() => Err("is empty; give some text".to_owned()),
-            length if length > MAX_LABEL => {
-                Err(format!("has {length} bytes, and the limit is {MAX_LABEL}; shorten it"))
-            }
-            _ => Ok(Label(text)),
+            _ if text.trim().is_empty() => Err("the text is empty; give some text".to_owned()),
+            length if length > MOST => Err(format!(
+                "{length} bytes exceed the limit of {MOST}; shorten the text or name a file to read"
+            )),
+            _ => Ok(Bounded(text)),
         }
     }
 }
 
-/// A timeout in seconds, at least 1 and at most a day.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// A time in seconds, at least 1 and at most a day. `60.0` and `6e1` are whole numbers too.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(try_from = "f64")]
 struct Seconds(u64);
 
-impl Seconds {
-    const MOST: u64 = MAX_TIMEOUT_MS / 1000;
-}
+impl TryFrom<f64> for Seconds {
+    type Error = String;
 
-impl<'de> Deserialize<'de> for Seconds {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Whole;
-
-        impl Visitor<'_> for Whole {
-            type Value = Seconds;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                write!(f, "a whole number of seconds from 1 to {}", Seconds::MOST)
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Seconds, E> {
-                match number {
-                    1..=Seconds::MOST => Ok(Seconds(number)),
-                    _ => Err(E::invalid_value(Unexpected::Unsigned(number), &self)),
-                }
-            }
+    fn try_from(number: f64) -> Result<Self, String> {
+        const MOST: u64 = MAX_TIMEOUT_MS / 1000;
+        match (1.0..=MOST as f64).contains(&number) && number.fract() == 0.0 {
+            true => Ok(Seconds(number as u64)),
+            false => Err(format!("{number} is not a whole number of seconds from 1 to {MOST}")),
         }
-
-        from.deserialize_u64(Whole)
     }
 }
 
@@ -254,16 +214,39 @@ impl Call {
     pub fn tool(&self) -> Option<Result<Tool, Fault>> {
         let arguments = self.arguments.as_deref();
         let tool = match self.name.as_str() {
-            "relay_peers" => arguments::read(arguments).map(Tool::Peers),
-            "relay_ask" => arguments::read(arguments).map(Tool::Ask),
-            "relay_reply" => arguments::read(arguments).map(Tool::Reply),
-            "relay_broadcast" => arguments::read(arguments).map(Tool::Broadcast),
-            "relay_rename" => arguments::read(arguments).map(Tool::Rename),
-            "relay_wait" => arguments::read(arguments).map(Tool::Wait),
+            "relay_peers" => read(arguments).map(Tool::Peers),
+            "relay_ask" => read(arguments).map(Tool::Ask),
+            "relay_reply" => read(arguments).map(Tool::Reply),
+            "relay_broadcast" => read(arguments).map(Tool::Broadcast),
+            "relay_rename" => read(arguments).map(Tool::Rename),
+            "relay_wait" => read(arguments).map(Tool::Wait),
             _ => return None,
         };
         Some(tool.map_err(|why| fault(Code::BadArgs, why)))
     }
+}
+
+/// Reads the arguments of a tool, which may be missing.
+///
+/// # Errors
+/// What is wrong with which argument.
+fn read<T: DeserializeOwned>(arguments: Option<&RawValue>) -> Result<T, String> {
+    let shown = |e: serde_json::Error| {
+        let (why, at) = (e.to_string(), format!(" at line {} column {}", e.line(), e.column()));
+        clean(why.trim_end_matches(&at)).chars().take(MAX_ERROR).collect::<String>()
+    };
+    let text = arguments.map_or("{}", RawValue::get);
+    let each: BTreeMap<String, &RawValue> =
+        serde_json::from_str(text).map_err(|e| format!("the arguments are no object: {}", shown(e)))?;
+    serde_json::from_str(text).map_err(|e| {
+        // The error does not tell which argument is wrong: that one is wrong by itself too.
+        let wrong = each.iter().find_map(|(name, value)| {
+            let alone = serde_json::to_string(&BTreeMap::from([(name, value)])).ok()?;
+            let why = shown(serde_json::from_str::<T>(&alone).err()?);
+            (!why.starts_with("missing field")).then(|| format!("`{name}`: {why}"))
+        });
+        wrong.unwrap_or_else(|| shown(e))
+    })
 }
 
 impl Tool {
@@ -275,30 +258,34 @@ impl Tool {
     pub fn request(self, new_id: impl FnOnce(&str) -> Result<String, Fault>) -> Result<ToHub, Fault> {
         let id = 0;
         Ok(match self {
-            // What waits for the session comes with any answer.
+            // Every answer brings the messages that wait for the session.
             Tool::Peers(Peers {}) | Tool::Wait(_) => ToHub::Peers { id },
-            Tool::Ask(Ask { to: Label(to), question: Text(text), who, thread_id, timeout_s }) => {
-                let (timeout_ms, thread) = (milliseconds(timeout_s), thread_id.map(|Label(id)| id));
+            Tool::Ask(Ask { to: Bounded(to), question: Bounded(text), who, thread_id, timeout_s }) => {
+                let (timeout_ms, thread) = (milliseconds(timeout_s), thread_id.map(|Bounded(id)| id));
                 let person = who == Some(Asked::Person);
                 ToHub::Ask { id, ask_id: new_id("ask_")?, to, text, timeout_ms, thread, person }
             }
-            Tool::Reply(Reply { ask_id: Label(ask_id), answer: Text(text) }) => {
+            Tool::Reply(Reply { ask_id: Bounded(ask_id), answer: Bounded(text) }) => {
                 ToHub::Reply { id, ask_id, text }
             }
             Tool::Broadcast(call) => {
                 let collect_ms = call.collect_ms();
-                let Broadcast { question: Text(text), scope, exclude_self, timeout_s, .. } = call;
-                let scope = match scope {
-                    None | Some(Scope::Machine) => wire::Scope::Machine,
-                    Some(Scope::Repo) => wire::Scope::Repo,
-                    Some(Scope::Directory) => wire::Scope::Directory,
-                };
+                let Broadcast { question: Bounded(text), scope, exclude_self, timeout_s, .. } = call;
+                let scope = scope.unwrap_or(Scope::Machine);
                 let timeout_ms = milliseconds(timeout_s);
                 let include_self = !exclude_self.unwrap_or(true);
                 let broadcast_id = new_id("bc_")?;
-                ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms, include_self, collect_ms }
+                ToHub::Broadcast(BroadcastRequest {
+                    id,
+                    broadcast_id,
+                    text,
+                    scope,
+                    timeout_ms,
+                    include_self,
+                    collect_ms,
+                })
             }
-            Tool::Rename(Rename { name: Label(name) }) => ToHub::Rename { id, name, exact: true },
+            Tool::Rename(Rename { name: Bounded(name) }) => ToHub::Rename { id, name, exact: true },
         })
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::mcp::Id;
 use crate::wire::Parcel;
 
-/// How long what arrives is kept for what arrives with it.
+/// How long a message is held back, so that messages that arrive together are handed over together.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// See the module.
@@ -15,7 +15,7 @@ pub struct Waits {
     /// The oldest first, each with its end.
     calls: VecDeque<(Id, Instant)>,
     arrived: Vec<Parcel>,
-    /// When what has arrived is handed over.
+    /// When the messages that have arrived are handed over.
     due: Option<Instant>,
 }
 
@@ -28,7 +28,7 @@ impl Waits {
         !self.calls.is_empty()
     }
 
-    /// Closes a call that its client has given up. Returns what has arrived, if nobody waits for it any more.
+    /// Closes a call that its client has given up. Returns the messages that have arrived, if no other call is open.
     pub fn cancel(&mut self, call: &Id) -> Vec<Parcel> {
         self.calls.retain(|(open, _)| open != call);
         if self.calls.is_empty() { self.take_arrived() } else { Vec::new() }

@@ -1,4 +1,4 @@
-//! Which machine this is, where several share a home.
+//! The identity of this machine, for home directories that several machines share.
 
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -13,7 +13,7 @@ pub struct Machine {
     pub boot: String,
 }
 
-/// It stays what it is while we run, and without /proc it takes a process to find out.
+/// Read once, since without /proc it takes a child process.
 pub static MACHINE: LazyLock<Machine> = LazyLock::new(Machine::this);
 
 impl Machine {

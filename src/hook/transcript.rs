@@ -20,10 +20,10 @@ use crate::wire::{Receipts, ToHub};
 const MAX_SEARCH: u64 = 16 << 20;
 /// The limit of identifiers per text.
 const MAX_PUSHES: usize = 256;
-/// How an identifier of a push begins, and how many hex digits follow.
+/// The prefix of the identifier of a push, and the number of hex digits after it.
 const MARK: &str = "push_";
 const DIGITS: usize = 24;
-/// How the client's note on a prompt that a hook refused begins.
+/// The beginning of the client's note on a prompt that a hook refused.
 const REFUSED: &str = "UserPromptSubmit operation blocked by hook";
 
 /// A session's transcript, and how far it was searched.
@@ -34,7 +34,7 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// What the last `most` bytes hold by now, and what will be appended.
+    /// A transcript of which the last `most` bytes are searched, and everything that is appended later.
     pub fn end(path: impl Into<PathBuf>, most: u64) -> Transcript {
         let path = path.into();
         let at = fs::metadata(&path).map_or(0, |m| m.len().saturating_sub(most));
@@ -164,6 +164,7 @@ pub fn pushes_in(text: &[u8]) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::fence;
+    use crate::repository::tests::dir;
 
     const A: &str = "push_0123456789abcdef01234567";
     const B: &str = "push_ffffffffffffffffffffffff";
@@ -212,7 +213,7 @@ mod tests {
 
     #[test]
     fn complete_lines_are_read_once_and_incomplete_ones_again() {
-        let path = std::env::temp_dir().join(format!("relay-transcript-{}", std::process::id()));
+        let path = dir("transcript").join("file");
         let line = format!(r#"{{"type":"user","origin":{{"kind":"peer"}},"message":"{A}"}}"#);
         fs::write(&path, &line[..20]).expect("written");
         let mut transcript = Transcript::end(&path, 1 << 20);
@@ -220,18 +221,18 @@ mod tests {
         fs::write(&path, format!("{line}\n")).expect("written");
         assert_eq!(transcript.search().expect("read").seen, [A]);
         assert!(transcript.search().expect("read").is_empty());
-        fs::remove_file(path).expect("removed");
+        fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 
     #[test]
     fn long_lines_prove_too() {
-        let path = std::env::temp_dir().join(format!("relay-transcript-long-{}", std::process::id()));
+        let path = dir("transcript-long").join("file");
         let text = "日\n".repeat(1 << 20);
         let message = serde_json::json!({"type": "user", "origin": {"kind": "peer", "body": text}, "message": [text, A]});
         let mut transcript = Transcript::end(&path, 1 << 20);
         fs::write(&path, format!("{message}\n{{}}\n")).expect("written");
         assert!(fs::metadata(&path).expect("it is there").len() > 10 << 20);
         assert_eq!(transcript.search().expect("read").seen, [A]);
-        fs::remove_file(path).expect("removed");
+        fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 }

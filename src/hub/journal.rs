@@ -162,6 +162,7 @@ fn whole_line(lines: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// See the module.
+#[derive(Default)]
 pub struct Journal {
     path: PathBuf,
     /// `None` while nothing is written.
@@ -175,18 +176,12 @@ pub struct Journal {
     snapshot_size: u64,
     /// `Router::text_removed` at the last compaction.
     text_removed: u64,
-    /// Whether a record since then holds text that the router did not keep.
-    has_unkept_text: bool,
+    /// Whether a record since then holds text.
+    has_text: bool,
     /// When the next compaction is due because of text.
     compact_at: Option<Instant>,
     /// When to try again to write.
     retry_at: Option<Instant>,
-}
-
-/// The initial state of a hub.
-pub struct Start {
-    pub journal: Journal,
-    pub router: Router,
 }
 
 impl Journal {
@@ -200,14 +195,12 @@ impl Journal {
         info: Info,
         new_epoch: String,
         ids: Box<dyn FnMut() -> String + Send>,
-    ) -> Start {
+    ) -> (Journal, Router) {
         let restored = if wanted { restore(&path) } else { None };
         let router = match restored {
-            Some((header, mut router, now)) => {
-                let Header { epoch, epoch_started_ms, .. } = header;
-                let started = now;
+            Some((Header { epoch, epoch_started_ms, snapshot: mut router, .. }, started)) => {
                 router.equip(limits, Info { epoch, epoch_started_ms, started, ..info }, ids);
-                router.restart(now);
+                router.restart(started);
                 router
             }
             None => {
@@ -216,23 +209,12 @@ impl Journal {
             }
         };
         let off = (!wanted).then(|| "RELAY_JOURNAL=off".to_owned());
-        let mut journal = Journal {
-            path,
-            file: None,
-            off,
-            batch: Vec::new(),
-            size: 0,
-            snapshot_size: 0,
-            text_removed: 0,
-            has_unkept_text: false,
-            compact_at: None,
-            retry_at: None,
-        };
+        let mut journal = Journal { path, off, ..Journal::default() };
         match wanted {
             true => journal.compact(&router),
             false => journal.remove(),
         }
-        Start { journal, router }
+        (journal, router)
     }
 
     /// Steps the router and records the input if it may have changed the state. Nothing is written before
@@ -241,20 +223,17 @@ impl Journal {
         if self.file.is_none() {
             return router.step(now, input);
         }
-        let has_text = matches!(
+        self.has_text |= matches!(
             input,
             Input::Said(
                 _,
-                ToHub::Ask { .. } | ToHub::Broadcast { .. } | ToHub::Reply { .. } | ToHub::FormClosed { .. }
+                ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. } | ToHub::FormClosed { .. }
             )
         );
-        let (before, taken_before) = (self.batch.len(), router.text_taken());
         let (step, recorded) = step(router, now, input, &mut self.batch);
         if let Err(e) = recorded {
             self.give_up(&e);
         }
-        let is_kept = router.text_taken() > taken_before;
-        self.has_unkept_text |= has_text && !is_kept && self.batch.len() > before;
         step
     }
 
@@ -284,14 +263,12 @@ impl Journal {
         if self.file.is_none() {
             return;
         }
-        if self.is_removed() {
-            self.compact(router);
-        }
-        if self.has_unkept_text || router.text_removed() != self.text_removed {
+        let is_missing = fs::symlink_metadata(&self.path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        if self.has_text || router.text_removed() != self.text_removed {
             self.compact_at.get_or_insert(now + STALE_TEXT);
         }
         let too_large = self.size > SMALL && self.size > 2 * self.snapshot_size;
-        if too_large || self.compact_at.is_some_and(|at| at <= now) {
+        if is_missing || too_large || self.compact_at.is_some_and(|at| at <= now) {
             self.compact(router);
         }
     }
@@ -309,12 +286,6 @@ impl Journal {
         JournalStatus { bytes: self.size, off: self.off.clone() }
     }
 
-    /// Whether somebody removed the file.
-    fn is_removed(&self) -> bool {
-        let found = fs::symlink_metadata(&self.path);
-        self.file.is_some() && found.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
-    }
-
     /// Whether the path names another file than the one that is written. It belongs to another hub: the directory was
     /// moved or removed under this one, which is about to leave.
     fn is_replaced(&self) -> bool {
@@ -327,7 +298,7 @@ impl Journal {
         if self.is_replaced() {
             return self.give_up(&io::Error::other("another file is there"));
         }
-        (self.compact_at, self.retry_at, self.has_unkept_text) = (None, None, false);
+        (self.compact_at, self.retry_at, self.has_text) = (None, None, false);
         self.text_removed = router.text_removed();
         match write_new(&self.path, router) {
             Ok((file, size)) => {
@@ -379,27 +350,20 @@ fn write_new(path: &Path, router: &Router) -> io::Result<(File, u64)> {
         fs::rename(&new, path)?;
         file.metadata().map(|m| m.len())
     };
-    match written() {
-        Ok(size) => Ok((file, size)),
-        Err(e) => {
-            let _ = fs::remove_file(&new); // otherwise the next hub removes it
-            Err(e)
-        }
-    }
+    let size = written().inspect_err(|_| drop(fs::remove_file(&new)))?; // else the next hub removes it
+    Ok((file, size))
 }
 
 /// The router of the last hub, and its time now, which includes the time without a hub.
-fn restore(path: &Path) -> Option<(Header<()>, Router, Ms)> {
-    let (Header { format, epoch, version, epoch_started_ms, snapshot: mut router }, mut records) =
-        match Records::open(path) {
-            Ok(opened) => opened,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
-            Err(e) => {
-                log::error!(error:% = e; "journal_unreadable");
-                return None;
-            }
-        };
-    records.replay(&mut router);
+fn restore(path: &Path) -> Option<(Header<Router>, Ms)> {
+    let opened = Records::open(path).inspect_err(|e| {
+        if e.kind() != io::ErrorKind::NotFound {
+            log::error!(error:% = e; "journal_unreadable");
+        }
+    });
+    let (mut header, mut records) = opened.ok()?;
+    let router = &mut header.snapshot;
+    records.replay(router);
     if records.broken {
         log::error!(after:% = router.now(); "journal_broken");
         return None;
@@ -407,7 +371,7 @@ fn restore(path: &Path) -> Option<(Header<()>, Router, Ms)> {
     let written = fs::metadata(path).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
     let away = SystemTime::now().duration_since(written).unwrap_or_default(); // the clock may have been set back
     let now = router.now() + away.as_millis() as u64;
-    Some((Header { format, epoch, version, epoch_started_ms, snapshot: () }, router, now))
+    Some((header, now))
 }
 
 fn unix_ms() -> u64 {

@@ -9,7 +9,6 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::journal::{Record, Records};
-use super::router::{Input, Output};
 
 /// Prints what the router does with the journal at `path`.
 ///
@@ -26,32 +25,15 @@ pub fn replay(path: &Path, out: &mut impl Write) -> io::Result<()> {
         router.now()
     )?;
     for (number, Record { at, ids, input }) in (1..).zip(&mut records) {
-        writeln!(out, "{number:>5} {at:>9} ms  {}", describe(&input)?)?;
+        writeln!(out, "{number:>5} {at:>9} ms  {}", serde_json::to_string(&input)?)?;
         for output in router.replay(at, input, ids).outputs {
-            match output {
-                Output::Send(conn, message) => {
-                    writeln!(out, "{:18} -> {conn} {}", "", serde_json::to_string(&message)?)?;
-                }
-                Output::Close(conn) => writeln!(out, "{:18} -> {conn} closed", "")?,
-                Output::Log(event) => writeln!(out, "{:18} log {}", "", serde_json::to_string(&event)?)?,
-                Output::Exit => writeln!(out, "{:18} exit", "")?,
-            }
+            writeln!(out, "{:18} -> {}", "", serde_json::to_string(&output)?)?;
         }
     }
     if records.broken {
         return Err(io::Error::other("the next line is no record; the rest of the file was not read"));
     }
     writeln!(out, "at the end: {}", serde_json::to_string(&router.status())?)
-}
-
-fn describe(input: &Input) -> io::Result<String> {
-    Ok(match input {
-        Input::Opened(conn) => format!("{conn} opened"),
-        Input::Said(conn, message) => format!("{conn} {}", serde_json::to_string(message)?),
-        Input::Closed(conn) => format!("{conn} closed"),
-        Input::Tick => "a timer".to_owned(),
-        Input::Stop => "stop".to_owned(),
-    })
 }
 
 /// Prints the journal at `path` with every text and secret replaced by meaningless letters of the same length: equal ones

@@ -77,7 +77,8 @@ pub enum Input {
 }
 
 /// An output of the state machine.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Output {
     Send(ConnId, ToClient),
     /// Close after what was sent.
@@ -144,7 +145,7 @@ enum Role {
 }
 
 /// See the module.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub struct Router {
     /// The limits of the hub that wrote the snapshot: a replay needs them.
     limits: Limits,
@@ -214,35 +215,9 @@ type Reply = Result<Option<Answer>, Fault>;
 impl Router {
     /// A router with an empty state. `ids` creates identifiers.
     pub fn new(limits: Limits, info: Info, ids: Box<dyn FnMut() -> String + Send>) -> Self {
+        let ids = Ids { source: Some(ids), ..Ids::default() };
         let timers = BTreeSet::from([(limits.idle_exit, Timer::Idle)]);
-        Router {
-            ids: Ids { source: Some(ids), ..Ids::default() },
-            now: 0,
-            next_no: 0,
-            last_conn: 0,
-            open: BTreeSet::new(),
-            roles: BTreeMap::new(),
-            watchers: BTreeSet::new(),
-            roster_watchers: BTreeSet::new(),
-            refused: BTreeMap::new(),
-            peers: BTreeMap::new(),
-            by_identity: BTreeMap::new(),
-            names: Names::default(),
-            sessions: BTreeMap::new(),
-            asks: BTreeMap::new(),
-            broadcasts: BTreeMap::new(),
-            deliveries: BTreeMap::new(),
-            text: 0,
-            text_removed: 0,
-            pushes: BTreeMap::new(),
-            ended: EndedAsks::default(),
-            timers,
-            empty_since: Some(0),
-            out: Vec::new(),
-            expired: false,
-            limits,
-            info,
-        }
+        Router { limits, info, ids, timers, empty_since: Some(0), ..Router::default() }
     }
 
     pub fn info_mut(&mut self) -> &mut Info {
@@ -261,12 +236,7 @@ impl Router {
         &self.info
     }
 
-    /// How many bytes of text the state has ever held.
-    pub fn text_taken(&self) -> u64 {
-        self.text as u64 + self.text_removed
-    }
-
-    /// How many of them it no longer holds.
+    /// How many bytes of text the state no longer holds.
     pub fn text_removed(&self) -> u64 {
         self.text_removed
     }
@@ -362,18 +332,11 @@ impl Router {
             ToHub::FormClosed { id, push, ask_id, end } => {
                 (id, self.form_closed((conn, id), &push, &ask_id, end))
             }
-            ToHub::Broadcast { id, broadcast_id, text, scope, timeout_ms, include_self, collect_ms } => {
-                let call =
-                    broadcast::Call { broadcast_id, text, scope, timeout_ms, include_self, collect_ms };
-                (id, self.broadcast(conn, id, call))
-            }
+            ToHub::Broadcast(call) => (call.id, self.broadcast(conn, call)),
             ToHub::Reply { id, ask_id, text } => (id, self.reply(conn, id, &ask_id, text)),
             ToHub::Withdraw { id, ask_id } => (id, self.withdraw(conn, &ask_id)),
             ToHub::Rename { id, name, exact } => (id, self.rename(conn, &name, exact)),
-            ToHub::Hook { id, claude, event, turn, ask_id, reason, age_ms } => {
-                let age = age_ms.unwrap_or(0);
-                (id, self.hook(&session::Hook { claude, event, turn, ask_id, reason, age }))
-            }
+            ToHub::Hook(hook) => (hook.id, self.hook(&hook)),
             ToHub::Wait { id, claude, process } => (id, self.wait(conn, id, claude, process)),
             ToHub::Watch { id } => (id, self.watch(conn)),
             ToHub::Status { id } => (id, Ok(Some(Answer::Status(self.status())))),

@@ -1,4 +1,4 @@
-//! What is read from a line that is no valid message: enough to answer the client under the id that it waits for.
+//! Finds the id in a line that is no valid message, so that the error can be sent under the id that the client waits for.
 
 /// The longest id that is found in a line that can't be kept whole, in bytes.
 const MAX_ID: usize = 4096;

@@ -10,10 +10,11 @@ use super::args::Args;
 use super::guest::{Guest, News};
 use super::terminal::{self, ERASE, err, out};
 use super::{ErrorJson, Failure, Outcome, print, report, usage_error};
+use crate::client::Event;
 use crate::datadir::DataDir;
 use crate::span::span;
 use crate::wire::{
-    Answer, Code, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, Scope, State, fault,
+    Answer, Code, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, Scope, State, ToClient, fault,
 };
 
 /// How long after its timeout the hub may take to report the end of an ask.
@@ -109,7 +110,7 @@ impl Waiter {
                 Err(fault(Code::Timeout, "no answer in time, and the hub did not report the end of the ask")
                     .into())
             }
-            News::Refused(_, fault) => Err(fault.into()),
+            News::Hub(Event::Ended { result: Err(fault), .. }) => Err(fault.into()),
             news => Ok(news),
         }
     }
@@ -141,25 +142,25 @@ fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
     waiter.progress = format!("{to}: {}", waiter.progress);
     loop {
         let progress = match waiter.next()? {
-            News::Named(_) => "sending the question".to_owned(),
-            News::Answer(Answer::Asked { to: name, state, .. }) => {
+            News::Hub(Event::Registered { .. }) => "sending the question".to_owned(),
+            News::Hub(Event::Ended { result: Ok(Answer::Asked { to: name, state, .. }), .. }) => {
                 to = name;
                 state.name().to_owned()
             }
-            News::State { detail: Some(detail), .. } => detail,
-            News::State { state, path, .. } => {
+            News::Hub(Event::Told(ToClient::State { detail: Some(detail), .. })) => detail,
+            News::Hub(Event::Told(ToClient::State { state, path, .. })) => {
                 let path = path.filter(|path| *path != Path::Socket);
                 state.name().to_owned() + &path.map(|path| format!(" by {}", path.name())).unwrap_or_default()
             }
-            News::Lost => "reconnecting to the hub".to_owned(),
+            News::Hub(Event::Lost(_)) => "reconnecting to the hub".to_owned(),
             News::Signal(code) => return Ok(code),
-            News::Parcel(parcel) => {
+            News::Hub(Event::Push(parcel)) => {
                 if let Some(code) = parcel.code {
-                    waiter.guest.confirm(&parcel);
+                    waiter.guest.client.seen(&parcel.push);
                     return Err(fault(code, parcel.text).into());
                 }
                 print_answer(args, &to, &parcel)?;
-                waiter.guest.confirm(&parcel); // only now: an answer that could not be printed was not received
+                waiter.guest.client.seen(&parcel.push); // only now: an answer that could not be printed was not received
                 return Ok(ExitCode::SUCCESS);
             }
             _ => continue,
@@ -178,11 +179,9 @@ fn print_answer(args: &Args, to: &str, parcel: &Parcel) -> Result<(), Failure> {
 
 /// Runs `relay broadcast`.
 pub fn broadcast(dir: &DataDir, args: &Args) -> Outcome {
-    let scope = match args.get("scope").unwrap_or("machine") {
-        "machine" => Scope::Machine,
-        "repo" => Scope::Repo,
-        "directory" => Scope::Directory,
-        other => return usage_error(format!("unknown scope '{other}': give machine, repo or directory")),
+    let scope = args.get("scope").unwrap_or("machine");
+    let Ok(scope) = serde_json::from_value::<Scope>(scope.into()) else {
+        return usage_error(format!("unknown scope '{scope}': give machine, repo or directory"));
     };
     let (text, timeout) = (text(&args.words)?, timeout(args, "5m")?);
     let mut waiter = Waiter::new(dir, args, timeout)?;
@@ -208,13 +207,13 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
         let ended = result.answers.len() + result.failed.len();
         waiter.progress = format!("{ended} of {} answers", asked.len());
         match waiter.next()? {
-            News::Answer(Answer::Broadcast { asks, .. }) => {
+            News::Hub(Event::Ended { result: Ok(Answer::Broadcast { asks, .. }), .. }) => {
                 asked = asks;
                 if asked.is_empty() {
                     return Err(fault(Code::PeerNotFound, "there is nobody to ask").into());
                 }
             }
-            News::State { ask_id, state: State::Ended, code, .. } => {
+            News::Hub(Event::Told(ToClient::State { ask_id, state: State::Ended, code, .. })) => {
                 let to = asked.iter().find(|m| m.ask_id == ask_id).map_or("", |m| &m.to).to_owned();
                 let code = code.unwrap_or(Code::Timeout).name();
                 if !json {
@@ -222,18 +221,18 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
                 }
                 result.failed.push(BroadcastFailureJson { ask_id, to, code });
             }
-            News::Parcel(parcel) if parcel.kind == Kind::Summary => {
-                waiter.guest.confirm(&parcel);
+            News::Hub(Event::Push(parcel)) if parcel.kind == Kind::Summary => {
+                waiter.guest.client.seen(&parcel.push);
                 return match result.answers.is_empty() {
                     true => Err(fault(Code::Timeout, "nobody answered").into()),
                     false => Ok(ExitCode::SUCCESS),
                 };
             }
-            News::Parcel(parcel) if parcel.kind == Kind::Reply => {
+            News::Hub(Event::Push(parcel)) if parcel.kind == Kind::Reply => {
                 if !json {
                     out(&terminal::with_heading(&format!("{}:", parcel.from), &parcel.text))?;
                 }
-                waiter.guest.confirm(&parcel);
+                waiter.guest.client.seen(&parcel.push);
                 let Parcel { ask_id, from, text: answer, .. } = parcel;
                 result.answers.push(BroadcastAnswerJson { ask_id, from, answer });
             }

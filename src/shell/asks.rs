@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::args::Args;
+use super::peers::request_roster;
 use super::terminal::{columns, err, out, table};
 use super::{Outcome, claude, is_no_hub, open, print, short_id, width};
 use crate::datadir::DataDir;
@@ -74,10 +75,7 @@ pub fn statusline(dir: &DataDir) -> Outcome {
 
 /// The session that runs this process, if it is registered, and all asks.
 fn session_state(dir: &DataDir) -> Result<Option<(ListedPeer, AskList)>, Fault> {
-    let roster = match open(dir)?.call(|id| ToHub::Peers { id })? {
-        Answer::Peers(roster) => roster,
-        _ => return Err(unreachable("the hub sent an unexpected answer to a request for the peers")),
-    };
+    let roster = request_roster(&mut open(dir)?)?;
     let ancestors = claude::ancestors();
     let session = roster.peers.into_iter().find(|peer| ancestors.contains(&peer.pid));
     session.map(|session| Ok((session, request_asks(dir)?))).transpose()

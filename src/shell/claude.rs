@@ -1,12 +1,10 @@
 //! Claude Code as the shell commands see it: its command line program, its list of plugins, and the sessions that run.
 //! None of its files is a documented format: they are read leniently and up to a limit.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,6 +13,7 @@ use time::{Date, Month};
 use crate::datadir::config_dir;
 use crate::fence::clean;
 use crate::process;
+use crate::repository::read_limited;
 
 pub const MARKETPLACE: &str = "claude-relay";
 pub const PLUGIN: &str = "relay@claude-relay";
@@ -27,7 +26,7 @@ pub const INSTALL_CLAUDE: &str = "Claude Code must be on PATH (npm install -g @a
 
 /// How long a program may run.
 const RUN_LIMIT: Duration = Duration::from_secs(60);
-/// The most that is read of a program's output and of a JSON file, in bytes.
+/// The most that is read of a JSON file, in bytes.
 const MAX_READ: u64 = 16 << 20;
 
 /// An entry of `claude plugin list --json`.
@@ -89,45 +88,13 @@ pub struct SessionFile {
 /// # Errors
 /// The program could not be started, or did not end in time.
 fn run(mut command: Command) -> Result<Result<String, String>, String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = child.map_err(|e| format!("cannot start {name}: {e}"))?;
-    let (stdout, stderr) = match (read_all(child.stdout.take()), read_all(child.stderr.take())) {
-        (Ok(stdout), Ok(stderr)) => (stdout, stderr),
-        (Err(e), _) | (_, Err(e)) => {
-            let _ = child.kill().and_then(|()| child.wait()); // it may have ended just now
-            return Err(format!("cannot read what {name} prints: {e}"));
-        }
-    };
-    let until = Instant::now() + RUN_LIMIT;
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            _ if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
-            _ => {
-                let _ = child.kill().and_then(|()| child.wait()); // it may have ended just now
-                return Err(format!("{name} did not end within {} s", RUN_LIMIT.as_secs()));
-            }
-        }
-    };
-    let text = |reader: JoinHandle<Vec<u8>>| {
-        String::from_utf8_lossy(&reader.join().unwrap_or_default()).trim().to_owned()
-    };
-    let (stdout, stderr) = (text(stdout), text(stderr));
-    Ok(match status.success() {
+    let output = process::run(&mut command, RUN_LIMIT);
+    let output = output.map_err(|e| format!("cannot run {}: {e}", command.get_program().display()))?;
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+    Ok(match output.status.success() {
         true => Ok(stdout),
         false => Err(clean(if stderr.is_empty() { &stdout } else { &stderr }).replace('\n', " ")),
-    })
-}
-
-/// Reads a pipe up to [`MAX_READ`] in a thread of its own.
-fn read_all(pipe: Option<impl Read + Send + 'static>) -> std::io::Result<JoinHandle<Vec<u8>>> {
-    thread::Builder::new().stack_size(crate::threads::SMALL).spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(pipe) = pipe {
-            let _ = pipe.take(MAX_READ).read_to_end(&mut bytes); // what was read until then counts
-        }
-        bytes
     })
 }
 
@@ -229,13 +196,12 @@ fn sessions_in(dir: &Path) -> Vec<SessionFile> {
 
 /// Whether the process of a session still runs: a client that was killed leaves its file.
 fn is_running(session: &SessionFile) -> bool {
-    if cfg!(target_os = "linux") {
-        let key = process::process_key(session.pid);
-        let started = key.rsplit('-').next().unwrap_or_default();
-        started != "0" && session.process_start.as_ref().is_none_or(|recorded| recorded == started)
-    } else {
-        let ps = Command::new("ps").args(["-o", "pid=", "-p", &session.pid.to_string()]).output();
-        ps.is_ok_and(|ps| ps.status.success())
+    let key = process::process_key(session.pid);
+    match key.rsplit_once('-') {
+        Some((_, started)) => {
+            started != "0" && session.process_start.as_ref().is_none_or(|recorded| recorded == started)
+        }
+        None => !process::was_gone(session.pid),
     }
 }
 
@@ -260,7 +226,7 @@ pub fn foreign_sessions() -> Vec<(PathBuf, SessionFile)> {
 
 /// The configuration directory of the process with this directory in `/proc`.
 fn config_dir_of(process: &Path) -> Option<PathBuf> {
-    let environment = read_limited(&process.join("environ")).ok()?;
+    let environment = read_limited(process.join("environ"), MAX_READ).ok()?;
     let value = |name: &str| {
         let mut variables = environment.split(|byte| *byte == 0);
         let value = variables.find_map(|variable| variable.strip_prefix(format!("{name}=").as_bytes()))?;
@@ -272,20 +238,10 @@ fn config_dir_of(process: &Path) -> Option<PathBuf> {
 /// The processes that started this one, up to four of them. Claude Code runs the command of a status line in a shell.
 pub fn ancestors() -> Vec<u32> {
     let mut pids = vec![std::os::unix::process::parent_id()];
-    while let Some(parent) = pids.last().and_then(|pid| parent_of(*pid)).filter(|_| pids.len() < 4) {
+    while let Some(parent) = pids.last().and_then(|pid| process::parent_of(*pid)).filter(|_| pids.len() < 4) {
         pids.push(parent);
     }
     pids
-}
-
-fn parent_of(pid: u32) -> Option<u32> {
-    if cfg!(target_os = "linux") {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
-    } else {
-        let ps = Command::new("ps").args(["-o", "ppid=", "-p", &pid.to_string()]).output().ok()?;
-        String::from_utf8_lossy(&ps.stdout).trim().parse().ok()
-    }
 }
 
 /// Reads a JSON file of at most [`MAX_READ`] bytes.
@@ -293,18 +249,8 @@ fn parent_of(pid: u32) -> Option<u32> {
 /// # Errors
 /// The file can't be read or is not JSON; the message names it.
 pub fn read_json(path: &Path) -> Result<Value, String> {
-    let read = read_limited(path).and_then(|text| Ok(serde_json::from_slice(&text)?));
+    let read = read_limited(path, MAX_READ).and_then(|text| Ok(serde_json::from_slice(&text)?));
     read.map_err(|e| format!("{}: {e}", path.display()))
-}
-
-/// Reads a file up to [`MAX_READ`]; refuses what is no file, since opening a pipe can block.
-fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(std::io::Error::other("it is not a file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_READ).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// `path` with `~` for the home directory.

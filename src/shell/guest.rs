@@ -15,39 +15,21 @@ use crate::link::{self, FromHub, unreachable};
 use crate::repository;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{Answer, Code, Fault, Parcel, Path, PeerKind, Scope, State, ToHub, Who};
+use crate::wire::{BroadcastRequest, Fault, Path, PeerKind, Scope, ToHub, Who};
 
 /// See the module.
 pub struct Guest {
-    client: Client,
+    pub client: Client,
     received: Receiver<Received>,
-    /// News that came together with another.
-    early: VecDeque<News>,
+    /// Events that came together with another.
+    early: VecDeque<Event>,
 }
 
-/// What a guest learns.
+/// An event for the owner of a [`Guest`].
+#[allow(clippy::large_enum_variant, reason = "nearly all news are of the large kind")]
 pub enum News {
-    /// It is registered under this name.
-    Named(String),
-    /// Its request succeeded.
-    Answer(Answer),
-    /// Its request failed.
-    Refused(ToHub, Fault),
-    /// A question, an answer, a failure or a summary; to be confirmed by [`Guest::confirm`].
-    Parcel(Parcel),
-    /// How far an ask of the guest got.
-    State {
-        ask_id: String,
-        state: State,
-        path: Option<Path>,
-        code: Option<Code>,
-        /// Why no answer may come, in words.
-        detail: Option<String>,
-    },
-    /// A question to the guest has ended without its answer.
-    Over { ask_id: String, code: Code },
-    /// The hub went away; the client looks for another.
-    Lost,
+    /// An event of its connection. A push is to be confirmed by [`Client::seen`] once it is shown.
+    Hub(Event),
     /// Bytes from stdin; empty at its end.
     Typed(Vec<u8>),
     /// A signal says to leave, with this exit code.
@@ -56,7 +38,7 @@ pub enum News {
     Quiet,
 }
 
-/// What its threads send.
+/// A message from one of its threads.
 enum Received {
     Hub(FromHub),
     Typed(Vec<u8>),
@@ -64,11 +46,11 @@ enum Received {
 }
 
 impl Guest {
-    /// Registers at the hub of `dir`, which is started if need be. With a `name` only that one will do. One that `joins` can
-    /// be asked, and receives what is typed.
+    /// Registers with the hub of `dir`, and starts one if none runs. A `name` is used as it is or not at all. A guest that `joins`
+    /// can be asked, and receives the bytes from stdin.
     ///
     /// # Errors
-    /// What keeps this process from being a peer.
+    /// The random source or the signals cannot be used, or a thread cannot be started.
     pub fn arrive(dir: &DataDir, name: Option<&str>, joins: bool) -> Result<Guest, Fault> {
         let cannot = |e: std::io::Error| unreachable(format!("this process cannot be a peer: {e}"));
         let mut tokens = Tokens::new().map_err(cannot)?;
@@ -100,7 +82,7 @@ impl Guest {
         Ok(Guest { client, received, early: VecDeque::new() })
     }
 
-    /// Asks, now or as soon as the hub is there. Returns the ask's id at once.
+    /// Asks a peer as soon as the client is registered. Returns the id of the ask at once.
     ///
     /// # Errors
     /// No random numbers can be had.
@@ -118,40 +100,21 @@ impl Guest {
     pub fn broadcast(&mut self, text: &str, scope: Scope, timeout: Duration) -> Result<String, Fault> {
         let (all, timeout_ms) = (self.client.new_id("bc_")?, timeout.as_millis() as u64);
         let (broadcast_id, text) = (all.clone(), text.to_owned());
-        self.client.request(|id| ToHub::Broadcast {
-            id,
-            broadcast_id,
-            text,
-            scope,
-            timeout_ms,
-            include_self: false,
-            collect_ms: None,
+        self.client.request(|id| {
+            ToHub::Broadcast(BroadcastRequest {
+                id,
+                broadcast_id,
+                text,
+                scope,
+                timeout_ms,
+                include_self: false,
+                collect_ms: None,
+            })
         });
         Ok(all)
     }
 
-    /// Answers.
-    pub fn reply(&mut self, ask_id: &str, text: &str) {
-        let (ask_id, text) = (ask_id.to_owned(), text.to_owned());
-        self.client.request(|id| ToHub::Reply { id, ask_id, text });
-    }
-
-    /// Asks for the roster.
-    pub fn peers(&mut self) {
-        self.client.request(|id| ToHub::Peers { id });
-    }
-
-    /// Whether a request has no answer yet.
-    pub fn is_waiting(&self) -> bool {
-        self.client.is_waiting()
-    }
-
-    /// The parcel has been shown: its sender may know.
-    pub fn confirm(&mut self, parcel: &Parcel) {
-        self.client.seen(&parcel.push);
-    }
-
-    /// Leaves for good: what is open is withdrawn. Returns when the hub has heard it, after a second at most.
+    /// Leaves for good, which withdraws the open asks. Returns when the hub has closed the connection, after 1 s at most.
     pub fn leave(mut self) {
         let until = Instant::now() + Duration::from_secs(1);
         if self.client.leave() {
@@ -161,15 +124,15 @@ impl Guest {
         }
     }
 
-    /// The next thing that happens, or [`News::Quiet`] after `patience`.
+    /// The next event, or [`News::Quiet`] after `patience`.
     ///
     /// # Errors
-    /// No hub can be had, or it won't have us.
+    /// No hub can be reached, or it refused the registration.
     pub fn next(&mut self, patience: Duration) -> Result<News, Fault> {
         let until = Instant::now() + patience;
         loop {
-            if let Some(news) = self.early.pop_front() {
-                return Ok(news);
+            if let Some(event) = self.early.pop_front() {
+                return Ok(News::Hub(event));
             }
             let wake = self.client.deadline().map_or(until, |at| at.min(until));
             let events = match self.received.recv_deadline(wake) {
@@ -194,28 +157,13 @@ impl Guest {
                 return Ok(News::Quiet);
             }
             for event in events {
-                self.take(event)?;
+                match event {
+                    Event::Refused(fault) => return Err(fault),
+                    Event::Ended { request: ToHub::Withdraw { .. }, .. } => {}
+                    event => self.early.push_back(event),
+                }
             }
         }
-    }
-
-    fn take(&mut self, event: Event) -> Result<(), Fault> {
-        let news = match event {
-            Event::Registered { name } => News::Named(name),
-            Event::Refused(fault) => return Err(fault),
-            Event::Ended { request: ToHub::Withdraw { .. }, .. } => return Ok(()),
-            Event::Ended { result: Ok(answer), .. } => News::Answer(answer),
-            Event::Ended { request, result: Err(fault), .. } => News::Refused(request, fault),
-            Event::Push(parcel) => News::Parcel(parcel),
-            Event::State { ask_id, state, path, code, detail } => {
-                News::State { ask_id, state, path, code, detail }
-            }
-            Event::Over { ask_id, code } => News::Over { ask_id, code },
-            Event::RosterChanged => return Ok(()), // not watched
-            Event::Lost(_) => News::Lost,
-        };
-        self.early.push_back(news);
-        Ok(())
     }
 }
 
@@ -235,15 +183,9 @@ fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> std::io::Result<
         repo: git.repo,
         branch: git.branch,
         pid: std::process::id(),
-        claude: None,
-        session: None,
         paths: vec![Path::Socket],
         listens: joins,
-        held: false,
-        forms: false,
-        person_off: false,
-        consent: None,
-        open_forms: Vec::new(),
         fresh: true,
+        ..Who::default()
     })
 }

@@ -1,6 +1,5 @@
 //! `relay join`: a person as a peer. Questions appear as they arrive, and answers are typed.
 
-use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,13 +11,14 @@ use super::guest::{Guest, News};
 use super::peers::peer_table;
 use super::terminal::{err, with_heading};
 use super::{Failure, Outcome, message};
+use crate::client::Event;
 use crate::datadir::DataDir;
 use crate::fence::clean;
-use crate::wire::{Answer, Code, Kind, Parcel, State, ToHub};
+use crate::wire::{Answer, Code, Kind, Parcel, State, ToClient, ToHub};
 
 /// The timeout of a question that is typed.
 const TIMEOUT: Duration = Duration::from_secs(600);
-/// How long to wait for an event; nothing is done when the time is over.
+/// How long to wait for an event; afterwards the wait begins again.
 const PATIENCE: Duration = Duration::from_secs(3600);
 const COMMANDS: [&str; 3] = ["/help", "/peers", "/quit"];
 
@@ -31,12 +31,6 @@ struct Question {
     is_next: bool,
 }
 
-/// Why the list of peers was requested.
-enum ListPurpose {
-    Print,
-    Complete,
-}
-
 /// A person or a script that has joined.
 struct Member {
     guest: Guest,
@@ -47,8 +41,8 @@ struct Member {
     asked: Vec<(String, String)>,
     /// The lines that ended in a backslash, for the line that they continue.
     continued: String,
-    /// The requests for the list of peers that are not answered yet.
-    lists: VecDeque<ListPurpose>,
+    /// Whether the next list of peers is for a completion, and not to be printed.
+    is_completing: bool,
     /// The error of our last ask that failed, for the exit code of a script.
     failed: Option<Code>,
 }
@@ -56,8 +50,9 @@ struct Member {
 /// Runs `relay join`.
 pub fn join(dir: &DataDir, args: &Args) -> Outcome {
     let guest = Guest::arrive(dir, checked_name(args.words.first().map(String::as_str))?, true)?;
-    let (questions, asked, continued, lists, failed) = Default::default();
-    let mut member = Member { guest, console: Console::open()?, questions, asked, continued, lists, failed };
+    let (questions, asked, continued, is_completing, failed) = Default::default();
+    let console = Console::open()?;
+    let mut member = Member { guest, console, questions, asked, continued, is_completing, failed };
     let outcome = member.run();
     drop(member.console); // restores the terminal before anything else is printed
     member.guest.leave();
@@ -68,7 +63,7 @@ impl Member {
     fn run(&mut self) -> Outcome {
         let mut is_leaving = false;
         // At the end of its input a script still waits for the answers to its questions.
-        while !(is_leaving && self.asked.is_empty() && !self.guest.is_waiting()) {
+        while !(is_leaving && self.asked.is_empty() && !self.guest.client.is_waiting()) {
             match self.guest.next(PATIENCE)? {
                 News::Signal(code) => return Ok(code),
                 News::Typed(bytes) => {
@@ -83,12 +78,13 @@ impl Member {
                         }
                     }
                 }
-                News::Parcel(parcel) => self.show_parcel(&parcel)?,
-                other => {
-                    if let Some(note) = self.handle_event(other)? {
+                News::Hub(Event::Push(parcel)) => self.show_parcel(&parcel)?,
+                News::Hub(event) => {
+                    if let Some(note) = self.handle_event(event)? {
                         self.console.note(&note)?;
                     }
                 }
+                News::Quiet => {}
             }
         }
         Ok(self.exit_code())
@@ -102,8 +98,8 @@ impl Member {
     fn complete(&mut self) -> Result<(), Failure> {
         match self.console.word().and_then(|word| word.chars().next()) {
             Some('@') => {
-                self.lists.push_back(ListPurpose::Complete);
-                self.guest.peers();
+                self.is_completing = true;
+                self.request_peers();
                 Ok(())
             }
             Some('#') => {
@@ -116,7 +112,11 @@ impl Member {
         }
     }
 
-    /// Records that an ask of ours failed, and words it. A script is also told by the exit code.
+    fn request_peers(&mut self) {
+        self.guest.client.request(|id| ToHub::Peers { id });
+    }
+
+    /// Records that an ask of ours failed, and returns the message. A script also reports it by its exit code.
     fn record_failure(&mut self, code: Code, why: &str) -> String {
         let why = message(code, why, "/peers");
         if self.console.is_terminal() {
@@ -127,27 +127,26 @@ impl Member {
     }
 
     /// Handles an event that is no parcel and was not typed; returns the note to print.
-    fn handle_event(&mut self, news: News) -> Result<Option<String>, Failure> {
-        Ok(Some(match news {
-            News::Named(name) => format!("You are {name}. Type /help for help."),
-            News::Lost => "Lost the hub; reconnecting.".to_owned(),
-            News::Answer(Answer::Peers(roster)) => {
-                match self.lists.pop_front() {
-                    Some(ListPurpose::Complete) => {
-                        let names = roster.peers.iter().map(|peer| format!("@{}", peer.name));
-                        self.console.complete(names)?;
+    fn handle_event(&mut self, event: Event) -> Result<Option<String>, Failure> {
+        Ok(Some(match event {
+            Event::Registered { name } => format!("You are {name}. Type /help for help."),
+            Event::Lost(_) => "Lost the hub; reconnecting.".to_owned(),
+            Event::Ended { result: Ok(Answer::Peers(roster)), .. } => {
+                match std::mem::take(&mut self.is_completing) {
+                    true => {
+                        self.console.complete(roster.peers.iter().map(|peer| format!("@{}", peer.name)))?
                     }
-                    Some(ListPurpose::Print) | None => self.console.print(&peer_table(&roster))?,
+                    false => self.console.print(&peer_table(&roster))?,
                 }
                 return Ok(None);
             }
-            News::Answer(Answer::Asked { ask_id, to, state, .. }) => {
+            Event::Ended { result: Ok(Answer::Asked { ask_id, to, state, .. }), .. } => {
                 let note = format!("{to}: {}", state.name());
                 let ours = self.asked.iter_mut().filter(|(id, _)| *id == ask_id);
                 ours.for_each(|(_, name)| name.clone_from(&to));
                 note
             }
-            News::Answer(Answer::Replied { ask_id, to, state }) => {
+            Event::Ended { result: Ok(Answer::Replied { ask_id, to, state }), .. } => {
                 if let Some((_, question)) = self.question(&ask_id) {
                     question.ask_id.clear();
                 }
@@ -156,13 +155,17 @@ impl Member {
                     _ => format!("{to} has received your answer."),
                 }
             }
-            News::Refused(request, fault) => self.handle_refusal(&request, fault.code, &fault.message),
-            News::State { ask_id, state, detail, .. } => {
+            Event::Ended { request, result: Err(fault), .. } => {
+                self.handle_refusal(&request, fault.code, &fault.message)
+            }
+            Event::Told(ToClient::State { ask_id, state, detail, .. }) => {
                 let asked = self.asked.iter().find(|(id, _)| *id == ask_id);
                 let Some((_, to)) = asked.filter(|_| state < State::Replied) else { return Ok(None) };
                 format!("{to}: {}", detail.as_deref().unwrap_or(state.name()))
             }
-            News::Over { ask_id, code } => return Ok(self.handle_question_end(&ask_id, code)),
+            Event::Told(ToClient::Over { ask_id, code }) => {
+                return Ok(self.handle_question_end(&ask_id, code));
+            }
             _ => return Ok(None),
         }))
     }
@@ -211,7 +214,7 @@ impl Member {
         if let (Some(code), false) = (parcel.code, self.console.is_terminal()) {
             self.asked.retain(|(id, _)| id != ask_id);
             err(&format!("{}\n", self.record_failure(code, text)));
-            self.guest.confirm(parcel);
+            self.guest.client.seen(&parcel.push);
             return Ok(());
         }
         let heading = match parcel.kind {
@@ -226,7 +229,7 @@ impl Member {
         };
         self.asked.retain(|(id, _)| parcel.late || id != ask_id);
         self.console.announce(&with_heading(&heading, text))?;
-        self.guest.confirm(parcel);
+        self.guest.client.seen(&parcel.push);
         Ok(())
     }
 
@@ -242,10 +245,7 @@ impl Member {
         match (first, first.chars().next()) {
             ("", _) => {}
             ("/quit", _) => return Ok(false),
-            ("/peers", _) => {
-                self.lists.push_back(ListPurpose::Print);
-                self.guest.peers();
-            }
+            ("/peers", _) => self.request_peers(),
             ("/help", _) => {
                 let join = args::commands().into_iter().find(|command| command.name == "join");
                 self.console.note(join.map_or("", |command| command.details))?;
@@ -276,7 +276,8 @@ impl Member {
             _ if text.is_empty() => self.console.note("Missing TEXT: #2 TEXT answers question 2."),
             Some(question) => {
                 question.is_next = false;
-                self.guest.reply(&question.ask_id, text);
+                let (ask_id, text) = (question.ask_id.clone(), text.to_owned());
+                self.guest.client.request(|id| ToHub::Reply { id, ask_id, text });
                 Ok(())
             }
             None => self.console.note(&format!("There is no open question #{number}.")),

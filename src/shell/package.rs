@@ -49,16 +49,11 @@ pub fn directory() -> Result<PathBuf, String> {
     Ok(data_home()?.join(MARKETPLACE))
 }
 
-/// The path of the program in the marketplace, where the launcher looks for it on this system; `None` on systems that the
-/// launcher has no directory for.
-pub fn program() -> Option<&'static str> {
-    match (std::env::consts::OS, std::env::consts::ARCH) {
-        ("linux", "x86_64") => Some("plugin/bin/linux-x86_64/relay"),
-        ("linux", "aarch64") => Some("plugin/bin/linux-arm64/relay"),
-        ("macos", "x86_64") => Some("plugin/bin/darwin-x86_64/relay"),
-        ("macos", "aarch64") => Some("plugin/bin/darwin-arm64/relay"),
-        _ => None,
-    }
+/// The path of the program in the marketplace, where the launcher looks for it on this system.
+pub fn program() -> String {
+    let os = std::env::consts::OS.replace("macos", "darwin");
+    let processor = std::env::consts::ARCH.replace("aarch64", "arm64");
+    format!("plugin/bin/{os}-{processor}/relay")
 }
 
 /// Copies the marketplace and this program to [`directory`], in place of an earlier version, and returns the directory.
@@ -70,14 +65,12 @@ pub fn install() -> Result<PathBuf, String> {
     for (path, mode, content) in FILES {
         write(&dir.join(path), content.as_bytes(), *mode)?;
     }
-    if let Some(program) = program() {
-        let from = std::env::current_exe().map_err(|e| format!("cannot find this program: {e}"))?;
-        let to = dir.join(program);
-        // The installed program may be the one that runs.
-        if fs::canonicalize(&from).ok() != fs::canonicalize(&to).ok() {
-            let bytes = fs::read(&from).map_err(|e| format!("cannot read {}: {e}", from.display()))?;
-            write(&to, &bytes, 0o755)?;
-        }
+    let from = std::env::current_exe().map_err(|e| format!("cannot find this program: {e}"))?;
+    let to = dir.join(program());
+    // The installed program may be the one that runs.
+    if fs::canonicalize(&from).ok() != fs::canonicalize(&to).ok() {
+        let bytes = fs::read(&from).map_err(|e| format!("cannot read {}: {e}", from.display()))?;
+        write(&to, &bytes, 0o755)?;
     }
     remove_strangers(&dir, &dir).map_err(|e| format!("cannot clean up {}: {e}", dir.display()))?;
     Ok(dir)
@@ -101,8 +94,7 @@ fn remove_strangers(root: &Path, dir: &Path) -> io::Result<()> {
 }
 
 fn is_ours(path: &Path) -> bool {
-    program().is_some_and(|program| path == Path::new(program))
-        || FILES.iter().any(|(ours, ..)| path == Path::new(ours))
+    path == Path::new(&program()) || FILES.iter().any(|(ours, ..)| path == Path::new(ours))
 }
 
 /// Completions and the man page: where they belong, and what is in them.

@@ -10,8 +10,9 @@ use super::terminal::{columns, err, out, table};
 use super::width::keep_end;
 use super::{Outcome, count, is_no_hub, open, print};
 use crate::datadir::DataDir;
+use crate::link::{Link, unreachable};
 use crate::span::span;
-use crate::wire::{Answer, PeerKind, Roster, ToHub};
+use crate::wire::{Answer, Fault, PeerKind, Roster, ToHub};
 
 /// The `--json` output.
 #[derive(Serialize)]
@@ -24,10 +25,10 @@ struct PeersJson {
 
 /// Runs `relay peers`.
 pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
-    let roster = match open(dir).and_then(|mut link| link.call(|id| ToHub::Peers { id })) {
-        Ok(Answer::Peers(roster)) => Some(roster),
+    let roster = match open(dir).and_then(|mut link| request_roster(&mut link)) {
+        Ok(roster) => Some(roster),
         Err(fault) if !is_no_hub(dir, &fault) => return Err(fault.into()),
-        _ => None,
+        Err(_) => None,
     };
     let is_running = roster.is_some();
     let roster = roster.unwrap_or_default();
@@ -46,6 +47,17 @@ pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
         err(&format!("{sessions} cannot be asked; run `relay doctor` to see why.\n")); // no row of the table
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Requests the list of peers.
+///
+/// # Errors
+/// The connection is lost.
+pub fn request_roster(link: &mut Link) -> Result<Roster, Fault> {
+    match link.call(|id| ToHub::Peers { id })? {
+        Answer::Peers(roster) => Ok(roster),
+        _ => Err(unreachable("the hub sent an unexpected answer to a request for the peers")),
+    }
 }
 
 /// Those of the running sessions that are not among the peers.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::claude::{SERVER, read_json};
+use super::claude::{PLUGIN, SERVER, read_json};
 use crate::datadir::config_dir;
 
 /// The rule that lets sessions use our tools without a dialog and without the classifier of auto mode.
@@ -15,17 +15,11 @@ pub const RULE: &str = "mcp__plugin_relay_relay__*";
 const QUOTED: &str = "\"mcp__plugin_relay_relay__*\"";
 /// The variable by which users say that peers may not ask them.
 const PERSON: &str = "RELAY_PERSON";
-/// How the names of our tools begin in a session, and so the rules for single tools.
+/// The prefix of the names of our tools in a session, and so of rules for single tools.
 const TOOLS: &str = "mcp__plugin_relay_relay";
 
-/// A settings file that was read.
-struct Source {
-    path: PathBuf,
-    value: Value,
-}
-
-/// The settings files that apply in a directory, the one with the highest precedence first.
-pub struct Settings(Vec<Source>);
+/// The settings files that apply in a directory with their contents, the one with the highest precedence first.
+pub struct Settings(Vec<(PathBuf, Value)>);
 
 impl Settings {
     /// Reads the settings that apply in `cwd`: managed, local, project, user. A file that is missing or is not JSON is left out.
@@ -41,17 +35,20 @@ impl Settings {
             Some(project.join("settings.json")),
             user_file().ok(),
         ];
-        let read = |path: PathBuf| read_json(&path).ok().map(|value| Source { path, value });
+        let read = |path: PathBuf| read_json(&path).ok().map(|value| (path, value));
         Settings(paths.into_iter().flatten().filter_map(read).collect())
+    }
+
+    /// What `find` finds in the first file that has it, and that file.
+    fn first<'a, T>(&'a self, find: impl Fn(&'a Value) -> Option<T>) -> Option<(T, &'a Path)> {
+        self.0.iter().find_map(|(path, value)| Some((find(value)?, path.as_path())))
     }
 
     /// The first rule of the list `permissions.<list>` that is about our tools, and the file that has it.
     fn rule(&self, list: &str) -> Option<(&str, &Path)> {
-        let pointer = format!("/permissions/{list}");
-        self.0.iter().find_map(|source| {
-            let rules = source.value.pointer(&pointer)?.as_array()?.iter().filter_map(Value::as_str);
-            let rule = rules.into_iter().find(|rule| *rule == "mcp__*" || rule.starts_with(TOOLS))?;
-            Some((rule, source.path.as_path()))
+        self.first(|value| {
+            let mut rules = value["permissions"][list].as_array()?.iter().filter_map(Value::as_str);
+            rules.find(|rule| *rule == "mcp__*" || rule.starts_with(TOOLS))
         })
     }
 
@@ -67,20 +64,18 @@ impl Settings {
 
     /// The permission mode in which sessions start, if a file sets one.
     pub fn mode(&self) -> Option<&str> {
-        self.0.iter().find_map(|source| source.value.pointer("/permissions/defaultMode")?.as_str())
+        Some(self.first(|value| value["permissions"]["defaultMode"].as_str())?.0)
     }
 
     /// The file that disables all hooks.
     pub fn disables_hooks(&self) -> Option<&Path> {
-        let source = self.0.iter().find(|source| source.value["disableAllHooks"] == true)?;
-        Some(&source.path)
+        Some(self.first(|value| (value["disableAllHooks"] == true).then_some(()))?.1)
     }
 
     /// The file that disables our plugin in this directory.
     pub fn disables_plugin(&self) -> Option<&Path> {
-        let set = |source: &&Source| source.value["enabledPlugins"].get(super::claude::PLUGIN).is_some();
-        let source = self.0.iter().find(set)?;
-        (source.value["enabledPlugins"][super::claude::PLUGIN] == false).then_some(source.path.as_path())
+        let (is_enabled, path) = self.first(|value| value["enabledPlugins"].get(PLUGIN))?;
+        (*is_enabled == false).then_some(path)
     }
 }
 
@@ -130,34 +125,10 @@ pub fn has_rule() -> bool {
     user_file().and_then(|path| read_json(&path)).is_ok_and(|settings| position(&settings).is_some())
 }
 
-/// Adds the allow rule to the user's settings and returns the name of the file.
-///
-/// # Errors
-/// The file can't be read, understood or written.
-pub fn add_rule() -> Result<String, String> {
-    edit(with_rule)
-}
-
-/// Removes the allow rule from the user's settings and returns the name of the file.
-///
-/// # Errors
-/// As for [`add_rule`].
-pub fn remove_rule() -> Result<String, String> {
-    edit(without_rule)
-}
-
 /// Whether the user's settings keep peers from asking the user.
 pub fn forbids_person() -> bool {
     let settings = user_file().and_then(|path| read_json(&path)).unwrap_or_default();
     settings["env"][PERSON] == "off"
-}
-
-/// Sets `RELAY_PERSON` to `off` in the user's settings, or removes it, and returns the name of the file.
-///
-/// # Errors
-/// As for [`add_rule`].
-pub fn forbid_person(forbid: bool) -> Result<String, String> {
-    edit(if forbid { with_refusal } else { without_refusal })
 }
 
 /// The position of the rule in the list of allow rules.
@@ -166,8 +137,12 @@ fn position(settings: &Value) -> Option<usize> {
     rules.iter().position(|rule| rule == RULE)
 }
 
-/// Replaces the text of the settings by what `change` makes of it. The file keeps its mode, and a link stays a link.
-fn edit(change: fn(&str) -> Option<String>) -> Result<String, String> {
+/// Changes the user's settings, by [`with_rule`] for example, and returns the name of the file. It keeps its mode, and a link
+/// stays a link.
+///
+/// # Errors
+/// The file can't be read, understood or written.
+pub fn edit(change: fn(&str) -> Option<String>) -> Result<String, String> {
     let path = user_file()?;
     let name = path.display().to_string();
     let file = fs::canonicalize(&path).unwrap_or(path);
@@ -214,7 +189,7 @@ fn pick(mut candidates: impl Iterator<Item = String>, wanted: &Value) -> Option<
 }
 
 /// `text` with the rule.
-fn with_rule(text: &str) -> Option<String> {
+pub fn with_rule(text: &str) -> Option<String> {
     let mut wanted = parse(text)?;
     let new = match (wanted.get("permissions"), wanted.pointer("/permissions/allow")) {
         (_, Some(_)) => QUOTED.to_owned(),
@@ -228,7 +203,7 @@ fn with_rule(text: &str) -> Option<String> {
 }
 
 /// `text` with `RELAY_PERSON` in the environment of sessions.
-fn with_refusal(text: &str) -> Option<String> {
+pub fn with_refusal(text: &str) -> Option<String> {
     let text = &without_refusal(text)?;
     let mut wanted = parse(text)?;
     let new = format!("\"{PERSON}\": \"off\"");
@@ -239,7 +214,7 @@ fn with_refusal(text: &str) -> Option<String> {
 }
 
 /// `text` without it, and without the environment if that is empty then.
-fn without_refusal(text: &str) -> Option<String> {
+pub fn without_refusal(text: &str) -> Option<String> {
     let (mut text, mut wanted) = (text.to_owned(), parse(text)?);
     if let Some(env) = wanted.get_mut("env").and_then(Value::as_object_mut)
         && env.remove(PERSON).is_some()
@@ -273,7 +248,7 @@ fn insert(text: &str, new: &str, wanted: &Value) -> Option<String> {
 }
 
 /// `text` without the rule, and without the list and the object that are empty then.
-fn without_rule(text: &str) -> Option<String> {
+pub fn without_rule(text: &str) -> Option<String> {
     let (mut text, mut wanted) = (text.to_owned(), parse(text)?);
     while let Some(at) = position(&wanted) {
         wanted.pointer_mut("/permissions/allow")?.as_array_mut()?.remove(at);

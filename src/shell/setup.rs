@@ -77,12 +77,11 @@ fn install_plugin() -> Result<(), Failure> {
         if known.is_some() && !is_current {
             step("marketplace", &claude(&["plugin", "marketplace", "remove", MARKETPLACE])?)?;
         }
-        match is_current {
-            true => step("marketplace", "already known to Claude Code")?,
-            false => {
-                step("marketplace", &claude(&["plugin", "marketplace", "add", &dir.to_string_lossy()])?)?
-            }
-        }
+        let added = match is_current {
+            true => "already known to Claude Code".to_owned(),
+            false => claude(&["plugin", "marketplace", "add", &dir.to_string_lossy()])?,
+        };
+        step("marketplace", &added)?;
     }
     let Some(present) = plugin()? else {
         return step("plugin", &claude(&["plugin", "install", PLUGIN])?);
@@ -103,8 +102,12 @@ fn permit(args: &Args) -> Result<bool, Failure> {
     let wants_rule = !args.has("no-allow") && (has_rule || args.has("allow") || confirm()?);
     let done = match (wants_rule, has_rule) {
         (true, true) => format!("{RULE} is already allowed"),
-        (true, false) => format!("added {RULE} to permissions.allow in {}", settings::add_rule()?),
-        (false, true) => format!("removed {RULE} from permissions.allow in {}", settings::remove_rule()?),
+        (true, false) => {
+            format!("added {RULE} to permissions.allow in {}", settings::edit(settings::with_rule)?)
+        }
+        (false, true) => {
+            format!("removed {RULE} from permissions.allow in {}", settings::edit(settings::without_rule)?)
+        }
         (false, false) => "no allow rule; `relay setup --allow` adds it".to_owned(),
     };
     step("permission", &done)?;
@@ -120,9 +123,10 @@ fn ask_for_person(args: &Args, is_first: bool) -> Result<(), Failure> {
     let is_asked = is_first && !is_off && !args.has("person") && !args.has("no-person");
     let is_refused = || is_asked && answer(QUESTION).is_some_and(|answer| !is_yes(&answer));
     let wants_off = args.has("no-person") || is_off && !args.has("person") || is_refused();
+    let change = if wants_off { settings::with_refusal } else { settings::without_refusal };
     let name = match wants_off == is_off {
         true => String::new(),
-        false => format!("; changed env in {}", settings::forbid_person(wants_off)?),
+        false => format!("; changed env in {}", settings::edit(change)?),
     };
     let done = match wants_off {
         true => "sessions may not ask you by a form (RELAY_PERSON=off); `relay setup --person` lets them",
@@ -164,12 +168,15 @@ fn remove() -> Result<(), Failure> {
     let removed = known.map_or_else(absent, |_| claude(&["plugin", "marketplace", "remove", MARKETPLACE]))?;
     step("marketplace", &removed)?;
     let rule = match settings::has_rule() {
-        true => format!("removed {RULE} from permissions.allow in {}", settings::remove_rule()?),
+        true => {
+            format!("removed {RULE} from permissions.allow in {}", settings::edit(settings::without_rule)?)
+        }
         false => ABSENT.to_owned(),
     };
     step("permission", &rule)?;
     if settings::forbids_person() {
-        step("person", &format!("removed RELAY_PERSON from env in {}", settings::forbid_person(false)?))?;
+        let file = settings::edit(settings::without_refusal)?;
+        step("person", &format!("removed RELAY_PERSON from env in {file}"))?;
     }
     let copy = if package::remove()? { "removed, with completions and man page" } else { ABSENT };
     step("copy", copy)

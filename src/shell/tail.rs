@@ -21,7 +21,7 @@ const TEXT_COLUMNS: usize = 100;
 /// Runs `relay tail`. It ends when its output is closed, and survives the end of a hub.
 pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
     let mut link = open(dir)?;
-    let mut clock = Clock::default();
+    let offset = utc_offset().unwrap_or((0, "Z".to_owned()));
     loop {
         if link.call(|id| ToHub::Watch { id }).is_ok() {
             err("relay: watching for events; Ctrl-C ends it\n");
@@ -30,7 +30,7 @@ pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
             let ToClient::Event(event) = message else { continue };
             let printed = match args.has("json") {
                 true => print(&event),
-                false => out(&format!("{} {}\n", clock.format(event.ts_ms), describe(&event))),
+                false => out(&format!("{} {}\n", time_of_day(event.ts_ms, &offset), describe(&event))),
             };
             match printed {
                 Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => {
@@ -84,27 +84,10 @@ fn describe(event: &Event) -> String {
     }
 }
 
-/// Formats times of day in the local time zone.
-#[derive(Default)]
-struct Clock {
-    /// The hour since 1970 for which the offset is known: it changes with daylight saving time.
-    hour: Option<u64>,
-    offset_s: i64,
-    /// The offset as `date` prints it, with a colon.
-    suffix: String,
-}
-
-impl Clock {
-    /// `ts_ms`, in milliseconds since 1970 (UTC) and about now, as `14:03:05+02:00`.
-    fn format(&mut self, ts_ms: u64) -> String {
-        let s = ts_ms / 1000;
-        if self.hour != Some(s / 3600) {
-            self.hour = Some(s / 3600);
-            (self.offset_s, self.suffix) = utc_offset().unwrap_or((0, "Z".to_owned()));
-        }
-        let s = s.checked_add_signed(self.offset_s).unwrap_or(s) % 86_400;
-        format!("{:02}:{:02}:{:02}{}", s / 3600, s / 60 % 60, s % 60, self.suffix)
-    }
+/// `ts_ms`, in milliseconds since 1970 (UTC), as a time of day with its UTC offset: `14:03:05+02:00`.
+fn time_of_day(ts_ms: u64, (offset_s, suffix): &(i64, String)) -> String {
+    let s = (ts_ms / 1000).saturating_add_signed(*offset_s) % 86_400;
+    format!("{:02}:{:02}:{:02}{suffix}", s / 3600, s / 60 % 60, s % 60)
 }
 
 /// The present offset of local time to UTC, in seconds and as text. The standard library does not know time zones.

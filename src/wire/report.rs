@@ -18,7 +18,8 @@ pub struct Roster {
     #[serde(rename = "self", default, skip_serializing_if = "Option::is_none")]
     pub me: Option<Me>,
     pub peers: Vec<ListedPeer>,
-    pub asks: Vec<OwnAsk>,
+    /// Its open asks.
+    pub asks: Vec<OpenAsk>,
     pub owed: Vec<OwedAsk>,
 }
 
@@ -51,20 +52,6 @@ pub struct ListedPeer {
     pub connected_s: u64,
 }
 
-/// An open ask of the requesting peer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OwnAsk {
-    pub ask_id: String,
-    pub to: String,
-    pub state: State,
-    /// Why an answer is unlikely.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<Note>,
-    pub age_s: u64,
-    /// A description of the state for people.
-    pub detail: String,
-}
-
 /// An open ask that the requesting peer has to answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OwedAsk {
@@ -94,7 +81,7 @@ pub struct OpenAsk {
     /// Seconds until the timeout.
     pub left_s: u64,
     pub thread: String,
-    /// As in [`OwnAsk`].
+    /// A description of the state for people.
     pub detail: String,
 }
 
@@ -138,7 +125,7 @@ pub struct JournalStatus {
 }
 
 /// An event, for `relay tail`. Only the fields that apply are present.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Milliseconds since 1970, UTC.
     pub ts_ms: u64,

@@ -20,7 +20,9 @@ macro_rules! words {
 
 words! {
     /// What happened.
+    #[derive(Default)]
     pub enum What {
+        #[default]
         Joined = "joined",
         Left = "left",
         Renamed = "renamed",
@@ -37,7 +39,9 @@ words! {
     }
 
     /// The kind of a parcel.
+    #[derive(Default)]
     pub enum Kind {
+        #[default]
         Ask = "ask",
         Reply = "reply",
         Failed = "failed",
@@ -63,6 +67,7 @@ words! {
     }
 
     /// A path to a session.
+    #[derive(Default)]
     pub enum Path {
         /// `notifications/claude/channel` from the session's channel.
         Channel = "channel",
@@ -73,14 +78,17 @@ words! {
         /// The result of the session's next tool call, if no other path is left.
         Tool = "tool",
         /// The peer's connection: for people and scripts.
+        #[default]
         Socket = "socket",
         /// A form in front of the session's person.
         Form = "form",
     }
 
     /// What a session is doing.
+    #[derive(Default)]
     pub enum Activity {
         /// No hook has reported.
+        #[default]
         Unknown = "unknown",
         Idle = "idle",
         Busy = "busy",
@@ -93,7 +101,9 @@ words! {
     }
 
     /// The kind of a peer.
+    #[derive(Default)]
     pub enum PeerKind {
+        #[default]
         Session = "session",
         Person = "person",
         Script = "script",

@@ -20,23 +20,18 @@ pub fn render(answer: &Answer, delivery: Delivery) -> Option<(String, Value)> {
         Answer::Peers(roster) => (describe(roster), peers(roster)),
         Answer::Asked { ask_id, to, state, thread } => asked(ask_id, to, *state, thread, delivery),
         Answer::Broadcast { broadcast_id, asks } => {
-            let asks: Vec<Value> = asks.iter().map(|m| json!({"ask_id": m.ask_id, "to": m.to})).collect();
-            let text = match asks.len() {
-                0 => "Nobody was asked: no other session is in that scope. relay_peers lists who is there."
-                    .into(),
-                n => {
-                    let names: Vec<&str> = asks.iter().filter_map(|a| a["to"].as_str()).collect();
-                    let names = names.join(", ");
-                    format!("Asked {n} (broadcast_id {broadcast_id}): {names}. {}", arrival_of_all(delivery))
-                }
+            let names: Vec<&str> = asks.iter().map(|ask| ask.to.as_str()).collect();
+            let (n, names, arrival) = (asks.len(), names.join(", "), arrival_of_all(delivery));
+            let text = match n {
+                0 => "Nobody was asked: no other session is in that scope. relay_peers lists the peers."
+                    .to_owned(),
+                n => format!("Asked {n} (broadcast_id {broadcast_id}): {names}. {arrival}"),
             };
             let collect_s = delivery.collect_ms.map(|ms| ms / 1000);
-            (
-                text,
-                json!({
-                    "ok": true, "broadcast_id": broadcast_id, "peer_count": asks.len(), "asks": asks, "collect_s": collect_s,
-                }),
-            )
+            let structured = json!({
+                "ok": true, "broadcast_id": broadcast_id, "peer_count": n, "asks": asks, "collect_s": collect_s,
+            });
+            (text, structured)
         }
         Answer::Replied { ask_id, to, state } => {
             let text = match state {
@@ -138,10 +133,7 @@ fn describe(roster: &Roster) -> String {
     if let Some(me) = &roster.me {
         lines.push(format!("This session is \"{}\" ({}).", me.name, me.cwd));
     }
-    match roster.peers.len() {
-        0 => lines.push("No other peer is there.".into()),
-        n => lines.push(format!("{n} other peer{}:", if n == 1 { "" } else { "s" })),
-    }
+    lines.push(format!("Other peers: {}", roster.peers.len()));
     lines.extend(roster.peers.iter().map(peer_line));
     if !roster.asks.is_empty() {
         lines.push("Open asks of this session:".into());

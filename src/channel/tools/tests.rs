@@ -16,63 +16,51 @@ fn refusals_name_the_argument_and_the_remedy() {
     let long = format!("{{\"to\":\"b\",\"question\":\"{}\"}}", "x".repeat(MAX_TEXT + 1));
     let deep = format!("{{\"to\":\"b\",\"question\":{}{}}}", "[".repeat(200), "]".repeat(200));
     for (name, arguments, says) in [
-        ("relay_ask", r#"{"question":"?"}"#, "`to` is missing; this tool needs it"),
-        ("relay_ask", r#"{"to":"b"}"#, "`question` is missing; this tool needs it"),
-        ("relay_ask", r#"{"to":5,"question":"?"}"#, "`to` is 5; give a string"),
-        ("relay_ask", r#"{"to":"b","question":" \n"}"#, "`question` is empty; give some text"),
+        ("relay_ask", r#"{"question":"?"}"#, "missing field `to`"),
+        ("relay_ask", r#"{"to":"b"}"#, "missing field `question`"),
+        ("relay_ask", r#"{"to":5,"question":"?"}"#, "`to`: invalid type: integer `5`, expected a string"),
+        ("relay_ask", r#"{"to":"b","question":" \n"}"#, "`question`: the text is empty; give some text"),
         (
             "relay_ask",
             &long,
-            "`question` has 524289 bytes, and the limit is 524288 (512 KiB); shorten it or name a file to read",
+            "`question`: 524289 bytes exceed the limit of 524288; shorten the text or name a file to read",
         ),
-        ("relay_ask", &deep, "`question` is an array; give a string"),
-        (
-            "relay_ask",
-            r#"{"to":"b","to":"c","question":"?"}"#,
-            "`to` is given twice, or under both of its names; give it once",
-        ),
+        ("relay_ask", &deep, "`question`: invalid type: sequence, expected a string"),
+        ("relay_ask", r#"{"to":"b","to":"c","question":"?"}"#, "duplicate field `to`"),
         (
             "relay_ask",
             r#"{"to":"b","question":"?","timeout_s":0}"#,
-            "`timeout_s` is 0; give a whole number of seconds from 1 to 86400",
+            "`timeout_s`: 0 is not a whole number of seconds from 1 to 86400",
         ),
         (
             "relay_ask",
             r#"{"to":"b","question":"?","timeout_s":1.5}"#,
-            "`timeout_s` is 1.5; give a whole number of seconds from 1 to 86400",
+            "`timeout_s`: 1.5 is not a whole number of seconds from 1 to 86400",
         ),
-        (
-            "relay_ask",
-            r#"{"to":"b","question":"?","timeout_s":1e999}"#,
-            "`timeout_s` is 1e999; give a whole number of seconds from 1 to 86400",
-        ),
+        ("relay_ask", r#"{"to":"b","question":"?","timeout_s":1e999}"#, "`timeout_s`: number out of range"),
         (
             "relay_ask",
             r#"{"to":"b","question":"?","timeout_s":"9"}"#,
-            "`timeout_s` is a string; give a whole number of seconds from 1 to 86400",
+            "`timeout_s`: invalid type: string \"9\", expected f64",
         ),
         (
             "relay_ask",
             r#"{"to":"b","question":"?","when":{}}"#,
-            "there is no argument `when`; this tool takes `to`, `question`, `who`, `thread_id`, `timeout_s`",
+            "`when`: unknown field `when`, expected one of `to`, `question`, `who`, `thread_id`, `timeout_s`",
         ),
-        ("relay_peers", r#"{"all":true}"#, "there is no argument `all`; this tool takes no arguments"),
-        ("relay_peers", "[]", "the arguments are an array; give an object"),
-        ("relay_peers", "7", "the arguments are 7; give an object"),
-        ("relay_reply", r#"{"ask_id":"a","answer":null}"#, "`answer` is null; give a string"),
-        (
-            "relay_reply",
-            r#"{"ask_id":"a","answer":"x","text":"y"}"#,
-            "`answer` is given twice, or under both of its names; give it once",
-        ),
+        ("relay_peers", r#"{"all":true}"#, "`all`: unknown field `all`, there are no fields"),
+        ("relay_peers", "[]", "the arguments are no object: invalid type: sequence, expected a map"),
+        ("relay_peers", "7", "the arguments are no object: invalid type: integer `7`, expected a map"),
+        ("relay_reply", r#"{"ask_id":"a","answer":null}"#, "`answer`: invalid type: null, expected a string"),
+        ("relay_reply", r#"{"ask_id":"a","answer":"x","text":"y"}"#, "duplicate field `answer`"),
         (
             "relay_broadcast",
             r#"{"question":"?","scope":"planet"}"#,
-            "`scope` is \"planet\"; give \"machine\", \"repo\", \"directory\"",
+            "`scope`: unknown variant `planet`, expected one of `machine`, `repo`, `directory`",
         ),
-        ("relay_broadcast", r#"{"question":"?","scope":true}"#, "`scope` is a boolean; give a string"),
-        ("relay_rename", r#"{"name":["x"]}"#, "`name` is an array; give a string"),
-        ("relay_rename", r#"{"new_name":{}}"#, "`new_name` is an object; give a string"),
+        ("relay_broadcast", r#"{"question":"?","scope":true}"#, "`scope`: expected value"),
+        ("relay_rename", r#"{"name":["x"]}"#, "`name`: invalid type: sequence, expected a string"),
+        ("relay_rename", r#"{"new_name":{}}"#, "`new_name`: invalid type: map, expected a string"),
     ] {
         let shown = &arguments[..arguments.len().min(60)];
         let refused = call(name, arguments).expect("a known tool").expect_err(shown);
@@ -85,8 +73,16 @@ fn refusals_name_the_argument_and_the_remedy() {
 fn missing_optional_arguments_get_their_defaults() {
     let (broadcast_id, text, timeout_ms) = ("bc_1".to_owned(), "?".to_owned(), TIMEOUT_S * 1000);
     let (include_self, collect_ms) = (false, Some(timeout_ms));
-    let scope = wire::Scope::Machine;
-    let want = ToHub::Broadcast { id: 0, broadcast_id, text, scope, include_self, collect_ms, timeout_ms };
+    let scope = Scope::Machine;
+    let want = ToHub::Broadcast(BroadcastRequest {
+        id: 0,
+        broadcast_id,
+        text,
+        scope,
+        include_self,
+        collect_ms,
+        timeout_ms,
+    });
     assert_eq!(request("relay_broadcast", json!({"question": "?"})), want);
     assert_eq!(request("relay_broadcast", json!({"question": "?", "scope": null, "timeout_s": null})), want);
     for (arguments, collected) in [
@@ -94,7 +90,10 @@ fn missing_optional_arguments_get_their_defaults() {
         (json!({"question": "?", "collect_s": 20}), Some(20_000)),
         (json!({"question": "?", "collect": false, "collect_s": 20}), None),
     ] {
-        let ToHub::Broadcast { collect_ms, .. } = request("relay_broadcast", arguments) else { panic!() };
+        let ToHub::Broadcast(BroadcastRequest { collect_ms, .. }) = request("relay_broadcast", arguments)
+        else {
+            panic!()
+        };
         assert_eq!(collect_ms, collected);
     }
     assert_eq!(request("relay_peers", Value::Null), ToHub::Peers { id: 0 });

@@ -6,15 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::delivery::Progress;
 use super::ended::Tombstone;
+use super::limits::overloaded;
 use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::wire::{
     Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State, ToClient,
-    What, fault,
+    What, refused,
 };
 
-/// The limit of undelivered text of all peers, in bytes.
-const MAX_TOTAL_TEXT: usize = 256 << 20;
 /// How much of a question its answer quotes, in characters.
 const MAX_ABOUT: usize = 100;
 /// The longest thread id, in bytes.
@@ -64,12 +63,10 @@ impl Router {
         check_text("question", &question.text)?;
         check_timeout(question.timeout_ms)?;
         if question.thread.as_ref().is_some_and(|t| t.is_empty() || t.len() > MAX_THREAD) {
-            return Err(fault(
-                Code::BadArgs,
-                format!(
-                    "`thread_id` has to have 1 to {MAX_THREAD} bytes; pass the one of an earlier message"
-                ),
-            ));
+            let why = format!(
+                "`thread_id` has to have 1 to {MAX_THREAD} bytes; pass the one of an earlier message"
+            );
+            return refused(Code::BadArgs, why);
         }
         if let Some(known) = self.asked_before(me, &question.ask_id)? {
             let (ask_id, to) = (question.ask_id, question.to);
@@ -78,7 +75,7 @@ impl Router {
         }
         let target = self.find(me, &question.to)?;
         if target == me {
-            return Err(fault(Code::BadArgs, "`to` is this session itself; ask another peer"));
+            return refused(Code::BadArgs, "`to` is this session itself; ask another peer");
         }
         if question.person {
             self.check_person(target, &question.text)?;
@@ -136,7 +133,7 @@ impl Router {
             (None, None) => return Ok(None),
         };
         if *asker != self.peer(me).who.peer {
-            return Err(fault(Code::BadMsg, "`ask_id` is taken; every ask needs a new one"));
+            return refused(Code::BadMsg, "`ask_id` is taken; every ask needs a new one");
         }
         let (ask_id, to, thread) = (ask_id.to_owned(), to.clone(), thread.clone());
         Ok(Some(Answer::Asked { ask_id, to, state, thread }))
@@ -144,47 +141,31 @@ impl Router {
 
     /// Whether `me` may open another ask: it must not have too many open asks or undelivered texts.
     pub(super) fn room_for_ask(&self, me: PeerNo) -> Result<(), Fault> {
-        if self.peer(me).inbox.len() >= self.limits.undelivered {
-            let held = self.limits.undelivered;
-            return Err(fault(
-                Code::Overloaded,
-                format!(
-                    "{held} messages to this session are undelivered, which is the limit; retry when some were delivered"
-                ),
-            ));
-        }
-        let most = self.limits.open_asks;
-        let peer = self.peer(me);
+        self.room_in_inbox(me)?;
+        let (most, peer) = (self.limits.open_asks, self.peer(me));
         let single = |id: &&Id| self.asks.get(*id).is_some_and(|a| a.broadcast.is_none());
-        let open = peer.broadcasts.len() + peer.asked.iter().filter(single).take(most).count();
-        if open < most {
+        if peer.broadcasts.len() + peer.asked.iter().filter(single).take(most).count() < most {
             return Ok(());
         }
-        Err(fault(
-            Code::Overloaded,
-            format!("this session has {most} open asks, which is the limit; retry when one has ended"),
-        ))
+        overloaded(format!("this session has {most} open asks"), "when one has ended")
     }
 
     /// Whether another text to `target` is within the limits.
     pub(super) fn room_for_text(&self, target: PeerNo) -> Result<(), Fault> {
-        if self.text >= MAX_TOTAL_TEXT {
-            return Err(fault(
-                Code::Overloaded,
-                "256 MiB of text for all peers is undelivered, which is the limit; retry when some was delivered",
-            ));
+        if self.text >= self.limits.text {
+            let what = format!("{} MiB of text for all peers is undelivered", self.limits.text >> 20);
+            return overloaded(what, "when some was delivered");
         }
-        let most = self.limits.undelivered;
-        if self.peer(target).inbox.len() < most {
+        self.room_in_inbox(target)
+    }
+
+    fn room_in_inbox(&self, no: PeerNo) -> Result<(), Fault> {
+        let (most, peer) = (self.limits.undelivered, self.peer(no));
+        if peer.inbox.len() < most {
             return Ok(());
         }
-        let name = &self.peer(target).who.name;
-        Err(fault(
-            Code::Overloaded,
-            format!(
-                "{most} messages to \"{name}\" are undelivered, which is the limit; retry when some were delivered"
-            ),
-        ))
+        let what = format!("{most} messages to \"{}\" are undelivered", peer.who.name);
+        overloaded(what, "when some were delivered")
     }
 
     /// Opens an ask and starts the delivery of its question. `starter` is the request to answer.
@@ -221,21 +202,15 @@ impl Router {
         let who = &self.peer(from).who;
         let is_theirs = matches!(kind, Kind::Ask | Kind::Reply | Kind::Consent);
         Parcel {
-            push: String::new(),
-            path: Path::Socket,
             kind,
             ask_id: ask_id.to_string(),
             from: who.name.clone(),
             from_kind: Some(who.kind).filter(|_| is_theirs),
             by: Some(who.kind).filter(|by| kind == Kind::Reply && *by == PeerKind::Person),
-            about: None,
             cwd: Some(who.cwd.clone()).filter(|_| is_theirs),
             text,
-            cut: None,
-            code: None,
-            broadcast: None,
             thread: Some(thread.to_owned()).filter(|t| !t.is_empty()),
-            late: false,
+            ..Parcel::default()
         }
     }
 
@@ -258,7 +233,7 @@ impl Router {
             (_, Some(before), _) if before != digest(&text) => {
                 unknown("that ask has been answered already; an ask takes one answer")
             }
-            (_, Some(_), _) if ended.lost => Err(fault(Code::PeerGone, ANSWER_NOT_NEEDED)),
+            (_, Some(_), _) if ended.lost => refused(Code::PeerGone, ANSWER_NOT_NEEDED),
             (_, Some(_), asker) => {
                 // The same answer again: the confirmation of the first one got lost.
                 let (ask_id, to) = (ask_id.to_owned(), ended.from.clone());
@@ -270,7 +245,7 @@ impl Router {
                 self.late_reply(&Id::from(ask_id), me, None, asker, text, (conn, id));
                 Ok(None)
             }
-            _ => Err(fault(Code::PeerGone, ANSWER_NOT_NEEDED)),
+            _ => refused(Code::PeerGone, ANSWER_NOT_NEEDED),
         }
     }
 
@@ -297,10 +272,10 @@ impl Router {
     /// Ends an ask with an answer.
     pub(super) fn replied(&mut self, id: &Id, text: String, starter: Option<(ConnId, u64)>) {
         // The answer proves that the model has seen the question.
-        let delivery = self.asks.get(id).and_then(|ask| ask.delivery);
-        if let Some(path) = delivery.and_then(|no| self.deliveries.get(&no)?.attempts.last().map(|a| a.path))
+        if let Some(no) = self.asks.get(id).and_then(|ask| ask.delivery)
+            && let Some(path) = self.last_attempt(no).map(|attempt| attempt.path)
         {
-            delivery.into_iter().for_each(|no| self.confirm(no, path));
+            self.confirm(no, path);
         }
         let Some(ask) = self.end(id, None, Some(digest(&text))) else { return };
         if ask.broadcast.as_ref().is_some_and(|all| self.collect(all, ask.target, &text)) {
@@ -391,9 +366,7 @@ impl Router {
             broadcast: ask.broadcast.clone(),
             code,
             answer,
-            lost: false,
-            untold: false,
-            members: Vec::new(),
+            ..Tombstone::default()
         };
         self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);
         for no in [ask.delivery, ask.consent].into_iter().flatten() {
@@ -431,7 +404,7 @@ impl Router {
 const ANSWER_NOT_NEEDED: &str = "the asker has left or has withdrawn the ask; the answer is not needed";
 
 fn unknown(why: &str) -> Reply {
-    Err(fault(Code::UnknownAsk, format!("{why}; relay_peers lists the asks that this session owes")))
+    refused(Code::UnknownAsk, format!("{why}; relay_peers lists the asks that this session owes"))
 }
 
 fn digest(text: &str) -> u64 {
@@ -445,21 +418,17 @@ pub(super) fn check_id(id: &str) -> Result<(), Fault> {
     if (8..=48).contains(&id.len()) && id.bytes().all(plain) {
         return Ok(());
     }
-    Err(fault(Code::BadMsg, "invalid id; an id has 8 to 48 letters, digits, `_` and `-`"))
+    refused(Code::BadMsg, "invalid id; an id has 8 to 48 letters, digits, `_` and `-`")
 }
 
 pub(super) fn check_text(what: &str, text: &str) -> Result<(), Fault> {
     if text.trim().is_empty() {
-        return Err(fault(Code::BadArgs, format!("`{what}` is empty; give a text")));
+        return refused(Code::BadArgs, format!("`{what}` is empty; give a text"));
     }
     if text.len() > MAX_TEXT {
-        let size = text.len();
-        return Err(fault(
-            Code::BadArgs,
-            format!(
-                "`{what}` has {size} bytes, over the limit of {MAX_TEXT} (512 KiB); shorten it or name a file to read"
-            ),
-        ));
+        let why =
+            format!("`{what}` exceeds the limit of {MAX_TEXT} bytes; shorten it or name a file to read");
+        return refused(Code::BadArgs, why);
     }
     Ok(())
 }
@@ -468,5 +437,5 @@ pub(super) fn check_timeout(timeout: Ms) -> Result<(), Fault> {
     if (1..=MAX_TIMEOUT_MS).contains(&timeout) {
         return Ok(());
     }
-    Err(fault(Code::BadArgs, "the timeout is out of range; give 1s to 24h"))
+    refused(Code::BadArgs, "the timeout is out of range; give 1s to 24h")
 }

@@ -8,20 +8,10 @@ use super::ask::{Ask, check_id, check_text, check_timeout};
 use super::ended::Tombstone;
 use super::{ConnId, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::fence::{label, quote};
-use crate::wire::{Answer, Code, Fault, Kind, Member, Scope, State, Who, fault};
+use crate::wire::{Answer, BroadcastRequest, Code, Fault, Kind, Member, Scope, State, Who, refused};
 
 /// The limit of collected answers, in bytes.
 const MAX_COLLECTED: usize = 256 << 10;
-
-/// The arguments of `broadcast`; see [`ToHub::Broadcast`](crate::wire::ToHub).
-pub(super) struct Call {
-    pub broadcast_id: String,
-    pub text: String,
-    pub scope: Scope,
-    pub timeout_ms: u64,
-    pub include_self: bool,
-    pub collect_ms: Option<u64>,
-}
 
 /// An open broadcast.
 #[derive(Serialize, Deserialize)]
@@ -51,14 +41,14 @@ pub(super) struct Outcome {
 }
 
 impl Router {
-    pub(super) fn broadcast(&mut self, conn: ConnId, id: u64, call: Call) -> Reply {
+    pub(super) fn broadcast(&mut self, conn: ConnId, call: BroadcastRequest) -> Reply {
         let me = self.me(conn)?;
         check_id(&call.broadcast_id)?;
         check_text("question", &call.text)?;
         check_timeout(call.timeout_ms)?;
         let all = Id::from(call.broadcast_id.as_str());
         if let Some(asks) = self.broadcast_before(me, &all)? {
-            self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
+            self.answer(conn, call.id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
             if !self.broadcasts.contains_key(&all) {
                 self.notify_asker(me, &all, State::Replied, None, None);
             }
@@ -73,7 +63,7 @@ impl Router {
         }
         // The request is answered first, since an ask may end while it is being opened.
         let broadcast_id = call.broadcast_id;
-        self.answer(conn, id, Ok(Answer::Broadcast { broadcast_id, asks: members.clone() }));
+        self.answer(conn, call.id, Ok(Answer::Broadcast { broadcast_id, asks: members.clone() }));
         if members.is_empty() {
             return Ok(None);
         }
@@ -118,10 +108,8 @@ impl Router {
     fn in_scope(&self, me: PeerNo, scope: Scope, include_self: bool) -> Result<Vec<PeerNo>, Fault> {
         let own = &self.peer(me).who;
         if scope == Scope::Repo && own.repo.is_none() {
-            return Err(fault(
-                Code::BadArgs,
-                "`scope` is \"repo\", but this session is in no git repository; use \"directory\" or \"machine\"",
-            ));
+            let why = "`scope` is \"repo\", but this session is in no git repository; use \"directory\" or \"machine\"";
+            return refused(Code::BadArgs, why);
         }
         let within = |other: &Who| match scope {
             Scope::Machine => true,
@@ -209,16 +197,10 @@ impl Router {
         let who = &self.peer(done.asker).who;
         let tombstone = Tombstone {
             asker: who.peer.clone(),
-            target: String::new(),
             from: who.name.clone(),
-            to: String::new(),
             thread: all.to_string(),
-            broadcast: None,
-            code: None,
-            answer: None,
-            lost: false,
-            untold: false,
             members: done.members.clone(),
+            ..Tombstone::default()
         };
         self.ended.insert(self.now, self.limits.late, all.clone(), tombstone);
         Some(done)
@@ -231,5 +213,5 @@ fn answers(collected: &[Collected]) -> String {
 }
 
 fn taken<T>() -> Result<T, Fault> {
-    Err(fault(Code::BadMsg, "`broadcast_id` is taken; every broadcast needs a new one"))
+    refused(Code::BadMsg, "`broadcast_id` is taken; every broadcast needs a new one")
 }

@@ -36,7 +36,6 @@ impl Router {
         });
         let asks = self.asks.values().flat_map(|ask| [&ask.asker, &ask.target]);
         let met = self.peers.values().flat_map(|peer| &peer.met);
-        let aliases = self.peers.values().flat_map(|peer| peer.aliases.iter().map(|(_, no)| no));
         roles
             .chain(asks)
             .chain(self.broadcasts.values().map(|broadcast| &broadcast.asker))
@@ -45,7 +44,6 @@ impl Router {
             .chain(self.names.holders())
             .chain(self.sessions.values().flat_map(|session| session.peers()))
             .chain(met)
-            .chain(aliases)
     }
 }
 

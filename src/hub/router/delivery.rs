@@ -375,7 +375,7 @@ impl Router {
 mod tests {
     use super::*;
     use crate::hub::router::{Info, Input, Output};
-    use crate::wire::{ToHub, Who};
+    use crate::wire::{Code, ToHub, Who};
 
     fn who(name: &str, path: Path) -> Box<Who> {
         Box::new(Who { paths: vec![path], ..Who::sample(name) })
@@ -418,5 +418,31 @@ mod tests {
         assert_eq!(pushed(&router.step(later, Input::Tick).outputs), 0);
         let again: usize = (0..burst + 1).map(|n| ask(&mut router, later, 100 + n)).sum();
         assert_eq!(again, burst);
+    }
+
+    #[test]
+    fn text_of_all_peers_is_limited_in_total() {
+        let limits = Limits { text: 1 << 20, ..Limits::default() };
+        let mut router = Router::new(limits, Info::default(), Box::new(String::new));
+        for (conn, name) in [(1, "a"), (2, "b")] {
+            router.step(0, Input::Opened(conn));
+            let register = ToHub::Register { id: 0, who: who(name, Path::Hook), lost: Vec::new() };
+            router.step(0, Input::Said(conn, register));
+        }
+        let mut ask = |n: usize| {
+            let (ask_id, to, text) = (format!("ask_{n:016x}"), "b".to_owned(), "?".repeat(512 << 10));
+            let (timeout_ms, thread, person) = (60_000, None, false);
+            let ask = ToHub::Ask { id: n as u64, ask_id, to, text, timeout_ms, thread, person };
+            let out = router.step(1_000, Input::Said(1, ask)).outputs;
+            let refusal = |o: &Output| match o {
+                Output::Send(1, ToClient::Error { code: Code::Overloaded, message, .. }) => {
+                    Some(message.clone())
+                }
+                _ => None,
+            };
+            out.iter().find_map(refusal)
+        };
+        assert_eq!((ask(1), ask(2)), (None, None), "half a MiB leaves room for another text");
+        assert!(ask(3).is_some_and(|why| why.contains("1 MiB of text") && why.contains("limit")));
     }
 }

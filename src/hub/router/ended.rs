@@ -13,7 +13,7 @@ use crate::wire::{Code, Kind, LostAsk, Member};
 const MAX: usize = 4_096;
 
 /// The record of an ask or a broadcast that has ended.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Tombstone {
     /// The identities of asker and target. A broadcast has no target.
     pub asker: String,
@@ -117,19 +117,8 @@ impl Router {
             (tombstone.code, tombstone.untold) = (Some(code), false);
         } else {
             let who = &self.peer(me).who;
-            let tombstone = Tombstone {
-                asker: who.peer.clone(),
-                target: String::new(),
-                from: who.name.clone(),
-                to,
-                thread: String::new(),
-                broadcast: None,
-                code: Some(code),
-                answer: None,
-                lost: false,
-                untold: false,
-                members: Vec::new(),
-            };
+            let (asker, from, code) = (who.peer.clone(), who.name.clone(), Some(code));
+            let tombstone = Tombstone { asker, from, to, code, ..Tombstone::default() };
             self.ended.insert(self.now, self.limits.late, id, tombstone);
         }
         let no = self.deliver(me, parcel, None);

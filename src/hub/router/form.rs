@@ -3,11 +3,12 @@
 
 use super::ask::check_text;
 use super::delivery::Delivery;
+use super::limits::overloaded;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::fence::label;
 use crate::span::span;
 use crate::wire::{
-    Activity, Answer, Code, Consent, Fault, FormEnd, Kind, Note, Path, PeerKind, State, ToClient, fault,
+    Activity, Answer, Code, Consent, Fault, FormEnd, Kind, Note, Path, PeerKind, State, ToClient, refused,
 };
 
 /// The longest question to a person, in bytes and in lines: a form shows no more on a small terminal.
@@ -27,7 +28,7 @@ impl Router {
             let limit = format!(
                 "a question to a person has at most {MAX_TEXT} bytes and {MAX_LINES} lines; shorten it, or name a file to read"
             );
-            return Err(fault(Code::BadArgs, limit));
+            return refused(Code::BadArgs, limit);
         }
         let who = &self.peer(target).who;
         let why = match who.kind {
@@ -43,7 +44,7 @@ impl Router {
         };
         let name = &who.name;
         let instead = "ask that session itself instead, or your own user";
-        Err(fault(Code::Declined, format!("\"{name}\": {why}; {instead}")))
+        refused(Code::Declined, format!("\"{name}\": {why}; {instead}"))
     }
 
     /// Counts a form against the limit per asker and session. Scripts and people at a shell have a new identity each time,
@@ -56,12 +57,8 @@ impl Router {
         let (start, count) = forms.get(&key).copied().unwrap_or((now, 0));
         if most != 0 && (count >= most || is_full) {
             let wait = span(start.saturating_add(HOUR).saturating_sub(now).div_ceil(1_000));
-            return Err(fault(
-                Code::Overloaded,
-                format!(
-                    "its user was asked {most} times within an hour, which is the limit; retry in {wait}, or ask the session"
-                ),
-            ));
+            let what = format!("its user was asked {most} times within an hour");
+            return overloaded(what, format!("in {wait}, or ask the session"));
         }
         forms.insert(key, (start, count.saturating_add(1)));
         Ok(())

@@ -1,8 +1,11 @@
 //! Limits of the router.
 
+use std::fmt::Display;
+
 use serde::{Deserialize, Serialize};
 
 use super::Ms;
+use crate::wire::{Code, Fault, refused};
 
 /// Limits of counts and times. Times are in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -13,6 +16,8 @@ pub struct Limits {
     pub open_asks: usize,
     /// Texts per target that are not known to have arrived.
     pub undelivered: usize,
+    /// Undelivered text of all peers, in bytes.
+    pub text: usize,
     /// Asks per minute from one peer to another; 0 for no limit.
     pub asks_per_minute: u32,
     /// How long a peer that lost its connection has to reconnect.
@@ -44,6 +49,14 @@ pub struct Limits {
     pub forms_per_hour: u32,
 }
 
+/// Refuses a request because of a limit: `what` has reached it, `retry` says when to retry.
+///
+/// # Errors
+/// Always.
+pub(super) fn overloaded<T>(what: impl Display, retry: impl Display) -> Result<T, Fault> {
+    refused(Code::Overloaded, format!("{what}, which is the limit; retry {retry}"))
+}
+
 impl Limits {
     /// All times, and the longest one that follows from the others.
     pub fn times(&self) -> [Ms; 12] {
@@ -73,6 +86,7 @@ impl Default for Limits {
             peers: 1024,
             open_asks: 64,
             undelivered: 256,
+            text: 256 << 20,
             asks_per_minute: 30,
             grace: 5_000,
             idle_exit: 300_000,

@@ -1,5 +1,5 @@
-//! The names of peers: which one a peer gets, how it takes another, and what its old one still leads to. A name is found
-//! whatever the case of its letters, so tables have [keys](name::key).
+//! The names of peers: choosing one, renaming, and finding a peer by its name or an old name. Case does not matter, so tables
+//! use [keys](name::key).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,10 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConnId, PeerNo, Reply, Router};
 use crate::name;
-use crate::wire::{Answer, Code, Fault, MAX_LABEL, What, fault};
+use crate::wire::{Answer, Code, Fault, MAX_LABEL, What, refused};
 
-/// The limit of old names of other peers that a peer may use.
-const MAX_ALIASES: usize = 64;
 /// The most old names that are known.
 const MAX_OLD: usize = 256;
 /// The most sessions whose names are kept.
@@ -18,7 +16,7 @@ const MAX_SESSIONS: usize = 256;
 /// The longest id of a session whose name is kept, in bytes.
 const MAX_SESSION: usize = 128;
 
-/// Who has which name, and what is known of names that nobody has.
+/// The peers by name, and the names that peers or sessions had before.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Names {
     pub by_key: BTreeMap<String, PeerNo>,
@@ -44,14 +42,15 @@ impl Names {
         self.by_key.values().chain(self.old.iter().map(|(_, no)| no))
     }
 
-    /// The peer is gone, and nobody looks for it.
+    /// Removes the old names of a peer that has left.
     pub fn forget(&mut self, no: PeerNo) {
         self.old.retain(|(_, holder)| *holder != no);
     }
 
     fn insert_old(&mut self, key: String, no: PeerNo) {
-        self.old.retain(|(known, _)| *known != key);
-        self.old.push_back((key, no));
+        let old = (key, no);
+        self.old.retain(|known| *known != old);
+        self.old.push_back(old);
         if self.old.len() > MAX_OLD {
             self.old.pop_front();
         }
@@ -78,33 +77,22 @@ impl Router {
         (!self.names.by_key.contains_key(&name::key(&known.name))).then(|| known.name.clone())
     }
 
-    /// The name that `wanted` stands for, or one like it, that nobody but `own` has.
+    /// The valid name for `wanted`, with a suffix if a peer other than `own` has it. With `exact` that is an error.
     pub(super) fn pick_name(&self, wanted: &str, exact: bool, own: Option<PeerNo>) -> Result<String, Fault> {
         let holder = |n: &str| self.names.by_key.get(&name::key(n)).copied().filter(|no| Some(*no) != own);
         let name = name::wish(wanted);
         let free = name::free(&name, |n| holder(n).is_some());
-        match holder(&name).filter(|_| exact) {
-            None => Ok(free),
-            Some(no) => Err(fault(
-                Code::NameTaken,
-                format!(
-                    "another peer is called \"{}\"; choose another name, such as \"{free}\"",
-                    self.peer(no).who.name
-                ),
-            )),
-        }
+        let Some(no) = holder(&name).filter(|_| exact) else { return Ok(free) };
+        let taken = &self.peer(no).who.name;
+        let why = format!("another peer is called \"{taken}\"; choose another name, such as \"{free}\"");
+        refused(Code::NameTaken, why)
     }
 
     pub(super) fn rename(&mut self, conn: ConnId, wanted: &str, exact: bool) -> Reply {
         let no = self.me(conn)?;
         if wanted.trim().is_empty() || wanted.len() > MAX_LABEL {
-            return Err(fault(
-                Code::BadArgs,
-                format!(
-                    "`name` is empty or too long; give one of 1 to {} letters, digits, `.`, `_` and `-`",
-                    name::MAX_NAME
-                ),
-            ));
+            let why = "`name` is empty or too long; give one of 1 to 64 letters, digits, `.`, `_` and `-`";
+            return refused(Code::BadArgs, why);
         }
         let new = self.pick_name(wanted, exact, Some(no))?;
         self.keep_name_of_session(no, wanted, &new, exact);
@@ -120,7 +108,7 @@ impl Router {
         let (old_key, new_key) = (name::key(&old), name::key(new));
         self.names.by_key.remove(&old_key);
         if old_key != new_key {
-            self.remember_old_name(no, &old_key);
+            self.names.insert_old(old_key, no);
         }
         self.names.by_key.insert(new_key, no);
         self.report(What::Renamed, |e| {
@@ -164,35 +152,20 @@ impl Router {
         }
     }
 
-    /// Peers that met `no` may go on calling it by its old name, and the others are told the new one.
-    fn remember_old_name(&mut self, no: PeerNo, old: &str) {
-        self.names.insert_old(old.to_owned(), no);
-        let met: Vec<PeerNo> = self.peer(no).met.iter().copied().collect();
-        for other in met {
-            let Some(peer) = self.peers.get_mut(&other) else { continue };
-            peer.aliases.retain(|(n, _)| n != old);
-            peer.aliases.push_back((old.to_owned(), no));
-            if peer.aliases.len() > MAX_ALIASES {
-                peer.aliases.pop_front();
-            }
-        }
-    }
-
-    /// The peer that `me` calls `wanted`: by its name, by that of its directory, or by a name that it had when they met.
+    /// The peer that `me` calls `wanted`: by its name, by that of its directory, or by a name that it had before, if they have met.
     pub(super) fn find(&self, me: PeerNo, wanted: &str) -> Result<PeerNo, Fault> {
         let name = name::wish(wanted);
         let keys = [name::key(&name), name::key(&name::slug(wanted))];
-        let find = |names: &VecDeque<(String, PeerNo)>| {
-            names.iter().rev().find(|(n, _)| keys.contains(n)).map(|(_, no)| *no)
-        };
+        let mut had_name = self.names.old.iter().rev().filter(|(n, _)| keys.contains(n)).map(|(_, no)| *no);
+        let met = &self.peer(me).met;
         let by_name = keys.iter().find_map(|key| self.names.by_key.get(key).copied());
-        if let Some(no) = by_name.or_else(|| find(&self.peer(me).aliases)) {
+        if let Some(no) = by_name.or_else(|| had_name.clone().find(|no| met.contains(no))) {
             return Ok(no);
         }
         let names =
             self.names.by_key.values().filter(|no| **no != me).map(|no| self.peer(*no).who.name.as_str());
         let near = name::nearest(wanted, names);
-        let hint = match (find(&self.names.old), near.as_slice()) {
+        let hint = match (had_name.next(), near.as_slice()) {
             (Some(no), _) => format!("it is now \"{}\"", self.peer(no).who.name),
             (None, []) if self.peers.len() < 2 => "no other peer is registered".to_owned(),
             (None, []) => "relay_peers lists the peers".to_owned(),
@@ -201,6 +174,6 @@ impl Router {
                 format!("did you mean {}? relay_peers lists all", near.join(" or "))
             }
         };
-        Err(fault(Code::PeerNotFound, format!("no peer named \"{name}\"; {hint}")))
+        refused(Code::PeerNotFound, format!("no peer named \"{name}\"; {hint}"))
     }
 }

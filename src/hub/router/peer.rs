@@ -1,18 +1,21 @@
 //! Registered peers: registration and leaving.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::overloaded;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
-use crate::wire::{Activity, Answer, Code, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, fault};
+use crate::wire::{
+    Activity, Answer, Code, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, fault, refused,
+};
 
 /// The limit of lost asks in one registration, and of undelivered texts to a peer that is told of another one.
 pub(super) const MAX_LOST: usize = 1_024;
 
 /// A registered peer.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Peer {
     /// Its registration, with its present name.
     pub who: Who,
@@ -43,8 +46,6 @@ pub(super) struct Peer {
     pub broadcasts: BTreeSet<Id>,
     /// Peers with which it has exchanged an ask.
     pub met: BTreeSet<PeerNo>,
-    /// Old names of those it met, by their keys, oldest first.
-    pub aliases: VecDeque<(String, PeerNo)>,
     /// Per target, the start of the current minute and the number of asks in it.
     rate: BTreeMap<PeerNo, (Ms, u32)>,
     /// Before that no form is opened.
@@ -58,40 +59,13 @@ pub(super) struct Peer {
     pub always: BTreeSet<String>,
 }
 
-impl Peer {
-    fn new(who: Who, since: Ms) -> Self {
-        Peer {
-            wanted: String::new(),
-            who,
-            conn: None,
-            newest: 0,
-            grace: None,
-            since,
-            proven: Vec::new(),
-            confirmed_at: None,
-            dead: Vec::new(),
-            inbox_empty_at: 0,
-            inbox: BTreeSet::new(),
-            asked: BTreeSet::new(),
-            owes: BTreeSet::new(),
-            broadcasts: BTreeSet::new(),
-            met: BTreeSet::new(),
-            aliases: VecDeque::new(),
-            rate: BTreeMap::new(),
-            form_after: 0,
-            forms: BTreeMap::new(),
-            always: BTreeSet::new(),
-        }
-    }
-}
-
 impl Router {
     pub(super) fn register(&mut self, conn: ConnId, id: u64, mut who: Who, lost: Vec<LostAsk>) -> Reply {
         match self.roles.get(&conn) {
             Some(Role::Peer(_)) => {
-                return Err(fault(Code::AlreadyRegistered, "this connection has registered already"));
+                return refused(Code::AlreadyRegistered, "this connection has registered already");
             }
-            Some(Role::Waiter { .. }) => return Err(fault(Code::BadMsg, "a waiter cannot register")),
+            Some(Role::Waiter { .. }) => return refused(Code::BadMsg, "a waiter cannot register"),
             None => {}
         }
         check(&who)?;
@@ -150,10 +124,7 @@ impl Router {
     fn join(&mut self, mut who: Who) -> Result<PeerNo, Fault> {
         if self.peers.len() >= self.limits.peers {
             let most = self.limits.peers;
-            return Err(fault(
-                Code::Overloaded,
-                format!("the hub has {most} peers, which is its limit; retry when one has left"),
-            ));
+            return overloaded(format!("the hub has {most} peers"), "when one has left");
         }
         let wanted = name::wish(&who.name);
         who.name = match self.name_of_session(who.session.as_deref(), &wanted) {
@@ -163,7 +134,7 @@ impl Router {
         let no = self.no();
         self.names.by_key.insert(name::key(&who.name), no);
         self.by_identity.insert(who.peer.clone(), no);
-        self.peers.insert(no, Peer { wanted, ..Peer::new(who, self.now) });
+        self.peers.insert(no, Peer { who, wanted, since: self.now, ..Peer::default() });
         self.empty_since = None;
         Ok(no)
     }
@@ -172,7 +143,7 @@ impl Router {
     fn come_back(&mut self, no: PeerNo, mut who: Who) -> Result<PeerNo, Fault> {
         let peer = self.peer(no);
         if peer.who.secret != who.secret {
-            return Err(fault(Code::NameTaken, "this identity belongs to a session with another secret"));
+            return refused(Code::NameTaken, "this identity belongs to a session with another secret");
         }
         who.name.clone_from(&peer.who.name);
         self.untie(no);
@@ -194,12 +165,10 @@ impl Router {
         }
         if most != 0 && *count >= most {
             let wait = (60_000 - (now - *start)).div_ceil(1000);
-            return Err(fault(
-                Code::Overloaded,
-                format!(
-                    "{most} asks went to this peer within a minute, which is the limit; retry in {wait} s"
-                ),
-            ));
+            return overloaded(
+                format!("{most} asks went to this peer within a minute"),
+                format!("in {wait} s"),
+            );
         }
         *count += 1;
         Ok(())
@@ -290,7 +259,6 @@ impl Router {
         for other in &peer.met {
             if let Some(other) = self.peers.get_mut(other) {
                 other.met.remove(&no);
-                other.aliases.retain(|(_, holder)| *holder != no);
                 other.rate.remove(&no);
             }
         }
@@ -313,28 +281,22 @@ impl Router {
 
 /// Checks the lengths and characters of a registration.
 fn check(who: &Who) -> Result<(), Fault> {
-    let bad = |what: &str| Err(fault(Code::BadMsg, format!("`who.{what}` is empty or too long")));
     let sized = |s: &str, most: usize| (1..=most).contains(&s.len());
-    if !sized(&who.name, MAX_LABEL) {
-        return bad("name");
-    }
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    if !sized(&who.peer, 64) || !who.peer.bytes().all(plain) {
-        return bad("peer");
-    }
-    if !sized(&who.secret, 64) {
-        return bad("secret");
-    }
-    if !sized(&who.cwd, MAX_LABEL) {
-        return bad("cwd");
-    }
-    if who.paths.len() > 8 {
-        return bad("paths");
-    }
-    let optional =
-        [("repo", &who.repo), ("branch", &who.branch), ("claude", &who.claude), ("session", &who.session)];
-    match optional.iter().find(|(_, s)| s.as_ref().is_some_and(|s| s.len() > MAX_LABEL)) {
-        Some((what, _)) => bad(what),
+    let short = |s: &Option<String>| s.as_ref().is_none_or(|s| s.len() <= MAX_LABEL);
+    let checks = [
+        ("name", sized(&who.name, MAX_LABEL)),
+        ("peer", sized(&who.peer, 64) && who.peer.bytes().all(plain)),
+        ("secret", sized(&who.secret, 64)),
+        ("cwd", sized(&who.cwd, MAX_LABEL)),
+        ("paths", who.paths.len() <= 8),
+        ("repo", short(&who.repo)),
+        ("branch", short(&who.branch)),
+        ("claude", short(&who.claude)),
+        ("session", short(&who.session)),
+    ];
+    match checks.iter().find(|(_, is_good)| !is_good) {
+        Some((what, _)) => refused(Code::BadMsg, format!("`who.{what}` is empty or too long")),
         None => Ok(()),
     }
 }

@@ -5,7 +5,10 @@ use proptest::prelude::*;
 
 use super::{Info, Input, Limits, Output, Router};
 use crate::hub::journal::{self, Records};
-use crate::wire::{Answer, FormEnd, HookEvent, Parcel, Path, Receipts, Scope, ToClient, ToHub, Who};
+use crate::wire::{
+    Answer, BroadcastRequest, FormEnd, HookEvent, HookReport, Parcel, Path, Receipts, Scope, ToClient, ToHub,
+    Who,
+};
 
 const CONNS: u64 = 6;
 
@@ -49,7 +52,7 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
         (0 | 1, _) => ToHub::Register { id, who: who(conn), lost: Vec::new() },
         (2, _) => {
             let (text, scope) = ("x".into(), Scope::Machine);
-            ToHub::Broadcast {
+            ToHub::Broadcast(BroadcastRequest {
                 id,
                 broadcast_id: format!("all_{id:08}"),
                 text,
@@ -57,7 +60,7 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
                 include_self: false,
                 collect_ms: None,
                 timeout_ms: 5000,
-            }
+            })
         }
         (3, Some(parcel)) => ToHub::Pushed { push: parcel.push.clone(), error: None },
         (4, Some(parcel)) => ToHub::Seen(Receipts { seen: vec![parcel.push.clone()], ..Receipts::default() }),
@@ -69,7 +72,7 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
         (5, Some(parcel)) => ToHub::Reply { id, ask_id: parcel.ask_id.clone(), text: "y".into() },
         (6, _) => {
             let (turn, ask_id, reason, age_ms) = Default::default();
-            ToHub::Hook { id, claude, event: HookEvent::Stop, turn, ask_id, reason, age_ms }
+            ToHub::Hook(HookReport { id, claude, event: HookEvent::Stop, turn, ask_id, reason, age_ms })
         }
         (7, _) => ToHub::Wait { id, claude, process: conn.to_string() },
         (8, _) => ToHub::Peers { id },

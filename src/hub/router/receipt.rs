@@ -90,6 +90,15 @@ impl Router {
         }
     }
 
+    /// The last push of a delivery.
+    pub(super) fn last_attempt(&self, no: DeliveryNo) -> Option<&Attempt> {
+        self.deliveries.get(&no)?.attempts.last()
+    }
+
+    fn last_attempt_mut(&mut self, no: DeliveryNo) -> Option<&mut Attempt> {
+        self.deliveries.get_mut(&no)?.attempts.last_mut()
+    }
+
     fn attempt(&mut self, no: DeliveryNo, push: &str) -> Option<&mut Attempt> {
         self.deliveries.get_mut(&no)?.attempts.iter_mut().find(|a| a.push == push)
     }
@@ -97,11 +106,10 @@ impl Router {
     /// Associates the pushes in a prompt with the turn that it began.
     pub(super) fn turn_began(&mut self, peers: &[PeerNo], turn: &str) {
         for no in self.inboxes(peers) {
-            let Some(attempt) = self.deliveries.get_mut(&no).and_then(|d| d.attempts.last_mut()) else {
-                continue;
-            };
-            if matches!(attempt.stage, Stage::Prompted(_)) && attempt.turn.is_none() {
-                attempt.turn = Some(turn.to_owned());
+            if let Some(attempt) = self.last_attempt_mut(no)
+                && matches!(attempt.stage, Stage::Prompted(_))
+            {
+                attempt.turn.get_or_insert_with(|| turn.to_owned());
             }
         }
     }
@@ -109,14 +117,16 @@ impl Router {
     /// Confirms the pushes that began `turn`, which has ended.
     pub(super) fn confirm_turn(&mut self, peers: &[PeerNo], turn: &str) {
         for no in self.inboxes(peers) {
-            let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
-            if let Some(path) = last.filter(|a| a.turn.as_deref() == Some(turn)).map(|a| a.path) {
+            if let Some(path) =
+                self.last_attempt(no).filter(|a| a.turn.as_deref() == Some(turn)).map(|a| a.path)
+            {
                 self.confirm(no, path);
             }
         }
     }
 
-    fn inboxes(&self, peers: &[PeerNo]) -> Vec<DeliveryNo> {
+    /// The deliveries to these peers.
+    pub(super) fn inboxes(&self, peers: &[PeerNo]) -> Vec<DeliveryNo> {
         peers.iter().flat_map(|no| self.peer(*no).inbox.iter().copied()).collect()
     }
 
@@ -185,9 +195,7 @@ impl Router {
         if in_doubt {
             self.forget_attempt(no);
         } else {
-            if let Some(attempt) = self.deliveries.get_mut(&no).and_then(|d| d.attempts.last_mut()) {
-                attempt.stage = Stage::Failed;
-            }
+            self.last_attempt_mut(no).into_iter().for_each(|attempt| attempt.stage = Stage::Failed);
             if !prompted {
                 self.mark_path_dead(to, path);
             }

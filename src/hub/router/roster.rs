@@ -4,12 +4,12 @@ use super::ask::Ask;
 use super::broadcast::Outcome;
 use super::delivery::Stage;
 use super::standing::phrase;
-use super::{ConnId, Ms, PeerNo, Router};
+use super::{ConnId, Id, Ms, PeerNo, Router};
 use crate::fence::label;
 use crate::span::span;
 use crate::wire::{
-    Activity, AskList, Code, EndedAsk, ListedPeer, Me, Note, OpenAsk, OwedAsk, OwnAsk, Path, Roster, State,
-    Status, VERSION,
+    Activity, AskList, Code, EndedAsk, ListedPeer, Me, Note, OpenAsk, OwedAsk, Path, Roster, State, Status,
+    VERSION,
 };
 
 /// The number of ended asks in a list.
@@ -23,36 +23,32 @@ impl Router {
         let peers: Vec<ListedPeer> = others.map(|no| self.peer_line(*no)).collect();
         let Some(no) = me else { return Roster { peers, ..Roster::default() } };
         let own = self.peer(no);
-        let open = |id| self.asks.get(id).map(|ask| (id, ask));
-        let mut asked: Vec<_> = own.asked.iter().filter_map(open).collect();
-        asked.sort_by_key(|(_, ask)| ask.asked_at);
-        let asks = asked.into_iter().map(|(id, ask)| OwnAsk {
-            ask_id: id.to_string(),
-            to: self.peer(ask.target).who.name.clone(),
-            state: ask.progress.state,
-            note: ask.standing.note,
-            age_s: (self.now - ask.asked_at) / 1000,
-            detail: self.describe(ask),
-        });
-        let mut owes: Vec<_> = own.owes.iter().filter_map(open).collect();
-        owes.sort_by_key(|(_, ask)| ask.asked_at);
-        let owed = owes
-            .into_iter()
-            .filter(|(_, ask)| ask.progress.state >= State::Pushed && !self.is_by_form(ask.person, no))
-            .map(|(id, ask)| OwedAsk {
-                ask_id: id.to_string(),
-                from: self.peer(ask.asker).who.name.clone(),
-                age_s: (self.now - ask.asked_at) / 1000,
-            });
         let me = Me { name: own.who.name.clone(), cwd: label(&own.who.cwd), push: self.best_path(no) };
-        Roster { me: Some(me), peers, asks: asks.collect(), owed: owed.collect() }
+        let owes = self.open_asks(|ask| {
+            ask.target == no && ask.progress.state >= State::Pushed && !self.is_by_form(ask.person, no)
+        });
+        let owed =
+            owes.into_iter().map(|OpenAsk { ask_id, from, age_s, .. }| OwedAsk { ask_id, from, age_s });
+        Roster { me: Some(me), peers, asks: self.open_asks(|ask| ask.asker == no), owed: owed.collect() }
     }
 
     /// The open asks of all peers, oldest first, and the last that ended, newest first.
     pub(super) fn ask_list(&self) -> AskList {
-        let mut open: Vec<_> = self.asks.iter().collect();
-        open.sort_by_key(|(_, ask)| ask.asked_at);
-        let open = open.into_iter().map(|(id, ask)| OpenAsk {
+        let ended = self.ended.latest().filter(|(.., tombstone)| !tombstone.to.is_empty());
+        let ended = ended.take(MAX_ENDED).map(|(id, at, tombstone)| EndedAsk {
+            ask_id: id.to_string(),
+            from: tombstone.from.clone(),
+            to: tombstone.to.clone(),
+            code: tombstone.code,
+            ended_s: (self.now - at) / 1000,
+        });
+        AskList { open: self.open_asks(|_| true), ended: ended.collect() }
+    }
+
+    fn open_asks(&self, is_listed: impl Fn(&Ask) -> bool) -> Vec<OpenAsk> {
+        let mut asks: Vec<_> = self.asks.iter().filter(|(_, ask)| is_listed(ask)).collect();
+        asks.sort_by_key(|(_, ask)| ask.asked_at);
+        let describe = |(id, ask): (&Id, &Ask)| OpenAsk {
             ask_id: id.to_string(),
             from: self.peer(ask.asker).who.name.clone(),
             to: self.peer(ask.target).who.name.clone(),
@@ -62,16 +58,8 @@ impl Router {
             left_s: ask.deadline.saturating_sub(self.now) / 1000,
             thread: ask.thread.clone(),
             detail: self.describe(ask),
-        });
-        let ended = self.ended.latest().filter(|(.., tombstone)| !tombstone.to.is_empty());
-        let ended = ended.take(MAX_ENDED).map(|(id, at, tombstone)| EndedAsk {
-            ask_id: id.to_string(),
-            from: tombstone.from.clone(),
-            to: tombstone.to.clone(),
-            code: tombstone.code,
-            ended_s: (self.now - at) / 1000,
-        });
-        AskList { open: open.collect(), ended: ended.collect() }
+        };
+        asks.into_iter().map(describe).collect()
     }
 
     fn peer_line(&self, no: PeerNo) -> ListedPeer {
@@ -137,8 +125,7 @@ impl Router {
 
     /// Whether the client has the text.
     fn accepted_by(&self, ask: &Ask) -> &'static str {
-        let delivery = ask.delivery.and_then(|no| self.deliveries.get(&no));
-        match delivery.and_then(|d| d.attempts.last()).map(|a| a.stage) {
+        match ask.delivery.and_then(|no| self.last_attempt(no)).map(|a| a.stage) {
             Some(Stage::Queued | Stage::Prompted(_)) => "accepted by the client, ",
             _ => "",
         }
@@ -146,12 +133,12 @@ impl Router {
 
     fn queued_reason(&self, ask: &Ask) -> String {
         let target = self.peer(ask.target);
-        let delivery = ask.delivery.and_then(|no| self.deliveries.get(&no));
         let consent = ask.consent.and_then(|no| self.deliveries.get(&no));
-        if let Some(form) = consent.or(delivery.filter(|d| d.is_form())) {
+        let question = ask.delivery.and_then(|no| self.deliveries.get(&no)).filter(|d| d.is_form());
+        if let Some(form) = consent.or(question) {
             return self.form_reason(form);
         }
-        let last = delivery.and_then(|d| d.attempts.last());
+        let last = ask.delivery.and_then(|no| self.last_attempt(no));
         if last.is_some_and(|a| a.in_doubt) {
             return "queued: the process that pushed it is gone; it is pushed again unless a receipt arrives"
                 .to_owned();
@@ -196,20 +183,14 @@ impl Router {
     pub(super) fn failure(&self, ask: &Ask, code: Code) -> String {
         let name = &self.peer(ask.target).who.name;
         let asked = ago(self.now - ask.asked_at);
-        let far = match ask.progress.state {
-            State::Seen => match phrase(&ask.standing) {
-                Some(why) => format!("seen {} ago, {why}", ago(self.now - ask.progress.since)),
-                None => format!("seen {} ago, no reply", ago(self.now - ask.progress.since)),
-            },
-            State::Queued if ask.standing.note == Some(Note::PutOff) => self.queued_reason(ask),
-            State::Queued => format!("never seen; {}", self.queued_reason(ask)),
-            _ if ask.progress.path == Some(Path::Form) => self.describe(ask),
-            _ if self.sends_receipts(ask.target) => format!("never seen; {}", self.describe(ask)),
-            _ => self.describe(ask),
+        let far = self.describe(ask);
+        let never = match ask.progress.state {
+            State::Queued if ask.standing.note == Some(Note::PutOff) => "",
+            State::Pushed if ask.progress.path == Some(Path::Form) => "",
+            State::Queued => "never seen; ",
+            State::Pushed if self.sends_receipts(ask.target) => "never seen; ",
+            _ => "",
         };
-        let waiting =
-            self.activity_of(ask.target).0 == Activity::Waiting && ask.progress.state == State::Seen;
-        let dialog = if waiting { "; the session is waiting for its user's permission" } else { "" };
         // A script exits at the timeout.
         let then = match self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target) {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",
@@ -221,7 +202,7 @@ impl Router {
                 gone_after(ask.progress.state)
             ),
             Code::Declined => self.declined_text(name, ask.standing.reason.as_deref()),
-            _ => format!("timeout: \"{name}\" did not answer within {asked} ({far}{dialog}). {then}"),
+            _ => format!("timeout: \"{name}\" did not answer within {asked} ({never}{far}). {then}"),
         }
     }
 }

@@ -1,24 +1,27 @@
-//! What hooks report about a Claude Code process: its activity and its waiter. Hooks and channel of a session name the
+//! Reports of hooks about a Claude Code process: its activity and its waiter. Hooks and channel of a session name the
 //! same process; they use connections of their own and arrive in any order.
 
 use serde::{Deserialize, Serialize};
 
-use super::delivery::{Attempt, Stage};
-use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
-use crate::wire::{Activity, Answer, Code, Fault, HookEvent, OwedAsk, Path, PeerKind, ToClient, fault};
+use super::delivery::{Attempt, Delivery, Stage};
+use super::limits::overloaded;
+use super::{ConnId, DeliveryNo, Ms, PeerNo, Reply, Role, Router, Timer};
+use crate::wire::{
+    Activity, Answer, Code, Fault, HookEvent, HookReport, OwedAsk, Path, PeerKind, ToClient, refused,
+};
 
 /// The limit of processes without a peer.
 const MAX_UNTIED: usize = 1024;
 /// The limit of text for one waiter, in bytes. Claude Code keeps about 100,000 characters of a hook's output
 /// (measured).
 const MAX_WAITER_LOAD: usize = 80_000;
-/// What the header of a text and what is said around it count there.
+/// The size of the header and framing of a text there.
 const WAITER_OVERHEAD: usize = 1_500;
 /// The longest key of a process, in bytes.
 const MAX_KEY: usize = 128;
 
 /// See the module.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Session {
     activity: Activity,
     /// When it became idle.
@@ -46,37 +49,6 @@ pub(super) struct Session {
     peers: Vec<PeerNo>,
 }
 
-/// A hook of the Claude Code process `claude`; see [`ToHub::Hook`](crate::wire::ToHub).
-pub(super) struct Hook {
-    pub claude: String,
-    pub event: HookEvent,
-    pub turn: Option<String>,
-    pub ask_id: Option<String>,
-    pub reason: Option<String>,
-    /// How long ago it fired, in milliseconds.
-    pub age: Ms,
-}
-
-impl Session {
-    fn new() -> Self {
-        Session {
-            activity: Activity::Unknown,
-            idle_since: 0,
-            turn: None,
-            reminded_in: None,
-            turned: 0,
-            hooked: false,
-            last_hook: None,
-            ended: false,
-            waiter: None,
-            waiting_since: 0,
-            waiter_load: 0,
-            dialog: None,
-            peers: Vec::new(),
-        }
-    }
-}
-
 impl Session {
     /// The peers that registered for this session.
     pub fn peers(&self) -> &[PeerNo] {
@@ -95,7 +67,7 @@ impl Session {
 }
 
 impl Router {
-    pub(super) fn hook(&mut self, hook: &Hook) -> Reply {
+    pub(super) fn hook(&mut self, hook: &HookReport) -> Reply {
         let (now, event, claude) = (self.now, hook.event, hook.claude.as_str());
         let session = self.session(claude)?;
         session.hooked = true;
@@ -112,31 +84,25 @@ impl Router {
             session.turned = now;
         }
         // The dialog is closed: the answer was given, or the turn ended without it.
-        let dialog = match event {
-            HookEvent::Permission => {
-                session.dialog.clone_from(&hook.ask_id);
-                None
-            }
-            HookEvent::Tool => {
-                session.dialog = None;
-                None
-            }
-            _ if is_stop => session.dialog.take(),
-            _ => None,
-        };
-        let is_late = !is_turn && session.turned > now.saturating_sub(hook.age);
-        let activity = match (event, session.activity) {
-            (_, now) if is_late => now,
-            (HookEvent::Start, _) => Activity::Idle,
-            (HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed, _) => Activity::Idle,
-            (HookEvent::Prompt | HookEvent::Tool | HookEvent::Denied, _) => Activity::Busy,
-            (HookEvent::Permission, _) => Activity::Waiting,
-            (HookEvent::End, now) => now,
+        let dialog = session.dialog.take_if(|_| is_stop || event == HookEvent::Tool).filter(|_| is_stop);
+        if event == HookEvent::Permission {
+            session.dialog.clone_from(&hook.ask_id);
+        }
+        let is_late = !is_turn && session.turned > now.saturating_sub(hook.age_ms.unwrap_or(0));
+        let activity = match event {
+            _ if is_late => session.activity,
+            HookEvent::Start | HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed => Activity::Idle,
+            HookEvent::Prompt | HookEvent::Tool | HookEvent::Denied => Activity::Busy,
+            HookEvent::Permission => Activity::Waiting,
+            HookEvent::End => session.activity,
         };
         self.set_activity(claude, activity);
         let peers = self.peers_of(claude);
         if event == HookEvent::End {
-            self.session_over(claude, &peers);
+            let is_away = |no: &&PeerNo| self.peer(**no).conn.is_none();
+            let away: Vec<PeerNo> = peers.iter().filter(is_away).copied().collect();
+            away.into_iter().for_each(|no| self.gone(no));
+            self.forget_session(claude);
             return Ok(Some(Answer::Hooked { unconfirmed: 0, remind: Vec::new() }));
         }
         if let Some(ask_id) = dialog {
@@ -147,8 +113,8 @@ impl Router {
     }
 
     /// Applies a hook event to the asks of its session. Returns the asks of which to remind the model.
-    fn turn_news(&mut self, hook: &Hook, peers: &[PeerNo], begins: bool) -> Vec<OwedAsk> {
-        let Hook { event, turn, ask_id, reason, .. } = hook;
+    fn turn_news(&mut self, hook: &HookReport, peers: &[PeerNo], begins: bool) -> Vec<OwedAsk> {
+        let HookReport { event, turn, ask_id, reason, .. } = hook;
         match (event, turn) {
             (HookEvent::Prompt, Some(turn)) if begins => self.turn_began(peers, turn),
             (HookEvent::Stop | HookEvent::StopAgain, Some(turn)) => self.confirm_turn(peers, turn),
@@ -177,37 +143,23 @@ impl Router {
         Vec::new()
     }
 
-    fn session_over(&mut self, claude: &str, peers: &[PeerNo]) {
-        for no in peers {
-            if self.peers.get(no).is_some_and(|p| p.conn.is_none()) {
-                self.gone(*no);
-            }
-        }
-        self.forget_session(claude);
-    }
-
     /// Dispatches queued deliveries, and returns the number of unconfirmed pushes.
     fn recheck(&mut self, peers: &[PeerNo]) -> usize {
-        let mut unconfirmed = 0;
-        for no in peers {
-            self.dispatch_all(*no);
-            for delivery in self.peer(*no).inbox.clone() {
-                if self.deliveries.get(&delivery).is_some_and(|d| !d.attempts.is_empty() && !d.is_form()) {
-                    unconfirmed += 1;
-                    self.arm(self.now + self.limits.confirm, Timer::Confirm(delivery));
-                }
-            }
-        }
-        unconfirmed
+        peers.iter().for_each(|no| self.dispatch_all(*no));
+        let mut unconfirmed = self.inboxes(peers);
+        let is_form = |no: &DeliveryNo| self.deliveries.get(no).is_some_and(Delivery::is_form);
+        unconfirmed.retain(|no| self.last_attempt(*no).is_some() && !is_form(no));
+        unconfirmed.iter().for_each(|no| self.arm(self.now + self.limits.confirm, Timer::Confirm(*no)));
+        unconfirmed.len()
     }
 
     /// Registers a waiter. A session has one waiter; a new one replaces the old one.
     pub(super) fn wait(&mut self, conn: ConnId, id: u64, claude: String, process: String) -> Reply {
         if self.roles.contains_key(&conn) {
-            return Err(fault(Code::BadMsg, "this connection is a peer or a waiter already"));
+            return refused(Code::BadMsg, "this connection is a peer or a waiter already");
         }
         if process.is_empty() || process.len() > MAX_KEY {
-            return Err(fault(Code::BadMsg, "`process` is empty or too long"));
+            return refused(Code::BadMsg, "`process` is empty or too long");
         }
         let now = self.now;
         let session = self.session(&claude)?;
@@ -224,10 +176,8 @@ impl Router {
             self.dismiss(old);
         }
         let peers = self.peers_of(&claude);
-        for no in &peers {
-            self.clear_doubt(*no, &process);
-            self.dispatch_all(*no);
-        }
+        self.clear_doubt(&peers, &process);
+        peers.iter().for_each(|no| self.dispatch_all(*no));
         if !peers.is_empty() {
             self.dismiss_idle_waiter(&claude);
         }
@@ -236,11 +186,10 @@ impl Router {
 
     /// A waiter that reconnects has not printed the texts of its last connection, else it would have exited: they are
     /// not in doubt.
-    fn clear_doubt(&mut self, peer: PeerNo, process: &str) {
-        for no in self.peer(peer).inbox.clone() {
-            let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
+    fn clear_doubt(&mut self, peers: &[PeerNo], process: &str) {
+        for no in self.inboxes(peers) {
             let unreported = |a: &Attempt| a.in_doubt || a.stage == Stage::Sent;
-            if last.is_some_and(|a| unreported(a) && a.waiter.as_deref() == Some(process)) {
+            if self.last_attempt(no).is_some_and(|a| unreported(a) && a.waiter.as_deref() == Some(process)) {
                 self.forget_attempt(no);
             }
         }
@@ -260,12 +209,11 @@ impl Router {
         deliveries.flat_map(|d| &d.attempts).any(|a| a.conn == waiter && a.stage == Stage::Sent)
     }
 
-    /// Marks a session as busy after a waiter mark_busy it, which no hook reports.
+    /// Marks a session as busy after a waiter has woken it, which no hook reports.
     pub(super) fn mark_busy(&mut self, no: PeerNo) {
+        let now = self.now;
+        self.session_mut_of(no).into_iter().for_each(|session| session.turned = now);
         if let Some(claude) = self.peer(no).who.claude.clone() {
-            if let Some(session) = self.sessions.get_mut(&claude) {
-                session.turned = self.now;
-            }
             self.set_activity(&claude, Activity::Busy);
         }
     }
@@ -276,12 +224,9 @@ impl Router {
         if session.waiter == Some(conn) {
             session.waiter = None;
         }
-        for peer in self.peers_of(claude) {
-            for no in self.peer(peer).inbox.clone() {
-                let last = self.deliveries.get(&no).and_then(|d| d.attempts.last());
-                if last.is_some_and(|a| a.conn == conn && a.stage == Stage::Sent) {
-                    self.put_in_doubt(no);
-                }
+        for no in self.inboxes(&self.peers_of(claude)) {
+            if self.last_attempt(no).is_some_and(|a| a.conn == conn && a.stage == Stage::Sent) {
+                self.put_in_doubt(no);
             }
         }
     }
@@ -318,8 +263,7 @@ impl Router {
     }
 
     pub(super) fn load_waiter(&mut self, no: PeerNo, size: usize) {
-        let Some(claude) = self.peer(no).who.claude.clone() else { return };
-        if let Some(session) = self.sessions.get_mut(&claude) {
+        if let Some(session) = self.session_mut_of(no) {
             session.waiter_load += size + WAITER_OVERHEAD;
         }
     }
@@ -391,11 +335,9 @@ impl Router {
         session.activity = activity;
         if turned_idle {
             session.idle_since = now;
-            for no in self.peers_of(claude) {
-                for delivery in self.peer(no).inbox.clone() {
-                    self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
-                    self.arm_form(delivery);
-                }
+            for delivery in self.inboxes(&self.peers_of(claude)) {
+                self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
+                self.arm_form(delivery);
             }
         }
     }
@@ -409,10 +351,7 @@ impl Router {
     }
 
     pub(super) fn untie(&mut self, no: PeerNo) {
-        let Some(claude) = self.peer(no).who.claude.clone() else { return };
-        if let Some(session) = self.sessions.get_mut(&claude) {
-            session.peers.retain(|p| *p != no);
-        }
+        self.session_mut_of(no).into_iter().for_each(|session| session.peers.retain(|p| *p != no));
     }
 
     /// Removes a process whose last peer has left.
@@ -432,6 +371,10 @@ impl Router {
         self.peers.get(&no)?.who.claude.as_ref().and_then(|c| self.sessions.get(c))
     }
 
+    fn session_mut_of(&mut self, no: PeerNo) -> Option<&mut Session> {
+        self.peers.get(&no)?.who.claude.as_ref().and_then(|c| self.sessions.get_mut(c))
+    }
+
     fn peers_of(&self, claude: &str) -> Vec<PeerNo> {
         self.sessions.get(claude).map(|s| s.peers.clone()).unwrap_or_default()
     }
@@ -439,7 +382,7 @@ impl Router {
     /// The entry of a process, created if missing.
     fn session(&mut self, claude: &str) -> Result<&mut Session, Fault> {
         if claude.is_empty() || claude.len() > MAX_KEY {
-            return Err(fault(Code::BadMsg, "`claude` is empty or too long"));
+            return refused(Code::BadMsg, "`claude` is empty or too long");
         }
         if !self.sessions.contains_key(claude) {
             let untied = |s: &&Session| s.peers.is_empty();
@@ -447,12 +390,9 @@ impl Router {
                 self.sessions.retain(|_, s| !s.peers.is_empty() || s.waiter.is_some());
             }
             if self.sessions.len() >= MAX_UNTIED + self.limits.peers {
-                return Err(fault(
-                    Code::Overloaded,
-                    "the hub has too many sessions, which is its limit; retry when some have ended",
-                ));
+                return overloaded("the hub has too many sessions", "when some have ended");
             }
         }
-        Ok(self.sessions.entry(claude.to_owned()).or_insert_with(Session::new))
+        Ok(self.sessions.entry(claude.to_owned()).or_default())
     }
 }

@@ -18,7 +18,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::Timer;
-use crate::wire::{FormEnd, HookEvent, Receipts, Scope, ToHub};
+use crate::wire::{BroadcastRequest, FormEnd, HookEvent, Receipts, Scope, ToHub};
 use client::Form;
 use truth::Truth;
 use world::{Counts, Plan, World};
@@ -272,14 +272,16 @@ fn broadcast(world: &mut World, i: usize) {
     let scope = *world.rng.pick(&[Scope::Machine, Scope::Repo, Scope::Directory]);
     let timeout_ms = *world.rng.pick(&[400, 3_000, 20_000, 60_000]);
     world.truths.insert(broadcast_id.clone(), Truth { asker: i, ..Truth::default() });
-    world.request(i, |id| ToHub::Broadcast {
-        id,
-        broadcast_id,
-        text,
-        scope,
-        include_self: false,
-        collect_ms: None,
-        timeout_ms,
+    world.request(i, |id| {
+        ToHub::Broadcast(BroadcastRequest {
+            id,
+            broadcast_id,
+            text,
+            scope,
+            include_self: false,
+            collect_ms: None,
+            timeout_ms,
+        })
     });
 }
 

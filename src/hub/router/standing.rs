@@ -90,7 +90,7 @@ impl Router {
         }
     }
 
-    /// Whether a session may have to be nudged soon, which should not go the way of the question.
+    /// Whether a session may have to be reminded soon, preferably by another path than that of the question.
     pub(super) fn expects_turn(&self, no: PeerNo) -> bool {
         let owed = self.peer(no).owes.iter().filter_map(|id| self.asks.get(id));
         owed.into_iter().any(|ask| ask.standing.expects_turn)

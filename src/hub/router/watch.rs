@@ -1,7 +1,8 @@
 //! Events for the log and for connections that watch.
 
+use super::limits::overloaded;
 use super::{ConnId, Output, Reply, Router};
-use crate::wire::{Answer, Code, Event, Fault, ToClient, What, fault};
+use crate::wire::{Answer, Event, Fault, ToClient, What};
 
 /// The limit of connections that watch.
 const MAX_WATCHERS: usize = 32;
@@ -10,10 +11,7 @@ impl Router {
     /// Limited, since each watcher gets a copy of every text.
     pub(super) fn watch(&mut self, conn: ConnId) -> Reply {
         if self.watchers.len() >= MAX_WATCHERS && !self.watchers.contains(&conn) {
-            let full = format!(
-                "{MAX_WATCHERS} connections watch the hub, which is the limit; retry when one has closed"
-            );
-            return Err(fault(Code::Overloaded, full));
+            return overloaded(format!("{MAX_WATCHERS} connections watch the hub"), "when one has closed");
         }
         self.watchers.insert(conn);
         Ok(Some(Answer::Done))
@@ -43,21 +41,8 @@ impl Router {
         if common && self.watchers.is_empty() && !self.info.log_all {
             return;
         }
-        let mut event = Event {
-            ts_ms: self.info.epoch_started_ms + self.now,
-            event: what,
-            from: String::new(),
-            to: None,
-            ask_id: None,
-            thread: None,
-            kind: None,
-            state: None,
-            path: None,
-            code: None,
-            by: None,
-            text: None,
-            why: None,
-        };
+        let mut event =
+            Event { ts_ms: self.info.epoch_started_ms + self.now, event: what, ..Event::default() };
         fill(&mut event);
         for conn in &self.watchers {
             self.out.push(Output::Send(*conn, ToClient::Event(event.clone())));

@@ -8,8 +8,8 @@ use super::truth::End;
 use super::world::{Owner, World};
 use crate::link::{ANSWER, CONNECT};
 use crate::wire::{
-    Activity, Answer, Code, Fault, Kind, LostAsk, Parcel, Path, PeerKind, Receipts, State, ToClient, ToHub,
-    Who, fault,
+    Activity, Answer, BroadcastRequest, Code, Fault, Kind, LostAsk, Parcel, Path, PeerKind, Receipts, State,
+    ToClient, ToHub, Who, fault,
 };
 
 /// The request by which a client registers.
@@ -78,7 +78,9 @@ impl Client {
 /// The id that an ask or a broadcast begins.
 fn asked(request: &ToHub) -> Option<&str> {
     match request {
-        ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast { broadcast_id: id, .. } => Some(id),
+        ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast(BroadcastRequest { broadcast_id: id, .. }) => {
+            Some(id)
+        }
         _ => None,
     }
 }
@@ -155,7 +157,7 @@ impl World {
         client.has_registered = true;
         client.open.retain(|id, _| open.contains(id));
         let is_lost = |r: &Request| {
-            let acts = matches!(r.message, ToHub::Ask { .. } | ToHub::Broadcast { .. } | ToHub::Reply { .. });
+            let acts = matches!(r.message, ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. });
             other && acts && r.deaths > 0
         };
         let lost: Vec<u64> = client.requests.iter().filter(|(_, r)| is_lost(r)).map(|(id, _)| *id).collect();
@@ -292,7 +294,7 @@ impl World {
                     self.client(i).open.insert(ask_id, to);
                 }
             }
-            (ToHub::Broadcast { .. }, Answer::Broadcast { broadcast_id, asks }) => match asks.is_empty() {
+            (ToHub::Broadcast(_), Answer::Broadcast { broadcast_id, asks }) => match asks.is_empty() {
                 true => self.truth(&broadcast_id).excused = true, // nobody was asked
                 false => drop(self.client(i).open.insert(broadcast_id, "everyone".to_owned())),
             },

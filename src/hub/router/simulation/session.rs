@@ -7,7 +7,8 @@ use super::client::Peer;
 use super::truth::{End, key};
 use super::world::{Owner, World};
 use crate::wire::{
-    Activity, Answer, Consent, HookEvent, Kind, Parcel, Path, PeerKind, Receipts, ToClient, ToHub, Who,
+    Activity, Answer, Consent, HookEvent, HookReport, Kind, Parcel, Path, PeerKind, Receipts, ToClient,
+    ToHub, Who,
 };
 
 /// What a path does with a text.
@@ -189,7 +190,10 @@ impl World {
         }
         let Hook { event, turn, ask_id, .. } = &hook;
         let (event, turn, ask_id) = (*event, turn.clone(), ask_id.clone());
-        self.say(conn, ToHub::Hook { id: 1, claude, event, turn, ask_id, reason: None, age_ms: None });
+        self.say(
+            conn,
+            ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason: None, age_ms: None }),
+        );
         self.peers[i].hook = Some(RunningHook { conn, hook, answered: false });
     }
 

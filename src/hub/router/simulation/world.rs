@@ -7,7 +7,7 @@ use super::super::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use super::client::Peer;
 use super::truth::{Key, Push, Truth};
 use crate::hub::journal;
-use crate::wire::{ToClient, ToHub};
+use crate::wire::{BroadcastRequest, HookReport, ToClient, ToHub};
 
 /// A pseudo-random number generator: the same numbers for the same seed everywhere.
 pub struct Rng(pub u64);
@@ -406,11 +406,11 @@ fn request_id(message: &ToHub) -> Option<u64> {
         | ToHub::Asks { id }
         | ToHub::Ask { id, .. }
         | ToHub::FormClosed { id, .. }
-        | ToHub::Broadcast { id, .. }
+        | ToHub::Broadcast(BroadcastRequest { id, .. })
         | ToHub::Reply { id, .. }
         | ToHub::Withdraw { id, .. }
         | ToHub::Rename { id, .. }
-        | ToHub::Hook { id, .. }
+        | ToHub::Hook(HookReport { id, .. })
         | ToHub::Wait { id, .. }
         | ToHub::Watch { id }
         | ToHub::Status { id }

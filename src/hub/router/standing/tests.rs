@@ -2,7 +2,9 @@
 
 use crate::hub::router::{Info, Input, Limits, Ms, Output, Router};
 use crate::wire::HookEvent::{self, Prompt, Start, Stop, StopAgain};
-use crate::wire::{Activity, Answer, Kind, Note, Parcel, Path, PeerKind, Receipts, ToClient, ToHub, Who};
+use crate::wire::{
+    Activity, Answer, HookReport, Kind, Note, Parcel, Path, PeerKind, Receipts, ToClient, ToHub, Who,
+};
 
 const ASKER: u64 = 1;
 const SESSION: u64 = 2;
@@ -70,7 +72,8 @@ impl Case {
 
     fn hook(&mut self, event: HookEvent, turn: Option<&str>) -> (Vec<Output>, usize) {
         let (claude, turn) = (CLAUDE.to_owned(), turn.map(str::to_owned));
-        let hook = ToHub::Hook { id: 1, claude, event, turn, ask_id: None, reason: None, age_ms: None };
+        let hook =
+            ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id: None, reason: None, age_ms: None });
         let out = self.say(HOOK, hook);
         let reminded = out.iter().map(|o| match o {
             Output::Send(HOOK, ToClient::Ok { answer: Answer::Hooked { remind, .. }, .. }) => remind.len(),
