@@ -98,7 +98,7 @@ fn check_tool(id: &mcp::Id, tool: Result<tools::Tool, wire::Fault>) {
     let is_label = |label: &str| !label.trim().is_empty() && label.len() <= 256;
     let is_text = |text: &str| !text.trim().is_empty() && text.len() <= wire::MAX_TEXT;
     let is_timeout = |ms: u64| (1_000..=wire::MAX_TIMEOUT_MS).contains(&ms);
-    match tool.and_then(|tool| tool.request(|prefix| Ok(prefix.to_owned()))) {
+    match tool.map(|tool| tool.request(0, "1")) {
         Err(fault) => {
             assert_eq!(fault.code, Code::BadArgs);
             let (text, structured) = tools::render_fault(&fault);

@@ -9,7 +9,7 @@ use super::{Channel, print, resources, tools};
 use crate::fence;
 use crate::mcp::{self, Id};
 use crate::texts::{Limit, json_cost};
-use crate::wire::{Answer, BroadcastRequest, Fault, Parcel, Roster, ToHub};
+use crate::wire::{Answer, Fault, Parcel, Roster, ToHub};
 
 /// A request of the client that waits for the hub.
 pub enum Call {
@@ -52,13 +52,12 @@ impl Channel {
             Ok(tools::Tool::Wait(wait)) => Some(Instant::now() + wait.duration()),
             _ => None,
         };
-        let new_id = |prefix: &str| self.client.new_id(prefix);
-        let request = match tool.and_then(|tool| tool.request(new_id)) {
-            Ok(request) => request,
+        let (tool, unique) = match tool.and_then(|tool| Ok((tool, self.client.new_id("")?))) {
+            Ok(called) => called,
             Err(fault) => return self.end_call(&id, tools::render_fault(&fault), true, Vec::new()),
         };
-        let collect_ms = match &request {
-            ToHub::Broadcast(BroadcastRequest { collect_ms, .. }) => *collect_ms,
+        let collect_ms = match &tool {
+            tools::Tool::Broadcast(broadcast) => broadcast.collect_ms(),
             _ => None,
         };
         let delivery = tools::Delivery { is_pushed: self.is_pushable(), collect_ms };
@@ -66,14 +65,14 @@ impl Channel {
             Some(until) => Call::Wait(id, until),
             None => Call::Tool { id, delivery, is_read },
         };
-        self.ask_hub(request, call);
+        self.ask_hub(|id| tool.request(id, &unique), call);
         Ok(())
     }
 
     /// Sends a request to the hub; `call` ends with its answer.
-    pub(super) fn ask_hub(&mut self, request: ToHub, call: Call) {
-        let number = self.client.request(|number| with_id(request, number));
-        self.calls.insert(number, call);
+    fn ask_hub(&mut self, request: impl FnOnce(u64) -> ToHub, call: Call) {
+        let id = self.client.request(request);
+        self.calls.insert(id, call);
     }
 
     /// The client no longer waits for one of its requests. Only `relay_wait` takes long enough to matter.
@@ -94,13 +93,13 @@ impl Channel {
             return print(&mcp::result(&id, resources::list(&Roster::default())));
         }
         self.client.send(&ToHub::WatchRoster);
-        self.ask_hub(ToHub::Peers { id: 0 }, Call::Resources(id));
+        self.ask_hub(|id| ToHub::Peers { id }, Call::Resources(id));
         Ok(())
     }
 
     pub(super) fn read_resource(&mut self, id: Id, params: &str) {
         let read: resources::Read = mcp::params(params).unwrap_or_default();
-        self.ask_hub(ToHub::Peers { id: 0 }, Call::Resource(id, read.uri));
+        self.ask_hub(|id| ToHub::Peers { id }, Call::Resource(id, read.uri));
     }
 
     pub(super) fn tell_resources_changed(&mut self) -> io::Result<()> {
@@ -207,18 +206,6 @@ impl Channel {
         }
         Ok(())
     }
-}
-
-fn with_id(mut request: ToHub, new: u64) -> ToHub {
-    match &mut request {
-        ToHub::Peers { id }
-        | ToHub::Ask { id, .. }
-        | ToHub::Reply { id, .. }
-        | ToHub::Broadcast(BroadcastRequest { id, .. })
-        | ToHub::Rename { id, .. } => *id = new,
-        _ => {}
-    }
-    request
 }
 
 impl Call {

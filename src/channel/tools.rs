@@ -250,20 +250,16 @@ fn read<T: DeserializeOwned>(arguments: Option<&RawValue>) -> Result<T, String> 
 }
 
 impl Tool {
-    /// The request to the hub, with the id 0. `new_id` makes the ids of asks and broadcasts: they are ours, so that a request
-    /// can be sent again and still counts once.
-    ///
-    /// # Errors
-    /// Those of `new_id`.
-    pub fn request(self, new_id: impl FnOnce(&str) -> Result<String, Fault>) -> Result<ToHub, Fault> {
-        let id = 0;
-        Ok(match self {
+    /// The request to the hub. `unique` makes the id of an ask or a broadcast: it is ours, so that a request can be sent again
+    /// and still counts once.
+    pub fn request(self, id: u64, unique: &str) -> ToHub {
+        match self {
             // Every answer brings the messages that wait for the session.
             Tool::Peers(Peers {}) | Tool::Wait(_) => ToHub::Peers { id },
             Tool::Ask(Ask { to: Bounded(to), question: Bounded(text), who, thread_id, timeout_s }) => {
                 let (timeout_ms, thread) = (milliseconds(timeout_s), thread_id.map(|Bounded(id)| id));
                 let person = who == Some(Asked::Person);
-                ToHub::Ask { id, ask_id: new_id("ask_")?, to, text, timeout_ms, thread, person }
+                ToHub::Ask { id, ask_id: format!("ask_{unique}"), to, text, timeout_ms, thread, person }
             }
             Tool::Reply(Reply { ask_id: Bounded(ask_id), answer: Bounded(text) }) => {
                 ToHub::Reply { id, ask_id, text }
@@ -274,7 +270,7 @@ impl Tool {
                 let scope = scope.unwrap_or(Scope::Machine);
                 let timeout_ms = milliseconds(timeout_s);
                 let include_self = !exclude_self.unwrap_or(true);
-                let broadcast_id = new_id("bc_")?;
+                let broadcast_id = format!("bc_{unique}");
                 ToHub::Broadcast(BroadcastRequest {
                     id,
                     broadcast_id,
@@ -286,13 +282,13 @@ impl Tool {
                 })
             }
             Tool::Rename(Rename { name: Bounded(name) }) => ToHub::Rename { id, name, exact: true },
-        })
+        }
     }
 }
 
 impl Broadcast {
     /// After how many milliseconds the answers that are in are handed over together; `None` if each is handed over by itself.
-    fn collect_ms(&self) -> Option<u64> {
+    pub fn collect_ms(&self) -> Option<u64> {
         let together = self.collect.unwrap_or(true);
         together.then(|| self.collect_s.map_or(milliseconds(self.timeout_s), |Seconds(s)| s * 1000))
     }

@@ -30,38 +30,33 @@ const RUN_LIMIT: Duration = Duration::from_secs(60);
 const MAX_READ: u64 = 16 << 20;
 
 /// An entry of `claude plugin list --json`.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Plugin {
     pub id: String,
-    #[serde(default)]
     pub version: String,
-    #[serde(default)]
     pub enabled: bool,
-    #[serde(default, rename = "installPath")]
     install_path: String,
     /// The directory of a plugin that is read in place; only newer clients tell.
-    #[serde(rename = "readFromFolder")]
-    read_from: Option<String>,
+    read_from_folder: Option<String>,
     /// When it was installed, as an RFC 3339 time.
-    #[serde(default, rename = "installedAt")]
     pub installed_at: String,
     /// Why it failed to load.
-    #[serde(default)]
     pub errors: Vec<String>,
 }
 
 impl Plugin {
     fn root(&self) -> &str {
-        self.read_from.as_ref().unwrap_or(&self.install_path)
+        self.read_from_folder.as_ref().unwrap_or(&self.install_path)
     }
 }
 
 /// An entry of `claude plugin marketplace list --json`.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 pub struct Marketplace {
     pub name: String,
     /// `directory`, `git`, `github`, …
-    #[serde(default)]
     pub source: String,
     /// The directory, for that source.
     pub path: Option<PathBuf>,

@@ -133,20 +133,16 @@ fn is_version_of(path: &Path, content: &str) -> bool {
 /// # Errors
 /// A file can't be removed; the message names it.
 pub fn remove() -> Result<bool, String> {
+    let cannot = |path: &Path, e: io::Error| format!("cannot remove {}: {e}", path.display());
     let mut found = false;
-    let mut failed = None;
-    let mut check = |path: &Path, removed: io::Result<()>| match removed {
-        Ok(()) => found = true,
-        Err(e) => failed = Some(format!("cannot remove {}: {e}", path.display())),
-    };
-    for (path, content) in extras()? {
-        if is_version_of(&path, &content) {
-            check(&path, fs::remove_file(&path));
-        }
+    for (path, _) in extras()?.into_iter().filter(|(path, content)| is_version_of(path, content)) {
+        fs::remove_file(&path).map_err(|e| cannot(&path, e))?;
+        found = true;
     }
     let dir = directory()?;
     if read_json(&dir.join(MANIFEST)).is_ok_and(|manifest| manifest["name"] == MARKETPLACE) {
-        check(&dir, fs::remove_dir_all(&dir));
+        fs::remove_dir_all(&dir).map_err(|e| cannot(&dir, e))?;
+        found = true;
     }
-    failed.map_or(Ok(found), Err)
+    Ok(found)
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::delivery::Progress;
 use super::ended::Tombstone;
 use super::limits::overloaded;
+use super::peer::MAX_LOST;
 use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::wire::{
@@ -346,6 +347,53 @@ impl Router {
         let Some(ask) = self.end(id, Some(Code::HubUnreachable), None) else { return };
         self.notify_target(ask.target, id, Code::PeerGone);
         self.count_outcome(id, &ask, Some(Code::HubUnreachable));
+    }
+
+    /// An ask or a broadcast that this peer takes to be open. It ends now if the hub lost it with an earlier epoch, or dropped
+    /// it or its end when the peer was gone.
+    pub(super) fn fail_lost_ask(&mut self, me: PeerNo, lost: LostAsk) {
+        let id = Id::from(lost.ask_id);
+        let is_open = self.asks.contains_key(&id) || self.broadcasts.contains_key(&id);
+        let code = Some(Code::HubUnreachable);
+        let is_known = match self.ended.get(&id) {
+            Some(t) => !t.untold || t.asker != self.peer(me).who.peer,
+            None => check_id(&id).is_err(),
+        };
+        // A client has far fewer open asks; one that invents them on every registration must not fill the memory.
+        let has_room = self.peer(me).inbox.len() < MAX_LOST;
+        if is_open || is_known || !has_room {
+            return;
+        }
+        let to = crate::fence::label(&lost.to);
+        if let Some(tombstone) = self.ended.get_mut(&id) {
+            (tombstone.code, tombstone.untold) = (code, false);
+        } else {
+            let who = &self.peer(me).who;
+            let (asker, from, to) = (who.peer.clone(), who.name.clone(), to.clone());
+            let tombstone = Tombstone { asker, from, to, code, ..Tombstone::default() };
+            self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);
+        }
+        self.report_loss(me, &id, to);
+    }
+
+    /// A new process of a session that the hub had given up: it learns of the asks that ended meanwhile. A process that
+    /// comes back names those that it misses, see [`fail_lost_ask`](Self::fail_lost_ask).
+    pub(super) fn tell_lost(&mut self, me: PeerNo) {
+        let identity = self.peer(me).who.peer.clone();
+        for (id, to) in self.ended.take_lost(&identity) {
+            self.report_loss(me, &id, to);
+        }
+    }
+
+    fn report_loss(&mut self, me: PeerNo, id: &Id, to: String) {
+        let text = format!(
+            "hub_unreachable: the relay or this session was away for too long, and this question to \"{to}\" or its answer \
+             was lost; ask again if it still matters"
+        );
+        let mut parcel = self.parcel(Kind::Failed, id, me, text, "");
+        (parcel.from, parcel.code) = (to, Some(Code::HubUnreachable));
+        let no = self.deliver(me, parcel, None);
+        self.dispatch(no);
     }
 
     /// Removes an ask from all tables, stops the delivery of its question, and leaves a tombstone.

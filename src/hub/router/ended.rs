@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::ask::check_id;
-use super::peer::MAX_LOST;
-use super::{Id, Ms, PeerNo, Router};
-use crate::wire::{Code, Kind, LostAsk, Member};
+use super::{Id, Ms};
+use crate::wire::{Code, Member};
 
 /// The limit of tombstones; the oldest are dropped.
 const MAX: usize = 4_096;
@@ -87,58 +85,6 @@ impl EndedAsks {
             let (inserted, tombstone) = self.by_id.get(id)?;
             (inserted == at).then_some((id, *at, tombstone))
         })
-    }
-}
-
-impl Router {
-    /// An ask or a broadcast that this peer takes to be open. It ends now if the hub lost it with an earlier epoch, or dropped
-    /// it or its end when the peer was gone.
-    pub(super) fn fail_lost_ask(&mut self, me: PeerNo, lost: LostAsk) {
-        let id = Id::from(lost.ask_id);
-        let is_open = self.asks.contains_key(&id) || self.broadcasts.contains_key(&id);
-        let code = Code::HubUnreachable;
-        let is_known = match self.ended.get(&id) {
-            Some(t) => !t.untold || t.asker != self.peer(me).who.peer,
-            None => check_id(&id).is_err(),
-        };
-        // A client has far fewer open asks; one that invents them on every registration must not fill the memory.
-        let has_room = self.peer(me).inbox.len() < MAX_LOST;
-        if is_open || is_known || !has_room {
-            return;
-        }
-        let to = crate::fence::label(&lost.to);
-        let text = format!(
-            "hub_unreachable: the relay was away or this session was, for too long, and this question to \"{to}\" or its \
-             answer was lost; ask again if it still matters"
-        );
-        let mut parcel = self.parcel(Kind::Failed, &id, me, text, "");
-        (parcel.from, parcel.code) = (to.clone(), Some(code));
-        if let Some(tombstone) = self.ended.get_mut(&id) {
-            (tombstone.code, tombstone.untold) = (Some(code), false);
-        } else {
-            let who = &self.peer(me).who;
-            let (asker, from, code) = (who.peer.clone(), who.name.clone(), Some(code));
-            let tombstone = Tombstone { asker, from, to, code, ..Tombstone::default() };
-            self.ended.insert(self.now, self.limits.late, id, tombstone);
-        }
-        let no = self.deliver(me, parcel, None);
-        self.dispatch(no);
-    }
-
-    /// A new process of a session that the hub had given up: it learns of the asks that ended meanwhile. A process that
-    /// comes back names those that it misses, see [`fail_lost_ask`](Self::fail_lost_ask).
-    pub(super) fn tell_lost(&mut self, me: PeerNo) {
-        let identity = self.peer(me).who.peer.clone();
-        for (id, to) in self.ended.take_lost(&identity) {
-            let text = format!(
-                "hub_unreachable: this session was away for too long, so its question to \"{to}\" ended without it; ask again \
-                 if it still matters"
-            );
-            let mut parcel = self.parcel(Kind::Failed, &id, me, text, "");
-            (parcel.from, parcel.code) = (to, Some(Code::HubUnreachable));
-            let no = self.deliver(me, parcel, None);
-            self.dispatch(no);
-        }
     }
 }
 

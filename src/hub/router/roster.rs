@@ -98,7 +98,7 @@ impl Router {
     /// The state of an ask, for people.
     pub(super) fn describe(&self, ask: &Ask) -> String {
         let ago = ago(self.now - ask.progress.since);
-        let by = ask.progress.path.map(|p| format!(" by {}", path_name(p))).unwrap_or_default();
+        let by = ask.progress.path.map(|p| format!(" by {}", p.name())).unwrap_or_default();
         let mut said = match ask.progress.state {
             State::Queued => self.queued_reason(ask),
             State::Pushed if ask.progress.path == Some(Path::Form) => {
@@ -234,15 +234,4 @@ pub(super) fn summary(outcomes: &[Outcome]) -> String {
 
 fn ago(ms: Ms) -> String {
     span(ms / 1000)
-}
-
-fn path_name(path: Path) -> &'static str {
-    match path {
-        Path::Channel => "channel",
-        Path::Inbox => "inbox",
-        Path::Hook => "hook",
-        Path::Tool => "tool result",
-        Path::Socket => "its own connection",
-        Path::Form => "form",
-    }
 }
