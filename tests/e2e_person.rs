@@ -243,10 +243,11 @@ fn person_who_said_no_and_consent() {
     stage.finish();
 }
 
-/// The form at a small terminal.
+/// The form at a small terminal, after half a prompt was typed there.
 #[test]
-fn person_at_a_narrow_terminal_sees_the_whole_question() {
-    let Some((stage, tmux)) = stage(NEWEST) else { return };
+fn person_at_a_narrow_terminal_who_is_typing_sees_the_whole_question() {
+    let Some((mut stage, tmux)) = stage(NEWEST) else { return };
+    stage.env("RELAY_LOG", "debug");
     let bob = stage.launch("bob").in_terminal(&tmux);
     let bob = stage.act_in_terminal(bob, "bob");
     bob.session.resize(70, 24);
@@ -255,7 +256,14 @@ fn person_at_a_narrow_terminal_sees_the_whole_question() {
         peers.code() == Some(0) && peers.out.text().contains("\"bob\"")
     });
     let words: Vec<String> = (0..90).map(|n| format!("word{n:02}")).collect();
+    bob.session.send_text("half a prompt");
     let mut script = relay(&stage, &["ask", "bob", "--person", &words.join(" ")]);
+    wait_until("the form waits", || {
+        let logs = fs::read_dir(stage.home.plugin_data().join("logs")).into_iter().flatten().flatten();
+        let mut texts = logs.filter_map(|log| fs::read_to_string(log.path()).ok());
+        texts.any(|text| text.contains("form_postponed"))
+    });
+    assert!(!bob.session.screen().contains(FORM));
     let screen = bob.session.wait_for("the form", |screen| screen.contains("word89"));
     assert!(words.iter().all(|word| screen.contains(word)), "{screen}");
     assert!(
@@ -266,6 +274,8 @@ fn person_at_a_narrow_terminal_sees_the_whole_question() {
     bob.session.press_until(&["Enter"], "that the form went", |screen| !screen.contains("word89"));
     assert_eq!(script.code(), Some(0), "{}", script.err.text());
     assert_eq!(script.out.text(), "seen\n");
+    bob.session.wait_for_text("half a prompt");
+    bob.session.press_until(&["C-u"], "an empty prompt", |screen| !screen.contains("half a prompt"));
     bob.end();
     stage.finish();
 }
