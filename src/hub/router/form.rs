@@ -162,7 +162,7 @@ impl Router {
     /// The channel did not open a form, since its user is typing.
     pub(super) fn postpone_form(&mut self, no: DeliveryNo) {
         self.forget_attempt(no);
-        let at = self.now + self.limits.form_quiet;
+        let at = self.now + self.limits.form_quiet.max(1_000);
         self.deliveries.get_mut(&no).into_iter().for_each(|delivery| delivery.not_before = at);
         self.arm_form(no);
     }
