@@ -158,7 +158,7 @@ fn report(
             Ok(mut link) => match report_on(&mut link, until, receipts, hook) {
                 Ok(Answer::Hooked { unconfirmed, remind }) => {
                     if let Some(path) = transcript.filter(|_| unconfirmed > 0) {
-                        Transcript::end(path, most).report(&link.sender);
+                        Transcript::end(path, most).report(&link.sender, true);
                     }
                     return remind;
                 }

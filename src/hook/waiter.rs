@@ -122,7 +122,7 @@ fn wait_on(dir: &DataDir, link: &mut Link, stay: &Stay, transcript: &str) -> Opt
     let mut active_until = Instant::now() + ACTIVE;
     loop {
         let now = Instant::now();
-        if transcript.report(&link.sender) {
+        if transcript.report(&link.sender, false) {
             active_until = now + ACTIVE;
         }
         let pause = if now < active_until { SHORT_CHECK } else { stay.check() };

@@ -169,7 +169,7 @@ impl Session {
                     model.reported = model.transcript.len();
                 }
                 let latest = &model.transcript[model.reported..];
-                hub.say(&json!({"type": "seen", "claude": claude, "seen": latest}));
+                hub.say(&json!({"type": "seen", "claude": claude, "seen": latest, "searched": true}));
                 return;
             }
         }
@@ -334,7 +334,7 @@ impl World {
                 heard = model.got.len();
                 new
             };
-            let hooked = who % 2 == 1 && (!new.is_empty() || dice.roll(500) == 0);
+            let hooked = who % 2 == 1 && (!new.is_empty() || dice.roll(100) == 0);
             if hooked {
                 let met: Vec<String> = new.iter().map(|p| p.meta("push").to_owned()).collect();
                 self.sessions[who].hook(&self.dir, "prompt", &met);

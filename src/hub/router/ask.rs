@@ -474,8 +474,9 @@ pub(super) fn check_text(what: &str, text: &str) -> Result<(), Fault> {
         return refused(Code::BadArgs, format!("`{what}` is empty; give a text"));
     }
     if text.len() > MAX_TEXT {
-        let why =
-            format!("`{what}` exceeds the limit of {MAX_TEXT} bytes; shorten it or name a file to read");
+        let why = format!(
+            "`{what}` exceeds the limit of {MAX_TEXT} bytes (512 KiB); shorten it or name a file to read"
+        );
         return refused(Code::BadArgs, why);
     }
     Ok(())

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::peer::Peer;
 use super::{ConnId, DeliveryNo, Id, Limits, Ms, PeerNo, Role, Router, Timer};
-use crate::wire::{Answer, Code, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault};
+use crate::wire::{Activity, Answer, Code, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault};
 
 /// The limit of text in one answer for the path `tool`, in bytes. A channel hands over what fits its client's limit for
 /// a tool result, and returns the rest.
@@ -58,6 +58,9 @@ pub(super) struct Attempt {
     /// Whether the outcome is unknown because the pushing process is gone. The push counts as handed over; without a
     /// receipt it is repeated, and its path is not marked as dead.
     pub in_doubt: bool,
+    /// How often a hook has found the session idle while the push is in doubt.
+    #[serde(default)]
+    pub rests: u32,
 }
 
 /// The stage of a push.
@@ -177,8 +180,17 @@ impl Router {
             _ => None,
         };
         let (stage, turn, in_doubt) = (Stage::Sent, None, false);
-        let attempt =
-            Attempt { push: push.clone(), path, conn, waiter, sent: self.now, stage, turn, in_doubt };
+        let attempt = Attempt {
+            push: push.clone(),
+            path,
+            conn,
+            waiter,
+            sent: self.now,
+            stage,
+            turn,
+            in_doubt,
+            rests: 0,
+        };
         let delivery = self.deliveries.get_mut(&no).expect("invariant: callers have just looked it up");
         delivery.attempts.push(attempt);
         (delivery.parcel.push, delivery.parcel.path) = (push.clone(), path);
@@ -252,10 +264,10 @@ impl Router {
     /// session sends no receipts, is repeated at once.
     pub(super) fn put_in_doubt(&mut self, no: DeliveryNo) {
         let now = self.now;
-        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
-        let to = delivery.to;
-        if let Some(attempt) = delivery.attempts.last_mut() {
-            (attempt.stage, attempt.in_doubt) = (Stage::Handed(now), true);
+        let Some(to) = self.deliveries.get(&no).map(|delivery| delivery.to) else { return };
+        let is_idle = self.activity_of(to).0 == Activity::Idle;
+        if let Some(attempt) = self.last_attempt_mut(no) {
+            (attempt.stage, attempt.in_doubt, attempt.rests) = (Stage::Handed(now), true, is_idle.into());
         }
         if self.sends_receipts(to) {
             self.arm(now + self.limits.confirm, Timer::Confirm(no));

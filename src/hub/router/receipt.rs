@@ -49,7 +49,7 @@ impl Router {
     /// Handles receipts from a hook, a waiter or a peer.
     pub(super) fn take_receipts(&mut self, conn: ConnId, mut receipts: Receipts) {
         receipts.keep_newest();
-        let Receipts { claude, seen, in_tool_result, queued, prompted, refused } = &receipts;
+        let Receipts { claude, seen, in_tool_result, queued, prompted, refused, searched } = &receipts;
         let claude = claude.as_deref();
         for push in seen {
             if let Some((no, path)) = self.confirmable(conn, claude, push) {
@@ -75,6 +75,21 @@ impl Router {
                 self.dispatch(no);
             }
         }
+        if let Some(claude) = claude.filter(|_| *searched) {
+            self.searched(claude);
+        }
+    }
+
+    /// Repeats the pushes in doubt that a hook has not found in the transcript. The session has been idle twice since: a
+    /// client that has such a text takes it up when it is idle for the first time. Without that many turns, see
+    /// [`unconfirmed`](Self::unconfirmed).
+    fn searched(&mut self, claude: &str) {
+        for no in self.inboxes(&self.peers_of(claude)) {
+            if self.last_attempt(no).is_some_and(|a| a.in_doubt && a.rests >= 2) {
+                self.forget_attempt(no);
+                self.dispatch(no);
+            }
+        }
     }
 
     /// Records that the client has accepted a text.
@@ -95,7 +110,7 @@ impl Router {
         self.deliveries.get(&no)?.attempts.last()
     }
 
-    fn last_attempt_mut(&mut self, no: DeliveryNo) -> Option<&mut Attempt> {
+    pub(super) fn last_attempt_mut(&mut self, no: DeliveryNo) -> Option<&mut Attempt> {
         self.deliveries.get_mut(&no)?.attempts.last_mut()
     }
 

@@ -149,7 +149,13 @@ impl Router {
         let mut unconfirmed = self.inboxes(peers);
         let is_form = |no: &DeliveryNo| self.deliveries.get(no).is_some_and(Delivery::is_form);
         unconfirmed.retain(|no| self.last_attempt(*no).is_some() && !is_form(no));
-        unconfirmed.iter().for_each(|no| self.arm(self.now + self.limits.confirm, Timer::Confirm(*no)));
+        for no in &unconfirmed {
+            self.arm(self.now + self.limits.confirm, Timer::Confirm(*no));
+            let is_idle = self.deliveries.get(no).is_some_and(|d| self.activity_of(d.to).0 == Activity::Idle);
+            if is_idle && let Some(attempt) = self.last_attempt_mut(*no).filter(|a| a.in_doubt) {
+                attempt.rests += 1;
+            }
+        }
         unconfirmed.len()
     }
 
@@ -375,7 +381,7 @@ impl Router {
         self.peers.get(&no)?.who.claude.as_ref().and_then(|c| self.sessions.get_mut(c))
     }
 
-    fn peers_of(&self, claude: &str) -> Vec<PeerNo> {
+    pub(super) fn peers_of(&self, claude: &str) -> Vec<PeerNo> {
         self.sessions.get(claude).map(|s| s.peers.clone()).unwrap_or_default()
     }
 

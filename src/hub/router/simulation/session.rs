@@ -204,7 +204,8 @@ impl World {
         }
         if let Answer::Hooked { unconfirmed: 1.., .. } = answer {
             let tail = peer.conversation.transcript.len().saturating_sub(200);
-            let receipts = peer.conversation.receipts(peer.who.claude.clone(), tail);
+            let mut receipts = peer.conversation.receipts(peer.who.claude.clone(), tail);
+            receipts.searched = tail == 0;
             self.say(conn, ToHub::Seen(receipts));
         }
         self.hang_up(conn, false);
