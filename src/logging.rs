@@ -364,6 +364,7 @@ mod tests {
             assert_eq!(mode & 0o777, 0o600);
             fs::remove_dir_all(&files.dir).expect("removed");
         }
+        remove(&files);
     }
 
     #[test]
@@ -433,6 +434,7 @@ mod tests {
     #[test]
     fn directory_that_cannot_be_made_is_an_error() {
         let mut files = day_files("nowhere");
+        remove(&files);
         files.dir = PathBuf::from("/dev/null/logs");
         assert!(with_record("lost", &("conn", 7), |record| files.write(NOW, record)).is_err());
     }
