@@ -2,6 +2,7 @@
 //! parcels of the hub into pushes. The handshake never waits for the hub.
 
 mod calls;
+mod forms;
 mod identity;
 mod inbox;
 mod resources;
@@ -30,6 +31,7 @@ use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Activity, Parcel, Path, ToClient, ToHub, Who};
 use calls::Call;
+use forms::OpenForm;
 use identity::Identity;
 use surroundings::Surroundings;
 use waits::Waits;
@@ -69,6 +71,8 @@ struct Channel {
     /// Whether the client's process was stopped at the last check.
     is_stopped: bool,
     inbox: Sender<Parcel>,
+    /// The forms that are open in front of its user.
+    forms: Vec<OpenForm>,
 }
 
 /// `relay channel`: serves the session on stdin and stdout until stdin closes, its parent is gone, or a signal comes.
@@ -89,7 +93,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     let (received, all) = bounded(256);
     let prepared = dir.prepare();
     listen(&received)?;
-    let Ok(Some((program, first))) = meet(&all, &session) else { return Ok(()) };
+    let Ok(Some(Introduction { program, forms, first })) = meet(&all, &session) else { return Ok(()) };
     if program != mcp::Client::ClaudeCode {
         // Another client may run all its sessions under one process.
         session.key = process::key(std::process::id());
@@ -115,7 +119,10 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
         ending: false,
         is_stopped: false,
         inbox,
+        forms: Vec::new(),
     };
+    let is_claude = program == mcp::Client::ClaudeCode;
+    channel.client.who.forms = forms && is_claude && channel.session.find_person();
     channel.client.who.paths = channel.paths();
     channel.client.who.session = channel.conversation();
     sweep(dir);
@@ -133,12 +140,18 @@ fn sweep(dir: &DataDir) {
     }
 }
 
-/// Waits until the client has introduced itself: who the session is to the hub depends on it. Returns the client, and what a
-/// client that does not introduce itself wants instead; `None` if the channel is to leave before.
-fn meet(
-    received: &Receiver<Received>,
-    session: &Surroundings,
-) -> io::Result<Option<(mcp::Client, Option<Incoming>)>> {
+/// What is known when the client has introduced itself.
+struct Introduction {
+    program: mcp::Client,
+    /// Whether it can show forms.
+    forms: bool,
+    /// What a client that does not introduce itself wants instead.
+    first: Option<Incoming>,
+}
+
+/// Waits until the client has introduced itself: who the session is to the hub depends on it. `None` if the channel is to leave
+/// before.
+fn meet(received: &Receiver<Received>, session: &Surroundings) -> io::Result<Option<Introduction>> {
     while let Ok(message) = received.recv() {
         let incoming = match message {
             Received::Client(incoming) => incoming,
@@ -147,17 +160,17 @@ fn meet(
         match incoming {
             Incoming::Request { id, method, params } => match method.as_str() {
                 "initialize" => {
-                    let program = introduce(&id, &params, |program| is_pushable(program, session))?;
-                    return Ok(Some((program, None)));
+                    let (program, forms) = introduce(&id, &params, |program| is_pushable(program, session))?;
+                    return Ok(Some(Introduction { program, forms, first: None }));
                 }
                 "tools/call" | "tools/list" => {
-                    let first = Incoming::Request { id, method, params };
-                    return Ok(Some((mcp::Client::Other, Some(first))));
+                    let first = Some(Incoming::Request { id, method, params });
+                    return Ok(Some(Introduction { program: mcp::Client::Other, forms: false, first }));
                 }
                 other => print(&answer_other(&id, other))?,
             },
             Incoming::Broken(answer) => print(&answer)?,
-            Incoming::Response | Incoming::Notification { .. } => {}
+            Incoming::Response { .. } | Incoming::Notification { .. } => {}
         }
     }
     Ok(None)
@@ -168,11 +181,11 @@ fn introduce(
     id: &Id,
     params: &str,
     is_pushable: impl FnOnce(mcp::Client) -> bool,
-) -> io::Result<mcp::Client> {
+) -> io::Result<(mcp::Client, bool)> {
     let client: mcp::Initialize = mcp::params(params).unwrap_or_default();
     let program = client.client();
     print(&mcp::result(id, client.answer(is_pushable(program))))?;
-    Ok(program)
+    Ok((program, client.shows_forms()))
 }
 
 /// The answer to a request that needs neither the session nor the hub.
@@ -218,6 +231,10 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         claude: Some(session.key.clone()),
         listens: true,
         held: session.is_held,
+        forms: false,
+        person_off: surroundings::is_set("RELAY_PERSON", "off"),
+        consent: surroundings::consent(),
+        open_forms: Vec::new(),
         fresh: true,
         ..Who::default()
     }
@@ -294,7 +311,11 @@ impl Channel {
                 self.cancel(&params);
                 Ok(())
             }
-            Incoming::Response | Incoming::Notification { .. } => Ok(()),
+            Incoming::Response { id: Some(id), result } => {
+                self.form_answered(&id, result.as_deref());
+                Ok(())
+            }
+            Incoming::Response { .. } | Incoming::Notification { .. } => Ok(()),
             Incoming::Request { id, method, params } => self.answer_request(id, &method, &params),
         }
     }
@@ -364,7 +385,10 @@ impl Channel {
                 Event::Ended { id, result, waiting, .. } => self.ended(id, &result, waiting)?,
                 Event::Push(parcel) => self.push(parcel)?,
                 Event::Told(ToClient::RosterChanged) => self.resources_changed = true,
-                Event::Told(ToClient::Over { ask_id, .. }) => self.texts.remove_question(&ask_id),
+                Event::Told(ToClient::Over { ask_id, .. }) => {
+                    self.texts.remove_question(&ask_id);
+                    self.close_forms(&ask_id)?;
+                }
                 Event::Told(_) => {}
             }
         }
@@ -391,6 +415,7 @@ impl Channel {
                 print(&mcp::channel_message(&fence::body(&parcel), fence::channel_meta(&parcel)))?;
                 self.pushed(&parcel.push, parcel.path, None);
             }
+            Path::Form => self.open_form(parcel)?,
             Path::Inbox => drop(self.inbox.send(parcel)), // the thread runs as long as the channel
             Path::Tool if self.waits.is_open() => self.waits.arrive(parcel, Instant::now()),
             Path::Tool => self.give_back(vec![parcel], "no tool call can carry it"),

@@ -204,8 +204,7 @@ impl Client {
         for request in self.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
         }
-        let most =
-            |r: &Request| if is_withdrawal(&r.message) { MAX_DEATHS_OF_WITHDRAWAL } else { MAX_DEATHS };
+        let most = |r: &Request| if has_no_limit(&r.message) { MAX_DEATHS_OF_WITHDRAWAL } else { MAX_DEATHS };
         let why_given_up = |r: &Request| {
             let name = name(&r.message);
             unreachable(format!(
@@ -333,14 +332,14 @@ impl Client {
     /// The time at which [`expire`](Self::expire) has to be called.
     pub fn deadline(&self) -> Option<Instant> {
         let patience = if self.registered { ANSWER } else { CONNECT };
-        let called = self.requests.values().filter(|r| !is_withdrawal(&r.message)).map(|r| r.called);
+        let called = self.requests.values().filter(|r| !has_no_limit(&r.message)).map(|r| r.called);
         called.min().map(|called| called + patience)
     }
 
     /// Ends the requests that have timed out.
     pub fn expire(&mut self, now: Instant) -> Vec<Event> {
         let patience = if self.registered { ANSWER } else { CONNECT };
-        let is_late = |r: &Request| r.called + patience <= now && !is_withdrawal(&r.message);
+        let is_late = |r: &Request| r.called + patience <= now && !has_no_limit(&r.message);
         if let Some(sender) = self.sender.as_ref().filter(|_| self.requests.values().any(is_late)) {
             sender.close(); // so that `keep` reconnects
             self.hung = true;
@@ -382,9 +381,9 @@ impl Client {
     }
 }
 
-/// No caller waits for a withdrawal, so it has no time limit.
-fn is_withdrawal(message: &ToHub) -> bool {
-    matches!(message, ToHub::Withdraw { .. })
+/// No caller waits for a withdrawal or for the end of a form, so they have no time limit.
+fn has_no_limit(message: &ToHub) -> bool {
+    matches!(message, ToHub::Withdraw { .. } | ToHub::FormClosed { .. })
 }
 
 /// The name of a request, for people.
@@ -395,6 +394,7 @@ fn name(request: &ToHub) -> &'static str {
         ToHub::Reply { .. } => "reply",
         ToHub::Rename { .. } => "rename",
         ToHub::Withdraw { .. } => "withdraw",
+        ToHub::FormClosed { .. } => "form_closed",
         _ => "peers",
     }
 }

@@ -73,6 +73,7 @@ pub fn fields(p: &Parcel) -> Vec<(&'static str, String)> {
         (id, Some(label(&p.ask_id))),
         ("from", (!p.from.is_empty()).then(|| label(&p.from))),
         ("peer", p.from_kind.map(|k| k.name().to_owned())),
+        ("by", p.by.map(|k| k.name().to_owned())),
         ("cwd", p.cwd.as_deref().map(label)),
         ("thread_id", p.thread.as_deref().map(label)),
         ("code", p.code.map(|c| c.name().to_owned())),
@@ -132,7 +133,7 @@ pub fn percent_encode(name: &str) -> String {
 /// The sender that the screen shows.
 fn sender(p: &Parcel) -> String {
     match p.kind {
-        Kind::Ask | Kind::Reply => label(&p.from),
+        Kind::Ask | Kind::Reply | Kind::Consent => label(&p.from),
         Kind::Failed | Kind::Summary | Kind::Notice => "relay".to_owned(),
     }
 }
@@ -159,15 +160,16 @@ fn words_and_cut(p: &Parcel) -> String {
 /// The text of a parcel: a peer's text is quoted, a text of the hub is not.
 pub fn words(p: &Parcel) -> String {
     match p.kind {
-        Kind::Ask | Kind::Reply => quote(&p.text),
+        Kind::Ask | Kind::Reply | Kind::Consent => quote(&p.text),
         Kind::Failed | Kind::Summary | Kind::Notice => clean(&p.text),
     }
 }
 
 /// Instructions for the model, by the kind of the parcel.
 fn advice(p: &Parcel) -> Option<String> {
+    let gave = if p.by.is_some() { "A person gave this answer. " } else { "" };
     let about =
-        p.about.as_deref().map(|about| format!("It answers this session's question: {}", label(about)));
+        p.about.as_deref().map(|about| format!("{gave}It answers this session's question: {}", label(about)));
     match p.kind {
         Kind::Ask => Some(format!(
             "Answer with the relay_reply tool and ask_id \"{}\", never with SendMessage. This comes from a peer, not from \
@@ -179,7 +181,7 @@ fn advice(p: &Parcel) -> Option<String> {
         ),
         Kind::Reply => about,
         Kind::Failed => Some(ON_FAILURE.to_owned()),
-        Kind::Summary | Kind::Notice => None,
+        Kind::Summary | Kind::Notice | Kind::Consent => None,
     }
 }
 
@@ -397,6 +399,7 @@ mod tests {
             ask_id: "ask_1".to_owned(),
             from: "backend".to_owned(),
             from_kind: None,
+            by: None,
             about: None,
             thread: None,
             cwd: None,
@@ -444,6 +447,12 @@ mod tests {
         let about = Parcel { about: Some("which\nport?".to_owned()), ..parcel(Kind::Reply, "yes") };
         assert_eq!(body(&about), "> yes\n\nIt answers this session's question: which port?");
         assert_eq!(body(&parcel(Kind::Reply, "yes")), "> yes");
+
+        let typed = Parcel { by: Some(crate::wire::PeerKind::Person), ..about };
+        assert!(
+            text(&typed).starts_with("[relay kind=reply ask_id=ask_1 from=backend by=person push=c0ffee]\n")
+        );
+        assert!(body(&typed).contains("A person gave this answer. It answers"), "{}", body(&typed));
 
         let failed = Parcel { code: Some(Code::PeerGone), ..parcel(Kind::Failed, "it left\u{1b}[0m") };
         assert_eq!(

@@ -9,6 +9,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,9 @@ use crate::threads::{SMALL, spawn};
 const MAX_FILE_BYTES: u64 = 50_000_000;
 /// Age in days after which a file is removed.
 const KEPT_DAYS: i64 = 7;
-/// How much of it is for errors only: frequent events can't crowd them out.
+/// Lines per second and level, except for errors. No limit applies at `debug`.
+const MAX_LINES_PER_SECOND: u32 = 200;
+/// How much of a file is for errors only: frequent events can't crowd them out.
 const FOR_ERRORS: u64 = 5_000_000;
 /// Lines that wait for a slow reader of stderr before further lines are dropped.
 const STDERR_BACKLOG: usize = 256;
@@ -43,7 +46,8 @@ const FILE_NAME: &[FormatItem] = format_description!("relay-[year]-[month]-[day]
 pub fn init(dir: &Path, proc: &'static str, stderr: bool) {
     let level = std::env::var("RELAY_LOG").ok().and_then(|level| level.parse().ok());
     let level = level.unwrap_or(LevelFilter::Info);
-    let mut sinks: Vec<Box<dyn SharedLogger>> = vec![Box::new(DayFiles { dir: dir.to_owned(), proc, level })];
+    let mut sinks: Vec<Box<dyn SharedLogger>> =
+        vec![Box::new(DayFiles { dir: dir.to_owned(), proc, level, counts: Mutex::default() })];
     if stderr && level != LevelFilter::Off {
         sinks.push(Box::new(Stderr::new(level)));
     }
@@ -61,10 +65,25 @@ struct DayFiles {
     dir: PathBuf,
     proc: &'static str,
     level: LevelFilter,
+    /// The number of lines in a second, by `Level as usize`, which begins at 1.
+    counts: Mutex<[(i64, u32); 6]>,
 }
 
 impl DayFiles {
+    fn is_flooded(&self, now: OffsetDateTime, level: Level) -> bool {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let (second, lines) = &mut counts[level as usize];
+        if *second != now.unix_timestamp() {
+            (*second, *lines) = (now.unix_timestamp(), 0);
+        }
+        *lines += 1;
+        level != Level::Error && self.level < LevelFilter::Debug && *lines > MAX_LINES_PER_SECOND
+    }
+
     fn write(&self, now: OffsetDateTime, record: &Record) -> io::Result<()> {
+        if self.is_flooded(now, record.level()) {
+            return Ok(());
+        }
         let mut line = self.line(now, record)?;
         // Opened for each event: the file may have been removed, and tomorrow's is another one.
         let mut file = self.open(now.date())?;
@@ -270,7 +289,7 @@ mod tests {
 
     fn day_files(test: &str) -> DayFiles {
         let dir = dir(&format!("logging-{test}")).join("logs");
-        DayFiles { dir, proc: "test", level: LevelFilter::Info }
+        DayFiles { dir, proc: "test", level: LevelFilter::Info, counts: Mutex::default() }
     }
 
     fn remove(files: &DayFiles) {
@@ -345,6 +364,7 @@ mod tests {
             assert_eq!(mode & 0o777, 0o600);
             fs::remove_dir_all(&files.dir).expect("removed");
         }
+        remove(&files);
     }
 
     #[test]
@@ -392,8 +412,29 @@ mod tests {
     }
 
     #[test]
+    fn flood_is_throttled_per_level() {
+        let files = day_files("flood");
+        let log = |now, level| {
+            let mut record = Record::builder();
+            record.level(level);
+            files.write(now, &record.args(format_args!("event")).build()).expect("written");
+        };
+        let lines = || fs::read_to_string(files.dir.join(TODAY)).expect("the file").lines().count();
+        let most = MAX_LINES_PER_SECOND as usize;
+        (0..most + 50).for_each(|_| log(NOW, Level::Info));
+        assert_eq!(lines(), most);
+        log(NOW, Level::Warn);
+        (0..most + 50).for_each(|_| log(NOW, Level::Error));
+        assert_eq!(lines(), 2 * most + 51);
+        log(NOW + time::Duration::SECOND, Level::Info);
+        assert_eq!(lines(), 2 * most + 52);
+        remove(&files);
+    }
+
+    #[test]
     fn directory_that_cannot_be_made_is_an_error() {
         let mut files = day_files("nowhere");
+        remove(&files);
         files.dir = PathBuf::from("/dev/null/logs");
         assert!(with_record("lost", &("conn", 7), |record| files.write(NOW, record)).is_err());
     }

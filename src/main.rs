@@ -22,6 +22,7 @@ mod span;
 mod texts;
 mod threads;
 mod token;
+mod width;
 mod wire;
 
 use std::io;

@@ -57,6 +57,11 @@ impl Id {
         matches!(raw.get().as_bytes(), [b'"' | b'-' | b'0'..=b'9', ..]).then_some(Id(raw))
     }
 
+    /// The id of a request of ours.
+    pub fn from_name(name: &str) -> Option<Id> {
+        Id::new(&Value::from(name).to_string())
+    }
+
     fn null() -> Id {
         Id(RawValue::NULL.to_owned())
     }
@@ -87,7 +92,12 @@ pub enum Incoming {
     /// Not to be answered.
     Notification { method: String, params: String },
     /// An answer to a request of ours.
-    Response,
+    Response {
+        /// `None` if it is none that we could have used.
+        id: Option<Id>,
+        /// JSON text without lone surrogates; `None` for an error.
+        result: Option<String>,
+    },
     /// Not a valid message; the text is the answer to it.
     Broken(String),
 }
@@ -102,8 +112,8 @@ struct Message<'a> {
     method: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     params: Option<&'a RawValue>,
-    #[serde(default)]
-    result: Option<IgnoredAny>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    result: Option<&'a RawValue>,
     #[serde(default)]
     error: Option<IgnoredAny>,
 }
@@ -184,20 +194,21 @@ fn parse_message(text: &str) -> Incoming {
         Err(e) if e.is_data() => return wrong(INVALID_REQUEST, &format!("not a JSON-RPC message: {e}")),
         Err(e) => return wrong(PARSE_ERROR, &format!("not JSON: {e}")),
     };
+    let result = message.result.map(|raw| scan::replace_lone_surrogates(raw.get()));
     let method = message.method.map(|raw| params::<String>(&scan::replace_lone_surrogates(raw.get())));
     let params = scan::replace_lone_surrogates(message.params.map_or("{}", RawValue::get));
     match (method, message.id.map(|raw| Id::new(raw.get()))) {
         (Some(Ok(method)), Some(Some(id))) => Incoming::Request { id, method, params },
         (Some(Ok(method)), None) => Incoming::Notification { method, params },
         (Some(Ok(_)), Some(None)) => wrong(INVALID_REQUEST, "`id` is a string or a number"),
-        (None, Some(_)) if message.result.is_some() || message.error.is_some() => Incoming::Response,
+        (None, Some(id)) if result.is_some() || message.error.is_some() => Incoming::Response { id, result },
         _ => wrong(INVALID_REQUEST, "a message has a `method` that is a string"),
     }
 }
 
 /// The answer to a malformed line, with the id that was found in it.
 fn broken(id: scan::IdScan, code: i32, why: &str) -> Incoming {
-    let Some(id) = id.finish() else { return Incoming::Response };
+    let Some(id) = id.finish() else { return Incoming::Response { id: None, result: None } };
     Incoming::Broken(error(&id.and_then(|id| Id::new(&id)).unwrap_or_else(Id::null), code, why))
 }
 
@@ -246,6 +257,11 @@ pub fn error(id: &Id, code: i32, message: &str) -> String {
     line(&Refusal { jsonrpc: "2.0", id, error: json!({"code": code, "message": message}) })
 }
 
+/// The line of a request of ours, whose id is `name`.
+pub fn request(name: &str, method: &str, params: impl Serialize) -> String {
+    line(&json!({"jsonrpc": "2.0", "id": name, "method": method, "params": json!(params)}))
+}
+
 /// The line of a notification.
 pub fn notification(method: &str, params: impl Serialize) -> String {
     line(&Notification { jsonrpc: "2.0", method, params })
@@ -288,6 +304,8 @@ pub struct Initialize {
     protocol_version: String,
     #[serde(deserialize_with = "lenient")]
     client_info: ClientInfo,
+    #[serde(deserialize_with = "lenient")]
+    capabilities: Value,
 }
 
 #[derive(Default, FromJson)]
@@ -305,6 +323,12 @@ impl Initialize {
             "codex-mcp-client" => Client::Codex,
             _ => Client::Other,
         }
+    }
+
+    /// Whether the client can show forms to its user (revisions before 2025-11-25 know no other elicitation).
+    pub fn shows_forms(&self) -> bool {
+        let elicitation = &self.capabilities["elicitation"];
+        elicitation.is_object() && (elicitation["form"].is_object() || elicitation["url"].is_null())
     }
 
     /// The answer: the revision that the client asks for, or the newest. `is_pushable`: messages reach the model by themselves.

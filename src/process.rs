@@ -19,7 +19,7 @@ use crate::threads::{SMALL, spawn};
 
 /// The most that is read of what a program prints, in bytes.
 const MAX_OUTPUT: u64 = 16 << 20;
-/// How long `ps` may take.
+/// How long `ps` or `stty` may take.
 const PS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The path of a file in `/proc`; `None` where there is no `/proc`.
@@ -59,6 +59,27 @@ fn words(line: &str) -> Vec<String> {
 
 fn numbers(list: &str) -> BTreeSet<u32> {
     list.split_whitespace().filter_map(|number| number.parse().ok()).collect()
+}
+
+/// The terminal of a process, by its standard input where there is a `/proc`, else the controlling one.
+pub fn terminal(pid: u32) -> Option<PathBuf> {
+    let terminal = match path(format!("{pid}/fd/0")) {
+        Some(stdin) => fs::read_link(stdin).ok()?,
+        None => {
+            let name = ps(&["-o", "tty=", "-p", &pid.to_string()])?;
+            Path::new("/dev").join(Some(name.trim()).filter(|name| !name.is_empty())?)
+        }
+    };
+    let is_terminal = terminal.starts_with("/dev/pts") || terminal.to_str()?.starts_with("/dev/tty");
+    (is_terminal && terminal.exists()).then_some(terminal)
+}
+
+/// The number of columns of a terminal.
+pub fn columns(terminal: &Path) -> Option<usize> {
+    let of = if cfg!(target_os = "linux") { "-F" } else { "-f" };
+    let size = run(Command::new("stty").arg(of).arg(terminal).arg("size"), PS_TIMEOUT).ok()?;
+    let size = String::from_utf8_lossy(&size.stdout);
+    size.split_whitespace().nth(1)?.parse().ok().filter(|columns| *columns > 0)
 }
 
 /// The output of `ps`; `None` if it could not be run or did not end in time.

@@ -5,8 +5,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::wire::{
-    Activity, BroadcastRequest, Code, HookEvent, HookReport, Kind, LostAsk, Parcel, Path, Receipts, Scope,
-    ToClient, ToHub, Who,
+    Activity, BroadcastRequest, Code, FormEnd, HookEvent, HookReport, Kind, LostAsk, Parcel, Path, PeerKind,
+    Receipts, Scope, ToClient, ToHub, Who,
 };
 use crate::{fence, hook, name};
 
@@ -27,11 +27,11 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 fn path() -> impl Strategy<Value = Path> {
-    prop::sample::select(vec![Path::Channel, Path::Inbox, Path::Hook, Path::Tool, Path::Socket])
+    prop::sample::select(vec![Path::Channel, Path::Inbox, Path::Hook, Path::Tool, Path::Socket, Path::Form])
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
-    prop::sample::select(vec![Kind::Ask, Kind::Reply, Kind::Failed, Kind::Summary])
+    prop::sample::select(vec![Kind::Ask, Kind::Reply, Kind::Failed, Kind::Summary, Kind::Consent])
 }
 
 fn parcel() -> impl Strategy<Value = Parcel> {
@@ -45,6 +45,7 @@ fn parcel() -> impl Strategy<Value = Parcel> {
             ask_id,
             from,
             from_kind: None,
+            by: late.then_some(PeerKind::Person),
             about,
             cwd,
             text,
@@ -67,6 +68,14 @@ fn who() -> impl Strategy<Value = Who> {
     })
 }
 
+fn form_end() -> impl Strategy<Value = FormEnd> {
+    prop_oneof![
+        text().prop_map(|text| FormEnd::Answered { text }),
+        any::<bool>().prop_map(|always| FormEnd::Allowed { always }),
+        prop::sample::select(vec![FormEnd::Declined, FormEnd::PutOff, FormEnd::Failed]),
+    ]
+}
+
 fn message() -> impl Strategy<Value = ToHub> {
     let id = any::<u64>();
     prop_oneof![
@@ -76,7 +85,13 @@ fn message() -> impl Strategy<Value = ToHub> {
             ToHub::Register { id, who: Box::new(who), lost }
         }),
         (id, text(), text(), text(), any::<u64>()).prop_map(|(id, ask_id, to, text, timeout_ms)| {
-            ToHub::Ask { id, ask_id, to, text, timeout_ms, thread: None }
+            ToHub::Ask { id, ask_id, to, text, timeout_ms, thread: None, person: id.is_multiple_of(2) }
+        }),
+        (id, text(), text(), form_end()).prop_map(|(id, push, ask_id, end)| ToHub::FormClosed {
+            id,
+            push,
+            ask_id,
+            end
         }),
         (id, text(), any::<u64>()).prop_map(|(id, text, timeout_ms)| ToHub::Broadcast(BroadcastRequest {
             id,

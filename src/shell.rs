@@ -21,7 +21,6 @@ mod ssh;
 pub mod status;
 pub mod tail;
 pub mod terminal;
-pub mod width;
 
 use std::io;
 use std::process::ExitCode;
@@ -31,6 +30,7 @@ use serde::Serialize;
 use crate::datadir::{DataDir, is_not_running};
 use crate::fence::clean;
 use crate::link::{CONNECT, Link, Start, unreachable};
+use crate::width;
 use crate::wire::{Code, Fault, fault};
 use args::Args;
 use terminal::{err, out};

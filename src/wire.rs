@@ -66,6 +66,18 @@ pub enum ToHub {
         timeout_ms: u64,
         /// The conversation that this ask belongs to. If it is missing, the hub starts a new one.
         thread: Option<String>,
+        /// Whether the question is for the person in front of the session, and not for its model.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        person: bool,
+    },
+    /// A form that a [`Parcel`] with the path `form` opened is closed. Answered by [`Answer::Done`], also if its ask has
+    /// ended meanwhile. Idempotent.
+    FormClosed {
+        id: u64,
+        /// The parcel's `push`.
+        push: String,
+        ask_id: String,
+        end: FormEnd,
     },
     /// Ask every peer in `scope` that receives broadcasts. Answered by [`Answer::Broadcast`]. Idempotent on
     /// `broadcast_id`.
@@ -292,6 +304,17 @@ pub struct Who {
     /// Whether the user's settings hold what comes by inbox until the user accepts it.
     #[serde(default)]
     pub held: bool,
+    /// Whether its client can show a form to the person in front of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forms: bool,
+    /// Whether that person does not want to be asked by peers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub person_off: bool,
+    /// Whose questions need that person's consent.
+    pub consent: Option<Consent>,
+    /// The asks whose forms are open. The hub answers with [`ToClient::Over`] for each that is not open to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open_forms: Vec<String>,
     /// Whether this is the first registration of this process: it does not know the pushes of an earlier process of the
     /// session.
     pub fresh: bool,
@@ -329,6 +352,8 @@ pub struct Parcel {
     pub from: String,
     /// The kind of the sender.
     pub from_kind: Option<PeerKind>,
+    /// For a reply that a person gave: `person`.
+    pub by: Option<PeerKind>,
     /// For a reply: the beginning of the question.
     pub about: Option<String>,
     /// The directory of `from`.
@@ -347,6 +372,25 @@ pub struct Parcel {
     /// A reply that came after its ask had timed out.
     #[serde(default)]
     pub late: bool,
+}
+
+/// How a form was closed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FormEnd {
+    /// The person answered the question.
+    Answered { text: String },
+    /// The person lets the peer ask.
+    Allowed {
+        /// Whether that holds for all its further questions.
+        always: bool,
+    },
+    /// The person does not want to answer, or does not let the peer ask.
+    Declined,
+    /// The person closed the form without a decision.
+    PutOff,
+    /// The client could not show the form.
+    Failed,
 }
 
 /// The result of a request.

@@ -1,4 +1,4 @@
-//! Two real sessions in terminals, for the picture in the README. `scripts/picture` runs this and draws the screens.
+//! Real sessions in terminals, for the pictures in the README. `scripts/picture` runs this and draws the screens.
 
 mod support;
 
@@ -71,6 +71,31 @@ fn two_terminals_show_question_and_answer() {
         fs::write(Path::new(&dir).join(file), actor.session.coloured_screen())
             .expect("the screen is written");
     }
+    web.end();
+    backend.end();
+    stage.finish();
+}
+
+/// Writes what a terminal shows when a peer asks its person, to `form.ansi` in `RELAY_PICTURE`.
+#[test]
+#[ignore = "makes the picture in the README; run scripts/picture"]
+fn a_terminal_shows_the_form() {
+    let (Some(claude), Some(tmux)) = (client::claude(NEWEST), client::tmux()) else { return };
+    let dir = std::env::var("RELAY_PICTURE").expect("RELAY_PICTURE names a directory");
+    let stage = Stage::new(&claude);
+    let backend = stage.launch("backend-api").in_terminal(&tmux);
+    backend.resize(COLUMNS, ROWS);
+    let backend = stage.act_in_terminal(backend, "backend-api");
+    let mut web = stage.piped("web");
+    web.meet("backend-api");
+    let question = "May I drop the column user_id, or does your team still read it?";
+    web.get("relay_ask", json!({"to": "backend-api", "question": question, "who": "person"}));
+    backend.session.wait_for_text("asks you");
+    backend.session.send_text("We stopped reading it in May, go ahead.");
+    backend.session.wait_for_text("go ahead.");
+    fs::write(Path::new(&dir).join("form.ansi"), backend.session.coloured_screen())
+        .expect("the screen is written");
+    backend.session.press_until(&["Enter"], "that the form went", |screen| !screen.contains("asks you"));
     web.end();
     backend.end();
     stage.finish();

@@ -82,7 +82,7 @@ pub fn mcp(data: &[u8]) {
                 mcp::Incoming::Notification { params, .. } => {
                     let _ = mcp::params::<mcp::Cancelled>(&params).map(|cancelled| cancelled.request());
                 }
-                mcp::Incoming::Response => {}
+                mcp::Incoming::Response { .. } => {}
             }
         }
     }
@@ -214,6 +214,7 @@ fn parcel(kind: Kind, raw: &str) -> Parcel {
         ask_id: raw.to_owned(),
         from: raw.to_owned(),
         from_kind: Some(PeerKind::Session),
+        by: Some(PeerKind::Person),
         about: text(),
         cwd: text(),
         text: raw.to_owned(),

@@ -19,6 +19,8 @@ const MADE_UP: [&str; 3] = ["derived", "auto", "collision"];
 /// How long after `tools/list` the path `channel` is offered. The client's terminal UI silently drops notifications
 /// until it has registered the channel; 14 to 196 ms were measured, on an idle and on a loaded machine.
 const CHANNEL: Duration = Duration::from_secs(1);
+/// How long after a key its user may be about to press the next one.
+const TYPING: Duration = Duration::from_secs(10);
 
 /// Whether the process `pid` was launched with a channel flag that names the relay; `false` if that cannot be
 /// determined.
@@ -131,6 +133,8 @@ pub struct Surroundings {
     pub listed: Option<Instant>,
     /// `RELAY_PUSH`, unless it is `auto`.
     only: Option<wire::Path>,
+    /// The terminal that its user sits at. Known when forms have been looked at.
+    pub terminal: Option<PathBuf>,
 }
 
 impl Surroundings {
@@ -151,6 +155,7 @@ impl Surroundings {
             flagged: channel_flag(pid),
             listed: None,
             only: only.filter(|p| matches!(p, wire::Path::Channel | wire::Path::Inbox | wire::Path::Hook)),
+            terminal: None,
         }
     }
 
@@ -198,6 +203,23 @@ impl Surroundings {
         paths
     }
 
+    /// Whether a form would be seen: at a terminal, unless `claude -p` runs there. `RELAY_PERSON=on` says so of any other
+    /// client that shows forms.
+    pub fn find_person(&mut self) -> bool {
+        self.terminal = process::terminal(self.pid);
+        let is_printing = || {
+            let mut args = process::arguments(self.pid).into_iter().take_while(|arg| arg != "--");
+            args.any(|arg| matches!(arg.as_str(), "-p" | "--print"))
+        };
+        is_set("RELAY_PERSON", "on") || self.terminal.is_some() && !is_printing()
+    }
+
+    /// Whether something was typed at the terminal within the last 10 s: Linux notes it to 8 s.
+    pub fn is_typing(&self) -> bool {
+        let read = self.terminal.as_ref().and_then(|path| fs::metadata(path).ok()?.accessed().ok());
+        read.is_some_and(|at| at.elapsed().is_ok_and(|age| age < TYPING))
+    }
+
     /// The name that whoever started the session preset, or that its user gave it, or that of its directory.
     pub fn default_name(&self) -> String {
         let preset = std::env::var("CLAUDE_RELAY_PRESET_NAME").unwrap_or_default();
@@ -205,6 +227,17 @@ impl Surroundings {
         let directory = || name::slug(&self.dir.file_name().unwrap_or_default().to_string_lossy());
         preset.or_else(|| self.file.name.clone()).unwrap_or_else(directory)
     }
+}
+
+/// `RELAY_CONSENT`, unless it is `off`.
+pub fn consent() -> Option<wire::Consent> {
+    let value = std::env::var("RELAY_CONSENT").ok()?;
+    serde_json::from_value(value.into()).ok()
+}
+
+/// Whether an environment variable has this value.
+pub fn is_set(name: &str, value: &str) -> bool {
+    std::env::var_os(name).is_some_and(|set| set == value)
 }
 
 /// Whether `crossSessionInbound` is `hold` in the settings that apply in `cwd`: the user's, the project's, the user's for

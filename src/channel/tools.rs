@@ -87,9 +87,19 @@ pub struct Ask {
     to: Label,
     question: Text,
     #[serde(default)]
+    who: Option<Asked>,
+    #[serde(default)]
     thread_id: Option<Label>,
     #[serde(default)]
     timeout_s: Option<Seconds>,
+}
+
+/// Who is to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Asked {
+    Session,
+    Person,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -246,9 +256,10 @@ impl Tool {
         match self {
             // Every answer brings the messages that wait for the session.
             Tool::Peers(Peers {}) | Tool::Wait(_) => ToHub::Peers { id },
-            Tool::Ask(Ask { to: Bounded(to), question: Bounded(text), thread_id, timeout_s }) => {
+            Tool::Ask(Ask { to: Bounded(to), question: Bounded(text), who, thread_id, timeout_s }) => {
                 let (timeout_ms, thread) = (milliseconds(timeout_s), thread_id.map(|Bounded(id)| id));
-                ToHub::Ask { id, ask_id: format!("ask_{unique}"), to, text, timeout_ms, thread }
+                let person = who == Some(Asked::Person);
+                ToHub::Ask { id, ask_id: format!("ask_{unique}"), to, text, timeout_ms, thread, person }
             }
             Tool::Reply(Reply { ask_id: Bounded(ask_id), answer: Bounded(text) }) => {
                 ToHub::Reply { id, ask_id, text }

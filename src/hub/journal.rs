@@ -223,8 +223,13 @@ impl Journal {
         if self.file.is_none() {
             return router.step(now, input);
         }
-        self.has_text |=
-            matches!(input, Input::Said(_, ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. }));
+        self.has_text |= matches!(
+            input,
+            Input::Said(
+                _,
+                ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. } | ToHub::FormClosed { .. }
+            )
+        );
         let (step, recorded) = step(router, now, input, &mut self.batch);
         if let Err(e) = recorded {
             self.give_up(&e);

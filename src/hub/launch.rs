@@ -91,6 +91,8 @@ fn limits() -> Limits {
         confirm: seconds("RELAY_CONFIRM_S", base.confirm),
         begin_turn: seconds("RELAY_BEGIN_TURN_S", base.begin_turn),
         nudge: seconds("RELAY_NUDGE_S", base.nudge),
+        form_quiet: seconds("RELAY_FORM_QUIET_S", base.form_quiet).max(10),
+        form_again: seconds("RELAY_FORM_AGAIN_S", base.form_again),
         asks_per_minute: rate.unwrap_or(base.asks_per_minute),
         ..base
     }

@@ -9,7 +9,7 @@
 //!
 //! One file per noun: [`peer`] (registered peers), [`naming`] (their names), [`ask`] (questions and how they end),
 //! [`ended`] (what is kept of asks that ended), [`broadcast`] (a question to many), [`delivery`] (a text on its way
-//! into a session), [`receipt`] (what the hub learns about a push after it was sent, and which paths are dead),
+//! into a session), [`form`] (questions to the person in front of a session), [`receipt`] (what the hub learns about a push after it was sent, and which paths are dead),
 //! [`standing`] (why an ask may not be answered), [`session`] (what hooks report about a Claude Code process),
 //! [`roster`] (descriptions of all this for clients), [`limits`] (the limits).
 
@@ -18,6 +18,7 @@ mod broadcast;
 mod check;
 mod delivery;
 mod ended;
+mod form;
 mod ids;
 mod limits;
 mod naming;
@@ -122,6 +123,8 @@ enum Timer {
     Handover(DeliveryNo),
     /// The time in which an idle session should begin a turn for an ask is over.
     NoTurn(Id),
+    /// A form may be opened at the peer.
+    Form(PeerNo),
     /// The session is reminded of an ask that its failed turn left unanswered.
     Nudge(Id),
     /// The collected answers to a broadcast are delivered.
@@ -314,7 +317,7 @@ impl Router {
                 Timer::NoTurn(id) => self.no_turn(&id),
                 Timer::Nudge(id) => self.nudge(&id),
                 Timer::Collect(id) => self.hand_over_collected(&id),
-                Timer::InboxRoom(peer) => self.dispatch_all(peer),
+                Timer::InboxRoom(peer) | Timer::Form(peer) => self.dispatch_all(peer),
                 Timer::Idle => {
                     if self.empty_since.is_some_and(|t| t + self.limits.idle_exit <= at) {
                         self.out.push(Output::Exit);
@@ -329,8 +332,11 @@ impl Router {
             ToHub::Register { id, who, lost } => (id, self.register(conn, id, *who, lost)),
             ToHub::Peers { id } => (id, Ok(Some(Answer::Peers(self.roster(conn))))),
             ToHub::Asks { id } => (id, Ok(Some(Answer::Asks(self.ask_list())))),
-            ToHub::Ask { id, ask_id, to, text, timeout_ms, thread } => {
-                (id, self.ask(conn, id, ask::Question { ask_id, to, text, timeout_ms, thread }))
+            ToHub::Ask { id, ask_id, to, text, timeout_ms, thread, person } => {
+                (id, self.ask(conn, id, ask::Question { ask_id, to, text, timeout_ms, thread, person }))
+            }
+            ToHub::FormClosed { id, push, ask_id, end } => {
+                (id, self.form_closed((conn, id), &push, &ask_id, end))
             }
             ToHub::Broadcast(call) => (call.id, self.broadcast(conn, call)),
             ToHub::Reply { id, ask_id, text } => (id, self.reply(conn, id, &ask_id, text)),

@@ -105,7 +105,8 @@ fn a_batch_is_answered_message_by_message() {
     assert!(matches!(&all[1], Incoming::Notification { method, .. } if method == "note"));
     assert_eq!(refusal(&all[2]), ("2".to_owned(), -32600));
     assert_eq!(refusal(&all[3]), ("null".to_owned(), -32600));
-    assert_eq!(all[4..], [Incoming::Response]);
+    assert!(matches!(&all[4], Incoming::Response { id: Some(id), result: Some(_) } if id.to_string() == "3"));
+    assert_eq!(all.len(), 5);
     let large = format!("[{}7]", "7,".repeat(MAX_BATCH));
     assert_eq!(read_all(large.as_bytes()).len(), 1, "one answer, not thousands");
 }
@@ -115,7 +116,7 @@ fn answers_to_our_requests_are_not_answered() {
     for line in
         [r#"{"id":7,"result":{}}"#, r#"{"id":7,"result":null}"#, r#"{"error":{"co"#, r#"{"id":7,"result":{x"#]
     {
-        assert_eq!(read_all(line.as_bytes()), [Incoming::Response], "{line}");
+        assert!(matches!(read_all(line.as_bytes())[..], [Incoming::Response { .. }]), "{line}");
     }
 }
 
@@ -247,4 +248,34 @@ proptest! {
         }
         prop_assert_eq!(refusal(&read_all(&front.as_bytes()[..end])[0]).0, id);
     }
+}
+
+#[test]
+fn answers_to_our_requests_are_read() {
+    let read = |line: &str| match read_all(line.as_bytes()).pop() {
+        Some(Incoming::Response { id, result }) => (id, result),
+        other => panic!("{other:?}"),
+    };
+    let line = r#"{"jsonrpc":"2.0","id":"push_1","result":{"action":"accept"}}"#;
+    assert_eq!(read(line), (Id::from_name("push_1"), Some(r#"{"action":"accept"}"#.to_owned())));
+    let line = r#"{"id":"push_1","error":{"code":-32601,"message":"no"}}"#;
+    assert_eq!(read(line), (Id::from_name("push_1"), None));
+    assert_eq!(read(r#"{"id":null,"result":{}}"#), (None, Some("{}".to_owned())));
+}
+
+#[test]
+fn clients_that_show_forms_say_so() {
+    for (capabilities, expected) in [
+        (r#"{"elicitation":{}}"#, true),
+        (r#"{"elicitation":{"form":{},"url":{}}}"#, true),
+        (r#"{"elicitation":{"url":{}}}"#, false),
+        (r#"{"elicitation":true}"#, false),
+        (r#"{"roots":{}}"#, false),
+        ("7", false),
+    ] {
+        let initialize: Initialize =
+            params(&format!(r#"{{"capabilities":{capabilities}}}"#)).expect("lenient");
+        assert_eq!(initialize.shows_forms(), expected, "{capabilities}");
+    }
+    assert!(!params::<Initialize>("{}").expect("lenient").shows_forms());
 }

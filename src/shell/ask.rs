@@ -14,11 +14,13 @@ use crate::client::Event;
 use crate::datadir::DataDir;
 use crate::span::span;
 use crate::wire::{
-    Answer, Code, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, Scope, State, ToClient, fault,
+    Answer, Code, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, Scope, State, ToClient, fault,
 };
 
 /// How long after its timeout the hub may take to report the end of an ask.
 const GRACE: Duration = Duration::from_secs(15);
+/// How long a person may put a question off, which does not count towards the timeout.
+const PUT_OFF: Duration = Duration::from_secs(600);
 /// How often the time in the status line is updated.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -30,6 +32,9 @@ struct AnswerJson<'a> {
     to: &'a str,
     from: &'a str,
     answer: &'a str,
+    /// `person` if a person answered; left out if not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<PeerKind>,
     /// Whether the answer came after the timeout; left out if not.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     late: bool,
@@ -118,7 +123,11 @@ pub fn ask(dir: &DataDir, args: &Args) -> Outcome {
     };
     let (text, timeout) = (text(words)?, timeout(args, "10m")?);
     let mut waiter = Waiter::new(dir, args, timeout)?;
-    let ask_id = waiter.guest.ask(to, &text, timeout)?;
+    let person = args.has("person");
+    if person {
+        waiter.timeout += PUT_OFF;
+    }
+    let ask_id = waiter.guest.ask(to, &text, timeout, person)?;
     let code = match await_answer(&mut waiter, args, to) {
         Ok(code) => code,
         Err(failure) => report(args, failure, |error| AskFailureJson { ask_id: &ask_id, error }),
@@ -161,9 +170,9 @@ fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
 }
 
 fn print_answer(args: &Args, to: &str, parcel: &Parcel) -> Result<(), Failure> {
-    let Parcel { ask_id, from, text, late, .. } = parcel;
+    let Parcel { ask_id, from, text, by, late, .. } = parcel;
     match args.has("json") {
-        true => print(&AnswerJson { ask_id, to, from, answer: text, late: *late }),
+        true => print(&AnswerJson { ask_id, to, from, answer: text, by: *by, late: *late }),
         false => out(&format!("{}\n", terminal::peer_text(text).trim_end_matches('\n'))),
     }
 }

@@ -225,7 +225,7 @@ impl Member {
             }
             Kind::Reply if parcel.late => format!("{from} answers (late):"),
             Kind::Reply => format!("{from} answers:"),
-            Kind::Failed | Kind::Summary | Kind::Notice => format!("{from}:"),
+            Kind::Failed | Kind::Summary | Kind::Notice | Kind::Consent => format!("{from}:"),
         };
         self.asked.retain(|(id, _)| parcel.late || id != ask_id);
         self.console.announce(&with_heading(&heading, text))?;
@@ -251,7 +251,7 @@ impl Member {
                 self.console.note(join.map_or("", |command| command.details))?;
             }
             (_, Some('/')) => self.console.note(&format!("Unknown command {first}. Type /help for help."))?,
-            (_, Some('@')) => match self.guest.ask(&first[1..], rest, TIMEOUT) {
+            (_, Some('@')) => match self.guest.ask(&first[1..], rest, TIMEOUT, false) {
                 Ok(id) => self.asked.push((id, first[1..].to_owned())),
                 Err(fault) => {
                     let note = self.record_failure(fault.code, &fault.message);

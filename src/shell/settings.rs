@@ -13,6 +13,8 @@ use crate::datadir::config_dir;
 /// The rule that lets sessions use our tools without a dialog and without the classifier of auto mode.
 pub const RULE: &str = "mcp__plugin_relay_relay__*";
 const QUOTED: &str = "\"mcp__plugin_relay_relay__*\"";
+/// The variable by which users say that peers may not ask them.
+const PERSON: &str = "RELAY_PERSON";
 /// The prefix of the names of our tools in a session, and so of rules for single tools.
 const TOOLS: &str = "mcp__plugin_relay_relay";
 
@@ -123,14 +125,20 @@ pub fn has_rule() -> bool {
     user_file().and_then(|path| read_json(&path)).is_ok_and(|settings| position(&settings).is_some())
 }
 
+/// Whether the user's settings keep peers from asking the user.
+pub fn forbids_person() -> bool {
+    let settings = user_file().and_then(|path| read_json(&path)).unwrap_or_default();
+    settings["env"][PERSON] == "off"
+}
+
 /// The position of the rule in the list of allow rules.
 fn position(settings: &Value) -> Option<usize> {
     let rules = settings.pointer("/permissions/allow")?.as_array()?;
     rules.iter().position(|rule| rule == RULE)
 }
 
-/// Changes the user's settings, [`with_rule`] or [`without_rule`], and returns the name of the file. It keeps its mode, and a
-/// link stays a link.
+/// Changes the user's settings, by [`with_rule`] for example, and returns the name of the file. It keeps its mode, and a link
+/// stays a link.
 ///
 /// # Errors
 /// The file can't be read, understood or written.
@@ -146,7 +154,7 @@ pub fn edit(change: fn(&str) -> Option<String>) -> Result<String, String> {
         Some(new) => replace(&file, new.as_bytes(), 0o600),
         None => Err(io::Error::other("the file is not JSON or has an unexpected structure")),
     });
-    edited.map_err(|e| format!("cannot edit {name}: {e}; edit {RULE} in permissions.allow by hand"))?;
+    edited.map_err(|e| format!("cannot edit {name}: {e}; edit permissions.allow and env by hand"))?;
     Ok(name)
 }
 
@@ -191,7 +199,41 @@ pub fn with_rule(text: &str) -> Option<String> {
     let permissions = wanted.as_object_mut()?.entry("permissions").or_insert(json!({}));
     let rules = permissions.as_object_mut()?.entry("allow").or_insert(json!([]));
     rules.as_array_mut()?.insert(0, RULE.into());
-    // Insert it after some opening bracket, with the same whitespace as the first element there has.
+    insert(text, &new, &wanted)
+}
+
+/// `text` with `RELAY_PERSON` in the environment of sessions.
+pub fn with_refusal(text: &str) -> Option<String> {
+    let text = &without_refusal(text)?;
+    let mut wanted = parse(text)?;
+    let new = format!("\"{PERSON}\": \"off\"");
+    let new = if wanted.get("env").is_some() { new } else { format!("\"env\": {{{new}}}") };
+    let env = wanted.as_object_mut()?.entry("env").or_insert(json!({}));
+    env.as_object_mut()?.insert(PERSON.to_owned(), "off".into());
+    insert(text, &new, &wanted)
+}
+
+/// `text` without it, and without the environment if that is empty then.
+pub fn without_refusal(text: &str) -> Option<String> {
+    let (mut text, mut wanted) = (text.to_owned(), parse(text)?);
+    if let Some(env) = wanted.get_mut("env").and_then(Value::as_object_mut)
+        && env.remove(PERSON).is_some()
+    {
+        let is_empty = env.is_empty();
+        let name = &text[text.find(&format!("\"{PERSON}\""))?..];
+        let value = name.match_indices('"').nth(2)?.0; // after the quotes of the name
+        text = cut(&text, &name[..=value], '"', &wanted)?;
+        if is_empty {
+            wanted.as_object_mut()?.remove("env");
+            text = cut(&text, "\"env\"", '}', &wanted)?;
+        }
+    }
+    Some(text)
+}
+
+/// `text` with the member or element `new` somewhere, so that it means `wanted`.
+fn insert(text: &str, new: &str, wanted: &Value) -> Option<String> {
+    // After some opening bracket, with the same whitespace as the first element there has.
     let candidates = text.match_indices(['{', '[']).map(|(at, _)| {
         let (before, after) = text.split_at(at + 1);
         let first = after.trim_start();
@@ -202,7 +244,7 @@ pub fn with_rule(text: &str) -> Option<String> {
             (false, gap) => format!("{before}{gap}{new},{gap}{first}"),
         }
     });
-    pick(candidates, &wanted)
+    pick(candidates, wanted)
 }
 
 /// `text` without the rule, and without the list and the object that are empty then.

@@ -22,6 +22,9 @@ pub fn setup(args: &Args) -> Outcome {
     if args.has("allow") && args.has("no-allow") {
         return usage_error("--allow and --no-allow exclude each other");
     }
+    if args.has("person") && args.has("no-person") {
+        return usage_error("--person and --no-person exclude each other");
+    }
     if args.has("remove") { remove() } else { install(args) }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -36,7 +39,8 @@ fn install(args: &Args) -> Result<(), Failure> {
         Err(why) => format!("NOT STARTED by the plugin: {why}; see `relay doctor`"),
     };
     step("program", &program)?;
-    permit(args)?;
+    let is_first = permit(args)?;
+    ask_for_person(args, is_first)?;
     let mut extras = match package::install_extras() {
         Ok(dir) => format!("installed below {}", shown(&dir)),
         Err(why) => why,
@@ -91,9 +95,10 @@ fn install_plugin() -> Result<(), Failure> {
     }
 }
 
-/// Adds or removes the allow rule.
-fn permit(args: &Args) -> Result<(), Failure> {
+/// Adds or removes the allow rule. Returns whether the user was asked.
+fn permit(args: &Args) -> Result<bool, Failure> {
     let has_rule = settings::has_rule();
+    let is_asked = !has_rule && !args.has("allow") && !args.has("no-allow");
     let wants_rule = !args.has("no-allow") && (has_rule || args.has("allow") || confirm()?);
     let done = match (wants_rule, has_rule) {
         (true, true) => format!("{RULE} is already allowed"),
@@ -105,21 +110,53 @@ fn permit(args: &Args) -> Result<(), Failure> {
         }
         (false, false) => "no allow rule; `relay setup --allow` adds it".to_owned(),
     };
-    step("permission", &done)
+    step("permission", &done)?;
+    Ok(is_asked)
+}
+
+/// Lets peers ask the user, or not. A user who is there is asked at the first installation; the default is yes.
+fn ask_for_person(args: &Args, is_first: bool) -> Result<(), Failure> {
+    const QUESTION: &str = "\
+        \nSessions can ask not only other sessions but also you, by a form in the terminal of an idle session.\n\
+        May they? [Y/n] ";
+    let is_off = settings::forbids_person();
+    let is_asked = is_first && !is_off && !args.has("person") && !args.has("no-person");
+    let is_refused = || is_asked && answer(QUESTION).is_some_and(|answer| !is_yes(&answer));
+    let wants_off = args.has("no-person") || is_off && !args.has("person") || is_refused();
+    let change = if wants_off { settings::with_refusal } else { settings::without_refusal };
+    let name = match wants_off == is_off {
+        true => String::new(),
+        false => format!("; changed env in {}", settings::edit(change)?),
+    };
+    let done = match wants_off {
+        true => "sessions may not ask you by a form (RELAY_PERSON=off); `relay setup --person` lets them",
+        false => "sessions may ask you by a form; `relay setup --no-person` forbids it",
+    };
+    step("person", &format!("{done}{name}"))
+}
+
+/// What the user answers; `None` if nobody is there. Empty at the end of the input.
+fn answer(question: &str) -> Option<String> {
+    let mut answer = String::new();
+    let is_there = io::stdin().is_terminal() && io::stderr().is_terminal();
+    is_there.then(|| {
+        err(question);
+        let _ = io::stdin().read_line(&mut answer); // an error is no answer
+        answer
+    })
+}
+
+/// Whether an answer is yes. The end of the input is no consent.
+fn is_yes(answer: &str) -> bool {
+    !answer.is_empty() && matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes")
 }
 
 /// Explains the allow rule, and asks for it if there is somebody to ask. The default is yes.
 fn confirm() -> Result<bool, Failure> {
     let reason = AUTO_MODE.replace(" first costs", "\nfirst costs");
     out(&format!("\n{reason}\nIn other modes a dialog asks on the first use in each project.\n"))?;
-    let mut answer = String::new();
-    if io::stdin().is_terminal() && io::stderr().is_terminal() {
-        err("Allow the relay tools, in all projects of this user? [Y/n] ");
-        if !io::stdin().read_line(&mut answer).is_ok_and(|length| length > 0) {
-            return Ok(false); // the end of the input is no consent
-        }
-    }
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes"))
+    let answer = answer("Allow the relay tools, in all projects of this user? [Y/n] ");
+    Ok(answer.is_none_or(|answer| is_yes(&answer)))
 }
 
 fn remove() -> Result<(), Failure> {
@@ -137,6 +174,10 @@ fn remove() -> Result<(), Failure> {
         false => ABSENT.to_owned(),
     };
     step("permission", &rule)?;
+    if settings::forbids_person() {
+        let file = settings::edit(settings::without_refusal)?;
+        step("person", &format!("removed RELAY_PERSON from env in {file}"))?;
+    }
     let copy = if package::remove()? { "removed, with completions and man page" } else { ABSENT };
     step("copy", copy)
 }

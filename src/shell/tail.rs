@@ -64,7 +64,8 @@ fn describe(event: &Event) -> String {
         What::Renamed => format!("{from}  is now {to}"),
         What::Ask | What::Reply => {
             let text = first_line(&clean(event.text.as_deref().unwrap_or_default()), TEXT_COLUMNS);
-            format!("{}  {}{id}  {text}", paint("1", &format!("{from} → {to}")), event.event.name())
+            let by = event.by.map(|by| format!(" by {}", by.name())).unwrap_or_default();
+            format!("{}  {}{by}{id}  {text}", paint("1", &format!("{from} → {to}")), event.event.name())
         }
         What::Summary => format!("hub → {to}  summary{id}"),
         // The hub names the asked peer first. The arrow is that of the ask.

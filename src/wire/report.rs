@@ -156,6 +156,9 @@ pub struct Event {
     pub path: Option<Path>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
+    /// For a reply that a person gave: `person`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<PeerKind>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     /// For `refused`: the limit and the remedy.

@@ -48,6 +48,8 @@ words! {
         Summary = "summary",
         /// A notice of the relay about an open ask.
         Notice = "notice",
+        /// Whether a peer may ask this session: a question of the relay to the person in front of it.
+        Consent = "consent",
     }
 
     /// The state of a delivery or an ask.
@@ -78,6 +80,8 @@ words! {
         /// The peer's connection: for people and scripts.
         #[default]
         Socket = "socket",
+        /// A form in front of the session's person.
+        Form = "form",
     }
 
     /// What a session is doing.
@@ -119,6 +123,8 @@ words! {
         BadArgs = "bad_args",
         ProtocolMismatch = "protocol_mismatch",
         Overloaded = "overloaded",
+        /// The person in front of the session said no, or cannot be asked.
+        Declined = "declined",
         /// The socket that the client is connected to does not offer the request.
         NotAllowed = "not_allowed",
     }
@@ -148,6 +154,15 @@ pub enum HookEvent {
     End,
 }
 
+/// Whose questions need the consent of the person in front of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consent {
+    /// Those of peers in other repositories.
+    Repo,
+    All,
+}
+
 /// The scope of a broadcast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -169,4 +184,6 @@ pub enum Note {
     Declined,
     /// The turn ended in an error of the model's server.
     TurnFailed,
+    /// The person who was asked closed the form, and is asked once more.
+    PutOff,
 }

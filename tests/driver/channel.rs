@@ -111,6 +111,7 @@ fn spawn(command: &mut Command, heard: &Arc<Watched<Heard>>) -> (Child, ChildStd
 struct Heard {
     answers: HashMap<String, Value>,
     pushes: Vec<Push>,
+    forms: Vec<Form>,
     /// What is neither, such as errors without an id.
     others: Vec<Value>,
     ended: bool,
@@ -130,6 +131,8 @@ impl Heard {
         assert_eq!(message["jsonrpc"], "2.0", "{text}");
         if message["method"] == "notifications/claude/channel" {
             self.pushes.push(Push::new(&message["params"]));
+        } else if message["method"] == "elicitation/create" {
+            self.forms.push(Form::new(&message));
         } else if !message["id"].is_null() {
             let id: Answered = serde_json::from_slice(line).expect("an id");
             let old = self.answers.insert(id.id.get().to_owned(), message);
@@ -141,7 +144,8 @@ impl Heard {
 
     fn show(&self) -> String {
         let pushes: Vec<String> = self.pushes.iter().map(|p| format!("{} {}", p.kind, p.id)).collect();
-        format!("pushes {pushes:?}, {} answers, {:?}, ended: {}", self.answers.len(), self.others, self.ended)
+        let (forms, answers) = (&self.forms, self.answers.len());
+        format!("pushes {pushes:?}, {forms:?}, {answers} answers, {:?}, ended: {}", self.others, self.ended)
     }
 }
 
@@ -179,6 +183,36 @@ impl Push {
 
     pub fn meta(&self, key: &str) -> &str {
         self.meta[key].as_str().unwrap_or_default()
+    }
+}
+
+/// A form that the channel wants its client to show.
+#[derive(Debug, Clone)]
+pub struct Form {
+    /// Of the request.
+    pub id: String,
+    pub message: String,
+    /// The name and the schema of its only field.
+    pub field: (String, Value),
+}
+
+impl Form {
+    fn new(request: &Value) -> Form {
+        let (params, schema) = (&request["params"], &request["params"]["requestedSchema"]);
+        assert_eq!((&params["mode"], &schema["type"]), (&json!("form"), &json!("object")), "{request}");
+        let mut fields = schema["properties"].as_object().expect("fields").iter();
+        let (name, field) = fields.next().expect("a field");
+        assert!(fields.next().is_none(), "{request}");
+        Form {
+            id: request["id"].as_str().expect("an id").to_owned(),
+            message: params["message"].as_str().expect("a message").to_owned(),
+            field: (name.clone(), field.clone()),
+        }
+    }
+
+    /// The question as the form shows it.
+    pub fn question(&self) -> &str {
+        self.field.1["description"].as_str().expect("a description")
     }
 }
 
@@ -266,10 +300,16 @@ impl Channel {
         self.initialize_as("claude-code")
     }
 
-    /// As the client of that name does.
+    /// As the client of that name does, which shows forms.
     pub fn initialize_as(&self, client: &str) -> Value {
+        self.initialize_with(client, &json!({"elicitation": {}}))
+    }
+
+    /// As the client of that name and with these capabilities does.
+    pub fn initialize_with(&self, client: &str, capabilities: &Value) -> Value {
         let client = json!({"name": client, "version": "0"});
-        let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
+        let params =
+            json!({"protocolVersion": "2025-11-25", "capabilities": capabilities, "clientInfo": client});
         let answer = self.request("initialize", &params);
         self.write(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
         answer["result"].clone()
@@ -353,6 +393,43 @@ impl Channel {
     /// Takes all of that out.
     pub fn take_all(&self) -> Vec<Push> {
         self.heard.change(|h| std::mem::take(&mut h.pushes))
+    }
+
+    /// Waits for a form, and takes it out.
+    pub fn take_form(&self) -> Form {
+        self.heard.wait(&format!("a form at {}", self.session), Heard::show, |h| {
+            assert!(!h.forms.is_empty() || !h.ended, "{} ended without a form", self.session);
+            (!h.forms.is_empty()).then(|| h.forms.remove(0))
+        })
+    }
+
+    /// The forms that were opened and not taken.
+    pub fn forms(&self) -> Vec<Form> {
+        self.heard.change(|h| h.forms.clone())
+    }
+
+    /// Answers a form: `accept`, `decline` or `cancel`.
+    pub fn close_form(&self, form: &Form, action: &str, content: Value) {
+        let mut result = json!({"action": action});
+        if action == "accept" {
+            result["content"] = content;
+        }
+        self.write(&json!({"jsonrpc": "2.0", "id": form.id, "result": result}).to_string());
+    }
+
+    /// Accepts a form with this answer.
+    pub fn answer_form(&self, form: &Form, answer: &str) {
+        self.close_form(form, "accept", json!({"answer": answer}));
+    }
+
+    /// Waits until the channel takes a form away.
+    pub fn wait_until_taken_away(&self, form: &Form) {
+        let is_it = |m: &Value| {
+            m["method"] == "notifications/cancelled" && m["params"]["requestId"] == form.id.as_str()
+        };
+        self.heard.wait(&format!("the end of {form:?} at {}", self.session), Heard::show, |h| {
+            h.others.iter().any(is_it).then_some(())
+        });
     }
 
     /// Waits for a message that is neither answer nor push.

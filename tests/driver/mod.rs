@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use binary::relay_path;
-pub use channel::{Channel, Launch, Push, Result, arguments};
+pub use channel::{Channel, Form, Launch, Push, Result, arguments};
 pub use dir::DataDir;
 pub use fake::{FakeHub, Reaction};
 pub use flat::{from_wire, to_wire};

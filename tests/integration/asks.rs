@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::driver::{Channel, DataDir};
+use crate::driver::{Channel, DataDir, Raw, until};
 
 #[test]
 fn an_ask_is_answered() {
@@ -240,4 +240,36 @@ fn a_broadcast_to_nobody_is_an_answer() {
     assert!(asks.is_empty());
     a.peers();
     assert!(a.pushes().is_empty());
+}
+
+#[test]
+fn an_ask_that_is_repeated_after_its_asker_was_given_up_tells_its_end() {
+    let dir = DataDir::with(&[("RELAY_GRACE_S", "0")]);
+    dir.start_hub();
+    let (b, a) = (dir.peer("b"), dir.peer("a"));
+    let mut observer = dir.raw();
+    let asked = Raw::ask_as("ask_12345678", "b", "?");
+    a.say(&{
+        let mut first = asked.clone();
+        first["id"] = json!(7);
+        first
+    });
+    until("the ask", || {
+        let list = observer.call(json!({"type": "asks"})).expect("a list");
+        (list["open"][0]["ask_id"] == "ask_12345678").then_some(())
+    });
+    // Its answer is not read; the same process comes back after the grace, and asks again.
+    a.hang_up();
+    until("the end of the asker", || {
+        let peers = observer.call(json!({"type": "peers"})).expect("peers")["peers"].to_string();
+        (!peers.contains("\"a\"")).then_some(())
+    });
+    let mut a = dir.raw();
+    let mut who = Raw::who("a");
+    who["fresh"] = json!(false);
+    a.call(json!({"type": "register", "who": who})).expect("registered");
+    assert_eq!(a.call(asked).expect("a repeated request")["state"], "ended");
+    let end = a.hear_type("push");
+    assert_eq!((&end["kind"], &end["code"]), (&json!("failed"), &json!("hub_unreachable")));
+    drop(b);
 }

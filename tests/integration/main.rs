@@ -17,6 +17,7 @@ mod logging;
 mod names;
 mod no_proc;
 mod paths;
+mod person;
 mod protocol;
 mod surroundings;
 mod texts;

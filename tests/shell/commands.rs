@@ -218,6 +218,7 @@ fn an_exit_code_for_each_error_code() {
         ("bad_msg", 10),
         ("hub_unreachable", 11),
         ("overloaded", 13),
+        ("declined", 14),
     ] {
         let hub =
             refusing_hub(&home, welcome.clone(), json!({"error": {"code": code, "message": "so it is"}}));

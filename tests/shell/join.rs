@@ -115,3 +115,37 @@ fn join_completes_names_recalls_lines_and_rings_the_bell() {
     anna.write("/q\t\n");
     assert_eq!(anna.code(), Some(0));
 }
+
+#[test]
+fn a_person_is_asked_in_the_same_way_by_both_kinds_of_questions() {
+    let home = Home::new();
+    let Some(mut anna) = home.on_terminal(&["join", "anna"]) else { return };
+    anna.out.until("You are anna");
+    let tail = home.start(&["tail"]);
+    tail.err.until("watching for events");
+    for (args, n) in [
+        (&["ask", "anna", "--json", "deploy?"][..], 1),
+        (&["ask", "anna", "--person", "--json", "deploy?"], 2),
+    ] {
+        let ask = home.start(args);
+        anna.out.until(&format!("#{n} "));
+        anna.write(format!("#{n} yes {n}\n"));
+        let answer: serde_json::Value = serde_json::from_str(&ask.out.text()).expect("JSON");
+        assert_eq!(
+            (&answer["answer"], &answer["by"]),
+            (&format!("yes {n}").into(), &"person".into()),
+            "{answer}"
+        );
+        tail.out.until(&format!("reply by person  {}", &answer["ask_id"].as_str().expect("an id")[..12]));
+    }
+    // One that reads its questions from a pipe is nobody, and all at once are not asked.
+    let _robot = home.join("robot");
+    let ran = home.run(&["ask", "robot", "--person", "deploy?"]);
+    assert_eq!(ran.code, Some(14), "{}", ran.err);
+    assert!(ran.err.contains("declined: \"robot\": nobody there answers questions"), "{}", ran.err);
+    let ran = home.run(&["broadcast", "--person", "deploy?"]);
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+    let ran = home.run(&["ask", "anna", "--person", &"x".repeat(1001)]);
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+    assert!(ran.err.contains("at most 1000 bytes and 12 lines"), "{}", ran.err);
+}

@@ -234,9 +234,53 @@ fn setup_asks_on_a_terminal_and_yes_is_the_default() {
         let Some(mut proc) = home.on_terminal(&["setup"]) else { return };
         proc.out.until("[Y/n]");
         proc.write(answer);
+        proc.out.until("May they? [Y/n]");
+        proc.write("\n");
         assert_eq!(proc.code(), Some(0));
         assert_eq!(home.read(".claude/settings.json").contains(RULE), allowed, "{answer:?}");
+        assert!(!home.read(".claude/settings.json").contains("RELAY_PERSON"));
     }
+    let home = with_claude();
+    let Some(mut proc) = home.on_terminal(&["setup"]) else { return };
+    proc.out.until("[Y/n]");
+    proc.write("y\n");
+    proc.out.until("May they? [Y/n]");
+    proc.write("n\n");
+    proc.out.until("RELAY_PERSON=off");
+    assert_eq!(proc.code(), Some(0));
+    assert_eq!(settings(&home)["env"], json!({"RELAY_PERSON": "off"}));
+    // What was said once is not asked again.
+    let again = setup(&home, &[]);
+    assert!(again.out.contains("RELAY_PERSON=off") && !again.out.contains("May they?"), "{}", again.out);
+    assert_eq!(settings(&home)["env"], json!({"RELAY_PERSON": "off"}));
+}
+
+#[test]
+fn setup_sets_and_removes_whether_sessions_may_ask_the_user() {
+    let home = with_claude();
+    for (before, after) in [
+        ("{}", r#"{"env": {"RELAY_PERSON": "off"}}"#),
+        (
+            "{\n  \"env\": {\n    \"A\": \"1\"\n  }\n}\n",
+            "{\n  \"env\": {\n    \"RELAY_PERSON\": \"off\",\n    \"A\": \"1\"\n  }\n}\n",
+        ),
+        (r#"{"a": {"b": [1]}}"#, r#"{"env": {"RELAY_PERSON": "off"}, "a": {"b": [1]}}"#),
+    ] {
+        home.write(".claude/settings.json", before);
+        setup(&home, &["--no-allow", "--no-person"]);
+        assert_eq!(home.read(".claude/settings.json"), after);
+        setup(&home, &["--no-allow", "--no-person"]);
+        assert_eq!(home.read(".claude/settings.json"), after);
+        setup(&home, &["--no-allow", "--person"]);
+        assert_eq!(home.read(".claude/settings.json"), before);
+        setup(&home, &["--no-allow", "--no-person"]);
+        setup(&home, &["--remove"]);
+        assert_eq!(home.read(".claude/settings.json"), before);
+    }
+    // Another value gives way.
+    home.write(".claude/settings.json", r#"{"env":{"RELAY_PERSON" : "on","B":"2"}}"#);
+    setup(&home, &["--no-allow", "--no-person"]);
+    assert_eq!(settings(&home), json!({"env": {"RELAY_PERSON": "off", "B": "2"}}));
 }
 
 /// The newest real client, where `.ci/install-claude` has put one.

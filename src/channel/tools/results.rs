@@ -119,8 +119,8 @@ pub fn render_fault(fault: &Fault) -> (String, Value) {
         true => fault.message.clone(),
         false => format!("{code}: {}", fault.message),
     };
-    use Code::{HubUnreachable, Overloaded, PeerGone, PeerNotFound, Timeout};
-    if matches!(fault.code, HubUnreachable | Overloaded | PeerGone | PeerNotFound | Timeout) {
+    use Code::{Declined, HubUnreachable, Overloaded, PeerGone, PeerNotFound, Timeout};
+    if matches!(fault.code, Declined | HubUnreachable | Overloaded | PeerGone | PeerNotFound | Timeout) {
         text = format!("{}. {}", text.trim_end_matches('.'), fence::ON_FAILURE);
     }
     let structured = json!({"ok": false, "code": code, "error": {"code": code, "message": &fault.message}});

@@ -46,7 +46,7 @@ fn refusals_name_the_argument_and_the_remedy() {
         (
             "relay_ask",
             r#"{"to":"b","question":"?","when":{}}"#,
-            "`when`: unknown field `when`, expected one of `to`, `question`, `thread_id`, `timeout_s`",
+            "`when`: unknown field `when`, expected one of `to`, `question`, `who`, `thread_id`, `timeout_s`",
         ),
         ("relay_peers", r#"{"all":true}"#, "`all`: unknown field `all`, there are no fields"),
         ("relay_peers", "[]", "the arguments are no object: invalid type: sequence, expected a map"),

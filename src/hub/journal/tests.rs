@@ -64,7 +64,7 @@ impl Start {
 
     fn ask(&mut self, ask_id: &str, text: &str) -> Step {
         let (ask_id, text, to) = (ask_id.to_owned(), text.to_owned(), "ben".to_owned());
-        self.say(1, ToHub::Ask { id: 1, ask_id, to, text, timeout_ms: 60_000, thread: None })
+        self.say(1, ToHub::Ask { id: 1, ask_id, to, text, timeout_ms: 60_000, thread: None, person: false })
     }
 
     fn snapshot(&self) -> String {
@@ -193,7 +193,18 @@ fn text_of_a_request_that_is_refused_leaves_the_journal() {
     let ask_id = "ask_00000001".to_owned();
     hub.say(1, ToHub::Reply { id: 1, ask_id: ask_id.clone(), text: "xyzzy-unknown".to_owned() });
     let (to, thread) = ("nobody".to_owned(), None);
-    hub.say(1, ToHub::Ask { id: 2, ask_id, to, text: "xyzzy-nobody".to_owned(), timeout_ms: 1000, thread });
+    hub.say(
+        1,
+        ToHub::Ask {
+            id: 2,
+            ask_id,
+            to,
+            text: "xyzzy-nobody".to_owned(),
+            timeout_ms: 1000,
+            thread,
+            person: false,
+        },
+    );
     let (broadcast_id, text, scope) = ("bc_00000001".to_owned(), "xyzzy-repo".to_owned(), Scope::Repo);
     let (include_self, collect_ms, timeout_ms) = (false, None, 1000);
     hub.say(

@@ -11,8 +11,8 @@ use super::peer::MAX_LOST;
 use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::wire::{
-    Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, State, ToClient, What, place,
-    refused,
+    Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State, ToClient,
+    What, place, refused,
 };
 
 /// How much of a question its answer quotes, in characters.
@@ -28,6 +28,8 @@ pub(super) struct Question {
     pub text: String,
     pub timeout_ms: u64,
     pub thread: Option<String>,
+    /// Whether it is for the person in front of the session.
+    pub person: bool,
 }
 
 /// A question that has not ended.
@@ -47,6 +49,12 @@ pub(super) struct Ask {
     /// The delivery of the question; `None` once it is confirmed.
     pub delivery: Option<DeliveryNo>,
     pub standing: Standing,
+    /// Whether it is for a person.
+    #[serde(default)]
+    pub person: bool,
+    /// The form for the consent that it waits for.
+    #[serde(default)]
+    pub consent: Option<DeliveryNo>,
 }
 
 impl Router {
@@ -62,17 +70,26 @@ impl Router {
             return refused(Code::BadArgs, why);
         }
         if let Some(known) = self.asked_before(me, &question.ask_id)? {
+            let (ask_id, to) = (question.ask_id, question.to);
+            self.fail_lost_ask(me, LostAsk { ask_id, to }); // it may have ended while nobody was told
             return Ok(Some(known));
         }
         let target = self.find(me, &question.to)?;
         if target == me {
             return refused(Code::BadArgs, "`to` is this session itself; ask another peer");
         }
+        if question.person {
+            self.check_person(target, &question.text)?;
+        }
         self.room_for_ask(me)?;
         self.room_for_text(target)?;
         self.within_rate(me, target)?;
+        if self.is_by_form(question.person, target) {
+            self.within_form_rate(me, target)?;
+        }
         let thread = question.thread.unwrap_or_else(|| self.new_thread());
-        let ask = self.new_ask(me, target, thread, None, question.timeout_ms);
+        let mut ask = self.new_ask(me, target, thread, None, question.timeout_ms);
+        ask.person = question.person;
         self.open_ask(&Id::from(question.ask_id), ask, question.text, Some((conn, id)));
         Ok(None)
     }
@@ -101,6 +118,8 @@ impl Router {
             progress: Progress::queued(self.now),
             delivery: None,
             standing: Standing::default(),
+            person: false,
+            consent: None,
         }
     }
 
@@ -160,10 +179,13 @@ impl Router {
             e.to = Some(to);
             e.ask_id = Some(id.to_string());
             e.thread = Some(thread);
-            e.text = Some(said);
+            e.text = Some(said.clone());
         });
         let mut parcel = self.parcel(Kind::Ask, id, asker, text, &ask.thread);
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
+        if self.is_by_form(ask.person, target) {
+            parcel.path = Path::Form;
+        }
         self.record_contact(asker, target);
         self.peer_mut(asker).asked.insert(id.clone());
         self.peer_mut(target).owes.insert(id.clone());
@@ -172,18 +194,20 @@ impl Router {
         let about = about.chars().take(MAX_ABOUT).collect();
         let no = self.deliver(target, parcel, starter);
         self.asks.insert(id.clone(), Ask { delivery: Some(no), about, ..ask });
+        self.seek_consent(id, &said);
         self.dispatch(no);
     }
 
     /// A parcel with the text of `from`; the delivery fills in its push.
     pub(super) fn parcel(&self, kind: Kind, ask_id: &Id, from: PeerNo, text: String, thread: &str) -> Parcel {
         let who = &self.peer(from).who;
-        let is_theirs = matches!(kind, Kind::Ask | Kind::Reply);
+        let is_theirs = matches!(kind, Kind::Ask | Kind::Reply | Kind::Consent);
         Parcel {
             kind,
             ask_id: ask_id.to_string(),
             from: who.name.clone(),
             from_kind: Some(who.kind).filter(|_| is_theirs),
+            by: Some(who.kind).filter(|by| kind == Kind::Reply && *by == PeerKind::Person),
             cwd: Some(place(who.host.as_deref(), &who.cwd)).filter(|_| is_theirs),
             text,
             thread: Some(thread.to_owned()).filter(|t| !t.is_empty()),
@@ -194,7 +218,8 @@ impl Router {
     pub(super) fn reply(&mut self, conn: ConnId, id: u64, ask_id: &str, text: String) -> Reply {
         let me = self.me(conn)?;
         check_text("answer", &text)?;
-        if self.asks.get(ask_id).is_some_and(|ask| ask.target == me) {
+        // A question to the person is not the model's.
+        if self.asks.get(ask_id).is_some_and(|ask| ask.target == me && !self.is_by_form(ask.person, me)) {
             self.replied(&Id::from(ask_id), text, Some((conn, id)));
             return Ok(None);
         }
@@ -218,7 +243,7 @@ impl Router {
             }
             (Some(Code::Timeout), None, Some(asker)) => {
                 self.room_for_text(asker)?;
-                self.late_reply(&Id::from(ask_id), me, asker, text, (conn, id));
+                self.late_reply(&Id::from(ask_id), me, None, asker, text, (conn, id));
                 Ok(None)
             }
             _ => refused(Code::PeerGone, ANSWER_NOT_NEEDED),
@@ -226,18 +251,27 @@ impl Router {
     }
 
     /// Delivers a late answer. It is not a second end of the ask.
-    fn late_reply(&mut self, id: &Id, from: PeerNo, to: PeerNo, text: String, starter: (ConnId, u64)) {
+    pub(super) fn late_reply(
+        &mut self,
+        id: &Id,
+        from: PeerNo,
+        by: Option<PeerKind>,
+        to: PeerNo,
+        text: String,
+        starter: (ConnId, u64),
+    ) {
         let Some(tombstone) = self.ended.get_mut(id) else { return };
         tombstone.answer = Some(digest(&text));
         let (thread, broadcast) = (tombstone.thread.clone(), tombstone.broadcast.clone());
         let mut parcel = self.parcel(Kind::Reply, id, from, text, &thread);
         parcel.broadcast = broadcast.map(|b| b.to_string());
         parcel.late = true;
+        parcel.by = by.or(parcel.by);
         self.send_reply(parcel, to, Some(starter));
     }
 
     /// Ends an ask with an answer.
-    fn replied(&mut self, id: &Id, text: String, starter: Option<(ConnId, u64)>) {
+    pub(super) fn replied(&mut self, id: &Id, text: String, starter: Option<(ConnId, u64)>) {
         // The answer proves that the model has seen the question.
         if let Some(no) = self.asks.get(id).and_then(|ask| ask.delivery)
             && let Some(path) = self.last_attempt(no).map(|attempt| attempt.path)
@@ -255,6 +289,7 @@ impl Router {
         let mut parcel = self.parcel(Kind::Reply, id, ask.target, text, &ask.thread);
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
         parcel.about = Some(ask.about.clone());
+        parcel.by = parcel.by.or(ask.person.then_some(PeerKind::Person));
         self.send_reply(parcel, ask.asker, starter);
         self.count_outcome(id, &ask, None);
     }
@@ -266,6 +301,7 @@ impl Router {
             e.to = Some(receiver);
             e.ask_id = Some(parcel.ask_id.clone());
             e.thread.clone_from(&parcel.thread);
+            e.by = parcel.by;
             e.text = Some(parcel.text.clone());
         });
         let no = self.deliver(to, parcel, starter);
@@ -381,7 +417,7 @@ impl Router {
             ..Tombstone::default()
         };
         self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);
-        if let Some(no) = ask.delivery {
+        for no in [ask.delivery, ask.consent].into_iter().flatten() {
             self.remove_delivery(no);
         }
         let state = if code.is_some() { State::Ended } else { State::Replied };
@@ -438,8 +474,9 @@ pub(super) fn check_text(what: &str, text: &str) -> Result<(), Fault> {
         return refused(Code::BadArgs, format!("`{what}` is empty; give a text"));
     }
     if text.len() > MAX_TEXT {
-        let why =
-            format!("`{what}` exceeds the limit of {MAX_TEXT} bytes; shorten it or name a file to read");
+        let why = format!(
+            "`{what}` exceeds the limit of {MAX_TEXT} bytes (512 KiB); shorten it or name a file to read"
+        );
         return refused(Code::BadArgs, why);
     }
     Ok(())

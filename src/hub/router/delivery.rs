@@ -33,6 +33,11 @@ pub(super) struct Delivery {
     pub attempts: Vec<Attempt>,
     /// A path that this text takes only where no other is open.
     pub avoid: Option<Path>,
+    /// For a form: when it may be opened, and whether the user has put it off once.
+    #[serde(default)]
+    pub not_before: Ms,
+    #[serde(default)]
+    pub is_put_off: bool,
     /// The request that started the delivery, and the time at which it is answered at the latest.
     starter: Option<(ConnId, u64, Ms)>,
 }
@@ -78,6 +83,16 @@ impl Delivery {
     fn current(&self) -> Option<&Attempt> {
         self.attempts.last().filter(|a| a.stage != Stage::Failed)
     }
+
+    /// Whether it is for the person in front of the session.
+    pub fn is_form(&self) -> bool {
+        self.parcel.path == Path::Form
+    }
+
+    /// Whether a push of it may still arrive, or, for a form, be open.
+    pub fn is_under_way(&self) -> bool {
+        self.current().is_some()
+    }
 }
 
 impl Router {
@@ -102,8 +117,9 @@ impl Router {
         }
         self.text += parcel.text.len();
         let progress = Progress::queued(self.now);
-        self.deliveries
-            .insert(no, Delivery { to, parcel, progress, attempts: Vec::new(), avoid: None, starter });
+        let (attempts, avoid, not_before, is_put_off) = Default::default();
+        let new = Delivery { to, parcel, progress, attempts, avoid, not_before, is_put_off, starter };
+        self.deliveries.insert(no, new);
         self.peer_mut(to).inbox.insert(no);
         no
     }
@@ -119,10 +135,12 @@ impl Router {
                 let parcel = self.start_attempt(no, path, conn);
                 self.send(conn, ToClient::Push(parcel));
             }
-            None if delivery.progress.state != State::Queued => {
-                self.progress(no, State::Queued, None);
+            None => {
+                if delivery.progress.state != State::Queued {
+                    self.progress(no, State::Queued, None);
+                }
+                self.arm_form(no);
             }
-            None => {}
         }
     }
 
@@ -135,6 +153,9 @@ impl Router {
 
     /// The first path of the target that is open, not dead, and was not tried for this text. A path to avoid comes last.
     fn route(&self, delivery: &Delivery) -> Option<(Path, ConnId)> {
+        if self.is_held_back(delivery) {
+            return self.form_route(delivery).filter(|_| delivery.is_form());
+        }
         let peer = self.peer(delivery.to);
         let size = delivery.parcel.text.len();
         let untried = |p: &Path| !peer.dead.contains(p) && !delivery.attempts.iter().any(|a| a.path == *p);
@@ -212,7 +233,8 @@ impl Router {
         let mut size = 0;
         for no in self.peer(me).inbox.clone() {
             let Some(delivery) = self.deliveries.get(&no) else { continue };
-            if delivery.current().is_some() || self.route(delivery).is_some() {
+            let is_elsewhere = self.is_held_back(delivery) || self.route(delivery).is_some();
+            if delivery.current().is_some() || is_elsewhere {
                 continue;
             }
             size += delivery.parcel.text.len();
@@ -321,7 +343,7 @@ impl Router {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         let handed = |a: &Attempt| !a.in_doubt && !matches!(a.stage, Stage::Sent | Stage::Failed);
         let lost = !delivery.attempts.iter().any(handed);
-        if !matches!(delivery.parcel.kind, Kind::Ask | Kind::Notice)
+        if !matches!(delivery.parcel.kind, Kind::Ask | Kind::Notice | Kind::Consent)
             && let Some(tombstone) = self.ended.get_mut(&delivery.parcel.ask_id)
         {
             tombstone.lost |= lost && delivery.parcel.kind == Kind::Reply;
@@ -355,6 +377,9 @@ impl Router {
         }
         if let Some(peer) = self.peers.get_mut(&delivery.to) {
             peer.inbox.remove(&no);
+            if delivery.is_form() && delivery.is_under_way() {
+                self.free_form(delivery.to);
+            }
         }
         if delivery.parcel.kind == Kind::Ask
             && let Some(ask) = self.asks.get_mut(delivery.parcel.ask_id.as_str())
@@ -395,7 +420,8 @@ mod tests {
         }
         let ask = |router: &mut Router, now: Ms, n: usize| {
             let (ask_id, to, text) = (format!("ask_{n:016x}"), "b".to_owned(), "?".to_owned());
-            let ask = ToHub::Ask { id: n as u64, ask_id, to, text, timeout_ms: 60_000, thread: None };
+            let (timeout_ms, thread, person) = (60_000, None, false);
+            let ask = ToHub::Ask { id: n as u64, ask_id, to, text, timeout_ms, thread, person };
             pushed(&router.step(now, Input::Said(1, ask)).outputs)
         };
         let first: usize = (0..burst + 3).map(|n| ask(&mut router, 1_000, n)).sum();
@@ -423,7 +449,8 @@ mod tests {
         }
         let mut ask = |n: usize| {
             let (ask_id, to, text) = (format!("ask_{n:016x}"), "b".to_owned(), "?".repeat(512 << 10));
-            let ask = ToHub::Ask { id: n as u64, ask_id, to, text, timeout_ms: 60_000, thread: None };
+            let (timeout_ms, thread, person) = (60_000, None, false);
+            let ask = ToHub::Ask { id: n as u64, ask_id, to, text, timeout_ms, thread, person };
             let out = router.step(1_000, Input::Said(1, ask)).outputs;
             let refusal = |o: &Output| match o {
                 Output::Send(1, ToClient::Error { code: Code::Overloaded, message, .. }) => {

@@ -9,7 +9,7 @@ use crate::wire::{Code, Fault, refused};
 
 /// Limits of counts and times. Times are in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default)] // a snapshot of an earlier version lacks some
 pub struct Limits {
     pub peers: usize,
     /// Open asks per asker; a broadcast counts as one.
@@ -41,6 +41,15 @@ pub struct Limits {
     pub handover: Ms,
     /// How long after its timeout an ask may still be answered.
     pub late: Ms,
+    /// How long a session must have been idle before a form is opened, and how long after one another.
+    pub form_quiet: Ms,
+    /// How long after the start of a channel no form is opened. Claude Code closes what comes within about 0.3 s unseen
+    /// (measured).
+    pub form_start: Ms,
+    /// How long after the person closed a form it is opened once more.
+    pub form_again: Ms,
+    /// Forms per hour from one asker at one session; 0 for no limit.
+    pub forms_per_hour: u32,
 }
 
 /// Refuses a request because of a limit: `what` has reached it, `retry` says when to retry.
@@ -53,11 +62,12 @@ pub(super) fn overloaded<T>(what: impl Display, retry: impl Display) -> Result<T
 
 impl Limits {
     /// All times, and the longest one that follows from the others.
-    pub fn times(&self) -> [Ms; 10] {
+    pub fn times(&self) -> [Ms; 13] {
         let inbox = self.inbox_burst.saturating_mul(self.inbox_every);
-        let Limits {
+        let Limits { grace, idle_exit, confirm, inbox_every, begin_turn, nudge, handover, late, .. } = *self;
+        let Limits { remote_grace, form_quiet, form_start, form_again, .. } = *self;
+        [
             grace,
-            remote_grace,
             idle_exit,
             confirm,
             inbox_every,
@@ -65,9 +75,12 @@ impl Limits {
             nudge,
             handover,
             late,
-            ..
-        } = *self;
-        [grace, remote_grace, idle_exit, confirm, inbox_every, begin_turn, nudge, handover, late, inbox]
+            inbox,
+            form_quiet,
+            form_start,
+            form_again,
+            remote_grace,
+        ]
     }
 }
 
@@ -89,6 +102,10 @@ impl Default for Limits {
             nudge: 60_000,
             handover: 500,
             late: 3_600_000,
+            form_quiet: 5_000,
+            form_start: 2_000,
+            form_again: 600_000,
+            forms_per_hour: 6,
         }
     }
 }

@@ -48,10 +48,19 @@ pub(super) struct Peer {
     pub met: BTreeSet<PeerNo>,
     /// Per target, the start of the current minute and the number of asks in it.
     rate: BTreeMap<PeerNo, (Ms, u32)>,
+    /// Before that no form is opened.
+    #[serde(default)]
+    pub form_after: Ms,
+    /// Per asker, the start of the current hour and the number of forms in it.
+    #[serde(default)]
+    pub forms: BTreeMap<String, (Ms, u32)>,
+    /// The askers that may always ask, if its user wants to be asked for consent.
+    #[serde(default)]
+    pub always: BTreeSet<String>,
 }
 
 impl Router {
-    pub(super) fn register(&mut self, conn: ConnId, id: u64, who: Who, lost: Vec<LostAsk>) -> Reply {
+    pub(super) fn register(&mut self, conn: ConnId, id: u64, mut who: Who, lost: Vec<LostAsk>) -> Reply {
         match self.roles.get(&conn) {
             Some(Role::Peer(_)) => {
                 return refused(Code::AlreadyRegistered, "this connection has registered already");
@@ -68,7 +77,7 @@ impl Router {
             self.close(conn);
             return Ok(None);
         }
-        let fresh = who.fresh;
+        let (fresh, open_forms) = (who.fresh, std::mem::take(&mut who.open_forms));
         let no = match known {
             Some(no) => self.come_back(no, who)?,
             None => self.join(who)?,
@@ -98,6 +107,10 @@ impl Router {
         let open = peer.asked.iter().chain(&peer.broadcasts).map(|id| id.to_string()).collect();
         let answer = Answer::Registered { name, open };
         self.send(conn, ToClient::Ok { id, answer, waiting: Vec::new() });
+        if fresh {
+            self.reopen_forms(no);
+        }
+        self.close_stale_forms(no, conn, open_forms);
         self.settle_sent(no, before, conn, fresh);
         if fresh && known.is_none() {
             self.tell_lost(no);

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use super::{Info, Input, Limits, Output, Router};
 use crate::hub::journal::{self, Records};
 use crate::wire::{
-    Answer, BroadcastRequest, HookEvent, HookReport, Parcel, Path, Receipts, Scope, ToClient, ToHub, Who,
+    Answer, BroadcastRequest, FormEnd, HookEvent, HookReport, Parcel, Path, Receipts, Scope, ToClient, ToHub,
+    Who,
 };
 
 const CONNS: u64 = 6;
@@ -63,6 +64,11 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
         }
         (3, Some(parcel)) => ToHub::Pushed { push: parcel.push.clone(), error: None },
         (4, Some(parcel)) => ToHub::Seen(Receipts { seen: vec![parcel.push.clone()], ..Receipts::default() }),
+        (5, Some(Parcel { push, ask_id, path: Path::Form, .. })) => {
+            let ends = [FormEnd::PutOff, FormEnd::Answered { text: "y".into() }, FormEnd::Declined];
+            let end = ends[id as usize % 3].clone();
+            ToHub::FormClosed { id, push: push.clone(), ask_id: ask_id.clone(), end }
+        }
         (5, Some(parcel)) => ToHub::Reply { id, ask_id: parcel.ask_id.clone(), text: "y".into() },
         (6, _) => {
             let (turn, ask_id, reason, age_ms) = Default::default();
@@ -77,6 +83,7 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
             text: "x".into(),
             timeout_ms: 5000,
             thread: None,
+            person: id.is_multiple_of(2),
         },
     }
 }

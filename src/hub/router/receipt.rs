@@ -19,6 +19,9 @@ impl Router {
             return;
         }
         let path = attempt.path;
+        if path == Path::Form && error.is_some() {
+            return self.postpone_form(no);
+        }
         if error.is_some() {
             attempt.stage = Stage::Failed;
             if path == Path::Tool {
@@ -33,6 +36,9 @@ impl Router {
             self.mark_busy(to);
         }
         self.progress(no, State::Pushed, Some(path));
+        if path == Path::Form {
+            return; // until it is closed
+        }
         if self.sends_receipts(to) {
             self.arm(now + self.limits.confirm, Timer::Confirm(no));
         } else {
@@ -154,7 +160,7 @@ impl Router {
 
     /// Confirms a delivery: the model has the text.
     pub(super) fn confirm(&mut self, no: DeliveryNo, path: Path) {
-        let Some(delivery) = self.deliveries.get(&no) else { return };
+        let Some(delivery) = self.deliveries.get(&no).filter(|d| !d.is_form()) else { return };
         let (to, now) = (delivery.to, self.now);
         let question = (delivery.parcel.kind == Kind::Ask).then(|| Id::from(delivery.parcel.ask_id.as_str()));
         let peer = self.peer_mut(to);

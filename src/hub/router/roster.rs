@@ -8,7 +8,8 @@ use super::{ConnId, Id, Ms, PeerNo, Router};
 use crate::fence::label;
 use crate::span::span;
 use crate::wire::{
-    Activity, AskList, Code, EndedAsk, ListedPeer, Me, OpenAsk, OwedAsk, Path, Roster, State, Status, VERSION,
+    Activity, AskList, Code, EndedAsk, ListedPeer, Me, Note, OpenAsk, OwedAsk, Path, Roster, State, Status,
+    VERSION,
 };
 
 /// The number of ended asks in a list.
@@ -23,7 +24,9 @@ impl Router {
         let Some(no) = me else { return Roster { peers, ..Roster::default() } };
         let own = self.peer(no);
         let me = Me { name: own.who.name.clone(), cwd: label(&own.who.cwd), push: self.best_path(no) };
-        let owes = self.open_asks(|ask| ask.target == no && ask.progress.state >= State::Pushed);
+        let owes = self.open_asks(|ask| {
+            ask.target == no && ask.progress.state >= State::Pushed && !self.is_by_form(ask.person, no)
+        });
         let owed =
             owes.into_iter().map(|OpenAsk { ask_id, from, age_s, .. }| OwedAsk { ask_id, from, age_s });
         Roster { me: Some(me), peers, asks: self.open_asks(|ask| ask.asker == no), owed: owed.collect() }
@@ -99,6 +102,9 @@ impl Router {
         let by = ask.progress.path.map(|p| format!(" by {}", p.name())).unwrap_or_default();
         let mut said = match ask.progress.state {
             State::Queued => self.queued_reason(ask),
+            State::Pushed if ask.progress.path == Some(Path::Form) => {
+                format!("pushed{by} {ago} ago: the form is open in front of its user")
+            }
             State::Pushed if !self.sends_receipts(ask.target) => format!(
                 "pushed{by} {ago} ago; that session sends no receipts, because the relay's hooks do not run there"
             ),
@@ -128,6 +134,11 @@ impl Router {
 
     fn queued_reason(&self, ask: &Ask) -> String {
         let target = self.peer(ask.target);
+        let consent = ask.consent.and_then(|no| self.deliveries.get(&no));
+        let question = ask.delivery.and_then(|no| self.deliveries.get(&no)).filter(|d| d.is_form());
+        if let Some(form) = consent.or(question) {
+            return self.form_reason(form);
+        }
         let last = ask.delivery.and_then(|no| self.last_attempt(no));
         if last.is_some_and(|a| a.in_doubt) {
             return "queued: the process that pushed it is gone; it is pushed again unless a receipt arrives"
@@ -175,12 +186,14 @@ impl Router {
         let asked = ago(self.now - ask.asked_at);
         let far = self.describe(ask);
         let never = match ask.progress.state {
+            State::Queued if ask.standing.note == Some(Note::PutOff) => "",
+            State::Pushed if ask.progress.path == Some(Path::Form) => "",
             State::Queued => "never seen; ",
             State::Pushed if self.sends_receipts(ask.target) => "never seen; ",
             _ => "",
         };
         // A script exits at the timeout.
-        let then = match self.peer(ask.asker).who.listens {
+        let then = match self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target) {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",
             false => "Ask again with more time if it still matters",
         };
@@ -189,6 +202,7 @@ impl Router {
                 "peer_gone: \"{name}\" left before it answered, {asked} after it was asked ({}). relay_peers lists the peers",
                 gone_after(ask.progress.state)
             ),
+            Code::Declined => self.declined_text(name, ask.standing.reason.as_deref()),
             _ => format!("timeout: \"{name}\" did not answer within {asked} ({never}{far}). {then}"),
         }
     }

@@ -3,9 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::delivery::{Attempt, Stage};
+use super::delivery::{Attempt, Delivery, Stage};
 use super::limits::overloaded;
-use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
+use super::{ConnId, DeliveryNo, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::wire::{
     Activity, Answer, Code, Fault, HookEvent, HookReport, OwedAsk, Path, PeerKind, ToClient, refused,
 };
@@ -147,7 +147,8 @@ impl Router {
     fn recheck(&mut self, peers: &[PeerNo]) -> usize {
         peers.iter().for_each(|no| self.dispatch_all(*no));
         let mut unconfirmed = self.inboxes(peers);
-        unconfirmed.retain(|no| self.last_attempt(*no).is_some());
+        let is_form = |no: &DeliveryNo| self.deliveries.get(no).is_some_and(Delivery::is_form);
+        unconfirmed.retain(|no| self.last_attempt(*no).is_some() && !is_form(no));
         for no in &unconfirmed {
             self.arm(self.now + self.limits.confirm, Timer::Confirm(*no));
             let is_idle = self.deliveries.get(no).is_some_and(|d| self.activity_of(d.to).0 == Activity::Idle);
@@ -287,6 +288,17 @@ impl Router {
         self.session_of(no).map_or((Activity::Unknown, 0), |s| (s.activity, s.idle_since))
     }
 
+    /// Since when nothing is known to have happened in an idle session. `None` unless it is idle.
+    pub(super) fn quiet_since(&self, no: PeerNo) -> Option<Ms> {
+        let session = self.session_of(no).filter(|s| s.activity == Activity::Idle)?;
+        Some(session.idle_since.max(session.turned).max(session.last_hook.unwrap_or(0)))
+    }
+
+    /// The peers of the same session, itself included.
+    pub(super) fn of_same_session(&self, no: PeerNo) -> Vec<PeerNo> {
+        self.session_of(no).map_or_else(|| vec![no], |s| s.peers.clone())
+    }
+
     pub(super) fn last_hook(&self, no: PeerNo) -> Option<Ms> {
         self.session_of(no).and_then(|s| s.last_hook)
     }
@@ -331,6 +343,7 @@ impl Router {
             session.idle_since = now;
             for delivery in self.inboxes(&self.peers_of(claude)) {
                 self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
+                self.arm_form(delivery);
             }
         }
     }

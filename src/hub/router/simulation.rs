@@ -18,7 +18,8 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::Timer;
-use crate::wire::{BroadcastRequest, HookEvent, Receipts, Scope, ToHub};
+use crate::wire::{BroadcastRequest, FormEnd, HookEvent, Receipts, Scope, ToHub};
+use client::Form;
 use truth::Truth;
 use world::{Counts, Plan, World};
 
@@ -106,10 +107,10 @@ fn simulate(name: &str, steps: u64, plan: Plan) {
             break;
         }
     }
-    let Counts { steps, asks, replies, late, failed, summaries, crashes, kills, doubles } = total;
+    let Counts { steps, asks, replies, late, failed, summaries, crashes, kills, doubles, forms } = total;
     let took = started.elapsed();
     eprintln!(
-        "{name}: {steps} steps in {worlds} worlds, {took:?}: {asks} asks, {replies} replies, {late} late, {failed} failed, {summaries} summaries, {crashes} crashes, {kills} kills, {doubles} doubles"
+        "{name}: {steps} steps in {worlds} worlds, {took:?}: {asks} asks, {replies} replies, {late} late, {failed} failed, {summaries} summaries, {crashes} crashes, {kills} kills, {doubles} doubles, {forms} forms"
     );
 }
 
@@ -123,6 +124,7 @@ fn add(to: &mut Counts, of: &Counts) {
     to.crashes += of.crashes;
     to.kills += of.kills;
     to.doubles += of.doubles;
+    to.forms += of.forms;
 }
 
 fn run(seed: u64, plan: Plan, trace: bool) -> Counts {
@@ -163,7 +165,8 @@ fn act(world: &mut World) {
     let what = world.rng.below(1000);
     match what {
         0..80 => ask(world, i),
-        80..240 => reply(world, i),
+        80..230 => reply(world, i),
+        230..240 => answer_form(world, i),
         240..248 => broadcast(world, i),
         248..258 => rename(world, i),
         258..340 => world.turn(i),
@@ -232,9 +235,32 @@ fn ask(world: &mut World, i: usize) {
     let timeout_ms = *world.rng.pick(&[400, 3_000, 20_000, 60_000, 600_000]);
     let ask_id = format!("ask_{:08}", world.number());
     let text = format!("question {ask_id}");
-    world.truths.insert(ask_id.clone(), Truth { asker: i, ..Truth::default() });
+    let person = world.rng.chance(25);
+    let truth = Truth { asker: i, is_for_person: person, ..Truth::default() };
+    world.truths.insert(ask_id.clone(), truth);
     world.counts.asks += 1;
-    world.request(i, |id| ToHub::Ask { id, ask_id, to, text, timeout_ms, thread: None });
+    world.request(i, |id| ToHub::Ask { id, ask_id, to, text, timeout_ms, thread: None, person });
+}
+
+/// The person closes the form that is open.
+fn answer_form(world: &mut World, i: usize) {
+    let Some(form) = world.peers[i].client.as_mut().and_then(|client| client.forms.pop()) else { return };
+    let Form { push, ask_id, is_consent } = form;
+    world.counts.forms += 1;
+    let end = match world.rng.below(8) {
+        0 => FormEnd::Declined,
+        1 | 2 => FormEnd::PutOff,
+        3 if world.rng.chance(20) => FormEnd::Failed,
+        _ if is_consent => FormEnd::Allowed { always: world.rng.chance(30) },
+        n => FormEnd::Answered { text: format!("typed {n} for {ask_id}") },
+    };
+    let truth = world.truth(&ask_id);
+    match &end {
+        FormEnd::Answered { text } => drop(truth.answers.insert(text.clone())),
+        FormEnd::Allowed { .. } => {}
+        _ => truth.refusals += 1,
+    }
+    world.request(i, |id| ToHub::FormClosed { id, push, ask_id, end });
 }
 
 fn broadcast(world: &mut World, i: usize) {

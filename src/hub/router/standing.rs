@@ -143,7 +143,7 @@ impl Router {
     }
 
     /// Sets a note, and notifies the asker if it is new.
-    fn set_note(&mut self, id: &Id, note: Note, reason: Option<&str>) {
+    pub(super) fn set_note(&mut self, id: &Id, note: Note, reason: Option<&str>) {
         let Some(ask) = self.asks.get_mut(id) else { return };
         if ask.standing.note == Some(note) {
             return;
@@ -190,6 +190,7 @@ pub(super) fn phrase(standing: &Standing) -> Option<String> {
         }
         Note::Unanswered => "unanswered: the session ended its turn without a reply".to_owned(),
         Note::Declined => format!("declined: the reply was refused there{because}"),
+        Note::PutOff => "put off: its user closed the form without an answer".to_owned(),
         Note::TurnFailed => {
             let reminded = if standing.was_reminded() { "was" } else { "will be" };
             format!("turn failed: the session's model had an error{because}; it {reminded} reminded")

@@ -48,6 +48,16 @@ pub struct Client {
     /// What the thread for the session's inbox has not handed over.
     pub to_inbox: VecDeque<Parcel>,
     pub told_activity: Option<Activity>,
+    /// The forms that are open.
+    pub forms: Vec<Form>,
+}
+
+/// A form in front of the session's person.
+#[derive(Debug, Clone)]
+pub struct Form {
+    pub push: String,
+    pub ask_id: String,
+    pub is_consent: bool,
 }
 
 impl Client {
@@ -81,7 +91,7 @@ fn seen(push: String) -> ToHub {
 }
 
 fn is_withdrawal(request: &ToHub) -> bool {
-    matches!(request, ToHub::Withdraw { .. })
+    matches!(request, ToHub::Withdraw { .. } | ToHub::FormClosed { .. })
 }
 
 /// A peer of any kind, with all that belongs to it.
@@ -134,7 +144,8 @@ impl World {
         (client.registered, client.next_epoch, client.told_activity) = (false, epoch, None);
         let lost = client.open.iter().map(|(id, to)| LostAsk { ask_id: id.clone(), to: to.clone() });
         let (lost, fresh) = (lost.collect(), !client.has_registered);
-        let who = Box::new(Who { fresh, ..self.peers[i].who.clone() });
+        let open_forms = client.forms.iter().map(|form| form.ask_id.clone()).collect();
+        let who = Box::new(Who { fresh, open_forms, ..self.peers[i].who.clone() });
         self.tell(i, ToHub::Register { id: REGISTER, who, lost });
     }
 
@@ -189,8 +200,8 @@ impl World {
         for request in client.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
         }
-        let killers: Vec<u64> =
-            client.requests.iter().filter(|(_, r)| r.deaths >= 2).map(|(id, _)| *id).collect();
+        let kills = |r: &Request| r.deaths >= 2 && !is_withdrawal(&r.message);
+        let killers: Vec<u64> = client.requests.iter().filter(|(_, r)| kills(r)).map(|(id, _)| *id).collect();
         killers.into_iter().for_each(|id| self.give_up(i, id));
     }
 
@@ -249,7 +260,7 @@ impl World {
                     self.end(&ask_id, End::Told(code));
                 }
             }
-            ToClient::Over { .. } => {}
+            ToClient::Over { ask_id, .. } => self.client(i).forms.retain(|form| form.ask_id != ask_id),
             other => panic!("a client hears {other:?}"),
         }
     }
@@ -296,6 +307,7 @@ impl World {
             }
             (ToHub::Rename { .. }, Answer::Renamed { name }) => self.peers[i].who.name = name,
             (ToHub::Peers { .. }, Answer::Peers(_)) | (ToHub::Status { .. }, Answer::Status(_)) => {}
+            (ToHub::FormClosed { .. }, Answer::Done | Answer::Replied { .. }) => {}
             (ToHub::Withdraw { ask_id, .. }, Answer::Done) => drop(self.client(i).open.remove(&ask_id)),
             (request, answer) => panic!("{request:?} was answered by {answer:?}"),
         }
@@ -354,6 +366,15 @@ impl World {
                 self.hand_over(i, &parcel);
                 self.client(i).pushes.insert(parcel.push.clone(), Outcome::Seen);
                 self.tell(i, seen(parcel.push));
+            }
+            Path::Form if self.rng.chance(15) => self.pushed(i, &parcel.push, Some("typing".to_owned())),
+            Path::Form => {
+                self.note_handed(i, self.client_process(i), &parcel);
+                self.pushed(i, &parcel.push, None);
+                let Parcel { push, ask_id, kind, .. } = parcel;
+                let forms = &mut self.client(i).forms;
+                assert!(forms.is_empty(), "two forms at once: {forms:?} and {ask_id}");
+                forms.push(Form { push, ask_id, is_consent: kind == Kind::Consent });
             }
             Path::Hook => panic!("a channel was told to use the hook path"),
         }

@@ -1,6 +1,7 @@
 //! The second phase of a world, and the promises.
 
 use super::super::{Ms, Router, Timer};
+use super::answer_form;
 use super::client::Peer;
 use super::truth::{End, Truth};
 use super::world::World;
@@ -25,13 +26,16 @@ impl World {
                     self.turn(i); // the user says something
                     self.turn(i);
                 }
+                answer_form(self, i);
                 if self.peers[i].alive && self.peers[i].is_session() {
                     self.request(i, |id| ToHub::Peers { id });
                 }
             }
             self.come_back();
             let unanswered: usize = self.links.values().map(|l| l.unanswered.len()).sum();
-            if self.hub.asks.is_empty() && self.hub.deliveries.is_empty() && unanswered == 0 && round > 3 {
+            let is_late = self.peers.iter().any(|p| p.alive && !p.conversation.late.is_empty());
+            let is_idle = self.hub.asks.is_empty() && self.hub.deliveries.is_empty() && !is_late;
+            if is_idle && unanswered == 0 && round > 3 {
                 return;
             }
             let next = match self.rng.chance(50) {
@@ -73,6 +77,8 @@ impl World {
             let members = peer.broadcasts.len() * self.peers.len();
             let most = self.limits.undelivered + 2 * self.limits.open_asks + members + 4;
             assert!(peer.inbox.len() <= most, "{} texts to {}", peer.inbox.len(), peer.who.name);
+            let forms = peer.inbox.iter().filter_map(|no| self.hub.deliveries.get(no));
+            assert!(forms.filter(|d| d.is_form() && d.is_under_way()).count() <= 1, "two forms at once");
         }
     }
 
@@ -84,6 +90,7 @@ impl World {
         for (i, peer) in self.peers.iter().enumerate().filter(|(_, p)| p.alive) {
             let Some(client) = &peer.client else { continue };
             assert!(client.open.is_empty(), "peer{i} believes that these are open: {:?}", client.open);
+            assert!(client.forms.is_empty(), "peer{i} still shows {:?}", client.forms);
             assert!(client.requests.is_empty(), "peer{i} has no answer to {:?}", client.requests);
         }
     }
@@ -104,7 +111,8 @@ impl World {
         let most = 1 + usize::from(given_up || twice);
         let least = usize::from(!truth.excused && !summed_up);
         assert!((least..=most).contains(&ends), "{id} of peer{} has the ends {truth:?}", truth.asker);
-        let codes = [Code::Timeout].map(|c| has(End::Failed(c)) || has(End::Told(c)));
+        // That it timed out may be told as `hub_unreachable` to one that was away.
+        let codes = [Code::Timeout, unreachable].map(|c| has(End::Failed(c)) || has(End::Told(c)));
         let timed_out = codes.contains(&true) || truth.excused || summed_up || given_up;
         assert!(!late || timed_out, "{id} has a late reply, but did not time out: {truth:?}");
         let lost = truth.accepted.is_some() && !late && !has(End::Reply);

@@ -7,7 +7,8 @@ use super::client::Peer;
 use super::truth::{End, key};
 use super::world::{Owner, World};
 use crate::wire::{
-    Activity, Answer, HookEvent, HookReport, Kind, Parcel, Path, PeerKind, Receipts, ToClient, ToHub, Who,
+    Activity, Answer, Consent, HookEvent, HookReport, Kind, Parcel, Path, PeerKind, Receipts, ToClient,
+    ToHub, Who,
 };
 
 /// What a path does with a text.
@@ -96,6 +97,9 @@ impl World {
             claude: session.then(|| format!("claude{i}")),
             paths,
             listens: session,
+            forms: session && self.rng.chance(70),
+            person_off: self.rng.chance(5),
+            consent: (session && self.rng.chance(15)).then(|| *self.rng.pick(&[Consent::Repo, Consent::All])),
             ..Who::sample(["api", "web", "docs", "api-2"][self.rng.below(4)])
         };
         // No hook tells that a waiter has woken the session: the session's file must.
@@ -379,12 +383,17 @@ impl World {
             return;
         }
         match parcel.kind {
-            Kind::Ask => self.peers[i].conversation.asks.push(parcel.ask_id.clone()),
+            Kind::Ask => {
+                let is_for_model = !self.peers[i].is_session() || !self.truth(&parcel.ask_id).is_for_person;
+                assert!(is_for_model, "the model has a question to its person");
+                self.peers[i].conversation.asks.push(parcel.ask_id.clone());
+            }
             Kind::Reply if parcel.late => self.end(&parcel.ask_id, End::LateReply),
             Kind::Reply => self.end(&parcel.ask_id, End::Reply),
             Kind::Failed => self.end(&parcel.ask_id, End::Failed(parcel.code.expect("a code"))),
             Kind::Summary => self.end(&parcel.ask_id, End::Summary),
             Kind::Notice => {}
+            Kind::Consent => panic!("a form in the conversation"),
         }
     }
 
@@ -403,6 +412,7 @@ impl World {
                 assert!(truth.asker == i && truth.answers.contains(&parcel.text), "an answer of nobody");
             }
             Kind::Failed | Kind::Summary => assert_eq!(truth.asker, i, "news of another's ask"),
+            Kind::Consent => assert_eq!(truth.target, Some(i), "a form for another"),
             Kind::Notice => assert!(truth.asker == i || truth.target == Some(i), "a notice for another"),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::super::{ConnId, Input};
 use super::world::{Owner, World};
-use crate::wire::{Answer, Code, Kind, Parcel, State, ToClient, ToHub};
+use crate::wire::{Answer, Code, Kind, Parcel, Path, State, ToClient, ToHub};
 
 /// What an observer who sees everything knows of an ask or a broadcast.
 #[derive(Debug, Default)]
@@ -22,6 +22,10 @@ pub struct Truth {
     pub journal_lost: bool,
     /// Its asker was gone when it had no answer yet.
     pub gone: bool,
+    /// It is for the person.
+    pub is_for_person: bool,
+    /// How often the person said no, or closed the form without a decision.
+    pub refusals: u32,
     /// Answers that the target gave.
     pub answers: HashSet<String>,
     /// The answer that the hub confirmed.
@@ -126,7 +130,12 @@ impl World {
                 waiting.iter().for_each(|parcel| self.check_push(conn, owner, parcel));
             }
             ToClient::Error { waiting, .. } => waiting.iter().for_each(|p| self.check_push(conn, owner, p)),
-            ToClient::Push(parcel) => self.check_push(conn, owner, parcel),
+            ToClient::Push(parcel) => {
+                if parcel.path == Path::Form && !self.pushes.contains_key(&parcel.push) {
+                    self.check_form(parcel);
+                }
+                self.check_push(conn, owner, parcel);
+            }
             ToClient::State { ask_id, state, .. } => self.check_state(Kind::Ask, ask_id, *state),
             _ => {}
         }
@@ -148,6 +157,18 @@ impl World {
         assert!(!self.seen.contains(&key), "pushed again though it was seen: {key:?}");
         let push = Push { key, process: None, reported: false, swallowed: false };
         self.pushes.insert(parcel.push.clone(), push);
+    }
+
+    /// A form is opened only at an idle session. Where an input came with the timer, it may have begun a turn since.
+    fn check_form(&self, parcel: &Parcel) {
+        let no = self.hub.deliveries[&self.hub.pushes[&parcel.push]].to;
+        let peer = &self.hub.peers[&no];
+        assert!(peer.who.forms && (parcel.kind == Kind::Consent || !peer.who.person_off));
+        if self.is_tick {
+            let (now, quiet) = (self.now - self.born, self.limits.form_quiet);
+            assert!(self.hub.quiet_since(no).is_some_and(|since| since + quiet <= now), "a form in a turn");
+            assert!(peer.form_after <= now, "a form too early");
+        }
     }
 
     /// Nothing is called pushed or seen that is not.
@@ -183,6 +204,13 @@ impl World {
         let is_end = |p: &Parcel| matches!(p.kind, Kind::Reply | Kind::Failed | Kind::Summary);
         let on_its_way =
             |id: &str| hub.deliveries.values().any(|d| is_end(&d.parcel) && d.parcel.ask_id == id);
+        // A path swallowed it, and the session left before a hook could notice.
+        let unnoticed =
+            |(id, p): &(&String, &Push)| p.swallowed && p.reported && !hub.pushes.contains_key(*id);
+        let ends = |p: &Push| matches!(p.key.1, Kind::Reply | Kind::Failed | Kind::Summary);
+        for (_, push) in self.pushes.iter().filter(unnoticed).filter(|(_, push)| ends(push)) {
+            self.truths.get_mut(&push.key.2).into_iter().for_each(|truth| truth.excused = true);
+        }
         for (id, truth) in &mut self.truths {
             let answered = truth.ends.contains(&End::Reply) || truth.ends.contains(&End::LateReply);
             truth.gone |= !answered && !hub.by_identity.contains_key(&peers[truth.asker].who.peer);
@@ -205,6 +233,9 @@ impl World {
 
     pub fn end(&mut self, id: &str, end: End) {
         self.log(|| format!("END of {id}: {end:?}"));
+        let Truth { is_for_person, refusals, .. } = self.truth(id);
+        let is_declined = *is_for_person && end == End::Failed(Code::Declined);
+        assert!(!is_declined || *refusals > 0, "{id} was declined by nobody");
         match end {
             End::Reply => self.counts.replies += 1,
             End::LateReply => self.counts.late += 1,

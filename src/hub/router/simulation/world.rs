@@ -94,6 +94,7 @@ pub struct Counts {
     pub crashes: u64,
     pub kills: u64,
     pub doubles: u64,
+    pub forms: u64,
 }
 
 pub struct World {
@@ -122,6 +123,8 @@ pub struct World {
     /// Processes that have ended.
     pub dead: HashSet<u64>,
     pub counts: Counts,
+    /// The last step was that of a timer.
+    pub is_tick: bool,
     pub trace: bool,
 }
 
@@ -169,6 +172,7 @@ impl World {
             pushes: BTreeMap::new(),
             dead: HashSet::new(),
             counts: Counts::default(),
+            is_tick: false,
             trace,
         };
         world.compact();
@@ -314,6 +318,7 @@ impl World {
     /// Appends to the journal, then sends.
     pub fn step(&mut self, input: Input) {
         let (effects, time) = (self.effects(&input), self.now - self.born);
+        self.is_tick = matches!(input, Input::Tick);
         let (step, recorded) = journal::step(&mut self.hub, time, input, &mut self.journal);
         recorded.expect("an input can be written as JSON");
         self.apply(effects);
@@ -400,6 +405,7 @@ fn request_id(message: &ToHub) -> Option<u64> {
         | ToHub::Peers { id }
         | ToHub::Asks { id }
         | ToHub::Ask { id, .. }
+        | ToHub::FormClosed { id, .. }
         | ToHub::Broadcast(BroadcastRequest { id, .. })
         | ToHub::Reply { id, .. }
         | ToHub::Withdraw { id, .. }

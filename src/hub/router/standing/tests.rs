@@ -45,7 +45,8 @@ impl Case {
         let (claude, process) = (CLAUDE.to_owned(), "waiter".to_owned());
         case.say(WAITER, ToHub::Wait { id: 1, claude, process });
         let (ask_id, to, text) = ("ask_0000000000000001".to_owned(), "session".to_owned(), "?".to_owned());
-        let out = case.say(ASKER, ToHub::Ask { id: 2, ask_id, to, text, timeout_ms: 600_000, thread: None });
+        let (timeout_ms, thread, person) = (600_000, None, false);
+        let out = case.say(ASKER, ToHub::Ask { id: 2, ask_id, to, text, timeout_ms, thread, person });
         case.take_push(&out);
         case
     }

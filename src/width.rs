@@ -94,6 +94,25 @@ pub fn keep_end(text: &str, most: usize) -> String {
     format!("…{}", rest.next().map_or("", |(at, _)| &text[at..]))
 }
 
+/// The lines of `text`, each broken to at most `most` columns, at a space where there is one.
+pub fn wrap(text: &str, most: usize) -> Vec<&str> {
+    let mut lines = Vec::new();
+    for mut line in text.trim_end().split('\n') {
+        while width(line) > most {
+            let mut used = 0;
+            let fits = columns(line).take_while(|(_, width)| (used += width, used <= most).1).last();
+            let end = fits.map_or(0, |(at, _)| at + line[at..].chars().next().map_or(0, char::len_utf8));
+            let end = if end == 0 { line.chars().next().map_or(line.len(), char::len_utf8) } else { end };
+            let space = line[..end].rfind(' ').filter(|at| *at > 0 && !line[end..].starts_with(' '));
+            let (first, rest) = line.split_at(space.map_or(end, |at| at + 1));
+            lines.push(first.trim_end());
+            line = rest.strip_prefix(' ').unwrap_or(rest);
+        }
+        lines.push(line);
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +146,20 @@ mod tests {
         assert_eq!(keep_start(text, 5), "日本…");
         assert_eq!(keep_end(text, 5), "…/a/b");
         assert_eq!(pad("日本", 6), "日本  ");
+    }
+
+    #[test]
+    fn wrapped_lines_fit_and_lose_nothing_but_spaces() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("a\n\nunbreakable-word b\n", 6), ["a", "", "unbrea", "kable-", "word b"]);
+        assert_eq!(wrap("日本語テキスト", 5), ["日本", "語テ", "キス", "ト"]);
+        assert_eq!(wrap("", 5), [""]);
+        let text = "to be 🧑‍🚀 or not 日本 to e\u{301}e\u{301}e\u{301} be: that's the question";
+        for most in 2..40 {
+            let lines = wrap(text, most);
+            assert!(lines.iter().all(|line| width(line) <= most), "{most}: {lines:?}");
+            let dense = |text: &str| text.replace(' ', "");
+            assert_eq!(dense(&lines.concat()), dense(text), "{most}");
+        }
     }
 }

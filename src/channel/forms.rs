@@ -1,0 +1,205 @@
+//! Forms in front of the session's user: what a peer asks the person, and not the model. MCP calls it elicitation.
+
+use std::io;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Channel, print};
+use crate::fence::{clean, label};
+use crate::mcp::{self, Id};
+use crate::process;
+use crate::width;
+use crate::wire::{FormEnd, Kind, Parcel, PeerKind, ToHub};
+
+/// The columns of a terminal that does not tell.
+const COLUMNS: usize = 80;
+/// What Claude Code draws beside the text of a form, in columns, and the least that is left for it.
+const MARGIN: usize = 14;
+const LEAST: usize = 20;
+/// The longest directory in the first line, in columns: Claude Code 2.1.332 shows three lines of a message (measured).
+const MAX_DIRECTORY: usize = 60;
+
+/// A form that the client shows. Its request has the push as its id.
+pub struct OpenForm {
+    push: String,
+    ask_id: String,
+    kind: Kind,
+}
+
+/// The client's answer to `elicitation/create`.
+#[derive(Deserialize)]
+struct Elicited {
+    action: String,
+    #[serde(default)]
+    content: Value,
+}
+
+impl Channel {
+    /// Opens a form, unless somebody is typing: it would take the keys.
+    pub(super) fn open_form(&mut self, parcel: Parcel) -> io::Result<()> {
+        if self.session.is_typing() {
+            log::debug!(ask_id = parcel.ask_id; "form_postponed");
+            self.client.pushed(&parcel.push, Some("its user is typing".to_owned()));
+            return Ok(());
+        }
+        let columns = self.session.terminal.as_deref().and_then(process::columns).unwrap_or(COLUMNS);
+        print(&mcp::request(&parcel.push, "elicitation/create", form(&parcel, columns)))?;
+        log::info!(ask_id = parcel.ask_id, kind = parcel.kind.name(); "form_opened");
+        self.client.pushed(&parcel.push, None);
+        let Parcel { push, ask_id, kind, .. } = parcel;
+        self.client.who.open_forms.push(ask_id.clone());
+        self.forms.push(OpenForm { push, ask_id, kind });
+        Ok(())
+    }
+
+    /// The client has closed a form: so the hub is told. An answer to anything else is ignored.
+    pub(super) fn form_answered(&mut self, id: &Id, result: Option<&str>) {
+        let is_it = |form: &OpenForm| Id::from_name(&form.push).as_ref() == Some(id);
+        let Some(at) = self.forms.iter().position(is_it) else { return };
+        let OpenForm { push, ask_id, kind } = self.forms.remove(at);
+        self.client.who.open_forms.remove(at);
+        let end = end(kind, result);
+        self.client.request(|id| ToHub::FormClosed { id, push, ask_id, end });
+    }
+
+    /// Takes the forms of an ask away.
+    pub(super) fn close_forms(&mut self, ask_id: &str) -> io::Result<()> {
+        while let Some(at) = self.forms.iter().position(|form| form.ask_id == ask_id) {
+            let form = self.forms.remove(at);
+            self.client.who.open_forms.remove(at);
+            let params = json!({"requestId": form.push, "reason": "the question is no longer open"});
+            print(&mcp::notification("notifications/cancelled", params))?;
+        }
+        Ok(())
+    }
+}
+
+/// What the client's answer means.
+fn end(kind: Kind, result: Option<&str>) -> FormEnd {
+    let Some(elicited) = result.and_then(|text| mcp::params::<Elicited>(text).ok()) else {
+        return FormEnd::Failed;
+    };
+    let Elicited { action, content } = elicited;
+    match (action.as_str(), kind, content["answer"].as_str()) {
+        ("accept", Kind::Consent, _) => FormEnd::Allowed { always: content["always"] == true },
+        ("accept", _, Some(answer)) if !answer.trim().is_empty() => {
+            FormEnd::Answered { text: answer.to_owned() }
+        }
+        ("decline", ..) => FormEnd::Declined,
+        _ => FormEnd::PutOff,
+    }
+}
+
+/// A directory with `~` for the home directory.
+fn abbreviated(cwd: &str) -> String {
+    let below =
+        std::env::home_dir().and_then(|home| Some(Path::new(cwd).strip_prefix(home).ok()?.to_owned()));
+    below.map_or_else(|| cwd.to_owned(), |below| format!("~/{}", below.display()))
+}
+
+/// The parameters of `elicitation/create`: who asks, and as the description of the only field, which the client shows
+/// whole, the question.
+fn form(parcel: &Parcel, columns: usize) -> Value {
+    let from = label(&parcel.from);
+    let what = match parcel.from_kind {
+        Some(PeerKind::Person) => "a person",
+        Some(PeerKind::Script) => "a script",
+        Some(PeerKind::Session) | None => "a session",
+    };
+    let cwd = width::keep_end(&label(&abbreviated(parcel.cwd.as_deref().unwrap_or_default())), MAX_DIRECTORY);
+    let text = clean(&parcel.text).replace('\t', "    ");
+    let lines = width::wrap(&text, columns.saturating_sub(MARGIN).max(LEAST));
+    let question = lines.iter().map(|line| format!("> {line}")).collect::<Vec<_>>().join("\n");
+    let (does, name, field) = match parcel.kind {
+        Kind::Consent => {
+            let title = format!("Always allow {from}");
+            let field = json!({"type": "boolean", "title": title, "default": false, "description": question});
+            ("wants to ask this session. Accept lets it.", "always", field)
+        }
+        _ => {
+            let field = json!({"type": "string", "title": "Your answer", "description": question});
+            ("asks you. Esc: later.", "answer", field)
+        }
+    };
+    let required: &[&str] = if parcel.kind == Kind::Consent { &[] } else { &["answer"] };
+    json!({
+        "mode": "form",
+        "message": format!("{from} ({what} in {cwd}) {does}"),
+        "requestedSchema": {"type": "object", "properties": {name: field}, "required": required},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire;
+
+    fn parcel(kind: Kind, text: &str) -> Parcel {
+        let (about, by, cut, code, broadcast, thread, late) = Default::default();
+        let (push, ask_id, from) = ("push_1".to_owned(), "ask_1".to_owned(), "w\"eb".to_owned());
+        let (from_kind, cwd, path) =
+            (Some(PeerKind::Script), Some(format!("/{}", "d/".repeat(60))), wire::Path::Form);
+        let text = text.to_owned();
+        Parcel {
+            push,
+            path,
+            kind,
+            ask_id,
+            from,
+            from_kind,
+            by,
+            about,
+            cwd,
+            text,
+            cut,
+            code,
+            broadcast,
+            thread,
+            late,
+        }
+    }
+
+    #[test]
+    fn form_says_who_asks_and_quotes_every_line() {
+        let form = form(&parcel(Kind::Ask, "one\ttwo three four five\u{1b}[2J\n> <system>four"), 30);
+        let message = form["message"].as_str().expect("a message");
+        assert!(
+            message.starts_with("w_eb (a script in …") && message.ends_with("d/) asks you. Esc: later."),
+            "{message}"
+        );
+        assert!(width::width(message) < 110, "{message}");
+        let field = &form["requestedSchema"]["properties"]["answer"];
+        assert_eq!(field["description"], "> one    two three\n> four five\n> > <\\system>four");
+        assert_eq!(form["requestedSchema"]["required"], json!(["answer"]));
+    }
+
+    #[test]
+    fn answers_of_the_client_are_understood() {
+        for (kind, result, expected) in [
+            (
+                Kind::Ask,
+                r#"{"action":"accept","content":{"answer":"x"}}"#,
+                FormEnd::Answered { text: "x".to_owned() },
+            ),
+            (Kind::Ask, r#"{"action":"accept","content":{"answer":" "}}"#, FormEnd::PutOff),
+            (Kind::Ask, r#"{"action":"accept"}"#, FormEnd::PutOff),
+            (Kind::Ask, r#"{"action":"decline"}"#, FormEnd::Declined),
+            (Kind::Ask, r#"{"action":"cancel"}"#, FormEnd::PutOff),
+            (Kind::Ask, r#"{"action":"other"}"#, FormEnd::PutOff),
+            (Kind::Ask, r#"{"action":7}"#, FormEnd::Failed),
+            (Kind::Ask, "null", FormEnd::Failed),
+            (
+                Kind::Consent,
+                r#"{"action":"accept","content":{"always":true}}"#,
+                FormEnd::Allowed { always: true },
+            ),
+            (Kind::Consent, r#"{"action":"accept"}"#, FormEnd::Allowed { always: false }),
+            (Kind::Consent, r#"{"action":"decline"}"#, FormEnd::Declined),
+        ] {
+            assert_eq!(end(kind, Some(result)), expected, "{kind:?} {result}");
+        }
+        assert_eq!(end(Kind::Ask, None), FormEnd::Failed);
+    }
+}

@@ -1,0 +1,326 @@
+//! Forms: questions to the person in front of a session, and the consent of that person to questions of peers. A form takes
+//! the keyboard, so here is decided when one may be opened.
+
+use super::ask::check_text;
+use super::delivery::Delivery;
+use super::limits::overloaded;
+use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
+use crate::fence::label;
+use crate::span::span;
+use crate::wire::{
+    Activity, Answer, Code, Consent, Fault, FormEnd, Kind, Note, Path, PeerKind, State, ToClient, refused,
+};
+
+/// The longest question to a person, in bytes and in lines: a form shows no more on a small terminal.
+const MAX_TEXT: usize = 1_000;
+const MAX_LINES: usize = 12;
+/// How much of a question the form for its consent shows, in characters.
+const MAX_SHOWN: usize = 400;
+/// The limit of askers that are counted per session, and of forms that a registration names.
+const MAX_ASKERS: usize = 1_024;
+
+const HOUR: Ms = 3_600_000;
+
+impl Router {
+    /// Checks that a question can be put to the person behind `target`.
+    pub(super) fn check_person(&self, target: PeerNo, text: &str) -> Result<(), Fault> {
+        if text.len() > MAX_TEXT || text.lines().count() > MAX_LINES {
+            let limit = format!(
+                "a question to a person has at most {MAX_TEXT} bytes and {MAX_LINES} lines; shorten it, or name a file to read"
+            );
+            return refused(Code::BadArgs, limit);
+        }
+        let who = &self.peer(target).who;
+        let why = match who.kind {
+            PeerKind::Person if who.listens => return Ok(()),
+            PeerKind::Session if who.person_off => {
+                "its user does not want questions by peers (RELAY_PERSON=off)"
+            }
+            PeerKind::Session if who.forms => return Ok(()),
+            PeerKind::Session => {
+                "its user cannot be shown a form there: it runs without a terminal, or its client shows no forms"
+            }
+            PeerKind::Person | PeerKind::Script => "nobody there answers questions",
+        };
+        let name = &who.name;
+        let instead = "ask that session itself instead, or your own user";
+        refused(Code::Declined, format!("\"{name}\": {why}; {instead}"))
+    }
+
+    /// Counts a form against the limit per asker and session. Scripts and people at a shell have a new identity each time,
+    /// and count as one asker.
+    pub(super) fn within_form_rate(&mut self, asker: PeerNo, target: PeerNo) -> Result<(), Fault> {
+        let (now, most, key) = (self.now, self.limits.forms_per_hour, self.asker_key(asker));
+        let forms = &mut self.peer_mut(target).forms;
+        forms.retain(|_, (start, _)| now.saturating_sub(*start) < HOUR);
+        let is_full = forms.len() >= MAX_ASKERS && !forms.contains_key(&key);
+        let (start, count) = forms.get(&key).copied().unwrap_or((now, 0));
+        if most != 0 && (count >= most || is_full) {
+            let wait = span(start.saturating_add(HOUR).saturating_sub(now).div_ceil(1_000));
+            let what = format!("its user was asked {most} times within an hour");
+            return overloaded(what, format!("in {wait}, or ask the session"));
+        }
+        forms.insert(key, (start, count.saturating_add(1)));
+        Ok(())
+    }
+
+    fn asker_key(&self, asker: PeerNo) -> String {
+        let who = &self.peer(asker).who;
+        if who.kind == PeerKind::Session { who.peer.clone() } else { "shell".to_owned() }
+    }
+
+    /// Whether a question reaches its target by a form.
+    pub(super) fn is_by_form(&self, person: bool, target: PeerNo) -> bool {
+        person && self.peer(target).who.kind == PeerKind::Session
+    }
+
+    /// Begins to ask for the consent of the target's user, if a question needs it.
+    pub(super) fn seek_consent(&mut self, id: &Id, text: &str) {
+        let Some(ask) = self.asks.get(id) else { return };
+        let (asker, target, thread) = (ask.asker, ask.target, ask.thread.clone());
+        if ask.person || !self.needs_consent(asker, target) {
+            return;
+        }
+        if !self.peer(target).who.forms {
+            return self.decline(id, "its user wants to be asked first, and cannot be shown a form there");
+        }
+        if self.within_form_rate(asker, target).is_err() {
+            return self
+                .decline(id, "its user wants to be asked first, and was asked too often within an hour");
+        }
+        let shown = text.lines().take(MAX_LINES).collect::<Vec<_>>().join("\n");
+        let mut text: String = shown.chars().take(MAX_SHOWN).collect();
+        if text.len() < shown.len() {
+            text.push('…');
+        }
+        let mut parcel = self.parcel(Kind::Consent, id, asker, text, &thread);
+        parcel.path = Path::Form;
+        let no = self.deliver(target, parcel, None);
+        self.asks.get_mut(id).into_iter().for_each(|ask| ask.consent = Some(no));
+        self.dispatch(no);
+    }
+
+    fn needs_consent(&self, asker: PeerNo, target: PeerNo) -> bool {
+        let (from, to) = (&self.peer(asker).who, self.peer(target));
+        let is_near = match (&from.repo, &to.who.repo) {
+            (None, None) => from.cwd == to.who.cwd,
+            (from, to) => from == to,
+        };
+        let applies = match to.who.consent {
+            None => false,
+            Some(Consent::Repo) => !is_near,
+            Some(Consent::All) => true,
+        };
+        applies && asker != target && !to.always.contains(&self.asker_key(asker))
+    }
+
+    /// Whether a delivery is not to be handed over by any other path: it is a form, or waits for consent.
+    pub(super) fn is_held_back(&self, delivery: &Delivery) -> bool {
+        let ask = || self.asks.get(delivery.parcel.ask_id.as_str());
+        delivery.is_form() || delivery.parcel.kind == Kind::Ask && ask().is_some_and(|a| a.consent.is_some())
+    }
+
+    /// The connection to open a form on, if it may be opened now.
+    pub(super) fn form_route(&self, delivery: &Delivery) -> Option<(Path, ConnId)> {
+        let is_due = self.form_time(delivery).is_some_and(|at| at <= self.now);
+        let conn = self.peer(delivery.to).conn.filter(|_| is_due && !self.has_open_form(delivery.to))?;
+        Some((Path::Form, conn))
+    }
+
+    /// The earliest time to open a form. `None` while the session is not idle: the end of its turn dispatches again.
+    fn form_time(&self, delivery: &Delivery) -> Option<Ms> {
+        let quiet = self.quiet_since(delivery.to)? + self.limits.form_quiet;
+        Some(quiet.max(self.peer(delivery.to).form_after).max(delivery.not_before))
+    }
+
+    fn has_open_form(&self, peer: PeerNo) -> bool {
+        let mut inbox = self.of_same_session(peer).into_iter().flat_map(|no| &self.peer(no).inbox);
+        inbox.any(|no| self.deliveries.get(no).is_some_and(|d| d.is_form() && d.is_under_way()))
+    }
+
+    /// Waits for the time to open a form, if it is known.
+    pub(super) fn arm_form(&mut self, no: DeliveryNo) {
+        let Some(delivery) = self.deliveries.get(&no).filter(|d| d.is_form()) else { return };
+        let to = delivery.to;
+        if let Some(at) = self.form_time(delivery).filter(|at| *at > self.now) {
+            self.arm(at, Timer::Form(to));
+        }
+    }
+
+    /// A form was closed: the session's next one may be opened in a while.
+    pub(super) fn free_form(&mut self, peer: PeerNo) {
+        let at = self.now + self.limits.form_quiet;
+        for no in self.of_same_session(peer) {
+            let peer = self.peer_mut(no);
+            peer.form_after = peer.form_after.max(at);
+            if self.peer(no).inbox.iter().any(|no| self.deliveries.get(no).is_some_and(Delivery::is_form)) {
+                self.arm(at, Timer::Form(no));
+            }
+        }
+    }
+
+    /// The channel did not open a form, since its user is typing.
+    pub(super) fn postpone_form(&mut self, no: DeliveryNo) {
+        self.forget_attempt(no);
+        let at = self.now + self.limits.form_quiet.max(1_000);
+        self.deliveries.get_mut(&no).into_iter().for_each(|delivery| delivery.not_before = at);
+        self.arm_form(no);
+    }
+
+    /// A new process of the channel: the forms of the last one are closed, and soon opened again.
+    pub(super) fn reopen_forms(&mut self, peer: PeerNo) {
+        let start = self.now + self.limits.form_start;
+        let peer = self.peer_mut(peer);
+        peer.form_after = peer.form_after.max(start);
+        for no in peer.inbox.clone() {
+            if self.deliveries.get(&no).is_some_and(|d| d.is_form() && d.is_under_way()) {
+                self.forget_attempt(no);
+            }
+        }
+    }
+
+    /// Closes the forms of a peer that comes back which are not open any more.
+    pub(super) fn close_stale_forms(&mut self, me: PeerNo, conn: ConnId, open: Vec<String>) {
+        for ask_id in open.into_iter().take(MAX_ASKERS) {
+            let is_open = self.asks.get(ask_id.as_str()).is_some_and(|ask| {
+                let deliveries = [ask.delivery, ask.consent].into_iter().flatten();
+                let mut deliveries = deliveries.filter_map(|no| self.deliveries.get(&no));
+                ask.target == me && deliveries.any(|d| d.is_form() && d.is_under_way())
+            });
+            if !is_open {
+                self.send(conn, ToClient::Over { ask_id, code: Code::HubUnreachable });
+            }
+        }
+    }
+
+    /// Handles the end of a form. `starter` is the request.
+    pub(super) fn form_closed(
+        &mut self,
+        starter: (ConnId, u64),
+        push: &str,
+        ask_id: &str,
+        end: FormEnd,
+    ) -> Reply {
+        let me = self.me(starter.0)?;
+        let form = self.pushes.get(push).copied().filter(|no| {
+            self.deliveries.get(no).is_some_and(|d| d.to == me && d.is_form() && d.parcel.ask_id == ask_id)
+        });
+        let (id, done) = (Id::from(ask_id), Ok(Some(Answer::Done)));
+        let Some(no) = form else {
+            let asker = self.late_asker(me, &id);
+            if let (FormEnd::Answered { text }, Some(asker)) = (end, asker)
+                && check_text("answer", &text).is_ok()
+            {
+                self.late_reply(&id, me, Some(PeerKind::Person), asker, text, starter);
+                return Ok(None);
+            }
+            return done;
+        };
+        let is_consent = self.deliveries.get(&no).is_some_and(|d| d.parcel.kind == Kind::Consent);
+        match end {
+            FormEnd::Answered { text } if !is_consent && check_text("answer", &text).is_ok() => {
+                self.replied(&id, text, None);
+            }
+            FormEnd::Allowed { always } if is_consent => self.allowed(&id, always),
+            FormEnd::PutOff => self.put_off(no, &id),
+            FormEnd::Failed => self.decline(&id, "its client could not show its user the form"),
+            _ if is_consent => self.decline(&id, "its user does not let this peer ask"),
+            _ => self.decline(&id, "its user does not want to answer"),
+        }
+        done
+    }
+
+    /// The asker of an ask to `me` that timed out while its answer was on its way.
+    fn late_asker(&self, me: PeerNo, id: &Id) -> Option<PeerNo> {
+        let ended =
+            self.ended.get(id).filter(|t| t.target == self.peer(me).who.peer && t.answer.is_none())?;
+        let asker = self.by_identity.get(&ended.asker).filter(|_| ended.code == Some(Code::Timeout))?;
+        self.room_for_text(*asker).is_ok().then_some(*asker)
+    }
+
+    /// The user lets a peer ask.
+    fn allowed(&mut self, id: &Id, always: bool) {
+        let Some(ask) = self.asks.get(id) else { return };
+        let (target, key) = (ask.target, self.asker_key(ask.asker));
+        let mut allowed = vec![id.clone()];
+        if always {
+            let waits = |id: &&Id| {
+                self.asks.get(*id).is_some_and(|a| a.consent.is_some() && self.asker_key(a.asker) == key)
+            };
+            allowed.extend(self.peer(target).owes.iter().filter(waits).cloned());
+            self.peer_mut(target).always.insert(key);
+        }
+        for id in allowed {
+            let Some(ask) = self.asks.get_mut(&id) else { continue };
+            let (consent, question) = (ask.consent.take(), ask.delivery);
+            consent.into_iter().for_each(|no| self.remove_form(target, no, &id));
+            question.into_iter().for_each(|no| self.dispatch(no));
+        }
+    }
+
+    /// Removes the form for a consent that is not needed any more, and closes it if it is open.
+    fn remove_form(&mut self, target: PeerNo, no: DeliveryNo, id: &Id) {
+        let is_open = self.deliveries.get(&no).is_some_and(Delivery::is_under_way);
+        self.remove_delivery(no);
+        if let Some(conn) = self.peer(target).conn.filter(|_| is_open) {
+            self.send(conn, ToClient::Over { ask_id: id.to_string(), code: Code::HubUnreachable });
+        }
+    }
+
+    /// The user closed a form without a decision: it is opened once more. The time until then does not count towards the
+    /// timeout.
+    fn put_off(&mut self, no: DeliveryNo, id: &Id) {
+        let (now, again) = (self.now, self.limits.form_again);
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        let is_second = std::mem::replace(&mut delivery.is_put_off, true);
+        delivery.not_before = now + again;
+        let Some(ask) = self.asks.get_mut(id) else { return };
+        if is_second || ask.broadcast.is_some() {
+            return self.decline(id, "its user closed the form without an answer");
+        }
+        let before = ask.deadline;
+        let deadline = before.saturating_add(again);
+        ask.deadline = deadline;
+        self.disarm(before, Timer::Timeout(id.clone()));
+        self.arm(deadline, Timer::Timeout(id.clone()));
+        self.forget_attempt(no);
+        if let Some(to) = self.deliveries.get(&no).map(|d| d.to) {
+            self.free_form(to);
+        }
+        self.progress(no, State::Queued, None);
+        self.set_note(id, Note::PutOff, None);
+        self.arm_form(no);
+    }
+
+    fn decline(&mut self, id: &Id, why: &str) {
+        self.asks.get_mut(id).into_iter().for_each(|ask| ask.standing.reason = Some(why.to_owned()));
+        self.fail(id, Code::Declined);
+    }
+
+    /// Why a question to a person, or one that waits for consent, is not answered yet.
+    pub(super) fn form_reason(&self, form: &Delivery) -> String {
+        let what = match form.parcel.kind {
+            Kind::Consent => "its user is asked for consent",
+            _ => "its user is asked by a form",
+        };
+        let when = match form.not_before.checked_sub(self.now) {
+            _ if form.is_under_way() => return format!("{what}; it is open on that terminal"),
+            Some(left @ 1..) if form.is_put_off => {
+                format!("once more in {}, after it was closed without an answer", span(left / 1000))
+            }
+            _ if self.peer(form.to).conn.is_none() => "when the session has its connection back".to_owned(),
+            _ if self.activity_of(form.to).0 != Activity::Idle => "when the session is idle".to_owned(),
+            _ if self.has_open_form(form.to) => "when another form there is closed".to_owned(),
+            _ => "when nothing has been typed there for some seconds".to_owned(),
+        };
+        format!("queued: {what} {when}")
+    }
+
+    /// The failure text for the asker of an ask that was declined.
+    pub(super) fn declined_text(&self, name: &str, reason: Option<&str>) -> String {
+        format!("declined: \"{name}\": {}. {REMEDY}", label(reason.unwrap_or("no")))
+    }
+}
+
+/// What an asker can do instead.
+const REMEDY: &str = "Do not ask there again about this; ask your own user";
