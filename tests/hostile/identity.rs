@@ -378,3 +378,22 @@ fn remote_is_set_by_the_hub() {
         names.map(|p| p["name"].as_str().expect("a name")).eq(["far"]).then_some(())
     });
 }
+
+/// The same path on another machine or in a container is another directory: it gives no right.
+#[test]
+fn a_directory_elsewhere_is_not_the_same_repository() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let (mut ben, mut near, mut far) = (dir.raw(), dir.raw(), Raw::remote(&dir));
+    let session = json!({"kind": "session", "repo": "/r", "forms": true, "consent": "repo"});
+    register(&mut ben, "ben", session).expect("registered");
+    register(&mut near, "near", json!({"kind": "session", "repo": "/r"})).expect("registered");
+    register(&mut far, "far", json!({"kind": "session", "repo": "/r", "host": "box"})).expect("registered");
+    let asked = far.call(Raw::ask_as("ask_00000001", "ben", "from afar?")).expect("asked");
+    assert_eq!(asked["state"], "queued", "ben's user is to consent first");
+    let id = near.begin(Raw::ask_as("ask_00000002", "ben", "from nearby?"));
+    assert_eq!(ben.take_push()["text"], "from nearby?");
+    near.end(id).expect("asked");
+    let all = json!({"type": "broadcast", "broadcast_id": "bc_00000001", "text": "all?", "scope": "repo", "timeout_ms": 60_000});
+    assert_eq!(far.call(all).expect("asked nobody")["asks"], json!([]));
+}

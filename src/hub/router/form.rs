@@ -66,7 +66,11 @@ impl Router {
 
     fn asker_key(&self, asker: PeerNo) -> String {
         let who = &self.peer(asker).who;
-        if who.kind == PeerKind::Session { who.peer.clone() } else { "shell".to_owned() }
+        match (who.kind, who.remote) {
+            (PeerKind::Session, _) => who.peer.clone(),
+            (_, false) => "shell".to_owned(),
+            (_, true) => "remote shell".to_owned(),
+        }
     }
 
     /// Whether a question reaches its target by a form.
@@ -106,6 +110,7 @@ impl Router {
             (None, None) => from.cwd == to.who.cwd,
             (from, to) => from == to,
         };
+        let is_near = is_near && from.host == to.who.host; // a path elsewhere is another directory
         let applies = match to.who.consent {
             None => false,
             Some(Consent::Repo) => !is_near,
