@@ -232,9 +232,9 @@ impl Client {
                 self.answered(id, Err(Fault { code, message }), waiting)
             }
             ToClient::Push(parcel) => self.push(parcel),
-            ToClient::State { ref ask_id, state, .. } => {
-                if state >= State::Replied {
-                    self.open.remove(ask_id);
+            ToClient::State { ref ask_id, state, path, .. } => {
+                if state >= State::Replied && path.is_some() {
+                    self.open.remove(ask_id); // a waiter has delivered the end, for example
                 }
                 Some(Event::Told(message))
             }

@@ -211,7 +211,7 @@ pub enum ToClient {
     /// Push this to the session by the path that it names, then send `pushed`.
     Push(Parcel),
     /// The state of an ask or broadcast of this peer. Its end is also delivered as a push, except for the failures
-    /// within a broadcast, which its summary reports.
+    /// within a broadcast, which its summary reports. When that push was made, the state comes again, with its path.
     State {
         /// The ask's id, or the broadcast's.
         ask_id: String,

@@ -291,19 +291,27 @@ impl Router {
         }
     }
 
-    /// Changes the state of a delivery, and notifies the asker if it is a question.
+    /// Changes the state of a delivery, and notifies the asker if it is a question, or if it is its end.
     pub(super) fn progress(&mut self, no: DeliveryNo, state: State, path: Option<Path>) {
         let progress = Progress { state, path, since: self.now };
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         delivery.progress = progress;
         let (to, kind, from) = (delivery.to, delivery.parcel.kind, delivery.parcel.from.clone());
         let id = Id::from(delivery.parcel.ask_id.as_str());
+        let end = match kind {
+            Kind::Reply | Kind::Summary => Some(State::Replied),
+            Kind::Failed => Some(State::Ended),
+            _ => None,
+        };
         if state != State::Queued && delivery.starter.is_some() {
             self.answer_starter(no);
         } else if kind == Kind::Ask
             && let Some(asker) = self.asks.get(&id).map(|ask| ask.asker)
         {
             self.notify_asker(asker, &id, state, path, None);
+        }
+        if let (Some(end), Some(_)) = (end, path) {
+            self.notify_asker(to, &id, end, path, None);
         }
         if kind == Kind::Ask
             && let Some(ask) = self.asks.get_mut(&id)

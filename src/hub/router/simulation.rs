@@ -66,7 +66,7 @@ fn everything() {
 /// Seeds that broke a promise once.
 #[test]
 fn once_broken() {
-    for seed in [1709, 6359] {
+    for seed in [1102, 1709, 6359] {
         run(seed, CRASH, false);
     }
     run(4500, KILL, false);

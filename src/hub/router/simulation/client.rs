@@ -247,8 +247,8 @@ impl World {
             }
             ToClient::Error { id: None, code, .. } => assert_eq!(code, Code::BadMsg),
             ToClient::Push(parcel) => self.push(i, parcel),
-            ToClient::State { ask_id, state, code, .. } => {
-                if state >= State::Replied {
+            ToClient::State { ask_id, state, path, code, .. } => {
+                if state >= State::Replied && path.is_some() {
                     self.client(i).open.remove(&ask_id);
                     if self.truth(&ask_id).journal_lost {
                         self.excuse_unknown(); // the text was lost, and this was heard after that
