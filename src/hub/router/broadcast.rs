@@ -8,7 +8,9 @@ use super::ask::{Ask, check_id, check_text, check_timeout};
 use super::ended::Tombstone;
 use super::{ConnId, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::fence::{label, quote};
-use crate::wire::{Answer, BroadcastRequest, Code, Fault, Kind, Member, Scope, State, Who, refused};
+use crate::wire::{
+    Answer, BroadcastRequest, Code, Fault, Kind, LostAsk, Member, Path, Scope, State, Who, refused,
+};
 
 /// The limit of collected answers, in bytes.
 const MAX_COLLECTED: usize = 256 << 10;
@@ -48,9 +50,13 @@ impl Router {
         check_timeout(call.timeout_ms)?;
         let all = Id::from(call.broadcast_id.as_str());
         if let Some(asks) = self.broadcast_before(me, &all)? {
+            let ask_id = call.broadcast_id.clone();
             self.answer(conn, call.id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
             if !self.broadcasts.contains_key(&all) {
-                self.notify_asker(me, &all, State::Replied, None, None);
+                self.fail_lost_ask(me, LostAsk { ask_id, to: "everyone".to_owned() });
+                if !self.has_text_for(me, &all) {
+                    self.notify_asker(me, &all, State::Replied, Some(Path::Tool), None); // it was delivered before
+                }
             }
             return Ok(None);
         }

@@ -367,6 +367,12 @@ impl Router {
         self.remove_delivery(no);
     }
 
+    /// Whether a text about this ask or broadcast is on its way to `peer`.
+    pub(super) fn has_text_for(&self, peer: PeerNo, ask_id: &str) -> bool {
+        let texts = self.peer(peer).inbox.iter().filter_map(|no| self.deliveries.get(no));
+        texts.into_iter().any(|d| d.parcel.ask_id == ask_id)
+    }
+
     /// The state of the delivery of an answer to `asker`.
     pub(super) fn reply_state(&self, asker: PeerNo, ask_id: &str) -> State {
         let texts = self.peer(asker).inbox.iter().filter_map(|no| self.deliveries.get(no));

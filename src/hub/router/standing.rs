@@ -73,10 +73,17 @@ impl Router {
         }
     }
 
-    /// Handles a refused answer, by the client's classifier or its user.
+    /// Handles a refused answer, by the client's classifier or its user. The model that wanted to answer has the question,
+    /// whether or not a receipt for it has arrived yet.
     pub(super) fn declined(&mut self, peers: &[PeerNo], ask_id: &str, reason: &str) {
         let id = Id::from(ask_id);
-        if self.asks.get(&id).is_some_and(|ask| peers.contains(&ask.target)) {
+        let Some(ask) = self.asks.get(&id).filter(|ask| peers.contains(&ask.target)) else { return };
+        if let Some(no) = ask.delivery
+            && let Some(path) = self.last_attempt(no).map(|attempt| attempt.path)
+        {
+            self.confirm(no, path);
+        }
+        if self.asks.contains_key(&id) {
             self.set_note(&id, Note::Declined, Some(reason));
         }
     }

@@ -3,7 +3,7 @@
 use crate::hub::router::{Info, Input, Limits, Ms, Output, Router};
 use crate::wire::HookEvent::{self, Prompt, Start, Stop, StopAgain};
 use crate::wire::{
-    Activity, Answer, HookReport, Kind, Note, Parcel, Path, PeerKind, Receipts, ToClient, ToHub, Who,
+    Activity, Answer, HookReport, Kind, Note, Parcel, Path, PeerKind, Receipts, State, ToClient, ToHub, Who,
 };
 
 const ASKER: u64 = 1;
@@ -194,4 +194,25 @@ fn a_stopped_session_keeps_the_path() {
     let idle = ToHub::Activity { activity: Some(Activity::Idle), age_ms: Some(0), branch: None, paths: None };
     case.say(SESSION, idle);
     assert!(case.pass(3_999).is_empty());
+}
+
+#[test]
+fn model_whose_answer_is_refused_has_seen_the_question() {
+    let mut case = Case::new(vec![Path::Inbox]);
+    let (claude, ask_id) = (CLAUDE.to_owned(), Some("ask_0000000000000001".to_owned()));
+    let (event, reason) = (HookEvent::Denied, Some("not by a peer".to_owned()));
+    let denied = ToHub::Hook(HookReport { id: 1, claude, event, turn: None, ask_id, reason, age_ms: None });
+    let out = case.say(HOOK, denied);
+    let told: Vec<_> = out
+        .iter()
+        .filter_map(|o| match o {
+            Output::Send(ASKER, ToClient::State { state, note, detail, .. }) => {
+                Some((*state, *note, detail.clone()))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!((told[0].0, told[0].1), (State::Seen, None));
+    assert_eq!((told[1].0, told[1].1), (State::Seen, Some(Note::Declined)));
+    assert!(told[1].2.as_ref().is_some_and(|detail| detail.contains("not by a peer")), "{told:?}");
 }
