@@ -85,7 +85,7 @@ enum Incoming {
 pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, String> {
     if let Some(socket) = dir.elsewhere() {
         return Err(format!(
-            "the hub for {} runs elsewhere, behind {}",
+            "the hub for {} runs elsewhere, behind {}; start it on the machine that it belongs to",
             dir.path().display(),
             socket.display()
         ));

@@ -79,11 +79,8 @@ pub fn read(conn: ConnId, socket: Socket, stream: &Arc<UnixStream>, incoming: &S
 /// the answer. The process keys of its clients get a prefix, so that none can name a process of this machine.
 fn admit(socket: Socket, message: &mut ToHub) -> Option<ToClient> {
     let is_remote = socket == Socket::Peers;
-    let (id, what) = match message {
-        ToHub::Asks { id } => (*id, "asks"),
-        ToHub::Watch { id } => (*id, "watch"),
-        ToHub::Status { id } => (*id, "status"),
-        ToHub::Stop { id } => (*id, "stop"),
+    let id = match message {
+        ToHub::Asks { id } | ToHub::Watch { id } | ToHub::Status { id } | ToHub::Stop { id } => *id,
         ToHub::Register { who, .. } => {
             who.remote = is_remote;
             who.host.take_if(|name| *name == host() || name.is_empty() || !(is_remote || has_containers()));
@@ -99,7 +96,8 @@ fn admit(socket: Socket, message: &mut ToHub) -> Option<ToClient> {
         id: Some(id),
         code: Code::NotAllowed,
         message: format!(
-            "peers.sock, by which this client is connected, has no `{what}`; run the command on {}",
+            "peers.sock, by which this client is connected, does not offer `relay tail`, `asks`, `status` or `stop`; \
+             run the command on {}",
             host()
         ),
         waiting: Vec::new(),

@@ -286,7 +286,13 @@ fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Rost
         }
         Err(fault) if !is_usable && fault.code == Code::HubUnreachable => return None, // reported already
         Err(fault) if is_no_hub(dir, &fault) => {
-            report.ok("hub", "not running; the first session starts it");
+            report.ok(
+                "hub",
+                match dir.elsewhere() {
+                    None => "not running; the first session starts it".to_owned(),
+                    Some(_) => fault.message,
+                },
+            );
             return Some(Roster::default());
         }
         Err(fault) => {

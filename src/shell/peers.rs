@@ -39,6 +39,11 @@ pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
     }
     if is_running {
         out(&peer_table(&roster))?;
+    } else if let Some(socket) = dir.elsewhere() {
+        err(&format!(
+            "No hub listens on {}, so there are no peers. Run `relay hub --detach` on the machine that it belongs to.\n",
+            socket.display()
+        ));
     } else {
         err("No hub is running, so there are no peers. The first session starts the hub.\n");
     }

@@ -203,7 +203,12 @@ impl Keeper<'_> {
                         return Ok(Some(found));
                     }
                 }
-                Next::Ended => return Err(ssh.reason("it did not run `relay linked`")),
+                Next::Ended => {
+                    let why = ssh.reason("it did not run `relay linked`");
+                    let is_missing = why.contains("relay:") && why.ends_with("not found"); // says the shell there
+                    let remedy = "; install Claude Relay there, by `relay setup` or on PATH";
+                    return Err(why + if is_missing { remedy } else { "" });
+                }
                 Next::Quiet => return Err(format!("no answer within {} s", ANSWER.as_secs())),
                 Next::Leave => return Ok(None),
             }

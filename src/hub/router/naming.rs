@@ -167,7 +167,9 @@ impl Router {
         let near = name::nearest(wanted, names);
         let hint = match (had_name.next(), near.as_slice()) {
             (Some(no), _) => format!("it is now \"{}\"", self.peer(no).who.name),
-            (None, []) if self.peers.len() < 2 => "no other peer is registered".to_owned(),
+            (None, []) if self.peers.len() < 2 => {
+                "no other peer is registered; `relay doctor` says why a session is missing".to_owned()
+            }
             (None, []) => "relay_peers lists the peers".to_owned(),
             (None, near) => {
                 let near: Vec<String> = near.iter().map(|n| format!("\"{n}\"")).collect();
