@@ -320,6 +320,14 @@ pub struct Who {
     pub fresh: bool,
 }
 
+impl Who {
+    /// Whether paths of both are on the same machine or in the same container. What a remote peer says of its host counts
+    /// among remote ones only.
+    pub fn is_at(&self, other: &Who) -> bool {
+        (self.remote, &self.host) == (other.remote, &other.host)
+    }
+}
+
 #[cfg(test)]
 impl Who {
     /// A session in `/` without paths, for tests to begin with.

@@ -6,6 +6,8 @@ mod driver;
 mod crowd;
 #[path = "hostile/files.rs"]
 mod files;
+#[path = "hostile/forms.rs"]
+mod forms;
 #[path = "hostile/identity.rs"]
 mod identity;
 #[path = "hostile/limits.rs"]
@@ -84,8 +86,8 @@ fn every_claim_names_a_test() {
     let read =
         |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
     let claims = read("SECURITY.md");
-    let files =
-        ["wire", "crowd", "identity", "limits", "session", "files"].map(|f| format!("tests/hostile/{f}.rs"));
+    let files = ["wire", "crowd", "forms", "identity", "limits", "session", "files"]
+        .map(|f| format!("tests/hostile/{f}.rs"));
     let all: String = files
         .iter()
         .map(String::as_str)

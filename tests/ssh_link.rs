@@ -358,10 +358,11 @@ fn what_cannot_be_linked_is_told_and_leaves_nothing() {
         assert_eq!(output.status.code(), Some(code), "{args:?} {text}");
         assert!(text.contains(what), "{args:?} {text}");
     };
-    for host in ["--", "a/b", ".", "a b", "$(id)"] {
+    for host in ["", "--", "a/b", ".", "a b", "$(id)"] {
         fails(&["link", "--", host], 2, "invalid host");
     }
     fails(&["link", "--", "-oProxyCommand=id"], 2, "invalid host");
+    fails(&["unlink", ""], 2, "invalid host");
     fails(&["unlink", "devbox"], 2, "devbox is not linked");
     fails(&["link", "no-such-host.invalid"], 1, "no-such-host.invalid");
     let path = format!("{}:{}", sites.at("bin"), std::env::var("PATH").unwrap_or_default());
@@ -428,4 +429,37 @@ fn hooks_wake_a_session_and_confirm_over_a_link() {
     });
     there.reply(&ask, "yes").ok();
     here.take("reply", &ask);
+}
+
+/// A data directory, and with it the directory of an ssh that does what the script says.
+fn with_fake_ssh(script: &str) -> (DataDir, DataDir) {
+    let bin = DataDir::new();
+    let ssh = bin.root().join("ssh");
+    fs::write(&ssh, format!("#!/bin/sh\n{script}\n")).expect("a script");
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("a mode");
+    let path = format!("{}:{}", bin.root().display(), std::env::var("PATH").unwrap_or_default());
+    (DataDir::with(&[("PATH", &path)]), bin)
+}
+
+#[test]
+fn what_the_other_machine_says_is_cleaned() {
+    let lie = r#"{"data_dir": "/x\u001b[2J\u001b]0;x\u0007:y\u202e", "epoch": null, "linked": false}"#;
+    let (local, _bin) = with_fake_ssh(&format!("cat <<'END'\n{lie}\nEND\nexec sleep 60"));
+    let output = local.command(&["link", "devbox"]).output().expect("relay");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("ssh cannot forward /x:y/link-"), "{text:?}");
+    assert!(!text.trim_end().contains(|c: char| c.is_control() || c == '\u{202e}'), "{text:?}");
+}
+
+#[test]
+fn a_link_that_never_came_up_is_listed_and_can_be_ended() {
+    let (local, _bin) = with_fake_ssh("exec sleep 600");
+    let link = local.command(&["link", "devbox"]).stderr(Stdio::piped()).spawn().expect("relay");
+    let list = || String::from_utf8(local.command(&["link"]).output().expect("relay").stdout).expect("text");
+    until("a link that connects", || list().contains("connecting").then_some(()));
+    assert!(local.command(&["unlink", "devbox"]).output().expect("relay").status.success());
+    let ended = link.wait_with_output().expect("an end");
+    let text = String::from_utf8_lossy(&ended.stderr);
+    assert!(text.contains("was ended before it was up"), "{text:?}");
+    assert_eq!((ended.status.code(), list()), (Some(1), String::new()));
 }

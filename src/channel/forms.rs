@@ -11,7 +11,7 @@ use crate::fence::{clean, label};
 use crate::mcp::{self, Id};
 use crate::process;
 use crate::width;
-use crate::wire::{FormEnd, Kind, Parcel, PeerKind, ToHub};
+use crate::wire::{FormEnd, Kind, MAX_TEXT, Parcel, PeerKind, ToHub};
 
 /// The columns of a terminal that does not tell.
 const COLUMNS: usize = 80;
@@ -20,6 +20,9 @@ const MARGIN: usize = 14;
 const LEAST: usize = 20;
 /// The longest directory in the first line, in columns: Claude Code 2.1.332 shows three lines of a message (measured).
 const MAX_DIRECTORY: usize = 60;
+
+/// The end of an answer that was too long.
+const CUT: &str = "\n[the rest of this answer was too long]";
 
 /// A form that the client shows. Its request has the push as its id.
 pub struct OpenForm {
@@ -85,7 +88,10 @@ fn end(kind: Kind, result: Option<&str>) -> FormEnd {
     match (action.as_str(), kind, content["answer"].as_str()) {
         ("accept", Kind::Consent, _) => FormEnd::Allowed { always: content["always"] == true },
         ("accept", _, Some(answer)) if !answer.trim().is_empty() => {
-            FormEnd::Answered { text: answer.to_owned() }
+            // The hub takes no longer text, and the person cannot be told.
+            let end = (0..=MAX_TEXT - CUT.len()).rev().find(|at| answer.is_char_boundary(*at));
+            let (text, rest) = answer.split_at(end.unwrap_or_default());
+            FormEnd::Answered { text: if rest.is_empty() { text.to_owned() } else { format!("{text}{CUT}") } }
         }
         ("decline", ..) => FormEnd::Declined,
         _ => FormEnd::PutOff,
@@ -114,7 +120,11 @@ fn form(parcel: &Parcel, columns: usize) -> Value {
     let question = lines.iter().map(|line| format!("> {line}")).collect::<Vec<_>>().join("\n");
     let (does, name, field) = match parcel.kind {
         Kind::Consent => {
-            let title = format!("Always allow {from}");
+            let title = match parcel.from_kind {
+                // The hub counts them as one peer.
+                Some(PeerKind::Person | PeerKind::Script) => "Always allow all clients at a shell".to_owned(),
+                _ => format!("Always allow {from}"),
+            };
             let field = json!({"type": "boolean", "title": title, "default": false, "description": question});
             ("wants to ask this session. Accept lets it.", "always", field)
         }
@@ -189,6 +199,7 @@ mod tests {
             (Kind::Ask, r#"{"action":"cancel"}"#, FormEnd::PutOff),
             (Kind::Ask, r#"{"action":"other"}"#, FormEnd::PutOff),
             (Kind::Ask, r#"{"action":7}"#, FormEnd::Failed),
+            (Kind::Ask, r#"{"action":"accept","content":["x"]}"#, FormEnd::PutOff),
             (Kind::Ask, "null", FormEnd::Failed),
             (
                 Kind::Consent,
@@ -201,5 +212,14 @@ mod tests {
             assert_eq!(end(kind, Some(result)), expected, "{kind:?} {result}");
         }
         assert_eq!(end(Kind::Ask, None), FormEnd::Failed);
+        // What a person pastes is cut, as the hub refuses more.
+        for (length, is_cut) in [(MAX_TEXT - CUT.len(), false), (MAX_TEXT, true), (3 * MAX_TEXT, true)] {
+            let result = json!({"action": "accept", "content": {"answer": format!("é{}", "é".repeat(length / 2 - 1))}});
+            let FormEnd::Answered { text } = end(Kind::Ask, Some(&result.to_string())) else {
+                panic!("answered")
+            };
+            assert!(text.len() <= MAX_TEXT && text.starts_with("éé"), "{length}");
+            assert_eq!(text.ends_with(CUT), is_cut, "{length}");
+        }
     }
 }

@@ -50,7 +50,7 @@ impl Entry {
         }
     }
 
-    /// Records that the link is `up`, or `down` and why. Without room on the disk the list shows the earlier state.
+    /// Records that the link is `connecting` for the first time, `up`, or `down` and why. Without room on the disk the list shows the earlier state.
     pub fn write(&self, host: &str, state: &str, detail: Option<&str>) {
         let (pid, detail) = (std::process::id(), detail.map(clean));
         let state = json!({"host": host, "state": state, "since_ms": now_ms(), "pid": pid, "detail": detail});
@@ -88,7 +88,10 @@ pub fn link(dir: &DataDir, args: &Args) -> Outcome {
     }
     let cannot = |e: io::Error| format!("cannot use {}: {e}", links(dir).display());
     match Entry::claim(dir, host).map_err(cannot)? {
-        Some(entry) => Ok(keep(dir, host, &entry)?),
+        Some(entry) => {
+            entry.write(host, "connecting", None);
+            Ok(keep(dir, host, &entry)?)
+        }
         None => Err(Failure::Other(format!("{host} is linked already; see `relay link`"))),
     }
 }
@@ -96,7 +99,7 @@ pub fn link(dir: &DataDir, args: &Args) -> Outcome {
 /// What ssh takes for a host, and what is a file name.
 fn check_host(host: &str) -> Result<(), Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "@._:%-".contains(c);
-    if host.len() <= 200 && host.chars().all(plain) && !host.starts_with(['-', '.']) {
+    if (1..=200).contains(&host.len()) && host.chars().all(plain) && !host.starts_with(['-', '.']) {
         return Ok(());
     }
     usage_error(format!(
@@ -124,7 +127,11 @@ fn in_background(dir: &DataDir, host: &str) -> Outcome {
     if let Some(from) = child.stderr.take() {
         let _ = from.take(MAX_STATE).read_to_string(&mut why); // as above
     }
-    Err(Failure::Other(why.trim().trim_start_matches("relay link: ").to_owned()))
+    let why = match why.trim().trim_start_matches("relay link: ") {
+        "" => format!("the link to {host} was ended before it was up"),
+        why => why.to_owned(),
+    };
+    Err(Failure::Other(why))
 }
 
 /// The links, by host.

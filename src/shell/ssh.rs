@@ -16,7 +16,7 @@ use super::linked::{BYE, PREFIX, REPLACED, Remote, TAKEN};
 use super::links::Entry;
 use super::terminal::{err, out};
 use crate::datadir::DataDir;
-use crate::fence::clean;
+use crate::fence::{clean, label};
 use crate::link::{self, Link};
 use crate::threads::{SMALL, spawn};
 use crate::token::Tokens;
@@ -145,7 +145,8 @@ impl Keeper<'_> {
         let name = self.tokens.id(PREFIX).map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
         let forward = format!("{}/{name}:{}", remote.data_dir, self.dir.peers_socket().display());
         if forward.matches(':').count() > 1 || forward.contains(['\\', '%', '$']) {
-            return Err(format!("ssh cannot forward {forward}: choose directories without : \\ % $"));
+            let shown = label(&forward); // the other machine has chosen a part of it
+            return Err(format!("ssh cannot forward {shown}: choose directories without : \\ % $"));
         }
         let mut ssh = Ssh::start(self.host, &["-R", &forward], &name)?;
         if self.first(&mut ssh, |line| (line == TAKEN).then_some(()))?.is_none() {
@@ -221,6 +222,10 @@ impl Keeper<'_> {
                 return Next::Leave;
             }
             let pause = until.saturating_duration_since(Instant::now()).min(CHECK);
+            // Also if the other machine never stops talking.
+            if pause.is_zero() {
+                return Next::Quiet;
+            }
             match ssh.as_mut().map(|ssh| ssh.said.recv_timeout(pause)) {
                 Some(Ok(Said::Line(line))) => return Next::Line(line),
                 Some(Ok(Said::Error(line))) => ssh.iter_mut().for_each(|ssh| ssh.error.clone_from(&line)),
@@ -234,9 +239,6 @@ impl Keeper<'_> {
                 .is_some_and(|ssh| ssh.said.is_empty() && !matches!(ssh.child.try_wait(), Ok(None)))
             {
                 return Next::Ended;
-            }
-            if Instant::now() >= until {
-                return Next::Quiet;
             }
         }
     }

@@ -225,8 +225,8 @@ impl Router {
         }
         let identity = &self.peer(me).who.peer;
         // For other peers the ask does not exist.
-        let Some(ended) = self.ended.get(ask_id).filter(|t| t.target == *identity && !identity.is_empty())
-        else {
+        let is_mine = |t: &&Tombstone| t.target == *identity && !identity.is_empty() && !t.by_form;
+        let Some(ended) = self.ended.get(ask_id).filter(is_mine) else {
             return unknown("this session was not asked anything with that ask_id");
         };
         let asker = self.by_identity.get(&ended.asker).copied();
@@ -412,6 +412,7 @@ impl Router {
             to: ask.to.clone(),
             thread: ask.thread.clone(),
             broadcast: ask.broadcast.clone(),
+            by_form: self.is_by_form(ask.person, ask.target),
             code,
             answer,
             ..Tombstone::default()

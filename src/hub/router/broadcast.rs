@@ -106,8 +106,8 @@ impl Router {
     }
 
     fn member(&self, broadcast_id: &str, no: PeerNo) -> Member {
-        let who = &self.peer(no).who;
-        Member { ask_id: format!("{broadcast_id}-{}", who.peer), to: who.name.clone() }
+        // Not with its identity, by which a stranger could come back as this peer once it has left.
+        Member { ask_id: format!("{broadcast_id}-{no}"), to: self.peer(no).who.name.clone() }
     }
 
     /// The peers in `scope` that receive broadcasts, ordered by name.
@@ -119,8 +119,8 @@ impl Router {
         }
         let within = |other: &Who| match scope {
             Scope::Machine => true,
-            Scope::Repo => (&other.host, &other.repo) == (&own.host, &own.repo),
-            Scope::Directory => (&other.host, &other.cwd) == (&own.host, &own.cwd),
+            Scope::Repo => other.is_at(own) && other.repo == own.repo,
+            Scope::Directory => other.is_at(own) && other.cwd == own.cwd,
         };
         let found = self.names.by_key.values().filter(|no| {
             let who = &self.peer(**no).who;

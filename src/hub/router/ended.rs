@@ -21,6 +21,9 @@ pub(super) struct Tombstone {
     pub to: String,
     pub thread: String,
     pub broadcast: Option<Id>,
+    /// Whether it was for the person in front of the target, and not for its model.
+    #[serde(default)]
+    pub by_form: bool,
     /// The error, if it failed.
     pub code: Option<Code>,
     /// A digest of the answer, to distinguish a repeated answer from a different one.

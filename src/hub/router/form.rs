@@ -3,9 +3,10 @@
 
 use super::ask::check_text;
 use super::delivery::Delivery;
+use super::ended::Tombstone;
 use super::limits::overloaded;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
-use crate::fence::label;
+use crate::fence::{clean, label};
 use crate::span::span;
 use crate::wire::{
     Activity, Answer, Code, Consent, Fault, FormEnd, Kind, Note, Path, PeerKind, State, ToClient, refused,
@@ -24,7 +25,8 @@ const HOUR: Ms = 3_600_000;
 impl Router {
     /// Checks that a question can be put to the person behind `target`.
     pub(super) fn check_person(&self, target: PeerNo, text: &str) -> Result<(), Fault> {
-        if text.len() > MAX_TEXT || text.lines().count() > MAX_LINES {
+        // Cleaned, a text has more lines: some control characters end one.
+        if text.len() > MAX_TEXT || clean(text).lines().count() > MAX_LINES {
             let limit = format!(
                 "a question to a person has at most {MAX_TEXT} bytes and {MAX_LINES} lines; shorten it, or name a file to read"
             );
@@ -92,9 +94,14 @@ impl Router {
             return self
                 .decline(id, "its user wants to be asked first, and was asked too often within an hour");
         }
-        let shown = text.lines().take(MAX_LINES).collect::<Vec<_>>().join("\n");
+        // What is hidden behind the lines or characters that are shown must not be overlooked.
+        let head: String = text.chars().take(8 * MAX_SHOWN).collect();
+        let is_whole = head.len() == text.len();
+        let head = clean(&head); // its lines are those of the form
+        let head = head.trim_end();
+        let shown = head.lines().take(MAX_LINES).collect::<Vec<_>>().join("\n");
         let mut text: String = shown.chars().take(MAX_SHOWN).collect();
-        if text.len() < shown.len() {
+        if text.len() < head.len() || !is_whole {
             text.push('…');
         }
         let mut parcel = self.parcel(Kind::Consent, id, asker, text, &thread);
@@ -110,7 +117,7 @@ impl Router {
             (None, None) => from.cwd == to.who.cwd,
             (from, to) => from == to,
         };
-        let is_near = is_near && from.host == to.who.host; // a path elsewhere is another directory
+        let is_near = is_near && from.is_at(&to.who); // a path elsewhere is another directory
         let applies = match to.who.consent {
             None => false,
             Some(Consent::Repo) => !is_near,
@@ -237,8 +244,8 @@ impl Router {
 
     /// The asker of an ask to `me` that timed out while its answer was on its way.
     fn late_asker(&self, me: PeerNo, id: &Id) -> Option<PeerNo> {
-        let ended =
-            self.ended.get(id).filter(|t| t.target == self.peer(me).who.peer && t.answer.is_none())?;
+        let is_mine = |t: &&Tombstone| t.by_form && t.target == self.peer(me).who.peer && t.answer.is_none();
+        let ended = self.ended.get(id).filter(is_mine)?;
         let asker = self.by_identity.get(&ended.asker).filter(|_| ended.code == Some(Code::Timeout))?;
         self.room_for_text(*asker).is_ok().then_some(*asker)
     }

@@ -263,6 +263,10 @@ impl Router {
                 other.rate.remove(&no);
             }
         }
+        // Whoever comes with its identity later is somebody else.
+        for other in self.peers.values_mut() {
+            other.always.remove(&peer.who.peer);
+        }
         self.report(What::Left, |e| e.from = peer.who.name);
         if self.peers.is_empty() {
             self.empty_since = Some(self.now);

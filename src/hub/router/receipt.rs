@@ -149,7 +149,7 @@ impl Router {
     /// session.
     fn confirmable(&self, conn: ConnId, claude: Option<&str>, push: &str) -> Option<(DeliveryNo, Path)> {
         let no = *self.pushes.get(push)?;
-        let delivery = self.deliveries.get(&no)?;
+        let delivery = self.deliveries.get(&no).filter(|d| !d.is_form())?; // no hook sees a form
         let attempt = delivery.attempts.iter().find(|a| a.push == push)?;
         let is_own = match self.peer_on(conn) {
             Some(peer) => peer == delivery.to,
