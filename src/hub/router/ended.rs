@@ -102,8 +102,7 @@ mod tests {
 
     fn tombstone(to: &str) -> Tombstone {
         let (asker, target, from, to) = ("a".to_owned(), "b".to_owned(), "a".to_owned(), to.to_owned());
-        let (thread, broadcast, code, answer, lost, untold, members) = Default::default();
-        Tombstone { asker, target, from, to, thread, broadcast, code, answer, lost, untold, members }
+        Tombstone { asker, target, from, to, ..Tombstone::default() }
     }
 
     #[test]
