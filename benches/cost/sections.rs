@@ -403,11 +403,11 @@ fn size() {
         value(what, &bytes(size), "", None, &verdict(size <= most * 1000, &format!("≤ {most} KB")));
     };
     let relay = process::relay();
-    show("the binary of this bench, stripped", size(&relay).unwrap_or(0), 700);
+    show("the binary of this bench, stripped", size(&relay).unwrap_or(0), 1600);
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
     for place in ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl", "x86_64-unknown-linux-gnu"] {
         if let Some(size) = size(&target.join(place).join("release/relay")) {
-            show(&format!("static, {place}"), size, 1600);
+            show(&format!("static, {place}"), size, 2400);
         }
     }
     let tree = Command::new(env!("CARGO"))
