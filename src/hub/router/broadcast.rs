@@ -100,8 +100,8 @@ impl Router {
     }
 
     fn member(&self, broadcast_id: &str, no: PeerNo) -> Member {
-        // Not with its identity, by which a stranger could come back as this peer once it has left.
-        Member { ask_id: format!("{broadcast_id}-{no}"), to: self.peer(no).who.name.clone() }
+        let who = &self.peer(no).who;
+        Member { ask_id: format!("{broadcast_id}-{}", who.peer), to: who.name.clone() }
     }
 
     /// The peers in `scope` that receive broadcasts, ordered by name.

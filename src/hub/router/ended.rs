@@ -102,8 +102,9 @@ mod tests {
 
     fn tombstone(to: &str) -> Tombstone {
         let (asker, target, from, to) = ("a".to_owned(), "b".to_owned(), "a".to_owned(), to.to_owned());
-        let (thread, broadcast, code, answer, lost, untold, members) = Default::default();
-        Tombstone { asker, target, from, to, thread, broadcast, code, answer, lost, untold, members }
+        let (thread, broadcast, code, answer, lost) = Default::default();
+        let of_the_others = Tombstone::default();
+        Tombstone { asker, target, from, to, thread, broadcast, code, answer, lost, ..of_the_others }
     }
 
     #[test]
