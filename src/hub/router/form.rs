@@ -55,9 +55,16 @@ impl Router {
         let (now, most, key) = (self.now, self.limits.forms_per_hour, self.asker_key(asker));
         let forms = &mut self.peer_mut(target).forms;
         forms.retain(|_, (start, _)| now.saturating_sub(*start) < HOUR);
-        let is_full = forms.len() >= MAX_ASKERS && !forms.contains_key(&key);
+        // Many that come once must not keep out the others: the oldest is forgotten.
+        if forms.len() >= MAX_ASKERS
+            && !forms.contains_key(&key)
+            && let Some(oldest) =
+                forms.iter().min_by_key(|(_, (start, _))| *start).map(|(key, _)| key.clone())
+        {
+            forms.remove(&oldest);
+        }
         let (start, count) = forms.get(&key).copied().unwrap_or((now, 0));
-        if most != 0 && (count >= most || is_full) {
+        if most != 0 && count >= most {
             let wait = span(start.saturating_add(HOUR).saturating_sub(now).div_ceil(1_000));
             let what = format!("its user was asked {most} times within an hour");
             return overloaded(what, format!("in {wait}, or ask the session"));
