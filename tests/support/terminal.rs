@@ -17,6 +17,8 @@ pub struct Terminal {
     environment: Vec<(String, String)>,
     channel: bool,
     pid: u32,
+    /// The process of its tmux server.
+    server: u32,
 }
 
 impl Terminal {
@@ -35,6 +37,7 @@ impl Terminal {
             environment: launch.environment().into_iter().collect(),
             channel: launch.channel.is_some(),
             pid: 0,
+            server: 0,
         };
         let mut start = terminal.command();
         start
@@ -45,9 +48,11 @@ impl Terminal {
         start.arg("--").arg(&launch.claude).args(launch.arguments()).current_dir(&launch.dir);
         let output = start.output().unwrap_or_else(|e| panic!("{}: {e}", tmux.display()));
         assert!(output.status.success(), "tmux did not start: {}", String::from_utf8_lossy(&output.stderr));
-        let pid = terminal.tmux(&["display-message", "-p", "#{pane_pid}"]);
-        terminal.pid =
-            pid.trim().parse().unwrap_or_else(|e| panic!("tmux names no process, but {pid:?}: {e}"));
+        let ask = |format: &str| {
+            let pid = terminal.tmux(&["display-message", "-p", format]);
+            pid.trim().parse().unwrap_or_else(|e| panic!("tmux names no process, but {pid:?}: {e}"))
+        };
+        (terminal.pid, terminal.server) = (ask("#{pane_pid}"), ask("#{pid}"));
         terminal
     }
 
@@ -233,7 +238,10 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        self.command().arg("kill-server").output().ok();
+        let killed = self.command().arg("kill-server").output();
+        if self.server != 0 && !killed.is_ok_and(|output| output.status.success()) {
+            leftovers::signal(self.server, "TERM"); // its socket went with the home
+        }
     }
 }
 
