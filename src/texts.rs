@@ -169,24 +169,7 @@ mod tests {
     fn parcel(n: usize, text: String) -> Parcel {
         let (push, ask_id) = (format!("push_{n:024}"), format!("ask_{n:08}"));
         let (path, kind, from) = (Way::Hook, Kind::Ask, "web".to_owned());
-        let (from_kind, by, about, cwd, cut, code, broadcast, thread, late) = Default::default();
-        Parcel {
-            push,
-            path,
-            kind,
-            ask_id,
-            from,
-            from_kind,
-            by,
-            about,
-            cwd,
-            text,
-            cut,
-            code,
-            broadcast,
-            thread,
-            late,
-        }
+        Parcel { push, path, kind, ask_id, from, text, ..Parcel::default() }
     }
 
     fn limit(most: usize) -> Limit {

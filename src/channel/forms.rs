@@ -147,28 +147,11 @@ mod tests {
     use crate::wire;
 
     fn parcel(kind: Kind, text: &str) -> Parcel {
-        let (about, by, cut, code, broadcast, thread, late) = Default::default();
         let (push, ask_id, from) = ("push_1".to_owned(), "ask_1".to_owned(), "w\"eb".to_owned());
         let (from_kind, cwd, path) =
             (Some(PeerKind::Script), Some(format!("/{}", "d/".repeat(60))), wire::Path::Form);
         let text = text.to_owned();
-        Parcel {
-            push,
-            path,
-            kind,
-            ask_id,
-            from,
-            from_kind,
-            by,
-            about,
-            cwd,
-            text,
-            cut,
-            code,
-            broadcast,
-            thread,
-            late,
-        }
+        Parcel { push, path, kind, ask_id, from, from_kind, cwd, text, ..Parcel::default() }
     }
 
     #[test]

@@ -33,17 +33,20 @@ fn command_fails(dir: &DataDir, args: &[&str]) -> String {
     String::from_utf8(stderr).expect("text")
 }
 
+/// A hub that renames.
+fn renamed(message: &Value) -> Option<Reaction> {
+    let answer = json!({"renamed": {"name": message["name"]}});
+    (message["type"] == "rename")
+        .then(|| Reaction::Say(json!({"type": "ok", "id": message["id"], "answer": answer})))
+}
+
 #[test]
 fn request_whose_hub_died_under_it_twice_is_not_sent_again() {
     let dir = DataDir::new();
     let hub = FakeHub::new(&dir, |message| match message["type"].as_str() {
         Some("ask" | "broadcast" | "reply" | "peers") => Some(Reaction::Die),
         Some("withdraw") => Some(Reaction::Say(json!({"type": "ok", "id": message["id"], "answer": "done"}))),
-        Some("rename") => {
-            let answer = json!({"renamed": {"name": message["name"]}});
-            Some(Reaction::Say(json!({"type": "ok", "id": message["id"], "answer": answer})))
-        }
-        _ => None,
+        _ => renamed(message),
     });
     let channel = dir.launch("a").start();
     channel.initialize();
@@ -72,11 +75,7 @@ fn withdrawal_that_kills_each_hub_is_not_sent_for_ever() {
     let dir = DataDir::new();
     let hub = FakeHub::new(&dir, |message| match message["type"].as_str() {
         Some("ask" | "withdraw") => Some(Reaction::Die),
-        Some("rename") => {
-            let answer = json!({"renamed": {"name": message["name"]}});
-            Some(Reaction::Say(json!({"type": "ok", "id": message["id"], "answer": answer})))
-        }
-        _ => None,
+        _ => renamed(message),
     });
     let channel = dir.launch("a").start();
     channel.initialize();

@@ -369,14 +369,18 @@ impl Router {
 
     /// Whether a text about this ask or broadcast is on its way to `peer`.
     pub(super) fn has_text_for(&self, peer: PeerNo, ask_id: &str) -> bool {
-        let texts = self.peer(peer).inbox.iter().filter_map(|no| self.deliveries.get(no));
-        texts.into_iter().any(|d| d.parcel.ask_id == ask_id)
+        self.deliveries_to(peer).any(|d| d.parcel.ask_id == ask_id)
+    }
+
+    /// The texts on their way to `peer`.
+    pub(super) fn deliveries_to(&self, peer: PeerNo) -> impl Iterator<Item = &Delivery> {
+        self.peer(peer).inbox.iter().filter_map(|no| self.deliveries.get(no))
     }
 
     /// The state of the delivery of an answer to `asker`.
     pub(super) fn reply_state(&self, asker: PeerNo, ask_id: &str) -> State {
-        let texts = self.peer(asker).inbox.iter().filter_map(|no| self.deliveries.get(no));
-        let mut replies = texts.filter(|d| d.parcel.kind == Kind::Reply && d.parcel.ask_id == ask_id);
+        let mut replies =
+            self.deliveries_to(asker).filter(|d| d.parcel.kind == Kind::Reply && d.parcel.ask_id == ask_id);
         replies.next().map_or(State::Pushed, |d| d.progress.state)
     }
 

@@ -153,8 +153,8 @@ impl Router {
     }
 
     fn has_open_form(&self, peer: PeerNo) -> bool {
-        let mut inbox = self.of_same_session(peer).into_iter().flat_map(|no| &self.peer(no).inbox);
-        inbox.any(|no| self.deliveries.get(no).is_some_and(|d| d.is_form() && d.is_under_way()))
+        let mut deliveries = self.of_same_session(peer).into_iter().flat_map(|no| self.deliveries_to(no));
+        deliveries.any(|d| d.is_form() && d.is_under_way())
     }
 
     /// Waits for the time to open a form, if it is known.
@@ -172,7 +172,7 @@ impl Router {
         for no in self.of_same_session(peer) {
             let peer = self.peer_mut(no);
             peer.form_after = peer.form_after.max(at);
-            if self.peer(no).inbox.iter().any(|no| self.deliveries.get(no).is_some_and(Delivery::is_form)) {
+            if self.deliveries_to(no).any(Delivery::is_form) {
                 self.arm(at, Timer::Form(no));
             }
         }
