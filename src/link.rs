@@ -125,16 +125,7 @@ impl Link {
                 },
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir.hub_process())),
                 Err(e) if start == Start::No && is_not_running(&e) => {
-                    return Err(unreachable(match dir.elsewhere() {
-                        None => format!(
-                            "no hub runs for {}; the first session or `relay ask` starts one",
-                            dir.path().display()
-                        ),
-                        Some(socket) => format!(
-                            "no hub listens on {}; run `relay hub --detach` on the machine that it belongs to",
-                            socket.display()
-                        ),
-                    }));
+                    return Err(no_hub(dir));
                 }
                 Err(e) if is_not_running(&e) => {
                     if Instant::now() >= start_at && (dir.is_claimed() || start_hub(dir)? == Started::Another)
@@ -387,6 +378,19 @@ pub fn hub_command(program: impl AsRef<OsStr>, args: &[&OsStr]) -> Command {
     let kept = std::env::vars_os().filter(|(name, _)| ours(name));
     command.args(args).env_clear().envs(kept).stdin(Stdio::null()).process_group(0);
     command
+}
+
+/// The error for a command that needs a hub and starts none.
+pub fn no_hub(dir: &DataDir) -> Fault {
+    unreachable(match dir.elsewhere() {
+        None => {
+            format!("no hub runs for {}; the first session or `relay ask` starts one", dir.path().display())
+        }
+        Some(socket) => {
+            let socket = socket.display();
+            format!("no hub listens on {socket}; run `relay hub --detach` on the machine that it belongs to")
+        }
+    })
 }
 
 pub fn unreachable(why: impl Into<String>) -> Fault {

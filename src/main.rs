@@ -32,8 +32,8 @@ use std::process::ExitCode;
 use datadir::DataDir;
 use shell::args::{self, Args};
 use shell::{
-    Failure, FailureJson, Outcome, ask, asks, completions, demo, doctor, hosts, join, peers, report, setup,
-    status, tail, usage_error,
+    Failure, Outcome, ask, asks, completions, demo, doctor, hosts, join, peers, report, setup, status, tail,
+    usage_error,
 };
 
 fn main() -> ExitCode {
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let code = match DataDir::locate(args.data_dir.as_deref()) {
         Ok(dir) => match run(&dir, &args) {
             Ok(code) => code,
-            Err(failure) => failed(report(&args, failure, |error| FailureJson { error })),
+            Err(failure) => failed(report(&args, failure, ())),
         },
         Err(why) => failed(args::usage_error(None, &why)),
     };

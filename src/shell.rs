@@ -65,47 +65,34 @@ impl From<String> for Failure {
     }
 }
 
-/// An error, as the `--json` output of every command contains it.
+/// The `--json` output of a command that failed.
 #[derive(Serialize)]
-pub struct ErrorJson {
-    /// The error code, as in the table of exit codes.
-    pub code: &'static str,
-    pub message: String,
+struct FailureJson<T> {
+    error: Fault,
+    #[serde(flatten)]
+    rest: T,
 }
 
-/// The `--json` output of a command that failed before it had a result.
-#[derive(Serialize)]
-pub struct FailureJson {
-    pub error: ErrorJson,
-}
-
-/// Reports a failure and returns its exit code. With `--json` an error that has a code is printed as the value that
-/// `wrap` makes of it; every other failure is a line on standard error. A reader that closed the pipe is not reported.
-pub fn report<T: Serialize>(args: &Args, failure: Failure, wrap: impl FnOnce(ErrorJson) -> T) -> ExitCode {
-    let fault = match failure {
-        Failure::Fault(fault) => fault,
-        Failure::Output(e) => return report_output(args, &e),
-        Failure::Other(message) => return report_message(args, &message),
-    };
-    let message = message(fault.code, &fault.message, "`relay peers`");
-    if !args.has("json") {
-        err(&format!("relay: {}: {}\n", fault.code.name(), clean(&message)));
-    } else if let Err(Failure::Output(e)) = print(&wrap(ErrorJson { code: fault.code.name(), message })) {
-        return report_output(args, &e);
+/// Reports a failure and returns its exit code. With `--json` an error that has a code is printed as JSON, with the fields of
+/// `rest`; every other failure is a line on standard error. A reader that closed the pipe is not reported.
+pub fn report(args: &Args, failure: Failure, rest: impl Serialize) -> ExitCode {
+    match failure {
+        Failure::Fault(Fault { code, message: text }) => {
+            let error = fault(code, message(code, &text, "`relay peers`"));
+            if !args.has("json") {
+                err(&format!("relay: {}: {}\n", code.name(), clean(&error.message)));
+            } else if let Err(failure) = print(&FailureJson { error, rest }) {
+                return report(args, failure, ());
+            }
+            args::exit_code(code)
+        }
+        Failure::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Failure::Output(e) => report(args, format!("cannot write to standard output: {e}").into(), ()),
+        Failure::Other(message) => {
+            err(&format!("{}: {message}\n", format!("relay {}", args.command).trim_end()));
+            ExitCode::FAILURE
+        }
     }
-    args::exit_code(fault.code)
-}
-
-fn report_output(args: &Args, e: &io::Error) -> ExitCode {
-    match e.kind() {
-        io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
-        _ => report_message(args, &format!("cannot write to standard output: {e}")),
-    }
-}
-
-fn report_message(args: &Args, message: &str) -> ExitCode {
-    err(&format!("{}: {message}\n", format!("relay {}", args.command).trim_end()));
-    ExitCode::FAILURE
 }
 
 /// The hub's error message for a reader at a shell: without the code that some messages begin with, and with `peers` for
@@ -129,21 +116,15 @@ pub fn print(value: &impl Serialize) -> Result<(), Failure> {
     out(&format!("{line}\n"))
 }
 
-/// Connects to the running hub; never starts one.
+/// Connects to the running hub; `None` if no hub runs. Never starts one.
 ///
 /// # Errors
-/// No hub runs, or the data directory could not hold one.
-pub fn open(dir: &DataDir) -> Result<Link, Fault> {
-    Link::open(dir, Start::No).map_err(|fault| match dir.look() {
-        Err(why) if fault.code == Code::HubUnreachable => unreachable(why),
-        _ => fault,
+/// The hub cannot be used, or the data directory could not hold one.
+pub fn open(dir: &DataDir) -> Result<Option<Link>, Fault> {
+    Link::open(dir, Start::No).map(Some).or_else(|fault| match dir.connect(CONNECT) {
+        Err(e) if is_not_running(&e) => dir.look().map(|_| None).map_err(unreachable),
+        _ => Err(fault),
     })
-}
-
-/// Whether `fault` means that no hub runs, and that one could be started.
-pub fn is_no_hub(dir: &DataDir, fault: &Fault) -> bool {
-    let is_not_running = || dir.connect(CONNECT).is_err_and(|e| is_not_running(&e)) && dir.look().is_ok();
-    fault.code == Code::HubUnreachable && is_not_running()
 }
 
 /// The beginning of an ask's id, `ask_` and eight digits. The asks of a broadcast share it.

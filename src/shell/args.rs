@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use lexopt::prelude::*;
 
+use super::report;
 use super::terminal::{err, out};
-use super::{FailureJson, report};
 use crate::fence::clean;
 use crate::name;
 use crate::wire::Code;
@@ -140,11 +140,7 @@ pub fn parse(mut line: lexopt::Parser) -> Result<Args, ExitCode> {
 
 /// Prints help and ends the parsing.
 fn print(text: &str) -> Result<Args, ExitCode> {
-    let written = out(text);
-    Err(written.map_or_else(
-        |failure| report(&Args::default(), failure, |error| FailureJson { error }),
-        |()| ExitCode::SUCCESS,
-    ))
+    Err(out(text).map_or_else(|failure| report(&Args::default(), failure, ()), |()| ExitCode::SUCCESS))
 }
 
 /// Reports a usage error and returns its exit code.

@@ -1,6 +1,6 @@
 //! `relay ask` and `relay broadcast`: answers on standard output, everything else on standard error.
 
-use std::io::{self, IsTerminal, Read, stderr, stdin};
+use std::io::{IsTerminal, Read, stderr, stdin};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::args::Args;
 use super::guest::{Guest, News};
 use super::terminal::{self, ERASE, err, out};
-use super::{ErrorJson, Failure, Outcome, print, report, usage_error};
+use super::{Failure, Outcome, print, report, usage_error};
 use crate::client::Event;
 use crate::datadir::DataDir;
 use crate::span::span;
@@ -24,14 +24,15 @@ const PUT_OFF: Duration = Duration::from_secs(600);
 /// How often the time in the status line is updated.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The `--json` output of an ask that was answered.
+/// The `--json` output of an answer.
 #[derive(Serialize)]
-struct AnswerJson<'a> {
-    ask_id: &'a str,
-    /// The name under which the hub delivered the ask.
-    to: &'a str,
-    from: &'a str,
-    answer: &'a str,
+struct AnswerJson {
+    ask_id: String,
+    /// The name under which the hub delivered the ask; left out for a broadcast.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<String>,
+    from: String,
+    answer: String,
     /// `person` if a person answered; left out if not.
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<PeerKind>,
@@ -40,35 +41,32 @@ struct AnswerJson<'a> {
     late: bool,
 }
 
-/// The `--json` output of an ask that failed.
+impl AnswerJson {
+    fn new(parcel: Parcel, to: Option<String>) -> AnswerJson {
+        let Parcel { ask_id, from, text: answer, by, late, .. } = parcel;
+        AnswerJson { ask_id, to, from, answer, by, late }
+    }
+}
+
+/// What the `--json` output of an ask that failed has besides the error.
 #[derive(Serialize)]
-struct AskFailureJson<'a> {
-    ask_id: &'a str,
-    error: ErrorJson,
+struct AskJson {
+    ask_id: String,
 }
 
 /// The `--json` output of a broadcast.
-#[derive(Default, Serialize)]
+#[derive(Serialize)]
 struct BroadcastJson {
     broadcast_id: String,
-    answers: Vec<BroadcastAnswerJson>,
-    failed: Vec<BroadcastFailureJson>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<ErrorJson>,
+    answers: Vec<AnswerJson>,
+    failed: Vec<UnansweredJson>,
 }
 
 #[derive(Serialize)]
-struct BroadcastAnswerJson {
-    ask_id: String,
-    from: String,
-    answer: String,
-}
-
-#[derive(Serialize)]
-struct BroadcastFailureJson {
+struct UnansweredJson {
     ask_id: String,
     to: String,
-    code: &'static str,
+    code: Code,
 }
 
 /// A connection that waits for answers and shows the progress.
@@ -128,10 +126,8 @@ pub fn ask(dir: &DataDir, args: &Args) -> Outcome {
         waiter.timeout += PUT_OFF;
     }
     let ask_id = waiter.guest.ask(to, &text, timeout, person)?;
-    let code = match await_answer(&mut waiter, args, to) {
-        Ok(code) => code,
-        Err(failure) => report(args, failure, |error| AskFailureJson { ask_id: &ask_id, error }),
-    };
+    let outcome = await_answer(&mut waiter, args, to);
+    let code = outcome.unwrap_or_else(|failure| report(args, failure, AskJson { ask_id }));
     waiter.guest.leave();
     Ok(code)
 }
@@ -159,21 +155,17 @@ fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
                     waiter.guest.client.seen(&parcel.push);
                     return Err(fault(code, parcel.text).into());
                 }
-                print_answer(args, &to, &parcel)?;
-                waiter.guest.client.seen(&parcel.push); // only now: an answer that could not be printed was not received
+                let push = parcel.push.clone();
+                match args.has("json") {
+                    true => print(&AnswerJson::new(parcel, Some(to)))?,
+                    false => out(&format!("{}\n", terminal::peer_text(&parcel.text).trim_end_matches('\n')))?,
+                }
+                waiter.guest.client.seen(&push); // only now: an answer that could not be printed was not received
                 return Ok(ExitCode::SUCCESS);
             }
             _ => continue,
         };
         waiter.progress = format!("{to}: {progress}");
-    }
-}
-
-fn print_answer(args: &Args, to: &str, parcel: &Parcel) -> Result<(), Failure> {
-    let Parcel { ask_id, from, text, by, late, .. } = parcel;
-    match args.has("json") {
-        true => print(&AnswerJson { ask_id, to, from, answer: text, by: *by, late: *late }),
-        false => out(&format!("{}\n", terminal::peer_text(text).trim_end_matches('\n'))),
     }
 }
 
@@ -186,16 +178,13 @@ pub fn broadcast(dir: &DataDir, args: &Args) -> Outcome {
     let (text, timeout) = (text(&args.words)?, timeout(args, "5m")?);
     let mut waiter = Waiter::new(dir, args, timeout)?;
     let broadcast_id = waiter.guest.broadcast(&text, scope, timeout)?;
-    let mut result = BroadcastJson { broadcast_id, ..BroadcastJson::default() };
-    // Answers are printed however the broadcast ended: their senders know that they were received.
-    let code = match collect(&mut waiter, args, &mut result) {
-        Err(failure) => report(args, failure, |error| BroadcastJson { error: Some(error), ..result }),
-        Ok(code) if args.has("json") => match print(&result) {
-            Err(failure) => report(args, failure, |error| error),
-            Ok(()) => code,
-        },
-        Ok(code) => code,
+    let mut result = BroadcastJson { broadcast_id, answers: Vec::new(), failed: Vec::new() };
+    let outcome = match collect(&mut waiter, args, &mut result) {
+        Ok(code) if args.has("json") => print(&result).map(|()| code),
+        outcome => outcome,
     };
+    // Also with an error: the senders of the answers know that these were received.
+    let code = outcome.unwrap_or_else(|failure| report(args, failure, result));
     waiter.guest.leave();
     Ok(code)
 }
@@ -215,11 +204,11 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
             }
             News::Hub(Event::Told(ToClient::State { ask_id, state: State::Ended, code, .. })) => {
                 let to = asked.iter().find(|m| m.ask_id == ask_id).map_or("", |m| &m.to).to_owned();
-                let code = code.unwrap_or(Code::Timeout).name();
+                let code = code.unwrap_or(Code::Timeout);
                 if !json {
-                    err(&format!("relay: {code}: no answer from {to}\n"));
+                    err(&format!("relay: {}: no answer from {to}\n", code.name()));
                 }
-                result.failed.push(BroadcastFailureJson { ask_id, to, code });
+                result.failed.push(UnansweredJson { ask_id, to, code });
             }
             News::Hub(Event::Push(parcel)) if parcel.kind == Kind::Summary => {
                 waiter.guest.client.seen(&parcel.push);
@@ -233,8 +222,7 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
                     out(&terminal::with_heading(&format!("{}:", parcel.from), &parcel.text))?;
                 }
                 waiter.guest.client.seen(&parcel.push);
-                let Parcel { ask_id, from, text: answer, .. } = parcel;
-                result.answers.push(BroadcastAnswerJson { ask_id, from, answer });
+                result.answers.push(AnswerJson::new(parcel, None));
             }
             News::Signal(code) => return Ok(code),
             _ => {}
@@ -257,7 +245,11 @@ pub fn checked_name(name: Option<&str>) -> Result<Option<&str>, Failure> {
 fn text(words: &[String]) -> Result<String, Failure> {
     let mut bytes = words.join(" ").into_bytes();
     if words == ["-"] || words.is_empty() && !stdin().is_terminal() {
-        bytes = read_stdin().or_else(|e| usage_error(format!("cannot read standard input: {e}")))?;
+        bytes.clear();
+        // One byte more than the longest text and its newline, so that a longer one is noticed.
+        let mut input = stdin().lock().take(MAX_TEXT as u64 + 2);
+        let read = input.read_to_end(&mut bytes);
+        read.or_else(|e| usage_error(format!("cannot read standard input: {e}")))?;
     }
     if bytes.len() > MAX_TEXT + 1 {
         let limit = MAX_TEXT / 1024;
@@ -270,13 +262,6 @@ fn text(words: &[String]) -> Result<String, Failure> {
         true => usage_error("missing TEXT; give it as an argument, or on standard input with '-'"),
         false => Ok(text.trim_end_matches(['\n', '\r']).to_owned()),
     }
-}
-
-/// Reads one byte more than the longest text and its newline, so that a longer one is noticed.
-fn read_stdin() -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    stdin().lock().take(MAX_TEXT as u64 + 2).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// The value of `--timeout`: seconds, or a number with `s`, `m` or `h`.

@@ -17,11 +17,10 @@ use super::settings::{self, RULE, Settings};
 use super::setup::AUTO_MODE;
 use super::status::request_status;
 use super::terminal::{out, paint};
-use super::{Failure, Outcome, count, is_no_hub, print};
+use super::{Failure, Outcome, count, open, print};
 use crate::datadir::DataDir;
-use crate::link::{Link, Start};
 use crate::span::span;
-use crate::wire::{Code, PeerKind, Roster};
+use crate::wire::{Code, PeerKind, Roster, Status};
 
 /// The first version of Claude Code whose sessions have an inbox.
 const INBOX: [u32; 3] = [2, 1, 224];
@@ -277,29 +276,35 @@ fn probe(dir: &DataDir) -> std::io::Result<()> {
 
 /// The hub. Returns its roster, which is empty if no hub runs; `None` if the hub can't be used.
 fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Roster> {
-    let opened = Link::open(dir, Start::No).and_then(|mut link| Ok((request_status(&mut link)?, link)));
-    let (status, mut link) = match opened {
-        Ok(opened) => opened,
-        Err(fault) if fault.code == Code::NotAllowed => {
-            report.ok("hub", format!("it runs elsewhere, behind {}", dir.client_socket().display()));
-            return Link::open(dir, Start::No).and_then(|mut link| request_roster(&mut link)).ok();
-        }
-        Err(fault) if !is_usable && fault.code == Code::HubUnreachable => return None, // reported already
-        Err(fault) if is_no_hub(dir, &fault) => {
-            report.ok(
-                "hub",
-                match dir.elsewhere() {
-                    None => "not running; the first session starts it".to_owned(),
-                    Some(_) => fault.message,
-                },
-            );
+    let mut link = match open(dir) {
+        Ok(Some(link)) => link,
+        Ok(None) => {
+            match dir.elsewhere() {
+                None => report.ok("hub", "not running; the first session starts it"),
+                Some(socket) => {
+                    let detail = format!("no hub listens on {}, so there are no peers", socket.display());
+                    report.warning("hub", detail, "relay hub --detach, on the machine that it belongs to");
+                }
+            }
             return Some(Roster::default());
         }
+        Err(_) if !is_usable => return None, // reported already
         Err(fault) => {
             report.error("hub", fault.message, RESTART);
             return None;
         }
     };
+    match request_status(&mut link) {
+        Ok(status) => check_status(report, dir, &status),
+        Err(fault) if fault.code == Code::NotAllowed => {
+            report.ok("hub", format!("it runs elsewhere, behind {}", dir.client_socket().display()));
+        }
+        Err(fault) => report.error("hub", fault.message, RESTART),
+    }
+    request_roster(&mut link).ok()
+}
+
+fn check_status(report: &mut Report, dir: &DataDir, status: &Status) {
     let (version, up, peers) = (&status.version, span(status.uptime_s), count(status.peers, "peer"));
     match version == VERSION {
         true => report.ok("hub", format!("{version}, process {}, up for {up}, {peers}", status.pid)),
@@ -315,7 +320,6 @@ fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Rost
             report.ok("journal", format!("{size} KiB, {}", path.display()));
         }
     }
-    request_roster(&mut link).ok()
 }
 
 /// The sessions that are registered with the hub.

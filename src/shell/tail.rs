@@ -10,7 +10,7 @@ use super::terminal::{err, first_line, out, paint};
 use super::{Failure, Outcome, open, print, short_id};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
-use crate::link::{Link, Start};
+use crate::link::{Link, Start, no_hub};
 use crate::wire::{Code, Event, Kind, ToClient, ToHub, What};
 
 /// How often to look for the next hub.
@@ -20,7 +20,7 @@ const TEXT_COLUMNS: usize = 100;
 
 /// Runs `relay tail`. It ends when its output is closed, and survives the end of a hub.
 pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
-    let mut link = open(dir)?;
+    let mut link = open(dir)?.ok_or_else(|| no_hub(dir))?;
     let offset = utc_offset().unwrap_or((0, "Z".to_owned()));
     loop {
         match link.call(|id| ToHub::Watch { id }) {

@@ -15,7 +15,7 @@ fn commands_without_a_hub_start_nothing() {
     let home = Home::new();
     let peers = home.run(&["peers"]);
     assert_eq!((peers.code, peers.out.as_str()), (Some(0), ""));
-    assert!(peers.err.contains("No hub is running, so there are no peers"), "{peers:?}");
+    assert!(peers.err.contains("There are no peers: no hub runs for"), "{peers:?}");
     assert_eq!(
         home.json(&["peers", "--json"]),
         json!({"peers": [], "asks": [], "owed": [], "unregistered": []})

@@ -177,6 +177,17 @@ fn doctor_finds_what_is_wrong_with_the_data_directory() {
 }
 
 #[test]
+fn doctor_warns_of_a_socket_that_nobody_listens_on() {
+    let home = with_claude();
+    setup(&home, &[]);
+    let socket = home.path.join("peers.sock");
+    let mut doctor = home.relay(&["doctor", "--json"]);
+    let ran = doctor.env("RELAY_SOCKET", &socket).output().expect("it runs");
+    let report: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
+    assert!(problem(&report, "hub", "warning").contains(socket.to_str().expect("text")));
+}
+
+#[test]
 fn doctor_says_why_a_running_session_cannot_be_asked() {
     let home = with_claude();
     setup(&home, &[]);
