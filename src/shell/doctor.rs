@@ -14,18 +14,16 @@ use super::args::Args;
 use super::claude::{self, CHANNEL_FLAG, INSTALL_CLAUDE, PLUGIN, Plugin, SessionFile, claude};
 use super::peers::{is_local, request_roster, unregistered};
 use super::settings::{self, RULE, Settings};
-use super::setup::AUTO_MODE;
+use super::setup::WHY_ALLOW;
 use super::status::request_status;
 use super::terminal::{out, paint};
-use super::{Failure, Outcome, count, open, print};
+use super::{Outcome, count, open, print};
 use crate::datadir::DataDir;
 use crate::span::span;
 use crate::wire::{Code, PeerKind, Roster, Status};
 
 /// The first version of Claude Code whose sessions have an inbox.
 const INBOX: [u32; 3] = [2, 1, 224];
-/// The first version of Claude Code that starts in auto mode.
-const AUTO: [u32; 3] = [2, 1, 332];
 /// The size of all logs, in bytes, from which they are a problem.
 const LARGE_LOGS: u64 = 45_000_000;
 /// How much is written to find a full disk, in bytes.
@@ -47,55 +45,49 @@ enum Level {
 #[derive(Serialize)]
 struct Finding {
     check: &'static str,
-    /// Whether this is no error.
-    ok: bool,
     level: Level,
     detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    remedy: String,
 }
 
-/// The `--json` output: all findings. Without `--json` each is printed at once.
-#[derive(Serialize)]
+/// The `--json` output.
+#[derive(Default, Serialize)]
 struct Report {
     findings: Vec<Finding>,
-    #[serde(skip)]
-    json: bool,
-    /// The first error of printing.
-    #[serde(skip)]
-    printed: Result<(), Failure>,
 }
 
 impl Report {
     fn ok(&mut self, check: &'static str, detail: impl Into<String>) {
-        self.add(check, Level::Ok, detail.into(), None);
+        self.add(check, Level::Ok, detail, "");
     }
 
     fn warning(&mut self, check: &'static str, detail: impl Into<String>, remedy: &str) {
-        self.add(check, Level::Warning, detail.into(), Some(remedy.to_owned()));
+        self.add(check, Level::Warning, detail, remedy);
     }
 
     fn error(&mut self, check: &'static str, detail: impl Into<String>, remedy: &str) {
-        self.add(check, Level::Error, detail.into(), Some(remedy.to_owned()));
+        self.add(check, Level::Error, detail, remedy);
     }
 
-    fn add(&mut self, check: &'static str, level: Level, detail: String, remedy: Option<String>) {
-        let mark = match level {
-            Level::Ok => paint("32", "ok     "),
-            Level::Warning => paint("33", "warning"),
-            Level::Error => paint("31", "ERROR  "),
-        };
-        if !self.json && self.printed.is_ok() {
-            let fix = remedy.as_ref().map(|remedy| format!("{:20}→ {remedy}\n", "")).unwrap_or_default();
-            self.printed = out(&format!("{mark} {check:11} {detail}\n{fix}"));
-        }
-        self.findings.push(Finding { check, ok: level < Level::Error, level, detail, remedy });
+    fn add(&mut self, check: &'static str, level: Level, detail: impl Into<String>, remedy: &str) {
+        self.findings.push(Finding { check, level, detail: detail.into(), remedy: remedy.to_owned() });
     }
+}
+
+fn describe_finding(Finding { check, level, detail, remedy }: &Finding) -> String {
+    let mark = match level {
+        Level::Ok => paint("32", "ok     "),
+        Level::Warning => paint("33", "warning"),
+        Level::Error => paint("31", "ERROR  "),
+    };
+    let fix = if remedy.is_empty() { "" } else { &format!("{:20}→ {remedy}\n", "") };
+    format!("{mark} {check:11} {detail}\n{fix}")
 }
 
 /// Runs `relay doctor`. Exit code 1 means that there is an error.
 pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
-    let mut report = Report { findings: Vec::new(), json: args.has("json"), printed: Ok(()) };
+    let mut report = Report::default();
     let program = std::env::current_exe().unwrap_or_default();
     report.ok("relay", format!("{VERSION}, {}", program.display()));
     let cwd = std::env::current_dir().unwrap_or_default();
@@ -106,11 +98,11 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
         check_sessions(&mut report, &roster, plugin.as_ref());
     }
     check_logs(&mut report, dir);
-    if report.json {
-        print(&report)?;
+    match args.has("json") {
+        true => print(&report)?,
+        false => out(&report.findings.iter().map(describe_finding).collect::<String>())?,
     }
-    report.printed?;
-    let is_healthy = report.findings.iter().all(|finding| finding.ok);
+    let is_healthy = report.findings.iter().all(|finding| finding.level < Level::Error);
     Ok(if is_healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -123,8 +115,7 @@ fn check_client(report: &mut Report, cwd: &Path) -> Option<Plugin> {
             return None;
         }
     };
-    let number = claude::parse_version(&version);
-    let paths = match number.as_slice() >= INBOX.as_slice() {
+    let paths = match claude::parse_version(&version).as_slice() >= INBOX.as_slice() {
         true => "every session can receive messages, with or without the channel flag",
         false => "sessions before 2.1.224 have no inbox; they receive messages by a hook or the channel flag",
     };
@@ -135,7 +126,7 @@ fn check_client(report: &mut Report, cwd: &Path) -> Option<Plugin> {
         return None;
     }
     let plugin = check_plugin(report);
-    check_settings(report, cwd, &number);
+    check_settings(report, cwd);
     plugin
 }
 
@@ -169,12 +160,6 @@ fn check_plugin(report: &mut Report) -> Option<Plugin> {
 }
 
 fn check_launcher(report: &mut Report, plugin: &Plugin) {
-    let program = claude::server_command(plugin).ok().and_then(|words| words.into_iter().next());
-    let is_file =
-        |path: &String| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 == 0);
-    if let Some(path) = program.filter(is_file) {
-        return report.error("launcher", format!("{path} is not executable"), &format!("chmod +x '{path}'"));
-    }
     let why = match claude::started_program(plugin) {
         Ok(program) if program.starts_with(VERSION) => {
             return report.ok("launcher", format!("starts relay {program}"));
@@ -186,7 +171,7 @@ fn check_launcher(report: &mut Report, plugin: &Plugin) {
 }
 
 /// What the settings that apply in `cwd` mean for us.
-fn check_settings(report: &mut Report, cwd: &Path, version: &[u32]) {
+fn check_settings(report: &mut Report, cwd: &Path) {
     let settings = Settings::read(cwd);
     if let Some(path) = settings.disables_hooks() {
         let path = path.display();
@@ -195,17 +180,13 @@ fn check_settings(report: &mut Report, cwd: &Path, version: &[u32]) {
         );
         report.error("hooks", detail, "remove disableAllHooks from that file");
     }
-    let is_auto = settings.mode().map_or(version >= AUTO.as_slice(), |mode| mode == "auto");
     if let Some((rule, path)) = settings.denial() {
         let detail = format!("permissions.deny in {} has {rule}: sessions cannot answer", path.display());
         report.error("permission", detail, "remove that rule");
     } else if settings.is_allowed() {
         report.ok("permission", "sessions use the relay tools without a dialog");
     } else {
-        let detail = match is_auto {
-            true => format!("{RULE} is not allowed. {AUTO_MODE}"),
-            false => "a dialog asks on the first use of a relay tool, also to answer".to_owned(),
-        };
+        let detail = format!("{RULE} is not allowed. {WHY_ALLOW}");
         report.warning("permission", detail, "relay setup --allow");
     }
     let others = settings::other_servers(&settings::state(), cwd);
@@ -217,13 +198,10 @@ fn check_settings(report: &mut Report, cwd: &Path, version: &[u32]) {
 
 /// The data directory and the files in it. Returns whether a hub can use the directory.
 fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
-    let mode = |path: &Path| fs::symlink_metadata(path).map_or(0, |meta| meta.permissions().mode() & 0o777);
     let (path, choose) = (dir.path().display(), "choose another directory with RELAY_DATA_DIR");
-    let close = format!("check the files in it, then chmod 700 {path}");
     match dir.look() {
         Err(why) => {
-            let remedy = if why.contains("others can") { &close } else { choose };
-            report.error("directory", why, remedy);
+            report.error("directory", why, choose);
             return false;
         }
         Ok(false) => {
@@ -232,9 +210,10 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
         }
         Ok(true) => {}
     }
-    let dir_mode = mode(dir.path());
-    if dir_mode & 0o077 != 0 {
-        report.error("directory", format!("{path} is open to other users (mode {dir_mode:o})"), &close);
+    let mode = fs::metadata(dir.path()).map_or(0, |meta| meta.permissions().mode() & 0o777);
+    if mode & 0o077 != 0 {
+        let remedy = format!("check the files in it, then chmod 700 {path}");
+        report.error("directory", format!("{path} is open to other users (mode {mode:o})"), &remedy);
         return false;
     }
     match probe(dir) {
@@ -249,17 +228,10 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
         report.ok("machine", detail);
     }
     let socket = dir.socket_path();
-    match fs::symlink_metadata(&socket) {
-        Ok(meta) if !meta.file_type().is_socket() => {
-            let what = if meta.is_dir() { "a directory" } else { "a file" };
-            let detail = format!("{} is {what}, so sessions cannot reach a hub", socket.display());
-            report.error("socket", detail, &format!("rm -r '{}'", socket.display()));
-        }
-        Ok(_) if mode(&socket) & 0o077 != 0 => {
-            let detail = format!("other users can connect to it (mode {:o})", mode(&socket));
-            report.error("socket", detail, &format!("chmod 600 '{}'", socket.display()));
-        }
-        _ => {}
+    if let Some(meta) = fs::symlink_metadata(&socket).ok().filter(|meta| !meta.file_type().is_socket()) {
+        let what = if meta.is_dir() { "a directory" } else { "a file" };
+        let detail = format!("{} is {what}, so sessions cannot reach a hub", socket.display());
+        report.error("socket", detail, &format!("rm -r '{}'", socket.display()));
     }
     true
 }

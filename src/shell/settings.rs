@@ -66,11 +66,6 @@ impl Settings {
         self.rule("allow").is_some_and(|(rule, _)| rule == RULE || rule == TOOLS || rule == "mcp__*")
     }
 
-    /// The permission mode in which sessions start, if a file sets one.
-    pub fn mode(&self) -> Option<&str> {
-        Some(self.first(|value| value["permissions"]["defaultMode"].as_str())?.0)
-    }
-
     /// The file that disables all hooks.
     pub fn disables_hooks(&self) -> Option<&Path> {
         Some(self.first(|value| (value["disableAllHooks"] == true).then_some(()))?.1)

@@ -14,8 +14,9 @@ use super::{Failure, Outcome, package, settings, usage_error};
 use crate::fence::clean;
 
 /// Why the user should allow our tools.
-pub const AUTO_MODE: &str = "In auto mode, the default of Claude Code since 2.1.332, every call of a relay tool without an \
-    allow rule first costs a classifier request of about 147 KB, which can refuse the call.";
+pub const WHY_ALLOW: &str = "In auto mode, the default of Claude Code since 2.1.332, every call of a relay tool without an \
+    allow rule first costs a classifier request of about 147 KB, which can refuse the call. In other modes a dialog asks on \
+    the first use in each project.";
 
 /// Runs `relay setup`.
 pub fn setup(args: &Args) -> Outcome {
@@ -153,8 +154,7 @@ fn is_yes(answer: &str) -> bool {
 
 /// Explains the allow rule, and asks for it if there is somebody to ask. The default is yes.
 fn confirm() -> Result<bool, Failure> {
-    let reason = AUTO_MODE.replace(" first costs", "\nfirst costs");
-    out(&format!("\n{reason}\nIn other modes a dialog asks on the first use in each project.\n"))?;
+    out(&format!("\n{WHY_ALLOW}\n"))?;
     let answer = answer("Allow the relay tools, in all projects of this user? [Y/n] ");
     Ok(answer.is_none_or(|answer| is_yes(&answer)))
 }
