@@ -285,9 +285,8 @@ impl Claim {
 
 /// Whether the open file is still the one at `path`.
 pub fn is_at(file: &File, path: &Path) -> bool {
-    let inode = |meta: fs::Metadata| (meta.dev(), meta.ino());
-    fs::symlink_metadata(path)
-        .is_ok_and(|there| file.metadata().is_ok_and(|open| inode(open) == inode(there)))
+    let inode = |meta: io::Result<fs::Metadata>| meta.ok().map(|meta| (meta.dev(), meta.ino()));
+    inode(fs::symlink_metadata(path)) == inode(file.metadata()) // the open file has one
 }
 
 /// Whether the error means that no hub is listening.

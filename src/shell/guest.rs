@@ -131,37 +131,22 @@ impl Guest {
     pub fn next(&mut self, patience: Duration) -> Result<News, Fault> {
         let until = Instant::now() + patience;
         loop {
-            if let Some(event) = self.early.pop_front() {
-                return Ok(News::Hub(event));
+            match self.early.pop_front() {
+                Some(Event::Refused(fault)) => return Err(fault),
+                Some(Event::Ended { request: ToHub::Withdraw { .. }, .. }) => continue,
+                Some(event) => return Ok(News::Hub(event)),
+                None if Instant::now() >= until => return Ok(News::Quiet),
+                None => {}
             }
             let wake = self.client.deadline().map_or(until, |at| at.min(until));
-            let events = match self.received.recv_deadline(wake) {
+            match self.received.recv_deadline(wake) {
                 Ok(Received::Typed(bytes)) => return Ok(News::Typed(bytes)),
                 Ok(Received::Signal(signal)) => {
                     return Ok(News::Signal(ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))));
                 }
-                Ok(Received::Hub(message)) => {
-                    let no_hub = match &message {
-                        FromHub::Down(why) if !self.client.is_connected() => Some(why.clone()),
-                        _ => None,
-                    };
-                    let events = self.client.handle(message);
-                    if let Some(why) = no_hub {
-                        return Err(why);
-                    }
-                    events
-                }
-                Err(_) => self.client.expire(Instant::now()),
-            };
-            if events.is_empty() && Instant::now() >= until {
-                return Ok(News::Quiet);
-            }
-            for event in events {
-                match event {
-                    Event::Refused(fault) => return Err(fault),
-                    Event::Ended { request: ToHub::Withdraw { .. }, .. } => {}
-                    event => self.early.push_back(event),
-                }
+                Ok(Received::Hub(FromHub::Down(why))) if !self.client.is_connected() => return Err(why),
+                Ok(Received::Hub(message)) => self.early.extend(self.client.handle(message)),
+                Err(_) => self.early.extend(self.client.expire(Instant::now())),
             }
         }
     }
