@@ -90,7 +90,7 @@ fn run(dir: &DataDir, args: &Args) -> Outcome {
         "doctor" => doctor::doctor(dir, args),
         "setup" => setup::setup(args),
         "demo" => demo::demo(args),
-        "completions" => completions::completions(args),
+        "completions" => completions::completions(dir, args),
         other => usage_error(format!("unknown command '{other}'")), // in the table, but not here
     }
 }

@@ -357,7 +357,7 @@ fn absence_reason(session: &SessionFile, plugin: Option<&Plugin>, state: &Value)
         ("the plugin is disabled", RESTART)
     } else if settings::is_server_disabled(state, &session.cwd) {
         ("its MCP server is disabled in that project", "enable plugin:relay:relay with /mcp in it")
-    } else if claude::parse_time(&plugin.installed_at).is_some_and(|at| session.started_ms < at) {
+    } else if session.started_before(&plugin.installed_at) {
         ("it started before the plugin was installed", "type /reload-plugins in it, or restart it")
     } else {
         ("its channel is not connected to this hub", "see /mcp in it; its errors are in the MCP log")
