@@ -112,21 +112,18 @@ fn is_version_of(path: &Path, content: &str) -> bool {
     fs::read_to_string(path).is_ok_and(|text| text.lines().next() == first_line)
 }
 
-/// Removes the installed copy, completions and the man page. Returns whether there was anything.
+/// Removes the installed copy, completions and the man page, as far as they are there.
 ///
 /// # Errors
 /// A file can't be removed; the message names it.
-pub fn remove() -> Result<bool, String> {
+pub fn remove() -> Result<(), String> {
     let cannot = |path: &Path, e: io::Error| format!("cannot remove {}: {e}", path.display());
-    let mut found = false;
-    for (path, _) in extras()?.into_iter().filter(|(path, content)| is_version_of(path, content)) {
-        fs::remove_file(&path).map_err(|e| cannot(&path, e))?;
-        found = true;
+    for (path, _) in extras()?.iter().filter(|(path, content)| is_version_of(path, content)) {
+        fs::remove_file(path).map_err(|e| cannot(path, e))?;
     }
     let dir = directory()?;
-    if read_json(&dir.join(MANIFEST)).is_ok_and(|manifest| manifest["name"] == MARKETPLACE) {
-        fs::remove_dir_all(&dir).map_err(|e| cannot(&dir, e))?;
-        found = true;
+    match read_json(&dir.join(MANIFEST)).is_ok_and(|manifest| manifest["name"] == MARKETPLACE) {
+        true => fs::remove_dir_all(&dir).map_err(|e| cannot(&dir, e)),
+        false => Ok(()),
     }
-    Ok(found)
 }
