@@ -12,8 +12,8 @@ use crate::fence::clean;
 use crate::name;
 use crate::wire::Code;
 
-/// `# TITLE` begins a section. `## COMMAND ARGUMENTS` begins a command: one line that says what it does, one line per
-/// option, an empty line, and the rest of its help text.
+/// `# TITLE` begins a section. `## COMMAND ARGUMENTS` begins a command: one line that says what it does, an empty line, and
+/// the rest of its help text, in which a line that begins with two spaces and `--` is about an option.
 const TABLE: &str = include_str!("commands.txt");
 
 /// A command of `relay`.
@@ -24,7 +24,7 @@ pub struct Command {
     /// What the command does, in one line.
     pub summary: &'static str,
     pub options: Vec<Opt>,
-    /// The rest of the help text.
+    /// The rest of the help text, options included.
     pub details: &'static str,
 }
 
@@ -44,16 +44,15 @@ pub fn commands() -> Vec<Command> {
 }
 
 fn parse_command(text: &'static str) -> Command {
-    let (head, details) = text.split_once("\n\n").unwrap_or((text, ""));
-    let mut lines = head.lines();
-    let (name, arguments) = split_word(lines.next().unwrap_or_default());
-    let summary = lines.next().unwrap_or_default();
-    let options = lines.map(|line| {
+    let (head, text) = text.split_once('\n').unwrap_or((text, ""));
+    let (name, arguments) = split_word(head);
+    let (summary, details) = text.split_once('\n').unwrap_or((text, ""));
+    let options = details.lines().filter_map(|line| line.strip_prefix("  --")).map(|line| {
         let (left, summary) = line.split_once("  ").unwrap_or((line, ""));
-        let (name, value) = split_word(left.trim_start_matches('-'));
+        let (name, value) = split_word(left);
         Opt { name, value, summary: summary.trim_start() }
     });
-    Command { name, arguments, summary, options: options.collect(), details: details.trim_end() }
+    Command { name, arguments, summary, options: options.collect(), details: details.trim() }
 }
 
 /// The first word and the rest.
@@ -191,14 +190,6 @@ fn overview() -> String {
 
 /// The text of `relay COMMAND --help`.
 fn help(Command { name, arguments, summary, options, details }: &Command) -> String {
-    let (mut usage, mut list) = (format!("relay {name}"), String::new());
-    let named = |o: &Opt| format!("--{} {}", o.name, o.value);
-    let width = options.iter().map(|o| named(o).len() + 1).fold(19, usize::max);
-    for option in options {
-        let (option, summary) = (named(option), option.summary);
-        usage += &format!(" [{}]", option.trim_end());
-        list += &format!("  {option:width$} {summary}\n");
-    }
-    let title = if list.is_empty() { "" } else { "\nOptions:\n" };
-    format!("{summary}\n\nUsage: {}\n{title}{list}\n{details}\n", format!("{usage} {arguments}").trim_end())
+    let options = if options.is_empty() { "" } else { " [OPTIONS]" };
+    format!("{summary}\n\nUsage: {}\n\n{details}\n", format!("relay {name}{options} {arguments}").trim_end())
 }
