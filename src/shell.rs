@@ -34,17 +34,17 @@ use args::Args;
 use terminal::{err, out};
 
 /// The result of a command; `main` reports a failure with [`report`].
-pub type Outcome = Result<ExitCode, Failure>;
+pub type Outcome = Result<(), Failure>;
 
-/// Why a command failed.
+/// Why a command did not succeed.
 #[derive(Debug)]
 pub enum Failure {
     /// A usage error, an error of the hub, or an error of the connection to it.
     Fault(Fault),
-    /// Standard output could not be written.
-    Output(io::Error),
-    /// Any other failure, as a message for the user.
-    Other(String),
+    /// Any other error. `BrokenPipe` means that nobody reads standard output any more.
+    Io(io::Error),
+    /// There is nothing to report, but the exit code.
+    Exit(ExitCode),
 }
 
 impl From<Fault> for Failure {
@@ -55,13 +55,13 @@ impl From<Fault> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(e: io::Error) -> Failure {
-        Failure::Other(e.to_string())
+        Failure::Io(e)
     }
 }
 
 impl From<String> for Failure {
     fn from(message: String) -> Failure {
-        Failure::Other(message)
+        Failure::Io(io::Error::other(message))
     }
 }
 
@@ -86,12 +86,13 @@ pub fn report(args: &Args, failure: Failure, rest: impl Serialize) -> ExitCode {
             }
             args::exit_code(code)
         }
-        Failure::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
-        Failure::Output(e) => report(args, format!("cannot write to standard output: {e}").into(), ()),
-        Failure::Other(message) => {
-            err(&format!("{}: {message}\n", format!("relay {}", args.command).trim_end()));
+        Failure::Io(e) => {
+            if e.kind() != io::ErrorKind::BrokenPipe {
+                err(&format!("{}: {e}\n", format!("relay {}", args.command).trim_end()));
+            }
             ExitCode::FAILURE
         }
+        Failure::Exit(code) => code,
     }
 }
 
@@ -110,9 +111,9 @@ pub fn usage_error<T>(why: impl Into<String>) -> Result<T, Failure> {
 /// Prints one JSON value as a line on standard output.
 ///
 /// # Errors
-/// [`Failure::Output`].
+/// Standard output cannot be written.
 pub fn print(value: &impl Serialize) -> Result<(), Failure> {
-    let line = serde_json::to_string(value).map_err(|e| Failure::Output(e.into()))?;
+    let line = serde_json::to_string(value).map_err(io::Error::from)?;
     out(&format!("{line}\n"))
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use lexopt::prelude::*;
 
-use super::report;
+use super::Failure;
 use super::terminal::{err, out};
 use crate::fence::clean;
 use crate::name;
@@ -91,8 +91,8 @@ impl Args {
 /// Parses a command line.
 ///
 /// # Errors
-/// The exit code, if there is nothing left to run: help was printed, or a usage error was reported.
-pub fn parse(mut line: lexopt::Parser) -> Result<Args, ExitCode> {
+/// [`Failure::Exit`] if there is nothing left to run: help was printed, or a usage error was reported.
+pub fn parse(mut line: lexopt::Parser) -> Result<Args, Failure> {
     let (mut command, mut args, mut wants_help) = (None::<Command>, Args::default(), false);
     loop {
         let usage = |why: lexopt::Error| usage_error(command.as_ref(), &why.to_string());
@@ -138,18 +138,19 @@ pub fn parse(mut line: lexopt::Parser) -> Result<Args, ExitCode> {
 }
 
 /// Prints help and ends the parsing.
-fn print(text: &str) -> Result<Args, ExitCode> {
-    Err(out(text).map_or_else(|failure| report(&Args::default(), failure, ()), |()| ExitCode::SUCCESS))
+fn print(text: &str) -> Result<Args, Failure> {
+    out(text)?;
+    Err(Failure::Exit(ExitCode::SUCCESS))
 }
 
-/// Reports a usage error and returns its exit code.
-pub fn usage_error(command: Option<&Command>, why: &str) -> ExitCode {
+/// Reports an error that is never JSON: what would say so may not be parsed yet.
+fn usage_error(command: Option<&Command>, why: &str) -> Failure {
     let name = command.map(|c| format!(" {}", c.name)).unwrap_or_default();
     err(&format!("relay{name}: {}\nTry 'relay{name} --help'.\n", clean(why))); // `why` quotes the command line
-    exit_code(Code::BadArgs)
+    Failure::Exit(exit_code(Code::BadArgs))
 }
 
-fn find(name: &str) -> Result<Command, ExitCode> {
+fn find(name: &str) -> Result<Command, Failure> {
     let mut commands = commands();
     if let Some(at) = commands.iter().position(|c| c.name == name) {
         return Ok(commands.swap_remove(at));
@@ -158,7 +159,7 @@ fn find(name: &str) -> Result<Command, ExitCode> {
     Err(usage_error(None, &format!("unknown command '{name}'{hint}")))
 }
 
-fn unknown_option(command: Option<&Command>, option: &str) -> ExitCode {
+fn unknown_option(command: Option<&Command>, option: &str) -> Failure {
     let known = command.into_iter().flat_map(|c| &c.options).map(|o| o.name);
     let mut hint = did_you_mean(option, "--", known.chain(["help", "version", "data-dir"]));
     if hint.is_empty() && command.is_some_and(|c| c.arguments.contains("TEXT")) {

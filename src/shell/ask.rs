@@ -1,7 +1,6 @@
 //! `relay ask` and `relay broadcast`: answers on standard output, everything else on standard error.
 
 use std::io::{IsTerminal, Read, stderr, stdin};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -127,9 +126,9 @@ pub fn ask(dir: &DataDir, args: &Args) -> Outcome {
     }
     let ask_id = waiter.guest.ask(to, &text, timeout, person)?;
     let outcome = await_answer(&mut waiter, args, to);
-    let code = outcome.unwrap_or_else(|failure| report(args, failure, AskJson { ask_id }));
+    let outcome = outcome.map_err(|failure| Failure::Exit(report(args, failure, AskJson { ask_id })));
     waiter.guest.leave();
-    Ok(code)
+    outcome
 }
 
 /// Waits for the end of the ask and prints the answer.
@@ -149,7 +148,6 @@ fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
                 state.name().to_owned() + &path.map(|path| format!(" by {}", path.name())).unwrap_or_default()
             }
             News::Hub(Event::Lost(_)) => "reconnecting to the hub".to_owned(),
-            News::Signal(code) => return Ok(code),
             News::Hub(Event::Push(parcel)) => {
                 if let Some(code) = parcel.code {
                     waiter.guest.client.seen(&parcel.push);
@@ -161,7 +159,7 @@ fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
                     false => out(&format!("{}\n", terminal::peer_text(&parcel.text).trim_end_matches('\n')))?,
                 }
                 waiter.guest.client.seen(&push); // only now: an answer that could not be printed was not received
-                return Ok(ExitCode::SUCCESS);
+                return Ok(());
             }
             _ => continue,
         };
@@ -180,13 +178,13 @@ pub fn broadcast(dir: &DataDir, args: &Args) -> Outcome {
     let broadcast_id = waiter.guest.broadcast(&text, scope, timeout)?;
     let mut result = BroadcastJson { broadcast_id, answers: Vec::new(), failed: Vec::new() };
     let outcome = match collect(&mut waiter, args, &mut result) {
-        Ok(code) if args.has("json") => print(&result).map(|()| code),
+        outcome @ (Ok(()) | Err(Failure::Exit(_))) if args.has("json") => print(&result).and(outcome),
         outcome => outcome,
     };
     // Also with an error: the senders of the answers know that these were received.
-    let code = outcome.unwrap_or_else(|failure| report(args, failure, result));
+    let outcome = outcome.map_err(|failure| Failure::Exit(report(args, failure, result)));
     waiter.guest.leave();
-    Ok(code)
+    outcome
 }
 
 /// Receives answers until the broadcast ends.
@@ -214,7 +212,7 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
                 waiter.guest.client.seen(&parcel.push);
                 return match result.answers.is_empty() {
                     true => Err(fault(Code::Timeout, "nobody answered").into()),
-                    false => Ok(ExitCode::SUCCESS),
+                    false => Ok(()),
                 };
             }
             News::Hub(Event::Push(parcel)) if parcel.kind == Kind::Reply => {
@@ -224,7 +222,6 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
                 waiter.guest.client.seen(&parcel.push);
                 result.answers.push(AnswerJson::new(parcel, None));
             }
-            News::Signal(code) => return Ok(code),
             _ => {}
         }
     }

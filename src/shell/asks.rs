@@ -1,7 +1,5 @@
 //! `relay asks` and `relay statusline`: who waits for whom.
 
-use std::process::ExitCode;
-
 use super::args::Args;
 use super::peers::{is_local, request_roster};
 use super::terminal::{columns, err, out, table};
@@ -19,7 +17,7 @@ pub fn asks(dir: &DataDir, args: &Args) -> Outcome {
         Some(list) => out(&describe(&list, columns()))?,
         None => err(&format!("There are no asks: {}\n", no_hub(dir).message)),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn request_asks(link: &mut Link) -> Result<AskList, Fault> {
@@ -57,8 +55,7 @@ fn describe(list: &AskList, columns: Option<usize>) -> String {
 /// It always succeeds: the user's status line has no place for an error.
 pub fn statusline(dir: &DataDir) -> Outcome {
     let line = describe_session(dir).unwrap_or_else(|fault| fault.code.name().to_owned());
-    out(&format!("relay: {line}\n"))?;
-    Ok(ExitCode::SUCCESS)
+    out(&format!("relay: {line}\n"))
 }
 
 /// The state of the session that runs this process.

@@ -1,8 +1,6 @@
 //! `relay completions`: scripts that complete commands, options and the names of peers in a shell. They ask this program what
 //! may come next on a command line.
 
-use std::process::ExitCode;
-
 use super::args::{Args, commands};
 use super::peers::request_roster;
 use super::terminal::out;
@@ -12,13 +10,13 @@ use crate::datadir::DataDir;
 // Where nothing is to be completed, bash and zsh complete the names of files.
 pub const BASH: &str = r#"# bash completion for relay
 _relay() {
-    COMPREPLY=($(compgen -W "$(relay completions bash -- "${COMP_WORDS[@]:0:COMP_CWORD}" 2>/dev/null)" -- "$2"))
+    COMPREPLY=($(compgen -W "$(relay completions bash -- "${COMP_WORDS[@]:0:COMP_CWORD}" 2>/dev/null | cut -f 1)" -- "$2"))
 }
 complete -o default -F _relay relay
 "#;
 pub const ZSH: &str = r#"#compdef relay
 _relay() {
-    local choices=($(relay completions zsh -- "${(@)words[1,CURRENT-1]}" 2>/dev/null))
+    local choices=($(relay completions zsh -- "${(@)words[1,CURRENT-1]}" 2>/dev/null | cut -f 1))
     compadd -- $choices || _files
 }
 if [ "$funcstack[1]" = _relay ]; then _relay "$@"; else compdef _relay relay; fi
@@ -29,20 +27,15 @@ complete -c relay -f -a '(relay completions fish -- (commandline -opc) 2>/dev/nu
 
 /// Runs `relay completions`.
 pub fn completions(dir: &DataDir, args: &Args) -> Outcome {
-    let (script, has_summaries) = match args.words.first().map(String::as_str) {
-        Some("bash") => (BASH, false),
-        Some("zsh") => (ZSH, false),
-        Some("fish") => (FISH, true),
+    let script = match args.words.first().map(String::as_str) {
+        Some("bash") => BASH,
+        Some("zsh") => ZSH,
+        Some("fish") => FISH,
         _ => return usage_error("missing or unknown shell: give bash, zsh or fish"),
     };
-    let Some(line) = args.words.get(2..) else {
-        out(script)?;
-        return Ok(ExitCode::SUCCESS);
-    };
-    for (word, summary) in next_words(dir, line) {
-        out(&if has_summaries { format!("{word}\t{summary}\n") } else { format!("{word}\n") })?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let Some(line) = args.words.get(2..) else { return out(script) };
+    let words = next_words(dir, line).into_iter();
+    out(&words.map(|(word, summary)| format!("{word}\t{summary}\n")).collect::<String>())
 }
 
 /// The words that may follow on a command line after `relay` and these, each with what it is.

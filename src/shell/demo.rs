@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,8 +34,7 @@ pub fn demo(args: &Args) -> Outcome {
     let stage = Stage::new(args)?;
     play(&stage)?;
     drop(stage);
-    out("The demo is over. Its hub has stopped, and its directory is removed.\n")?;
-    Ok(ExitCode::SUCCESS)
+    out("The demo is over. Its hub has stopped, and its directory is removed.\n")
 }
 
 /// The script.
@@ -147,7 +146,8 @@ impl<'a> Actor<'a> {
 
     fn send(&self, message: &Value) -> Result<(), Failure> {
         self.show_message("→", &message.to_string())?;
-        Ok(writeln!(&*self.stream, "{message}")?)
+        let written = writeln!(&*self.stream, "{message}");
+        Ok(written.map_err(|e| format!("the channel of {} takes nothing: {e}", self.name))?)
     }
 
     fn next(&mut self) -> Result<Value, Failure> {

@@ -16,7 +16,7 @@ use super::settings::{self, RULE, Settings};
 use super::setup::WHY_ALLOW;
 use super::status::request_status;
 use super::terminal::{out, paint};
-use super::{Outcome, count, open, print};
+use super::{Failure, Outcome, count, open, print};
 use crate::datadir::DataDir;
 use crate::span::span;
 use crate::wire::{Code, PeerKind, Roster, Status};
@@ -102,7 +102,7 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
         false => out(&report.findings.iter().map(describe_finding).collect::<String>())?,
     }
     let is_healthy = report.findings.iter().all(|finding| finding.level < Level::Error);
-    Ok(if is_healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if is_healthy { Ok(()) } else { Err(Failure::Exit(ExitCode::FAILURE)) }
 }
 
 /// Claude Code, its settings and the plugin in it. Returns the plugin.

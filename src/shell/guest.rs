@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::Failure;
 use crate::client::{Client, Event};
 use crate::datadir::DataDir;
 use crate::link::{self, FromHub, unreachable};
@@ -32,8 +33,6 @@ pub enum News {
     Hub(Event),
     /// Bytes from stdin; empty at its end.
     Typed(Vec<u8>),
-    /// A signal says to leave, with this exit code.
-    Signal(ExitCode),
     /// Nothing happened for the time given.
     Quiet,
 }
@@ -127,12 +126,12 @@ impl Guest {
     /// The next event, or [`News::Quiet`] after `patience`.
     ///
     /// # Errors
-    /// No hub can be reached, or it refused the registration.
-    pub fn next(&mut self, patience: Duration) -> Result<News, Fault> {
+    /// No hub can be reached, it refused the registration, or a signal says to leave.
+    pub fn next(&mut self, patience: Duration) -> Result<News, Failure> {
         let until = Instant::now() + patience;
         loop {
             match self.early.pop_front() {
-                Some(Event::Refused(fault)) => return Err(fault),
+                Some(Event::Refused(fault)) => return Err(fault.into()),
                 Some(Event::Ended { request: ToHub::Withdraw { .. }, .. }) => continue,
                 Some(event) => return Ok(News::Hub(event)),
                 None if Instant::now() >= until => return Ok(News::Quiet),
@@ -142,9 +141,12 @@ impl Guest {
             match self.received.recv_deadline(wake) {
                 Ok(Received::Typed(bytes)) => return Ok(News::Typed(bytes)),
                 Ok(Received::Signal(signal)) => {
-                    return Ok(News::Signal(ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))));
+                    let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
+                    return Err(Failure::Exit(ExitCode::from(code)));
                 }
-                Ok(Received::Hub(FromHub::Down(why))) if !self.client.is_connected() => return Err(why),
+                Ok(Received::Hub(FromHub::Down(why))) if !self.client.is_connected() => {
+                    return Err(why.into());
+                }
                 Ok(Received::Hub(message)) => self.early.extend(self.client.handle(message)),
                 Err(_) => self.early.extend(self.client.expire(Instant::now())),
             }

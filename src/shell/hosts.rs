@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -115,7 +115,7 @@ pub fn link(dir: &DataDir, args: &Args) -> Outcome {
             entry.write(host, "connecting", None);
             Ok(keep(dir, host, &entry)?)
         }
-        None => Err(Failure::Other(format!("{host} is linked already; see `relay link`"))),
+        None => Err(format!("{host} is linked already; see `relay link`").into()),
     }
 }
 
@@ -143,9 +143,9 @@ fn in_background(dir: &DataDir, host: &str) -> Outcome {
     let mut said = String::new();
     let _ = BufReader::new(input.take(MAX_STATE)).read_line(&mut said); // on an error the line stays empty
     match said.trim().trim_start_matches("relay link: ") {
-        "" => Err(Failure::Other(format!("the link to {host} was ended before it was up"))),
-        line if line.starts_with(LINKED) => out(&said).map(|()| ExitCode::SUCCESS),
-        why => Err(Failure::Other(why.to_owned())),
+        "" => Err(format!("the link to {host} was ended before it was up").into()),
+        line if line.starts_with(LINKED) => out(&said),
+        why => Err(why.to_owned().into()),
     }
 }
 
@@ -156,18 +156,18 @@ fn list(dir: &DataDir, args: &Args) -> Outcome {
     paths.sort();
     let links: Vec<State> = paths.iter().filter_map(|path| read(path)).collect();
     if args.has("json") {
-        print(&LinksJson { links })?;
-    } else if links.is_empty() {
-        err("There are no links. `relay link HOST` makes one.\n");
-    } else {
-        let mut rows = vec![["HOST", "STATE", "SINCE", "PROCESS", "DETAIL"].map(str::to_owned)];
-        rows.extend(links.into_iter().map(|State { host, state, since_ms, pid, detail }| {
-            let since = span(now_ms().saturating_sub(since_ms) / 1000);
-            [host, state, since, pid.to_string(), detail.unwrap_or_default()]
-        }));
-        out(&table(&rows, columns(), width::keep_start))?;
+        return print(&LinksJson { links });
     }
-    Ok(ExitCode::SUCCESS)
+    if links.is_empty() {
+        err("There are no links. `relay link HOST` makes one.\n");
+        return Ok(());
+    }
+    let mut rows = vec![["HOST", "STATE", "SINCE", "PROCESS", "DETAIL"].map(str::to_owned)];
+    rows.extend(links.into_iter().map(|State { host, state, since_ms, pid, detail }| {
+        let since = span(now_ms().saturating_sub(since_ms) / 1000);
+        [host, state, since, pid.to_string(), detail.unwrap_or_default()]
+    }));
+    out(&table(&rows, columns(), width::keep_start))
 }
 
 /// The state of the link with this file; `None` if it has none yet. It is `stopped` if its process is gone.
@@ -217,10 +217,9 @@ pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
     let until = Instant::now() + END;
     while file.try_lock_shared().is_err() {
         if Instant::now() >= until {
-            return Err(Failure::Other(format!("the link to {host} does not end; end its process")));
+            return Err(format!("the link to {host} does not end; end its process").into());
         }
         thread::sleep(Duration::from_millis(20));
     }
-    out(&format!("{host} is no longer linked.\n"))?;
-    Ok(ExitCode::SUCCESS)
+    out(&format!("{host} is no longer linked.\n"))
 }

@@ -1,7 +1,6 @@
 //! `relay join`: a person as a peer. Questions appear as they arrive, and answers are typed.
 
 use std::collections::BTreeMap;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use super::args::{self, Args};
@@ -66,13 +65,12 @@ impl Member {
         // At the end of its input a script still waits for the answers to its questions.
         while !(is_leaving && self.asked.is_empty() && !self.guest.client.is_waiting()) {
             match self.guest.next(PATIENCE)? {
-                News::Signal(code) => return Ok(code),
                 News::Typed(bytes) => {
                     self.console.feed(&bytes);
                     while let Some(input) = self.console.next()? {
                         match input {
-                            Input::Line(line) if !self.handle_line(&line)? => return Ok(self.exit_code()),
-                            Input::End if self.console.is_terminal() => return Ok(self.exit_code()),
+                            Input::Line(line) if !self.handle_line(&line)? => return self.outcome(),
+                            Input::End if self.console.is_terminal() => return self.outcome(),
                             Input::End => {
                                 is_leaving = true;
                                 break;
@@ -91,11 +89,11 @@ impl Member {
                 News::Quiet => {}
             }
         }
-        Ok(self.exit_code())
+        self.outcome()
     }
 
-    fn exit_code(&self) -> ExitCode {
-        self.failed.map_or(ExitCode::SUCCESS, args::exit_code)
+    fn outcome(&self) -> Outcome {
+        self.failed.map_or(Ok(()), |code| Err(Failure::Exit(args::exit_code(code))))
     }
 
     /// Completes a command, or a name; for that the hub is asked for the peers.

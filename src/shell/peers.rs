@@ -1,7 +1,5 @@
 //! `relay peers`: who can be asked.
 
-use std::process::ExitCode;
-
 use serde::Serialize;
 
 use super::args::Args;
@@ -30,8 +28,7 @@ pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
     let roster = roster.unwrap_or_default();
     let unregistered = unregistered(&roster, claude::session_files());
     if args.has("json") {
-        print(&PeersJson { roster, unregistered })?;
-        return Ok(ExitCode::SUCCESS);
+        return print(&PeersJson { roster, unregistered });
     }
     match is_running {
         true => out(&peer_table(&roster))?,
@@ -41,7 +38,7 @@ pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
         let sessions = count(unregistered.len(), "running Claude Code session");
         err(&format!("{sessions} cannot be asked; run `relay doctor` to see why.\n")); // no row of the table
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Requests the list of peers.

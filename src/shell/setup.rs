@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal};
 use std::path::Path;
-use std::process::ExitCode;
 
 use super::args::Args;
 use super::claude::{
@@ -25,8 +24,7 @@ pub fn setup(args: &Args) -> Outcome {
             return usage_error(format!("--{yes} and --{no} exclude each other"));
         }
     }
-    if args.has("remove") { remove() } else { install(args) }?;
-    Ok(ExitCode::SUCCESS)
+    if args.has("remove") { remove() } else { install(args) }
 }
 
 fn install(args: &Args) -> Result<(), Failure> {

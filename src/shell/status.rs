@@ -1,7 +1,6 @@
 //! `relay status` and `relay stop`: the hub process.
 
 use std::fs;
-use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,8 +30,7 @@ pub fn status(dir: &DataDir, args: &Args) -> Outcome {
     let status = request_status(&mut open(dir)?.ok_or_else(|| no_hub(dir))?)?;
     if args.has("json") {
         let data_dir = dir.path().to_string_lossy().into_owned();
-        print(&StatusJson { status, data_dir })?;
-        return Ok(ExitCode::SUCCESS);
+        return print(&StatusJson { status, data_dir });
     }
     let Status {
         pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections, journal, ..
@@ -49,8 +47,7 @@ pub fn status(dir: &DataDir, args: &Args) -> Outcome {
         count(connections, "connection"),
         describe_journal(&journal),
         dir.path().display(),
-    ))?;
-    Ok(ExitCode::SUCCESS)
+    ))
 }
 
 /// Whether the state of the hub would survive its death.
@@ -89,8 +86,7 @@ pub fn stop(dir: &DataDir) -> Outcome {
             "The hub, which spoke another protocol version, has stopped.\n".to_owned()
         }
         Err(fault) => return Err(fault.into()),
-    })?;
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// Stops the hub, waits until it has exited, and returns its last status; `None` if no hub runs.

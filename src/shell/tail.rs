@@ -1,13 +1,12 @@
 //! `relay tail`: the hub's events as they happen.
 
-use std::io;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use super::args::Args;
 use super::terminal::{err, first_line, out, paint};
-use super::{Failure, Outcome, open, print, short_id};
+use super::{Outcome, open, print, short_id};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
 use crate::link::{Link, Start, no_hub};
@@ -30,15 +29,9 @@ pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
         }
         while let Some(message) = link.receive(None) {
             let ToClient::Event(event) = message else { continue };
-            let printed = match args.has("json") {
-                true => print(&event),
-                false => out(&format!("{} {}\n", time_of_day(event.ts_ms, &offset), describe(&event))),
-            };
-            match printed {
-                Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => {
-                    return Ok(ExitCode::SUCCESS);
-                }
-                printed => printed?,
+            match args.has("json") {
+                true => print(&event)?,
+                false => out(&format!("{} {}\n", time_of_day(event.ts_ms, &offset), describe(&event)))?,
             }
         }
         err("relay: the hub has stopped; waiting for the next one\n");

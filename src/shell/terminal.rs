@@ -13,10 +13,11 @@ pub const ERASE: &str = "\r\x1b[K";
 /// Writes `text` to standard output.
 ///
 /// # Errors
-/// [`Failure::Output`]: the reader has closed the pipe, or the device is full.
+/// The reader has closed the pipe (`BrokenPipe`), or the device is full.
 pub fn out(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    Ok(written.map_err(|e| io::Error::new(e.kind(), format!("cannot write to standard output: {e}")))?)
 }
 
 /// Writes `text` to standard error. An error is ignored: there is nowhere to report it.

@@ -4,7 +4,6 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use crate::datadir::DataDir;
 use crate::link::{Link, Start};
 use crate::shell::args::Args;
 use crate::shell::terminal::out;
-use crate::shell::{Failure, Outcome, print, usage_error};
+use crate::shell::{Outcome, print, usage_error};
 use crate::wire::{Code, ToHub};
 use crate::{process, texts};
 
@@ -50,7 +49,7 @@ pub struct Remote {
 /// Runs `relay linked`.
 pub fn linked(dir: &DataDir, args: &Args) -> Outcome {
     if let Some(socket) = dir.elsewhere() {
-        return Err(Failure::Other(format!("the sessions here use the hub behind {}", socket.display())));
+        return Err(format!("the sessions here use the hub behind {}", socket.display()).into());
     }
     dir.prepare()?;
     match args.words.first() {
@@ -61,8 +60,7 @@ pub fn linked(dir: &DataDir, args: &Args) -> Outcome {
             let refused = hub.as_mut().and_then(|hub| hub.call(|id| ToHub::Status { id }).err());
             let linked = refused.is_some_and(|fault| fault.code == Code::NotAllowed);
             let epoch = hub.map(|hub| hub.epoch);
-            print(&Remote { data_dir: dir.path().to_string_lossy().into_owned(), epoch, linked })?;
-            Ok(ExitCode::SUCCESS)
+            print(&Remote { data_dir: dir.path().to_string_lossy().into_owned(), epoch, linked })
         }
     }
 }
@@ -105,7 +103,7 @@ fn hold(dir: &DataDir, name: &str) -> Outcome {
     while is_lost && claim.is_some() && Instant::now() < until && !socket.exists() {
         thread::sleep(Duration::from_millis(50));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Removes forwarded sockets that were never used: their connection was lost in that moment.

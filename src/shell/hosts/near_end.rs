@@ -3,7 +3,7 @@
 //! puts the forwarded socket in its place and takes it away when the connection ends.
 
 use std::io::{self, Write};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -87,7 +87,7 @@ struct Ssh {
 }
 
 /// Keeps the link until it is not wanted or a signal comes. If it never comes up, that is an error.
-pub fn keep(dir: &DataDir, host: &str, entry: &Entry) -> Result<ExitCode, String> {
+pub fn keep(dir: &DataDir, host: &str, entry: &Entry) -> Result<(), String> {
     let tokens = Tokens::new().map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
     let stop = Arc::new(AtomicBool::new(false));
     // A closing terminal sends SIGHUP to what it started: a link in the background stays.
@@ -97,14 +97,14 @@ pub fn keep(dir: &DataDir, host: &str, entry: &Entry) -> Result<ExitCode, String
     let mut keeper = Keeper { dir, host, entry, stop, tokens, was_up: false, pause: PAUSE };
     loop {
         let why = match keeper.connect() {
-            Ok(()) | Err(End::Unwanted) => return Ok(ExitCode::SUCCESS),
+            Ok(()) | Err(End::Unwanted) => return Ok(()),
             Err(End::Lost(why)) if !keeper.was_up => return Err(why),
             Err(End::Lost(why)) => why,
         };
         entry.write(host, "down", Some(&why));
         err(&format!("relay link: {host}: {why}; trying again in {} s\n", keeper.pause.as_secs()));
         if keeper.next(None, Instant::now() + keeper.pause).is_err() {
-            return Ok(ExitCode::SUCCESS);
+            return Ok(());
         }
         keeper.pause = (keeper.pause * 2).min(LONGEST_PAUSE);
     }
