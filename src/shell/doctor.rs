@@ -1,8 +1,7 @@
 //! `relay doctor`: diagnoses problems and suggests fixes. It changes nothing.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,7 +11,7 @@ use serde_json::Value;
 use super::args::Args;
 use super::claude::{self, CHANNEL_FLAG, INSTALL_CLAUDE, PLUGIN, Plugin, SessionFile, claude};
 use super::peers::{request_roster, unregistered};
-use super::settings::{self, RULE, Settings};
+use super::settings::{self, RULE, Settings, replace};
 use super::setup::WHY_ALLOW;
 use super::status::request_status;
 use super::terminal::{out, paint};
@@ -89,12 +88,11 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
     let mut report = Report::default();
     let program = std::env::current_exe().unwrap_or_default();
     report.ok("relay", format!("{VERSION}, {}", program.display()));
-    let cwd = std::env::current_dir().unwrap_or_default();
-    let plugin = check_client(&mut report, &cwd);
+    let plugin = check_client(&mut report);
     let is_usable = check_directory(&mut report, dir);
     if let Some(roster) = check_hub(&mut report, dir, is_usable) {
         check_peers(&mut report, &roster);
-        check_sessions(&mut report, &roster, plugin.as_ref());
+        check_sessions(&mut report, &roster, &plugin);
     }
     check_logs(&mut report, dir);
     match args.has("json") {
@@ -105,15 +103,11 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
     if is_healthy { Ok(()) } else { Err(Failure::Exit(ExitCode::FAILURE)) }
 }
 
-/// Claude Code, its settings and the plugin in it. Returns the plugin.
-fn check_client(report: &mut Report, cwd: &Path) -> Option<Plugin> {
-    let version = match claude(&["--version"]) {
-        Ok(version) => version,
-        Err(why) => {
-            report.error("claude", why.replace(&format!("; {INSTALL_CLAUDE}"), ""), INSTALL_CLAUDE);
-            return None;
-        }
-    };
+/// Claude Code, its settings and the plugin in it. The error is why no session has the plugin.
+fn check_client(report: &mut Report) -> Result<Plugin, String> {
+    let version = claude(&["--version"]).inspect_err(|why| {
+        report.error("claude", why.replace(&format!("; {INSTALL_CLAUDE}"), ""), INSTALL_CLAUDE);
+    })?;
     let paths = match claude::parse_version(&version).as_slice() >= INBOX.as_slice() {
         true => "every session can receive messages, with or without the channel flag",
         false => "sessions before 2.1.224 have no inbox; they receive messages by a hook or the channel flag",
@@ -121,41 +115,31 @@ fn check_client(report: &mut Report, cwd: &Path) -> Option<Plugin> {
     report.ok("claude", format!("{version}: {paths}"));
     if let Some(why) = settings::parse_error() {
         let detail = format!("Claude Code enables no plugin, because its settings are not JSON: {why}");
-        report.error("settings", detail, "correct that file by hand");
-        return None;
+        report.error("settings", &detail, "correct that file by hand");
+        return Err(detail);
     }
-    let plugin = check_plugin(report);
-    check_settings(report, cwd);
-    plugin
-}
-
-fn check_plugin(report: &mut Report) -> Option<Plugin> {
-    let missing = || format!("{PLUGIN} is not installed");
-    let plugin = match claude::plugin().and_then(|plugin| plugin.ok_or_else(missing)) {
-        Ok(plugin) => plugin,
-        Err(why) => {
-            report.error("plugin", why, "relay setup");
-            return None;
-        }
-    };
-    let version = &plugin.version;
     // The checkout or copy that the plugin is read from may have been moved or deleted.
     let moved = claude::marketplace().ok().flatten().and_then(|marketplace| marketplace.path);
     if let Some(path) = moved.filter(|path| !path.join(".claude-plugin/marketplace.json").exists()) {
         let detail = format!("{} is gone, and sessions start without the plugin", path.display());
         report.error("marketplace", detail, "relay setup");
     }
-    if !plugin.errors.is_empty() {
-        let errors = plugin.errors.join("; ");
-        report.error("plugin", format!("{PLUGIN} {version} failed to load: {errors}"), "relay setup");
-        return Some(plugin);
-    }
-    match plugin.enabled {
-        true => report.ok("plugin", format!("{PLUGIN} {version}, enabled")),
-        false => report.error("plugin", format!("{PLUGIN} {version} is disabled"), "relay setup"),
-    }
+    let plugin = enabled_plugin().inspect_err(|why| report.error("plugin", why, "relay setup"))?;
+    report.ok("plugin", format!("{PLUGIN} {}, enabled", plugin.version));
     check_launcher(report, &plugin);
-    Some(plugin)
+    check_settings(report);
+    Ok(plugin)
+}
+
+fn enabled_plugin() -> Result<Plugin, String> {
+    match claude::plugin()? {
+        None => Err("the plugin is not installed".to_owned()),
+        Some(plugin) if !plugin.errors.is_empty() => {
+            Err(format!("the plugin failed to load: {}", plugin.errors.join("; ")))
+        }
+        Some(plugin) if !plugin.enabled => Err("the plugin is disabled".to_owned()),
+        Some(plugin) => Ok(plugin),
+    }
 }
 
 fn check_launcher(report: &mut Report, plugin: &Plugin) {
@@ -169,9 +153,10 @@ fn check_launcher(report: &mut Report, plugin: &Plugin) {
     report.error("launcher", why, "run `relay setup`, then restart the sessions");
 }
 
-/// What the settings that apply in `cwd` mean for us.
-fn check_settings(report: &mut Report, cwd: &Path) {
-    let settings = Settings::read(cwd);
+/// What the settings that apply in the working directory mean for us.
+fn check_settings(report: &mut Report) {
+    let cwd = std::env::current_dir().unwrap_or_default();
+    let settings = Settings::read(&cwd);
     if let Some(path) = settings.disables_hooks() {
         let path = path.display();
         let detail = format!(
@@ -188,7 +173,7 @@ fn check_settings(report: &mut Report, cwd: &Path) {
         let detail = format!("{RULE} is not allowed. {WHY_ALLOW}");
         report.warning("permission", detail, "relay setup --allow");
     }
-    let others = settings::other_servers(&settings::state(), cwd);
+    let others = settings::other_servers(&settings::state(), &cwd);
     if !others.is_empty() {
         let detail = format!("MCP server {} starts a second channel in each session", others.join(", "));
         report.error("channels", detail, &format!("claude mcp remove {}", others[0]));
@@ -215,7 +200,9 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
         report.error("directory", format!("{path} is open to other users (mode {mode:o})"), &remedy);
         return false;
     }
-    match probe(dir) {
+    // A disk or a quota that is full shows only so. The name is one that does not count as content of the directory.
+    let probe = dir.path().join(".probe-doctor");
+    match replace(&probe, &[0; PROBE], 0o600).and_then(|()| fs::remove_file(probe)) {
         Err(e) => {
             let detail = format!("cannot write {} KiB to {path}: {e}", PROBE >> 10);
             report.error("directory", detail, &format!("free some space, or {choose}"));
@@ -233,16 +220,6 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
         report.error("socket", detail, &format!("rm -r '{}'", socket.display()));
     }
     true
-}
-
-/// Writes a file and removes it again: a disk or a quota that is full shows only so.
-fn probe(dir: &DataDir) -> std::io::Result<()> {
-    // The name is one that does not count as content of the directory; see `DataDir`.
-    let path = dir.path().join(format!(".probe-doctor-{}", std::process::id()));
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    let written = file.and_then(|mut file| file.write_all(&vec![0; PROBE]));
-    let removed = fs::remove_file(&path);
-    written.and(removed)
 }
 
 /// The hub. Returns its roster, which is empty if no hub runs; `None` if the hub can't be used.
@@ -300,9 +277,8 @@ fn check_peers(report: &mut Report, roster: &Roster) {
         let Some(path) = peer.push.map(|path| path.name()) else {
             let detail =
                 format!("{name}: no path works; it receives messages with its next use of a relay tool");
-            let remedy = format!(
-                "for Claude Code: restart it, preferably as claude {CHANNEL_FLAG}; another client: relay_wait"
-            );
+            let remedy =
+                format!("allow hooks or the inbox in its settings, or restart it as claude {CHANNEL_FLAG}");
             report.error("session", detail, &remedy);
             continue;
         };
@@ -315,10 +291,13 @@ fn check_peers(report: &mut Report, roster: &Roster) {
 }
 
 /// The sessions that run and are not registered, each with the reason.
-fn check_sessions(report: &mut Report, roster: &Roster, plugin: Option<&Plugin>) {
+fn check_sessions(report: &mut Report, roster: &Roster, plugin: &Result<Plugin, String>) {
     let state = settings::state();
     for session in unregistered(roster, claude::running_sessions()) {
-        let (reason, remedy) = absence_reason(&session, plugin, &state);
+        let (reason, remedy) = match plugin {
+            Ok(plugin) => absence_reason(&session, plugin, &state),
+            Err(why) => (why.clone(), "run `relay setup`, then restart it"),
+        };
         report.error("session", format!("{} cannot be asked: {reason}", describe(&session)), remedy);
     }
     for (dir, session) in claude::foreign_sessions() {
@@ -333,17 +312,11 @@ fn describe(session: &SessionFile) -> String {
     format!("{name} (process {}, in {})", session.pid, claude::abbreviate_home(&session.cwd))
 }
 
-/// Why a running session is not registered, and the remedy.
-fn absence_reason(session: &SessionFile, plugin: Option<&Plugin>, state: &Value) -> (String, &'static str) {
-    const RESTART: &str = "run `relay setup`, then restart it";
-    let Some(plugin) = plugin else { return ("the plugin is not installed".to_owned(), "relay setup") };
-    let (reason, remedy) = if !plugin.errors.is_empty() {
-        ("the plugin failed to load", RESTART)
-    } else if let Some(path) = Settings::read(Path::new(&session.cwd)).disables_plugin() {
+/// Why a running session is not registered although the plugin is enabled, and the remedy.
+fn absence_reason(session: &SessionFile, plugin: &Plugin, state: &Value) -> (String, &'static str) {
+    let (reason, remedy) = if let Some(path) = Settings::read(Path::new(&session.cwd)).disables_plugin() {
         let reason = format!("the plugin is disabled in {}", path.display());
         return (reason, "enable it there, then restart the session");
-    } else if !plugin.enabled {
-        ("the plugin is disabled", RESTART)
     } else if settings::is_server_disabled(state, &session.cwd) {
         ("its MCP server is disabled in that project", "enable plugin:relay:relay with /mcp in it")
     } else if session.started_before(&plugin.installed_at) {

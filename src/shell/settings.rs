@@ -101,11 +101,8 @@ pub fn other_servers(state: &Value, cwd: &Path) -> Vec<String> {
     ];
     let servers = tables.into_iter().filter_map(Value::as_object).flatten();
     let starts_relay = |server: &Value| {
-        let words =
-            std::iter::once(&server["command"]).chain(server["args"].as_array().into_iter().flatten());
-        let words: Vec<&str> = words.filter_map(Value::as_str).collect();
-        let is_relay = |word: &&str| matches!(word.rsplit('/').next(), Some("relay" | "relay-launcher"));
-        words.iter().any(is_relay) && words.contains(&"channel")
+        let is_channel = server["args"].as_array().is_some_and(|args| args.contains(&"channel".into()));
+        is_channel && server.to_string().contains("relay")
     };
     servers.filter(|(_, server)| starts_relay(server)).map(|(name, _)| name.clone()).collect()
 }

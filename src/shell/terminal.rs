@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::{Failure, width};
-use crate::fence;
+use crate::{fence, process};
 
 /// Moves to the start of the line and erases it.
 pub const ERASE: &str = "\r\x1b[K";
@@ -64,8 +65,7 @@ pub fn columns() -> Option<usize> {
         return None;
     }
     let set = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let reported = || stty(&["size"])?.split_whitespace().nth(1)?.parse().ok();
-    set.or_else(reported).filter(|columns| *columns > 0)
+    set.filter(|columns| *columns > 0).or_else(|| process::columns(Path::new("/dev/tty")))
 }
 
 /// Runs `stty` on the controlling terminal and returns what it prints; `None` if that fails.

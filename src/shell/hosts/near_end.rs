@@ -70,7 +70,6 @@ struct Keeper<'a> {
     entry: &'a Entry,
     /// Set by a signal.
     stop: Arc<AtomicBool>,
-    tokens: Tokens,
     /// Whether the link was ever up.
     was_up: bool,
     /// How long to wait before the next attempt.
@@ -88,13 +87,12 @@ struct Ssh {
 
 /// Keeps the link until it is not wanted or a signal comes. If it never comes up, that is an error.
 pub fn keep(dir: &DataDir, host: &str, entry: &Entry) -> Result<(), String> {
-    let tokens = Tokens::new().map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
     let stop = Arc::new(AtomicBool::new(false));
     // A closing terminal sends SIGHUP to what it started: a link in the background stays.
     for (signal, flag) in [(SIGTERM, stop.clone()), (SIGINT, stop.clone()), (SIGHUP, Arc::default())] {
         signal_hook::flag::register(signal, flag).map_err(|e| format!("cannot watch signals: {e}"))?;
     }
-    let mut keeper = Keeper { dir, host, entry, stop, tokens, was_up: false, pause: PAUSE };
+    let mut keeper = Keeper { dir, host, entry, stop, was_up: false, pause: PAUSE };
     loop {
         let why = match keeper.connect() {
             Ok(()) | Err(End::Unwanted) => return Ok(()),
@@ -126,7 +124,8 @@ impl Keeper<'_> {
             }
             _ => {} // a dead connection of this link may still be there
         }
-        let name = self.tokens.id(PREFIX).map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
+        let name = Tokens::new().and_then(|mut tokens| tokens.id(PREFIX));
+        let name = name.map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
         let forward = format!("{}/{name}:{}", remote.data_dir, self.dir.peers_socket().display());
         if forward.matches(':').count() > 1 || forward.contains(['\\', '%', '$']) {
             let shown = label(&forward); // the other machine has chosen a part of it
