@@ -150,27 +150,20 @@ fn usage_error(command: Option<&Command>, why: &str) -> Failure {
     Failure::Exit(exit_code(Code::BadArgs))
 }
 
-fn find(name: &str) -> Result<Command, Failure> {
+fn find(word: &str) -> Result<Command, Failure> {
     let mut commands = commands();
-    if let Some(at) = commands.iter().position(|c| c.name == name) {
+    if let Some(at) = commands.iter().position(|c| c.name == word) {
         return Ok(commands.swap_remove(at));
     }
-    let hint = did_you_mean(name, "relay ", commands.iter().map(|c| c.name));
-    Err(usage_error(None, &format!("unknown command '{name}'{hint}")))
+    let nearest = name::nearest(word, commands.iter().map(|c| c.name));
+    let hint = nearest.first().map(|n| format!("; did you mean 'relay {n}'?")).unwrap_or_default();
+    Err(usage_error(None, &format!("unknown command '{word}'{hint}")))
 }
 
 fn unknown_option(command: Option<&Command>, option: &str) -> Failure {
-    let known = command.into_iter().flat_map(|c| &c.options).map(|o| o.name);
-    let mut hint = did_you_mean(option, "--", known.chain(["help", "version", "data-dir"]));
-    if hint.is_empty() && command.is_some_and(|c| c.arguments.contains("TEXT")) {
-        hint = "; write '--' before a text that begins with a dash".to_owned();
-    }
+    let takes_text = command.is_some_and(|c| c.arguments.contains("TEXT"));
+    let hint = if takes_text { "; write '--' before a text that begins with a dash" } else { "" };
     usage_error(command, &format!("unknown option '{option}'{hint}"))
-}
-
-fn did_you_mean(wanted: &str, prefix: &str, names: impl Iterator<Item = &'static str>) -> String {
-    let nearest = name::nearest(wanted, names);
-    nearest.first().map(|n| format!("; did you mean '{prefix}{n}'?")).unwrap_or_default()
 }
 
 /// The text of `relay --help`: the table without the options and details of single commands.

@@ -98,10 +98,8 @@ impl Console {
             return Ok(Some(Input::End));
         }
         let input = terminal.editor.next(&mut self.unread);
-        match &input {
-            Some(Input::Line(line)) => out(&format!("{ERASE}{}\n", paint("2", &format!("> {line}"))))?,
-            Some(Input::ClearScreen) => out("\x1b[H\x1b[2J")?,
-            Some(Input::Complete | Input::End) | None => {}
+        if let Some(Input::Line(line)) = &input {
+            out(&format!("{ERASE}{}\n", paint("2", &format!("> {line}"))))?;
         }
         terminal.draw()?;
         Ok(input)

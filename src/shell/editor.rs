@@ -18,13 +18,11 @@ pub enum Input {
     Line(String),
     /// Tab was pressed.
     Complete,
-    /// Ctrl-L was pressed.
-    ClearScreen,
     /// Ctrl-D was pressed on an empty line.
     End,
 }
 
-/// A line that is being edited, with a history. Keys are those of readline's Emacs mode.
+/// A line that is being edited, with a history. Keys are among those of readline's Emacs mode.
 #[derive(Default)]
 pub struct Editor {
     text: String,
@@ -38,8 +36,6 @@ pub struct Editor {
     recalled: usize,
     /// The new line while an earlier one is shown.
     draft: String,
-    /// What was cut last.
-    clipboard: String,
 }
 
 impl Editor {
@@ -74,7 +70,6 @@ impl Editor {
             b"\t" if self.is_pasting => self.insert("\t"),
             b"\n" | b"\r" => return Some(Input::Line(self.finish())),
             b"\t" => return Some(Input::Complete),
-            b"\x0c" => return Some(Input::ClearScreen),
             b"\x04" if self.text.is_empty() => return Some(Input::End),
             b"\x02" | b"\x1b[D" | b"\x1bOD" => self.cursor = self.before(self.cursor),
             b"\x06" | b"\x1b[C" | b"\x1bOC" => self.cursor = self.after(self.cursor),
@@ -82,13 +77,12 @@ impl Editor {
             b"\x05" | b"\x1b[F" | b"\x1bOF" | b"\x1b[4~" | b"\x1b[8~" => self.cursor = self.text.len(),
             b"\x1bb" | b"\x1b[1;5D" | b"\x1b[1;3D" => self.cursor = self.word_start(),
             b"\x1bf" | b"\x1b[1;5C" | b"\x1b[1;3C" => self.cursor = self.word_end(),
-            b"\x7f" | b"\x08" => drop(self.delete(self.before(self.cursor), self.cursor)),
-            b"\x04" | b"\x1b[3~" => drop(self.delete(self.cursor, self.after(self.cursor))),
-            b"\x0b" => self.cut(self.cursor, self.text.len()),
-            b"\x15" => self.cut(0, self.cursor),
-            b"\x17" | b"\x1b\x7f" => self.cut(self.word_start(), self.cursor),
-            b"\x1bd" => self.cut(self.cursor, self.word_end()),
-            b"\x19" => self.insert(&self.clipboard.clone()),
+            b"\x7f" | b"\x08" => self.delete(self.before(self.cursor), self.cursor),
+            b"\x04" | b"\x1b[3~" => self.delete(self.cursor, self.after(self.cursor)),
+            b"\x0b" => self.delete(self.cursor, self.text.len()),
+            b"\x15" => self.delete(0, self.cursor),
+            b"\x17" | b"\x1b\x7f" => self.delete(self.word_start(), self.cursor),
+            b"\x1bd" => self.delete(self.cursor, self.word_end()),
             b"\x10" | b"\x1b[A" | b"\x1bOA" => self.recall(self.recalled.checked_sub(1)),
             b"\x0e" | b"\x1b[B" | b"\x1bOB" => self.recall(self.recalled.checked_add(1)),
             [0..0x20, ..] => {} // a key without a meaning here
@@ -105,15 +99,9 @@ impl Editor {
         }
     }
 
-    fn delete(&mut self, from: usize, to: usize) -> String {
+    fn delete(&mut self, from: usize, to: usize) {
         self.cursor = from;
-        self.text.drain(from..to).collect()
-    }
-
-    fn cut(&mut self, from: usize, to: usize) {
-        if from < to {
-            self.clipboard = self.delete(from, to);
-        }
+        self.text.drain(from..to);
     }
 
     /// Takes the line, adds it to the history, and begins a new one.
@@ -239,7 +227,7 @@ mod tests {
             ("abc\x01\x04", "|bc"),
             ("one two\x17", "one |"),
             ("one two\x1bb\x0b", "one |"),
-            ("one two\x1b[1;5D\x15\x05\x19", "twoone |"),
+            ("one two\x1b[1;5D\x15", "|two"),
             ("one two\x01\x1bf!", "one!| two"),
             ("one two\x01\x1bd", "| two"),
             ("日本\x1b[Dx", "日x|本"),

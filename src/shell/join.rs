@@ -76,16 +76,11 @@ impl Member {
                                 break;
                             }
                             Input::Complete => self.complete()?,
-                            Input::Line(_) | Input::ClearScreen => {}
+                            Input::Line(_) => {}
                         }
                     }
                 }
-                News::Hub(Event::Push(parcel)) => self.show_parcel(&parcel)?,
-                News::Hub(event) => {
-                    if let Some(note) = self.handle_event(event)? {
-                        self.console.note(&note)?;
-                    }
-                }
+                News::Hub(event) => self.handle_event(event)?,
                 News::Quiet => {}
             }
         }
@@ -120,20 +115,18 @@ impl Member {
         format!("relay: {}: {}", code.name(), clean(&why))
     }
 
-    /// Handles an event that is no parcel and was not typed; returns the note to print.
-    fn handle_event(&mut self, event: Event) -> Result<Option<String>, Failure> {
-        Ok(Some(match event {
+    /// Handles an event that was not typed.
+    fn handle_event(&mut self, event: Event) -> Result<(), Failure> {
+        let note = match event {
+            Event::Push(parcel) => return self.show_parcel(&parcel),
+            Event::Ended { result: Ok(Answer::Peers(roster)), .. } => {
+                return match std::mem::take(&mut self.is_completing) {
+                    true => self.console.complete(roster.peers.iter().map(|peer| format!("@{}", peer.name))),
+                    false => self.console.print(&peer_table(&roster)),
+                };
+            }
             Event::Registered { name } => format!("You are {name}. Type /help for help."),
             Event::Lost(_) => "Lost the hub; reconnecting.".to_owned(),
-            Event::Ended { result: Ok(Answer::Peers(roster)), .. } => {
-                match std::mem::take(&mut self.is_completing) {
-                    true => {
-                        self.console.complete(roster.peers.iter().map(|peer| format!("@{}", peer.name)))?
-                    }
-                    false => self.console.print(&peer_table(&roster))?,
-                }
-                return Ok(None);
-            }
             Event::Ended { result: Ok(Answer::Asked { ask_id, to, state, .. }), .. } => {
                 self.asked.entry(ask_id).and_modify(|name| name.clone_from(&to));
                 format!("{to}: {}", state.name())
@@ -152,14 +145,16 @@ impl Member {
             }
             Event::Told(ToClient::State { ask_id, state, detail, .. }) => {
                 let asked = self.asked.get(&ask_id).filter(|_| state < State::Replied);
-                let Some(to) = asked else { return Ok(None) };
+                let Some(to) = asked else { return Ok(()) };
                 format!("{to}: {}", detail.as_deref().unwrap_or(state.name()))
             }
-            Event::Told(ToClient::Over { ask_id, code }) => {
-                return Ok(self.handle_question_end(&ask_id, code));
-            }
-            _ => return Ok(None),
-        }))
+            Event::Told(ToClient::Over { ask_id, code }) => match self.handle_question_end(&ask_id, code) {
+                Some(note) => note,
+                None => return Ok(()),
+            },
+            _ => return Ok(()),
+        };
+        self.console.note(&note)
     }
 
     fn handle_refusal(&mut self, request: &ToHub, code: Code, why: &str) -> String {

@@ -157,7 +157,7 @@ pub fn edit(change: fn(&str) -> Option<String>) -> Result<String, String> {
 /// # Errors
 /// The directory or the file can't be written.
 pub fn replace(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mode = fs::metadata(file).map_or(mode, |meta| meta.permissions().mode() & 0o7777 | mode & 0o111);
+    let mode = fs::metadata(file).map_or(mode, |meta| meta.permissions().mode() & 0o7777);
     fs::create_dir_all(file.parent().unwrap_or(file))?;
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".relay-{}", std::process::id()));

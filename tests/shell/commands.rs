@@ -55,7 +55,7 @@ fn usage_errors_exit_with_2_and_say_what_to_do() {
     for (args, said) in [
         (&["frobnicate"][..], "unknown command 'frobnicate'"),
         (&["brodcast", "bob"], "did you mean 'relay broadcast'?"),
-        (&["ask", "--jsn", "bob"], "did you mean '--json'?"),
+        (&["ask", "--jsn", "bob"], "unknown option '--jsn'"),
         (&["ask", "bob", "--zzzzzz"], "write '--' before a text"),
         (&["ask", "bob", "x", "--timeout"], "--timeout"),
         (&["peers", "bob"], "unexpected argument 'bob'"),
