@@ -111,16 +111,14 @@ pub fn parse(mut line: lexopt::Parser) -> Result<Args, Failure> {
             Some(Long("data-dir")) => args.data_dir = Some(line.value().map_err(usage)?),
             Some(Long(long)) => {
                 let known = command.as_ref().and_then(|c| c.options.iter().find(|o| o.name == long));
-                let Some(Opt { name, value, .. }) = known else {
-                    return Err(unknown_option(command.as_ref(), &format!("--{long}")));
-                };
+                let Some(Opt { name, value, .. }) = known else { return Err(usage(Long(long).unexpected())) };
                 let value = match *value {
                     "" => String::new(),
                     _ => line.value().and_then(|v| v.string()).map_err(usage)?,
                 };
                 args.options.push((name, value));
             }
-            Some(Short(c)) => return Err(unknown_option(command.as_ref(), &format!("-{c}"))),
+            Some(short @ Short(_)) => return Err(usage(short.unexpected())),
             Some(Value(word)) => {
                 let word = word.string().map_err(usage)?;
                 match &command {
@@ -158,12 +156,6 @@ fn find(word: &str) -> Result<Command, Failure> {
     let nearest = name::nearest(word, commands.iter().map(|c| c.name));
     let hint = nearest.first().map(|n| format!("; did you mean 'relay {n}'?")).unwrap_or_default();
     Err(usage_error(None, &format!("unknown command '{word}'{hint}")))
-}
-
-fn unknown_option(command: Option<&Command>, option: &str) -> Failure {
-    let takes_text = command.is_some_and(|c| c.arguments.contains("TEXT"));
-    let hint = if takes_text { "; write '--' before a text that begins with a dash" } else { "" };
-    usage_error(command, &format!("unknown option '{option}'{hint}"))
 }
 
 /// The text of `relay --help`: the table without the options and details of single commands.

@@ -20,6 +20,8 @@ use crate::wire::{
 const GRACE: Duration = Duration::from_secs(15);
 /// How long a person may put a question off, which does not count towards the timeout.
 const PUT_OFF: Duration = Duration::from_secs(600);
+/// The longest timeout.
+const MAX_TIMEOUT_S: u64 = MAX_TIMEOUT_MS / 1000;
 /// How often the time in the status line is updated.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -264,15 +266,15 @@ fn text(words: &[String]) -> Result<String, Failure> {
 /// The value of `--timeout`: seconds, or a number with `s`, `m` or `h`.
 fn timeout(args: &Args, default: &str) -> Result<Duration, Failure> {
     let value = args.get("timeout").unwrap_or(default);
-    let (number, unit_ms) = match value.split_at(value.trim_end_matches(char::is_alphabetic).len()) {
-        (number, "" | "s") => (number, 1000),
-        (number, "m") => (number, 60_000),
-        (number, "h") => (number, 3_600_000),
-        _ => ("", 0),
+    let (number, unit) = value.split_at(value.trim_end_matches(char::is_alphabetic).len());
+    let unit_s = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => 0,
     };
-    let ms = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_ms));
-    match ms.filter(|ms| (1..=MAX_TIMEOUT_MS).contains(ms)) {
-        Some(ms) => Ok(Duration::from_millis(ms)),
-        None => usage_error(format!("invalid timeout '{value}': give 1s to 24h, for example 30s, 10m, 2h")),
+    match number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_s)) {
+        Some(s @ 1..=MAX_TIMEOUT_S) => Ok(Duration::from_secs(s)),
+        _ => usage_error(format!("invalid timeout '{value}': give 1s to 24h, for example 30s, 10m, 2h")),
     }
 }

@@ -60,14 +60,11 @@ impl Guest {
             .map_err(cannot)?;
         if joins {
             let typed = send.clone();
-            let read = move || {
+            let read = move || loop {
                 let mut buffer = [0; 4096];
-                loop {
-                    let n = stdin().lock().read(&mut buffer).unwrap_or(0);
-                    let typed = typed.send(Received::Typed(buffer[..n].to_vec()));
-                    if n == 0 || typed.is_err() {
-                        return;
-                    }
+                let n = stdin().lock().read(&mut buffer).unwrap_or(0);
+                if typed.send(Received::Typed(buffer[..n].to_vec())).is_err() || n == 0 {
+                    return;
                 }
             };
             spawn("stdin", SMALL, read).map_err(cannot)?;

@@ -9,6 +9,7 @@ use super::claude::{MARKETPLACE, read_json};
 use super::completions::{BASH, FISH, ZSH};
 use super::settings::replace;
 use crate::link::own_executable;
+use crate::repository::path_var;
 
 /// All files of the marketplace besides the program: path, mode, content. A test compares an installed copy with the checkout.
 const FILES: &[(&str, u32, &str)] = &[
@@ -34,9 +35,9 @@ const MAN_PAGE: &str = include_str!("../../docs/relay.1");
 /// # Errors
 /// Neither that nor `HOME` is set.
 fn data_home() -> Result<PathBuf, String> {
-    let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || Some(set("HOME")?.join(".local/share"));
-    set("XDG_DATA_HOME").or_else(home).ok_or_else(|| "HOME is not set".to_owned())
+    let home = || Some(path_var("HOME")?.join(".local/share"));
+    let set = path_var("XDG_DATA_HOME").filter(|path| path.is_absolute());
+    set.or_else(home).ok_or_else(|| "HOME is not set".to_owned())
 }
 
 /// The directory of the installed copy.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::claude::{PLUGIN, SERVER, read_json};
 use crate::datadir::config_dir;
+use crate::repository::path_var;
 
 /// The rule that lets sessions use our tools without a dialog and without the classifier of auto mode.
 pub const RULE: &str = "mcp__plugin_relay_relay__*";
@@ -80,8 +81,7 @@ impl Settings {
 
 /// Claude Code's state file `.claude.json`, which lists MCP servers; `null` if it can't be read.
 pub fn state() -> Value {
-    let is_set = std::env::var_os("CLAUDE_CONFIG_DIR").is_some_and(|dir| !dir.is_empty());
-    let dir = if is_set { config_dir() } else { std::env::home_dir() };
+    let dir = path_var("CLAUDE_CONFIG_DIR").or_else(std::env::home_dir);
     dir.and_then(|dir| read_json(&dir.join(".claude.json")).ok()).unwrap_or_default()
 }
 

@@ -39,13 +39,10 @@ fn install(args: &Args) -> Result<(), Failure> {
     step("program", &program)?;
     let is_first = permit(args)?;
     permit_forms(args, is_first)?;
-    let mut extras = match package::install_extras() {
-        Ok(dir) => format!("installed below {}", shown(&dir)),
+    let extras = match package::install_extras() {
+        Ok(dir) => format!("installed below {} (for zsh, add its zsh/site-functions to fpath)", shown(&dir)),
         Err(why) => why,
     };
-    if std::env::var("SHELL").is_ok_and(|shell| shell.ends_with("zsh")) {
-        extras += "; add its zsh/site-functions to fpath";
-    }
     step("shell", &format!("completions and man page: {extras}"))?;
     out(&format!(
         "\nEvery session that starts from now on is a peer; in a running session type /reload-plugins. Then run\n\
