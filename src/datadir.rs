@@ -107,11 +107,6 @@ impl DataDir {
         self.0.join(named(SOCKET, &self.machine_suffix().unwrap_or_default()))
     }
 
-    /// The hub's journal.
-    pub fn journal_path(&self) -> PathBuf {
-        self.0.join(named(JOURNAL, &self.machine_suffix().unwrap_or_default()))
-    }
-
     /// The directory of the logs.
     pub fn logs(&self) -> PathBuf {
         self.0.join("logs")
@@ -455,7 +450,7 @@ mod tests {
         assert_eq!(dir.other_machine().as_deref(), Some("other-machine"));
         let claim = dir.claim().expect("a lock file").expect("the lock");
         assert_eq!(claim.socket_path(), dir.0.join(format!("hub-{host}.sock")));
-        assert_eq!(claim.journal_path(), dir.journal_path());
+        assert_eq!(claim.journal_path(), dir.0.join(format!("hub-{host}.journal")));
         let lock = fs::read_to_string(dir.0.join(LOCK)).expect("it is there");
         assert_eq!(lock, "1\nother-machine\nother-boot\n");
         let _listener = claim.bind().expect("bound");

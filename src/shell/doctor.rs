@@ -105,9 +105,7 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
 
 /// Claude Code, its settings and the plugin in it. The error is why no session has the plugin.
 fn check_client(report: &mut Report) -> Result<Plugin, String> {
-    let version = claude(&["--version"]).inspect_err(|why| {
-        report.error("claude", why.replace(&format!("; {INSTALL_CLAUDE}"), ""), INSTALL_CLAUDE);
-    })?;
+    let version = claude(&["--version"]).inspect_err(|why| report.error("claude", why, INSTALL_CLAUDE))?;
     let paths = match claude::parse_version(&version).as_slice() >= INBOX.as_slice() {
         true => "every session can receive messages, with or without the channel flag",
         false => "sessions before 2.1.224 have no inbox; they receive messages by a hook or the channel flag",
@@ -243,7 +241,7 @@ fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Rost
         }
     };
     match request_status(&mut link) {
-        Ok(status) => check_status(report, dir, &status),
+        Ok(status) => check_status(report, &status),
         Err(fault) if fault.code == Code::NotAllowed => {
             report.ok("hub", format!("it runs elsewhere, behind {}", dir.client_socket().display()));
         }
@@ -252,21 +250,15 @@ fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Rost
     request_roster(&mut link).ok()
 }
 
-fn check_status(report: &mut Report, dir: &DataDir, status: &Status) {
+fn check_status(report: &mut Report, status: &Status) {
     let (version, up, peers) = (&status.version, span(status.uptime_s), count(status.peers, "peer"));
     match version == VERSION {
         true => report.ok("hub", format!("{version}, process {}, up for {up}, {peers}", status.pid)),
         false => report.error("hub", format!("the hub is relay {version}, but this is {VERSION}"), RESTART),
     }
-    match &status.journal.off {
-        Some(why) => {
-            let remedy = "free some space or repair the directory; the hub tries again every minute";
-            report.error("journal", format!("{why}; if the hub dies now, open asks fail"), remedy);
-        }
-        None => {
-            let (size, path) = (status.journal.bytes.div_ceil(1024), dir.journal_path());
-            report.ok("journal", format!("{size} KiB, {}", path.display()));
-        }
+    if let Some(why) = &status.journal.off {
+        let remedy = "free some space or repair the directory; the hub tries again every minute";
+        report.error("journal", format!("{why}; if the hub dies now, open asks fail"), remedy);
     }
 }
 

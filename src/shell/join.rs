@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::args::{self, Args};
 use super::ask::checked_name;
-use super::console::Console;
+use super::console::{BELL, Console};
 use super::editor::Input;
 use super::guest::{Guest, News};
 use super::peers::peer_table;
@@ -215,7 +215,8 @@ impl Member {
                 Kind::Reply => format!("{from} answers:"),
                 Kind::Failed | Kind::Summary | Kind::Notice | Kind::Consent => format!("{from}:"),
             };
-            self.console.announce(&with_heading(&heading, text))?;
+            let bell = if self.console.is_terminal() { BELL } else { "" };
+            self.console.print(&format!("{bell}{}", with_heading(&heading, text)))?;
         }
         self.guest.client.seen(&parcel.push);
         Ok(())
