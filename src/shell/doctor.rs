@@ -89,8 +89,9 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
     let program = std::env::current_exe().unwrap_or_default();
     report.ok("relay", format!("{VERSION}, {}", program.display()));
     let plugin = check_client(&mut report);
-    let is_usable = check_directory(&mut report, dir);
-    if let Some(roster) = check_hub(&mut report, dir, is_usable) {
+    if check_directory(&mut report, dir)
+        && let Some(roster) = check_hub(&mut report, dir)
+    {
         check_peers(&mut report, &roster);
         check_sessions(&mut report, &roster, &plugin);
     }
@@ -221,7 +222,7 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
 }
 
 /// The hub. Returns its roster, which is empty if no hub runs; `None` if the hub can't be used.
-fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Roster> {
+fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
     let mut link = match open(dir) {
         Ok(Some(link)) => link,
         Ok(None) => {
@@ -234,7 +235,6 @@ fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Rost
             }
             return Some(Roster::default());
         }
-        Err(_) if !is_usable => return None, // reported already
         Err(fault) => {
             report.error("hub", fault.message, RESTART);
             return None;
