@@ -266,10 +266,7 @@ impl Hub<'_> {
                 self.close(conn);
                 self.step(Input::Closed(conn));
             }
-            Incoming::Stop => {
-                self.step(Input::Stop);
-                self.exit = Some("a signal");
-            }
+            Incoming::Stop => self.exit = Some("a signal"),
         }
     }
 

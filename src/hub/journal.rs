@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::router::{Change, Info, Input, Limits, Ms, Router, Step, is_plausible};
+use super::router::{Info, Input, Limits, Ms, Router, Step, is_plausible};
 use crate::wire::{JournalStatus, ToHub};
 
 /// The format that this version writes and reads.
@@ -129,10 +129,10 @@ pub fn step(router: &mut Router, now: Ms, input: Input, batch: &mut Vec<u8>) -> 
     let text = serde_json::to_string(&input);
     let step = router.step(now, input);
     let record = || {
-        let text = match step.change {
-            Change::None => return Ok(()),
-            Change::Time => serde_json::to_string(&Input::Tick)?,
-            Change::Input => text?,
+        let text = match step.is_change {
+            true => text?,
+            false if step.expired => serde_json::to_string(&Input::Tick)?,
+            false => return Ok(()),
         };
         let ids = serde_json::to_string(&step.drawn)?;
         writeln!(batch, "{{\"at\":{},\"ids\":{ids},\"input\":{text}}}", router.now())

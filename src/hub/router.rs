@@ -72,8 +72,6 @@ pub enum Input {
     Closed(ConnId),
     /// A deadline passed.
     Tick,
-    /// SIGTERM.
-    Stop,
     /// A linked hub, of this epoch, has taken the socket over; the hub exits.
     HandOver(String),
 }
@@ -95,19 +93,12 @@ pub enum Output {
 #[derive(Debug, Default)]
 pub struct Step {
     pub outputs: Vec<Output>,
-    pub change: Change,
+    /// Whether the input may have changed the state: the journal must record it.
+    pub is_change: bool,
+    /// Whether timers expired: the journal must record the time.
+    pub expired: bool,
     /// The random identifiers that the step drew, in order. A replay needs them.
     pub drawn: Vec<String>,
-}
-
-/// What may have changed the state in a step: the journal must record it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Change {
-    #[default]
-    None,
-    /// Timers expired; the input itself changed nothing.
-    Time,
-    Input,
 }
 
 /// A timer; ignored if it no longer applies when it expires.
@@ -190,9 +181,6 @@ pub struct Router {
     empty_since: Option<Ms>,
     #[serde(skip)]
     out: Vec<Output>,
-    /// Whether a timer expired in this step.
-    #[serde(skip)]
-    expired: bool,
 }
 
 /// Facts about the hub process. Not part of the state, since they differ in each process.
@@ -251,64 +239,47 @@ impl Router {
     /// Handles one input at time `now`, which never decreases, and returns the outputs in order.
     pub fn step(&mut self, now: Ms, input: Input) -> Step {
         self.now = self.now.max(now);
-        self.expired = false;
-        self.expire_timers();
+        let expired = self.expire_timers();
         let drawn_by_timers = self.ids.drawn.len();
-        let mut changes = false; // the input itself
-        match input {
+        let changes = match input {
             Input::Opened(conn) => {
                 self.open.insert(conn);
                 self.last_conn = self.last_conn.max(conn);
-                self.welcome(conn);
+                let Info { pid, version, epoch, .. } = self.info.clone();
+                self.send(conn, ToClient::Welcome { v: crate::wire::VERSION, pid, version, epoch });
+                false
             }
             Input::Said(conn, message) if self.open.contains(&conn) => {
-                let reads_only = |m: &ToHub| {
-                    matches!(
-                        m,
-                        ToHub::Peers { .. }
-                            | ToHub::WatchRoster
-                            | ToHub::Asks { .. }
-                            | ToHub::Watch { .. }
-                            | ToHub::Status { .. }
-                    )
-                };
-                changes = !reads_only(&message);
+                let reads_only = matches!(
+                    message,
+                    ToHub::Peers { .. }
+                        | ToHub::WatchRoster
+                        | ToHub::Asks { .. }
+                        | ToHub::Watch { .. }
+                        | ToHub::Status { .. }
+                );
                 self.handle(conn, message);
+                !reads_only
             }
-            Input::Said(..) => {} // an earlier step closed it
-            Input::Closed(conn) => {
-                changes = self.roles.contains_key(&conn);
-                self.closed(conn);
-            }
-            Input::Tick => {}
-            Input::Stop => self.out.push(Output::Exit),
+            Input::Closed(conn) => self.closed(conn),
+            Input::Said(..) | Input::Tick => false, // an earlier step closed that connection
             Input::HandOver(epoch) => {
-                changes = true;
                 self.hand_over(&epoch);
+                true
             }
-        }
-        let drawn = std::mem::take(&mut self.ids.drawn);
-        let change = match changes || drawn.len() > drawn_by_timers {
-            true => Change::Input,
-            false if self.expired => Change::Time,
-            false => Change::None,
         };
-        Step { outputs: std::mem::take(&mut self.out), change, drawn }
+        let drawn = std::mem::take(&mut self.ids.drawn);
+        let is_change = changes || drawn.len() > drawn_by_timers; // texts were taken along
+        Step { outputs: std::mem::take(&mut self.out), is_change, expired, drawn }
     }
 
-    fn welcome(&mut self, conn: ConnId) {
-        let Info { pid, version, epoch, .. } = self.info.clone();
-        self.send(conn, ToClient::Welcome { v: crate::wire::VERSION, pid, version, epoch });
-    }
-
-    fn expire_timers(&mut self) {
-        while let Some((at, _)) = self.timers.first()
-            && *at <= self.now
+    /// Returns whether there were any.
+    fn expire_timers(&mut self) -> bool {
+        let mut expired = false;
+        while self.next_deadline().is_some_and(|at| at <= self.now)
+            && let Some((at, timer)) = self.timers.pop_first()
         {
-            let Some((at, timer)) = self.timers.pop_first() else {
-                return;
-            };
-            self.expired = true;
+            expired = true;
             match timer {
                 Timer::Timeout(id) => self.fail(&id, Code::Timeout),
                 Timer::Grace(peer) => self.end_grace(peer),
@@ -325,6 +296,7 @@ impl Router {
                 }
             }
         }
+        expired
     }
 
     fn handle(&mut self, conn: ConnId, message: ToHub) {
@@ -376,7 +348,8 @@ impl Router {
         }
     }
 
-    fn closed(&mut self, conn: ConnId) {
+    /// Returns whether the connection had a role.
+    fn closed(&mut self, conn: ConnId) -> bool {
         self.open.remove(&conn);
         self.watchers.remove(&conn);
         self.roster_watchers.remove(&conn);
@@ -384,8 +357,9 @@ impl Router {
         match self.roles.remove(&conn) {
             Some(Role::Waiter { claude, .. }) => self.waiter_left(conn, &claude),
             Some(Role::Peer(peer)) => self.vanished(peer, conn),
-            None => {}
+            None => return false,
         }
+        true
     }
 
     /// Sends one error and closes a connection that violated the protocol.

@@ -51,7 +51,7 @@ impl Router {
 pub fn is_plausible(at: Ms, input: &Input) -> bool {
     let conn = match input {
         Input::Opened(conn) | Input::Said(conn, _) | Input::Closed(conn) => *conn,
-        Input::Tick | Input::Stop | Input::HandOver(_) => 0,
+        Input::Tick | Input::HandOver(_) => 0,
     };
     at < OUT_OF_RANGE && conn < OUT_OF_RANGE
 }
