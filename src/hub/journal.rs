@@ -18,14 +18,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::router::{Info, Input, Limits, Ms, Router, Step, is_plausible};
-use crate::wire::{JournalStatus, ToHub};
+use crate::wire::JournalStatus;
 
 /// The format that this version writes and reads.
 pub const FORMAT: u32 = 1;
 /// A file up to this size, in bytes, is not compacted because of its size.
 const SMALL: u64 = 1 << 20;
-/// How long unneeded text may stay in the file: half of the documented minute.
-const STALE_TEXT: Duration = Duration::from_secs(30);
+/// How long records stay in the file, and with them text that nobody needs any more: half of the documented minute.
+const COMPACTION: Duration = Duration::from_secs(30);
 /// The pause before a failed journal is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -174,14 +174,8 @@ pub struct Journal {
     /// Bytes in the file, and in its first line.
     size: u64,
     snapshot_size: u64,
-    /// `Router::text_removed` at the last compaction.
-    text_removed: u64,
-    /// Whether a record since then holds text.
-    has_text: bool,
-    /// When the next compaction is due because of text.
-    compact_at: Option<Instant>,
-    /// When to try again to write.
-    retry_at: Option<Instant>,
+    /// When the next file is due, after records or after a failure.
+    renew_at: Option<Instant>,
 }
 
 impl Journal {
@@ -223,13 +217,6 @@ impl Journal {
         if self.file.is_none() {
             return router.step(now, input);
         }
-        self.has_text |= matches!(
-            input,
-            Input::Said(
-                _,
-                ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. } | ToHub::FormClosed { .. }
-            )
-        );
         let (step, recorded) = step(router, now, input, &mut self.batch);
         if let Err(e) = recorded {
             self.give_up(&e);
@@ -239,36 +226,23 @@ impl Journal {
 
     /// Writes the records of this batch; to be called before any of its outputs is sent.
     pub fn append(&mut self) {
-        if self.batch.is_empty() {
-            return;
+        let batch = std::mem::take(&mut self.batch);
+        let Some(file) = self.file.as_mut().filter(|_| !batch.is_empty()) else { return };
+        match file.write_all(&batch) {
+            Ok(()) => self.size += batch.len() as u64,
+            Err(e) => return self.give_up(&e),
         }
-        if let Some(file) = &mut self.file {
-            match file.write_all(&self.batch) {
-                Ok(()) => self.size += self.batch.len() as u64,
-                Err(e) => self.give_up(&e),
-            }
-        }
-        self.batch.clear();
-        if self.batch.capacity() > SMALL as usize {
-            self.batch.shrink_to(64 << 10);
-        }
+        self.renew_at.get_or_insert_with(|| Instant::now() + COMPACTION);
     }
 
-    /// Compacts the file if it is too large or contains unneeded text, and retries a failed journal. To be called about
-    /// once per second, and with an empty batch.
+    /// Compacts the file if it is too large, has old records or was removed, and retries a failed journal. To be called
+    /// about once per second, and with an empty batch.
     pub fn maintain(&mut self, router: &Router, now: Instant) {
-        if self.retry_at.is_some_and(|at| at <= now) {
-            self.compact(router);
-        }
-        if self.file.is_none() {
-            return;
-        }
-        let is_missing = fs::symlink_metadata(&self.path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-        if self.has_text || router.text_removed() != self.text_removed {
-            self.compact_at.get_or_insert(now + STALE_TEXT);
-        }
-        let too_large = self.size > SMALL && self.size > 2 * self.snapshot_size;
-        if is_missing || too_large || self.compact_at.is_some_and(|at| at <= now) {
+        let is_missing =
+            || fs::symlink_metadata(&self.path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        let is_too_large = self.size > SMALL && self.size > 2 * self.snapshot_size;
+        let is_due = self.renew_at.is_some_and(|at| at <= now);
+        if is_due || is_too_large || self.file.is_some() && is_missing() {
             self.compact(router);
         }
     }
@@ -298,8 +272,7 @@ impl Journal {
         if self.is_replaced() {
             return self.give_up(&io::Error::other("another file is there"));
         }
-        (self.compact_at, self.retry_at, self.has_text) = (None, None, false);
-        self.text_removed = router.text_removed();
+        self.renew_at = None;
         match write_new(&self.path, router) {
             Ok((file, size)) => {
                 if self.off.take().is_some() {
@@ -320,9 +293,9 @@ impl Journal {
         }
         self.size = 0;
         self.batch.clear();
+        self.renew_at = (!is_replaced).then(|| Instant::now() + RETRY);
         if !is_replaced {
             self.remove();
-            self.retry_at = Some(Instant::now() + RETRY);
         }
         log::error!(error:% = e; "journal_off"); // last: on a full disk there is room for it now
     }

@@ -171,8 +171,6 @@ pub struct Router {
     deliveries: BTreeMap<DeliveryNo, Delivery>,
     /// The bytes of text that the state holds.
     text: usize,
-    /// The bytes of text that the state no longer holds.
-    text_removed: u64,
     /// By the identifier of a push.
     pushes: BTreeMap<String, DeliveryNo>,
     ended: EndedAsks,
@@ -224,11 +222,6 @@ impl Router {
 
     pub fn info(&self) -> &Info {
         &self.info
-    }
-
-    /// How many bytes of text the state no longer holds.
-    pub fn text_removed(&self) -> u64 {
-        self.text_removed
     }
 
     /// The time of the next [`Input::Tick`], unless another input comes first.

@@ -399,8 +399,6 @@ impl Router {
     /// Removes an ask from all tables, stops the delivery of its question, and leaves a tombstone.
     fn end(&mut self, id: &Id, code: Option<Code>, answer: Option<u64>) -> Option<Ask> {
         let ask = self.asks.remove(id)?;
-        // The journal has to drop it as well: see `Journal::maintain`.
-        self.text_removed += ask.about.len() as u64;
         self.disarm(ask.deadline, Timer::Timeout(id.clone()));
         self.peer_mut(ask.asker).asked.remove(id);
         self.peer_mut(ask.target).owes.remove(id);

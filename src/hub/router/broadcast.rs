@@ -152,8 +152,8 @@ impl Router {
     pub(super) fn collect(&mut self, all: &Id, from: PeerNo, text: &str) -> bool {
         let from = self.peer(from).who.name.clone();
         let Some(broadcast) = self.broadcasts.get_mut(all) else { return false };
-        let kept: usize = broadcast.collected.iter().map(|c| c.text.len()).sum();
-        if broadcast.collect_until.is_none() || kept + text.len() > MAX_COLLECTED {
+        let is_full = size(&broadcast.collected) + text.len() > MAX_COLLECTED;
+        if broadcast.collect_until.is_none() || is_full {
             return false;
         }
         broadcast.collected.push(Collected { from, text: text.to_owned() });
@@ -170,7 +170,7 @@ impl Router {
         if collected.is_empty() {
             return;
         }
-        self.release(&collected);
+        self.text -= size(&collected);
         let text = format!(
             "{}{open} more have not answered yet; their answers come one by one.",
             answers(&collected)
@@ -179,12 +179,6 @@ impl Router {
         parcel.from.clear();
         let no = self.deliver(asker, parcel, None);
         self.dispatch(no);
-    }
-
-    /// Updates the text counters for answers that are no longer collected.
-    fn release(&mut self, collected: &[Collected]) {
-        let length: usize = collected.iter().map(|c| c.text.len()).sum();
-        (self.text, self.text_removed) = (self.text - length, self.text_removed + length as u64);
     }
 
     /// Withdraws a broadcast and its open asks.
@@ -197,7 +191,7 @@ impl Router {
 
     fn end_broadcast(&mut self, all: &Id) -> Option<Broadcast> {
         let done = self.broadcasts.remove(all)?;
-        self.release(&done.collected);
+        self.text -= size(&done.collected);
         done.collect_until.into_iter().for_each(|at| self.disarm(at, Timer::Collect(all.clone())));
         self.peer_mut(done.asker).broadcasts.remove(all);
         let who = &self.peer(done.asker).who;
@@ -211,6 +205,11 @@ impl Router {
         self.ended.insert(self.now, self.limits.late, all.clone(), tombstone);
         Some(done)
     }
+}
+
+/// The bytes of text in collected answers.
+fn size(collected: &[Collected]) -> usize {
+    collected.iter().map(|c| c.text.len()).sum()
 }
 
 /// The answers as one text, each quoted.

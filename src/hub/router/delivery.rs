@@ -388,8 +388,7 @@ impl Router {
     pub(super) fn remove_delivery(&mut self, no: DeliveryNo) {
         self.answer_starter(no);
         let Some(delivery) = self.deliveries.remove(&no) else { return };
-        let length = delivery.parcel.text.len();
-        (self.text, self.text_removed) = (self.text - length, self.text_removed + length as u64);
+        self.text -= delivery.parcel.text.len();
         for attempt in &delivery.attempts {
             self.pushes.remove(&attempt.push);
         }

@@ -24,7 +24,7 @@ impl Router {
 
     fn is_in_range(&self) -> bool {
         let times = self.timers.iter().map(|(at, _)| *at).chain(self.empty_since);
-        let counters = [self.now, self.next_no, self.last_conn, self.text as u64, self.text_removed];
+        let counters = [self.now, self.next_no, self.last_conn, self.text as u64];
         let of_limits = self.limits.times().into_iter();
         times.chain(counters).chain(of_limits).all(|number: Ms| number < OUT_OF_RANGE)
     }
