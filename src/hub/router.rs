@@ -166,6 +166,9 @@ pub struct Router {
     by_identity: BTreeMap<String, PeerNo>,
     names: Names,
     sessions: BTreeMap<String, Session>,
+    /// Of a peer without hooks and waiter.
+    #[serde(skip)]
+    unknown_session: Session,
     asks: BTreeMap<Id, Ask>,
     broadcasts: BTreeMap<Id, Broadcast>,
     deliveries: BTreeMap<DeliveryNo, Delivery>,

@@ -163,7 +163,7 @@ impl Router {
             peer.who.paths.iter().filter(|p| untried(p)).partition(|p| Some(**p) == delivery.avoid);
         first.into_iter().chain(last).find_map(|path| {
             let conn = match path {
-                Path::Hook => self.waiter_for(delivery.to, size),
+                Path::Hook => self.session_of(delivery.to).waiter_for(size),
                 Path::Inbox if self.inbox_room_at(peer) > self.now => None,
                 _ => peer.conn,
             };
@@ -271,7 +271,7 @@ impl Router {
     pub(super) fn put_in_doubt(&mut self, no: DeliveryNo) {
         let now = self.now;
         let Some(to) = self.deliveries.get(&no).map(|delivery| delivery.to) else { return };
-        let is_idle = self.activity_of(to).0 == Activity::Idle;
+        let is_idle = self.session_of(to).activity == Activity::Idle;
         if let Some(attempt) = self.last_attempt_mut(no) {
             (attempt.stage, attempt.in_doubt, attempt.rests) = (Stage::Handed(now), true, is_idle.into());
         }

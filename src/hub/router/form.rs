@@ -148,7 +148,7 @@ impl Router {
 
     /// The earliest time to open a form. `None` while the session is not idle: the end of its turn dispatches again.
     fn form_time(&self, delivery: &Delivery) -> Option<Ms> {
-        let quiet = self.quiet_since(delivery.to)? + self.limits.form_quiet;
+        let quiet = self.session_of(delivery.to).quiet_since()? + self.limits.form_quiet;
         Some(quiet.max(self.peer(delivery.to).form_after).max(delivery.not_before))
     }
 
@@ -328,7 +328,7 @@ impl Router {
                 format!("once more in {}, after it was closed without an answer", span(left / 1000))
             }
             _ if self.peer(form.to).conn.is_none() => "when the session has its connection back".to_owned(),
-            _ if self.activity_of(form.to).0 != Activity::Idle => "when the session is idle".to_owned(),
+            _ if self.session_of(form.to).activity != Activity::Idle => "when the session is idle".to_owned(),
             _ if self.has_open_form(form.to) => "when another form there is closed".to_owned(),
             _ => "when nothing has been typed there for some seconds".to_owned(),
         };

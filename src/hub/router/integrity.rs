@@ -42,7 +42,7 @@ impl Router {
             .chain(self.deliveries.values().map(|delivery| &delivery.to))
             .chain(self.by_identity.values())
             .chain(self.names.holders())
-            .chain(self.sessions.values().flat_map(|session| session.peers()))
+            .chain(self.sessions.values().flat_map(|session| &session.peers))
             .chain(met)
     }
 }

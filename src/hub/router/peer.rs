@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::limits::overloaded;
+use super::session::Session;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
 use crate::wire::{
@@ -206,7 +207,7 @@ impl Router {
         peer.conn = None;
         let grace = if peer.who.remote { self.limits.remote_grace } else { self.limits.grace };
         let at = self.now + grace;
-        if self.session_ended(no) {
+        if self.session_of(no).ended {
             return self.gone(no);
         }
         self.peer_mut(no).grace = Some(at);
@@ -215,9 +216,8 @@ impl Router {
 
     /// Handles `bye`: final, unless hooks show that the session is still running (its channel is being restarted).
     pub(super) fn bye(&mut self, conn: ConnId) {
-        if let Some(no) = self.peer_on(conn)
-            && !self.is_known_to_run(no)
-        {
+        let leaves = |session: &Session| !session.hooked || session.ended;
+        if let Some(no) = self.peer_on(conn).filter(|no| leaves(self.session_of(*no))) {
             self.roles.remove(&conn);
             self.gone(no);
         }

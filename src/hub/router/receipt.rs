@@ -196,11 +196,15 @@ impl Router {
         if !may_swallow && !in_doubt && !prompted {
             return;
         }
-        let (Activity::Idle, idle_since) = self.activity_of(to) else { return };
-        let mut since = at.max(idle_since);
-        match self.last_hook(to).filter(|hook| *hook > if in_doubt || prompted { at } else { sent }) {
+        let session = self.session_of(to);
+        if session.activity != Activity::Idle {
+            return;
+        }
+        let is_watched = session.waiter.is_some() && session.waiting_since <= sent;
+        let mut since = at.max(session.idle_since);
+        match session.last_hook.filter(|hook| *hook > if in_doubt || prompted { at } else { sent }) {
             Some(hook) => since = since.max(hook),
-            None if !in_doubt && self.is_watched(to, sent) && (prompted || idle_since < sent) => {}
+            None if !in_doubt && is_watched && (prompted || session.idle_since < sent) => {}
             None => return, // checked again at the next hook
         }
         let due = since + self.limits.confirm;

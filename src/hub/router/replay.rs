@@ -1,6 +1,5 @@
 //! The next life of a router: its recorded steps again, and then the end of all connections.
 
-use super::session::Session;
 use super::{ConnId, Info, Input, Limits, Ms, Role, Router, Step, Timer};
 use crate::wire::ToClient;
 
@@ -46,7 +45,7 @@ impl Router {
         self.now = self.now.max(now);
         self.open.clear();
         // A hook that came just before may have had receipts to report.
-        self.sessions.values_mut().for_each(Session::forget_last_hook);
+        self.sessions.values_mut().for_each(|session| session.last_hook = None);
         // Waiters first: what a peer that is gone leaves behind must not be sent to one of them.
         let is_peer = |conn: &ConnId| matches!(self.roles.get(conn), Some(Role::Peer(_)));
         let (peers, waiters): (Vec<ConnId>, Vec<ConnId>) = self.roles.keys().partition(|conn| is_peer(conn));

@@ -71,7 +71,7 @@ impl Router {
             cwd: label(&peer.who.cwd),
             branch: peer.who.branch.as_deref().map(label),
             pid: peer.who.pid,
-            activity: self.activity_of(no).0,
+            activity: self.session_of(no).activity,
             push: self.best_path(no),
             confirmed: !peer.proven.is_empty(),
             confirmed_s: peer.confirmed_at.map(|at| (self.now - at) / 1000),
@@ -118,7 +118,7 @@ impl Router {
                 None => format!("seen {ago} ago, no reply yet"),
             },
         };
-        if self.activity_of(ask.target).0 == Activity::Waiting {
+        if self.session_of(ask.target).activity == Activity::Waiting {
             said.push_str("; the session is waiting for its user's permission");
         }
         said
@@ -171,7 +171,7 @@ impl Router {
         if ask.progress.path == Some(Path::Inbox) && self.peer(ask.target).who.held {
             return "its user's setting crossSessionInbound holds it until the user accepts it there";
         }
-        match self.activity_of(ask.target).0 {
+        match self.session_of(ask.target).activity {
             Activity::Stopped => "the session's process is stopped and takes messages when it goes on",
             Activity::Screen => "the session shows a screen of its own and takes messages when that closes",
             Activity::Busy | Activity::Waiting => "the session is in the middle of a turn",

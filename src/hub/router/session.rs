@@ -23,9 +23,9 @@ const MAX_KEY: usize = 128;
 /// See the module.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Session {
-    activity: Activity,
+    pub activity: Activity,
     /// When it became idle.
-    idle_since: Ms,
+    pub idle_since: Ms,
     /// The turn that the last prompt was for.
     #[serde(default)]
     turn: Option<String>,
@@ -33,30 +33,34 @@ pub(super) struct Session {
     #[serde(default)]
     reminded_in: Option<String>,
     /// Whether a hook has ever reported: only then are receipts possible.
-    hooked: bool,
+    pub hooked: bool,
     /// When a turn last began or ended, by a hook or waiter. Exact, since Claude Code waits for these hooks.
-    turned: Ms,
+    pub turned: Ms,
     /// When the last hook reported.
-    last_hook: Option<Ms>,
+    pub last_hook: Option<Ms>,
     /// Whether `SessionEnd` was reported.
-    ended: bool,
-    waiter: Option<ConnId>,
+    pub ended: bool,
+    pub waiter: Option<ConnId>,
     /// When the waiter registered, and the bytes of text that it was sent.
-    waiting_since: Ms,
-    waiter_load: usize,
+    pub waiting_since: Ms,
+    pub waiter_load: usize,
     /// The ask whose answer waits at a permission dialog.
     dialog: Option<String>,
-    peers: Vec<PeerNo>,
+    /// The peers that registered for this session.
+    pub peers: Vec<PeerNo>,
 }
 
 impl Session {
-    /// The peers that registered for this session.
-    pub fn peers(&self) -> &[PeerNo] {
-        &self.peers
+    /// Since when nothing is known to have happened. `None` unless it is idle.
+    pub fn quiet_since(&self) -> Option<Ms> {
+        let since = self.idle_since.max(self.turned).max(self.last_hook.unwrap_or(0));
+        (self.activity == Activity::Idle).then_some(since)
     }
 
-    pub fn forget_last_hook(&mut self) {
-        self.last_hook = None;
+    /// The waiter, if it has room for a text of `size` bytes. A text over the limit is sent alone.
+    pub fn waiter_for(&self, size: usize) -> Option<ConnId> {
+        let load = self.waiter_load;
+        self.waiter.filter(|_| load == 0 || load + size + WAITER_OVERHEAD <= MAX_WAITER_LOAD)
     }
 
     /// Whether a peer or a waiter belongs to it.
@@ -151,7 +155,8 @@ impl Router {
         unconfirmed.retain(|no| self.last_attempt(*no).is_some() && !is_form(no));
         for no in &unconfirmed {
             self.arm(self.now + self.limits.confirm, Timer::Confirm(*no));
-            let is_idle = self.deliveries.get(no).is_some_and(|d| self.activity_of(d.to).0 == Activity::Idle);
+            let is_idle =
+                self.deliveries.get(no).is_some_and(|d| self.session_of(d.to).activity == Activity::Idle);
             if is_idle && let Some(attempt) = self.last_attempt_mut(*no).filter(|a| a.in_doubt) {
                 attempt.rests += 1;
             }
@@ -260,56 +265,21 @@ impl Router {
         }
     }
 
-    /// The waiter, if it has room for a text of `size` bytes. A text over the limit is sent alone.
-    pub(super) fn waiter_for(&self, no: PeerNo, size: usize) -> Option<ConnId> {
-        let session = self.session_of(no)?;
-        let has_room =
-            session.waiter_load == 0 || session.waiter_load + size + WAITER_OVERHEAD <= MAX_WAITER_LOAD;
-        session.waiter.filter(|_| has_room)
-    }
-
     pub(super) fn load_waiter(&mut self, no: PeerNo, size: usize) {
         if let Some(session) = self.session_mut_of(no) {
             session.waiter_load += size + WAITER_OVERHEAD;
         }
     }
 
-    /// Whether a waiter has read the session's transcript since `at` or before.
-    pub(super) fn is_watched(&self, no: PeerNo, at: Ms) -> bool {
-        self.session_of(no).is_some_and(|s| s.waiter.is_some() && s.waiting_since <= at)
-    }
-
     /// Whether pushes to this peer can be confirmed: hooks run in its session, or it reads its own connection.
     pub(super) fn sends_receipts(&self, no: PeerNo) -> bool {
-        self.session_of(no).is_some_and(|s| s.hooked) || self.peer(no).who.kind != PeerKind::Session
-    }
-
-    pub(super) fn activity_of(&self, no: PeerNo) -> (Activity, Ms) {
-        self.session_of(no).map_or((Activity::Unknown, 0), |s| (s.activity, s.idle_since))
-    }
-
-    /// Since when nothing is known to have happened in an idle session. `None` unless it is idle.
-    pub(super) fn quiet_since(&self, no: PeerNo) -> Option<Ms> {
-        let session = self.session_of(no).filter(|s| s.activity == Activity::Idle)?;
-        Some(session.idle_since.max(session.turned).max(session.last_hook.unwrap_or(0)))
+        self.session_of(no).hooked || self.peer(no).who.kind != PeerKind::Session
     }
 
     /// The peers of the same session, itself included.
     pub(super) fn of_same_session(&self, no: PeerNo) -> Vec<PeerNo> {
-        self.session_of(no).map_or_else(|| vec![no], |s| s.peers.clone())
-    }
-
-    pub(super) fn last_hook(&self, no: PeerNo) -> Option<Ms> {
-        self.session_of(no).and_then(|s| s.last_hook)
-    }
-
-    pub(super) fn session_ended(&self, no: PeerNo) -> bool {
-        self.session_of(no).is_some_and(|s| s.ended)
-    }
-
-    /// Whether hooks show that the session is running.
-    pub(super) fn is_known_to_run(&self, no: PeerNo) -> bool {
-        self.session_of(no).is_some_and(|s| s.hooked && !s.ended)
+        let peers = self.session_of(no).peers.clone();
+        if peers.is_empty() { vec![no] } else { peers }
     }
 
     /// Applies the status of Claude Code's session file, which is `age` milliseconds old. The file shows interrupted
@@ -370,11 +340,13 @@ impl Router {
 
     /// Whether a peer is the first channel of its session. A second one belongs to a server that is configured twice.
     pub(super) fn is_first_of_session(&self, no: PeerNo) -> bool {
-        self.session_of(no).is_none_or(|s| s.peers.iter().min() == Some(&no))
+        self.session_of(no).peers.iter().all(|other| no <= *other)
     }
 
-    fn session_of(&self, no: PeerNo) -> Option<&Session> {
-        self.peers.get(&no)?.who.claude.as_ref().and_then(|c| self.sessions.get(c))
+    /// What is known of a peer's session.
+    pub(super) fn session_of(&self, no: PeerNo) -> &Session {
+        let claude = self.peer(no).who.claude.as_ref();
+        claude.and_then(|claude| self.sessions.get(claude)).unwrap_or(&self.unknown_session)
     }
 
     fn session_mut_of(&mut self, no: PeerNo) -> Option<&mut Session> {

@@ -91,7 +91,7 @@ impl Router {
     /// Starts the timer for an idle session to begin a turn for a question.
     pub(super) fn expect_turn(&mut self, id: &Id) {
         let Some(ask) = self.asks.get(id) else { return };
-        if self.activity_of(ask.target).0 == Activity::Idle {
+        if self.session_of(ask.target).activity == Activity::Idle {
             self.asks.get_mut(id).into_iter().for_each(|ask| ask.standing.expects_turn = true);
             self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id.clone()));
         }
@@ -108,12 +108,12 @@ impl Router {
         let Some(ask) = self.asks.get_mut(id) else { return };
         ask.standing.expects_turn = false;
         let Some(ask) = self.asks.get(id) else { return };
-        let (target, (activity, idle_since)) = (ask.target, self.activity_of(ask.target));
+        let (target, session) = (ask.target, self.session_of(ask.target));
         let is_known = ask.standing.note.is_some() || ask.standing.was_reminded();
-        if activity != Activity::Idle || ask.progress.state != State::Seen || is_known {
+        if session.activity != Activity::Idle || ask.progress.state != State::Seen || is_known {
             return self.confirmed(target);
         }
-        if idle_since <= ask.progress.since {
+        if session.idle_since <= ask.progress.since {
             self.set_note(id, Note::NoTurn, None);
             self.nudge(id);
         } else {
