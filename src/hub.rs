@@ -142,12 +142,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
 
 /// This process.
 fn info() -> Info {
-    Info {
-        pid: std::process::id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        log_all: log::log_enabled!(log::Level::Debug),
-        ..Info::default()
-    }
+    Info { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned(), ..Info::default() }
 }
 
 /// Starts the threads that accept connections. A hub without `peers.sock` serves its machine all the same.

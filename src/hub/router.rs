@@ -195,8 +195,6 @@ pub struct Info {
     pub epoch_started_ms: u64,
     /// The router's time when this hub process started.
     pub started: Ms,
-    /// Whether to log every ask and every state change.
-    pub log_all: bool,
     pub journal: JournalStatus,
 }
 
@@ -399,7 +397,7 @@ impl Router {
     }
 
     fn name_of(&self, conn: ConnId) -> String {
-        self.peer_on(conn).map(|no| self.peer(no).who.name.clone()).unwrap_or_default()
+        self.peer_on(conn).map(|no| self.name(no)).unwrap_or_default()
     }
 
     fn no(&mut self) -> u64 {

@@ -109,7 +109,7 @@ impl Router {
         Ask {
             asker,
             target,
-            to: self.peer(target).who.name.clone(),
+            to: self.name(target),
             thread,
             about: String::new(),
             broadcast,
@@ -171,17 +171,9 @@ impl Router {
 
     /// Opens an ask and starts the delivery of its question. `starter` is the request to answer.
     pub(super) fn open_ask(&mut self, id: &Id, ask: Ask, text: String, starter: Option<(ConnId, u64)>) {
-        let (asker, target, thread) = (ask.asker, ask.target, ask.thread.clone());
-        let (from, to) = (self.peer(asker).who.name.clone(), ask.to.clone());
-        let said = text.clone();
-        self.report(What::Ask, |e| {
-            e.from = from;
-            e.to = Some(to);
-            e.ask_id = Some(id.to_string());
-            e.thread = Some(thread);
-            e.text = Some(said.clone());
-        });
+        let (asker, target, said) = (ask.asker, ask.target, text.clone());
         let mut parcel = self.parcel(Kind::Ask, id, asker, text, &ask.thread);
+        self.report_parcel(What::Ask, &parcel, target);
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
         if self.is_by_form(ask.person, target) {
             parcel.path = Path::Form;
@@ -267,7 +259,8 @@ impl Router {
         parcel.broadcast = broadcast.map(|b| b.to_string());
         parcel.late = true;
         parcel.by = by.or(parcel.by);
-        self.send_reply(parcel, to, Some(starter));
+        self.report_parcel(What::Reply, &parcel, to);
+        self.post(to, parcel, Some(starter));
     }
 
     /// Ends an ask with an answer.
@@ -281,7 +274,7 @@ impl Router {
         let Some(ask) = self.end(id, None, Some(digest(&text))) else { return };
         if ask.broadcast.as_ref().is_some_and(|all| self.collect(all, ask.target, &text)) {
             if let Some((conn, request)) = starter {
-                let (ask_id, to) = (id.to_string(), self.peer(ask.asker).who.name.clone());
+                let (ask_id, to) = (id.to_string(), self.name(ask.asker));
                 self.answer(conn, request, Ok(Answer::Replied { ask_id, to, state: State::Queued }));
             }
             return self.count_outcome(id, &ask, None);
@@ -290,22 +283,9 @@ impl Router {
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
         parcel.about = Some(ask.about.clone());
         parcel.by = parcel.by.or(ask.person.then_some(PeerKind::Person));
-        self.send_reply(parcel, ask.asker, starter);
+        self.report_parcel(What::Reply, &parcel, ask.asker);
+        self.post(ask.asker, parcel, starter);
         self.count_outcome(id, &ask, None);
-    }
-
-    fn send_reply(&mut self, parcel: Parcel, to: PeerNo, starter: Option<(ConnId, u64)>) {
-        let receiver = self.peer(to).who.name.clone();
-        self.report(What::Reply, |e| {
-            e.from.clone_from(&parcel.from);
-            e.to = Some(receiver);
-            e.ask_id = Some(parcel.ask_id.clone());
-            e.thread.clone_from(&parcel.thread);
-            e.by = parcel.by;
-            e.text = Some(parcel.text.clone());
-        });
-        let no = self.deliver(to, parcel, starter);
-        self.dispatch(no);
     }
 
     /// Ends an ask with an error, and notifies the asker, by a push or with the summary of the broadcast.
@@ -314,21 +294,13 @@ impl Router {
         let message = self.failure(ask, code);
         let Some(ask) = self.end(id, Some(code), None) else { return };
         self.notify_target(ask.target, id, code);
-        let (from, to) = (ask.to.clone(), self.peer(ask.asker).who.name.clone());
-        self.report(What::Failed, |e| {
-            e.from = from;
-            e.to = Some(to);
-            e.ask_id = Some(id.to_string());
-            e.thread = Some(ask.thread.clone());
-            e.code = Some(code);
-        });
+        let mut parcel = self.parcel(Kind::Failed, id, ask.target, message, &ask.thread);
+        parcel.code = Some(code);
+        self.report_parcel(What::Failed, &parcel, ask.asker);
         if ask.broadcast.is_some() {
             return self.count_outcome(id, &ask, Some(code));
         }
-        let mut parcel = self.parcel(Kind::Failed, id, ask.target, message, &ask.thread);
-        parcel.code = Some(code);
-        let no = self.deliver(ask.asker, parcel, None);
-        self.dispatch(no);
+        self.post(ask.asker, parcel, None);
     }
 
     /// Withdraws an ask or a broadcast by its id.
@@ -392,8 +364,7 @@ impl Router {
         );
         let mut parcel = self.parcel(Kind::Failed, id, me, text, "");
         (parcel.from, parcel.code) = (to, Some(Code::HubUnreachable));
-        let no = self.deliver(me, parcel, None);
-        self.dispatch(no);
+        self.post(me, parcel, None);
     }
 
     /// Removes an ask from all tables, stops the delivery of its question, and leaves a tombstone.

@@ -143,14 +143,13 @@ impl Router {
             let mut parcel = self.parcel(Kind::Summary, all, done.asker, text, all);
             parcel.from.clear(); // a text of the hub
             self.notify_asker(done.asker, all, State::Replied, None, None);
-            let no = self.deliver(done.asker, parcel, None);
-            self.dispatch(no);
+            self.post(done.asker, parcel, None);
         }
     }
 
     /// Collects an answer; `false` if it has to be delivered alone.
     pub(super) fn collect(&mut self, all: &Id, from: PeerNo, text: &str) -> bool {
-        let from = self.peer(from).who.name.clone();
+        let from = self.name(from);
         let Some(broadcast) = self.broadcasts.get_mut(all) else { return false };
         let is_full = size(&broadcast.collected) + text.len() > MAX_COLLECTED;
         if broadcast.collect_until.is_none() || is_full {
@@ -177,8 +176,7 @@ impl Router {
         );
         let mut parcel = self.parcel(Kind::Notice, all, asker, text, all);
         parcel.from.clear();
-        let no = self.deliver(asker, parcel, None);
-        self.dispatch(no);
+        self.post(asker, parcel, None);
     }
 
     /// Withdraws a broadcast and its open asks.

@@ -102,6 +102,12 @@ impl Router {
         !self.deliveries.values().any(|d| waits(d) && self.peer(d.to).conn.is_some())
     }
 
+    /// Creates a delivery to `to` and dispatches it.
+    pub(super) fn post(&mut self, to: PeerNo, parcel: Parcel, starter: Option<(ConnId, u64)>) {
+        let no = self.deliver(to, parcel, starter);
+        self.dispatch(no);
+    }
+
     /// Creates a delivery to `to`; [`dispatch`](Self::dispatch) sends it.
     pub(super) fn deliver(
         &mut self,
@@ -318,7 +324,7 @@ impl Router {
         {
             ask.progress = progress;
         }
-        let to = self.peer(to).who.name.clone();
+        let to = self.name(to);
         self.report(What::State, |e| {
             e.from = from;
             e.to = Some(to);
@@ -336,7 +342,7 @@ impl Router {
         let (state, to, kind) = (delivery.progress.state, delivery.to, delivery.parcel.kind);
         let (ask_id, thread) = (delivery.parcel.ask_id.clone(), delivery.parcel.thread.clone());
         self.disarm(until, Timer::Handover(no));
-        let to = self.peer(to).who.name.clone();
+        let to = self.name(to);
         let answer = match kind {
             Kind::Ask => Answer::Asked { ask_id, to, state, thread: thread.unwrap_or_default() },
             _ => Answer::Replied { ask_id, to, state },

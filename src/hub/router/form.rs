@@ -17,8 +17,8 @@ const MAX_TEXT: usize = 1_000;
 const MAX_LINES: usize = 12;
 /// How much of a question the form for its consent shows, in characters.
 const MAX_SHOWN: usize = 400;
-/// The limit of askers that are counted per session, and of forms that a registration names.
-const MAX_ASKERS: usize = 1_024;
+/// The limit of forms that a registration names.
+const MAX_OPEN: usize = 1_024;
 
 const HOUR: Ms = 3_600_000;
 
@@ -53,24 +53,10 @@ impl Router {
     /// and count as one asker.
     pub(super) fn within_form_rate(&mut self, asker: PeerNo, target: PeerNo) -> Result<(), Fault> {
         let (now, most, key) = (self.now, self.limits.forms_per_hour, self.asker_key(asker));
-        let forms = &mut self.peer_mut(target).forms;
-        forms.retain(|_, (start, _)| now.saturating_sub(*start) < HOUR);
-        // Many that come once must not keep out the others: the oldest is forgotten.
-        if forms.len() >= MAX_ASKERS
-            && !forms.contains_key(&key)
-            && let Some(oldest) =
-                forms.iter().min_by_key(|(_, (start, _))| *start).map(|(key, _)| key.clone())
-        {
-            forms.remove(&oldest);
-        }
-        let (start, count) = forms.get(&key).copied().unwrap_or((now, 0));
-        if most != 0 && count >= most {
-            let wait = span(start.saturating_add(HOUR).saturating_sub(now).div_ceil(1_000));
-            let what = format!("its user was asked {most} times within an hour");
-            return overloaded(what, format!("in {wait}, or ask the session"));
-        }
-        forms.insert(key, (start, count.saturating_add(1)));
-        Ok(())
+        self.peer_mut(target).forms.count(key, most, HOUR, now).or_else(|wait| {
+            let wait = format!("in {}, or ask the session", span(wait.div_ceil(1_000)));
+            overloaded(format!("its user was asked {most} times within an hour"), wait)
+        })
     }
 
     fn asker_key(&self, asker: PeerNo) -> String {
@@ -200,7 +186,7 @@ impl Router {
 
     /// Closes the forms of a peer that comes back which are not open any more.
     pub(super) fn close_stale_forms(&mut self, me: PeerNo, conn: ConnId, open: Vec<String>) {
-        for ask_id in open.into_iter().take(MAX_ASKERS) {
+        for ask_id in open.into_iter().take(MAX_OPEN) {
             let is_open = self.asks.get(ask_id.as_str()).is_some_and(|ask| {
                 let deliveries = [ask.delivery, ask.consent].into_iter().flatten();
                 let mut deliveries = deliveries.filter_map(|no| self.deliveries.get(&no));

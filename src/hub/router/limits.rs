@@ -1,11 +1,15 @@
 //! Limits of the router.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
 use super::Ms;
 use crate::wire::{Code, Fault, refused};
+
+/// The most keys of a [`Rate`].
+const MAX_KEYS: usize = 1_024;
 
 /// Limits of counts and times. Times are in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,6 +62,29 @@ pub struct Limits {
 /// Always.
 pub(super) fn overloaded<T>(what: impl Display, retry: impl Display) -> Result<T, Fault> {
     refused(Code::Overloaded, format!("{what}, which is the limit; retry {retry}"))
+}
+
+/// How often something happened within a window of time, per key: the start of the window and the number.
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct Rate(BTreeMap<String, (Ms, u32)>);
+
+impl Rate {
+    /// Counts one more, of at most `most` per `window` milliseconds; 0 for no limit.
+    ///
+    /// # Errors
+    /// The limit is reached for so many milliseconds.
+    pub fn count(&mut self, key: String, most: u32, window: Ms, now: Ms) -> Result<(), Ms> {
+        self.0.retain(|_, (start, _)| now.saturating_sub(*start) < window);
+        if self.0.len() >= MAX_KEYS && !self.0.contains_key(&key) {
+            self.0.pop_first(); // many that come once must not keep out the others
+        }
+        let (start, count) = self.0.entry(key).or_insert((now, 0));
+        if most != 0 && *count >= most {
+            return Err(window.saturating_sub(now.saturating_sub(*start)));
+        }
+        *count += 1;
+        Ok(())
+    }
 }
 
 impl Limits {

@@ -1,10 +1,10 @@
 //! Registered peers: registration and leaving.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::overloaded;
+use super::limits::{Rate, overloaded};
 use super::session::Session;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
@@ -47,14 +47,14 @@ pub(super) struct Peer {
     pub broadcasts: BTreeSet<Id>,
     /// Peers with which it has exchanged an ask.
     pub met: BTreeSet<PeerNo>,
-    /// Per target, the start of the current minute and the number of asks in it.
-    rate: BTreeMap<PeerNo, (Ms, u32)>,
+    /// Its asks per target.
+    rate: Rate,
     /// Before that no form is opened.
     #[serde(default)]
     pub form_after: Ms,
-    /// Per asker, the start of the current hour and the number of forms in it.
+    /// Forms at it per asker.
     #[serde(default)]
-    pub forms: BTreeMap<String, (Ms, u32)>,
+    pub forms: Rate,
     /// The askers that may always ask, if its user wants to be asked for consent.
     #[serde(default)]
     pub always: BTreeSet<String>,
@@ -96,7 +96,7 @@ impl Router {
             self.roles.remove(&old);
             self.close(old);
         }
-        let name = self.peer(no).who.name.clone();
+        let name = self.name(no);
         if known.is_none() {
             let joined = name.clone();
             self.report(What::Joined, |e| e.from = joined);
@@ -159,20 +159,11 @@ impl Router {
 
     /// Counts an ask from `me` to `to` against the rate limit.
     pub(super) fn within_rate(&mut self, me: PeerNo, to: PeerNo) -> Result<(), Fault> {
-        let (now, most) = (self.now, self.limits.asks_per_minute);
-        let (start, count) = self.peer_mut(me).rate.entry(to).or_insert((now, 0));
-        if now - *start >= 60_000 {
-            (*start, *count) = (now, 0);
-        }
-        if most != 0 && *count >= most {
-            let wait = (60_000 - (now - *start)).div_ceil(1000);
-            return overloaded(
-                format!("{most} asks went to this peer within a minute"),
-                format!("in {wait} s"),
-            );
-        }
-        *count += 1;
-        Ok(())
+        let (now, most, key) = (self.now, self.limits.asks_per_minute, self.peer(to).who.peer.clone());
+        self.peer_mut(me).rate.count(key, most, 60_000, now).or_else(|wait| {
+            let wait = format!("in {} s", wait.div_ceil(1000));
+            overloaded(format!("{most} asks went to this peer within a minute"), wait)
+        })
     }
 
     pub(super) fn activity(
@@ -260,7 +251,6 @@ impl Router {
         for other in &peer.met {
             if let Some(other) = self.peers.get_mut(other) {
                 other.met.remove(&no);
-                other.rate.remove(&no);
             }
         }
         // Whoever comes with its identity later is somebody else.
@@ -272,6 +262,10 @@ impl Router {
             self.empty_since = Some(self.now);
             self.arm(self.now + self.limits.idle_exit, Timer::Idle);
         }
+    }
+
+    pub(super) fn name(&self, no: PeerNo) -> String {
+        self.peer(no).who.name.clone()
     }
 
     /// Looks up a number from the router's own tables.

@@ -50,8 +50,8 @@ impl Router {
         asks.sort_by_key(|(_, ask)| ask.asked_at);
         let describe = |(id, ask): (&Id, &Ask)| OpenAsk {
             ask_id: id.to_string(),
-            from: self.peer(ask.asker).who.name.clone(),
-            to: self.peer(ask.target).who.name.clone(),
+            from: self.name(ask.asker),
+            to: self.name(ask.target),
             state: ask.progress.state,
             note: ask.standing.note,
             age_s: (self.now - ask.asked_at) / 1000,

@@ -52,7 +52,7 @@ impl Router {
             }
             ask.standing.reminded = true;
             let (from, age_s) = (self.asks[&id].asker, (self.now - self.asks[&id].asked_at) / 1000);
-            let from = self.peer(from).who.name.clone();
+            let from = self.name(from);
             remind.push(OwedAsk { ask_id: id.to_string(), from, age_s });
         }
         remind
@@ -178,8 +178,7 @@ impl Router {
                 self.peer(target).who.name
             );
             let parcel = self.parcel(Kind::Notice, id, target, text, &thread);
-            let no = self.deliver(asker, parcel, None);
-            self.dispatch(no);
+            self.post(asker, parcel, None);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Events for the log and for connections that watch.
 
 use super::limits::overloaded;
-use super::{ConnId, Output, Reply, Router};
-use crate::wire::{Answer, Event, Fault, ToClient, What};
+use super::{ConnId, Output, PeerNo, Reply, Router};
+use crate::wire::{Answer, Event, Fault, Parcel, ToClient, What};
 
 /// The limit of connections that watch.
 const MAX_WATCHERS: usize = 32;
@@ -30,16 +30,25 @@ impl Router {
         }
     }
 
+    /// Reports a text from peer to peer, or its failure.
+    pub(super) fn report_parcel(&mut self, what: What, parcel: &Parcel, to: PeerNo) {
+        let to = self.name(to);
+        self.report(what, |e| {
+            e.from.clone_from(&parcel.from);
+            e.to = Some(to);
+            e.ask_id = Some(parcel.ask_id.clone());
+            e.thread.clone_from(&parcel.thread);
+            (e.code, e.by) = (parcel.code, parcel.by);
+            e.text = Some(parcel.text.clone()).filter(|_| what != What::Failed);
+        });
+    }
+
     /// Reports an event to the log and the watchers.
     pub(super) fn report(&mut self, what: What, fill: impl FnOnce(&mut Event)) {
         if matches!(what, What::Joined | What::Left | What::Renamed) {
             for conn in std::mem::take(&mut self.roster_watchers) {
                 self.send(conn, ToClient::RosterChanged);
             }
-        }
-        let common = matches!(what, What::Ask | What::Reply | What::Summary | What::State);
-        if common && self.watchers.is_empty() && !self.info.log_all {
-            return;
         }
         let mut event =
             Event { ts_ms: self.info.epoch_started_ms + self.now, event: what, ..Event::default() };
