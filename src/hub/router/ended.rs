@@ -1,6 +1,7 @@
 //! Tombstones of asks that have ended.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,25 +41,18 @@ pub(super) struct Tombstone {
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct EndedAsks {
     by_id: BTreeMap<Id, (Ms, Tombstone)>,
-    /// In the order of insertion. An entry whose time differs from the tombstone's is of an earlier insertion.
-    order: VecDeque<(Ms, Id)>,
 }
 
 impl EndedAsks {
     /// Inserts a tombstone, and removes those older than `keep` milliseconds.
     pub fn insert(&mut self, now: Ms, keep: Ms, id: Id, tombstone: Tombstone) {
-        while let Some((at, _)) = self.order.front()
-            && (self.order.len() >= MAX || *at + keep < now)
+        self.by_id.retain(|_, (at, _)| now.saturating_sub(*at) <= keep);
+        if self.by_id.len() >= MAX
+            && let Some((oldest, _)) = self.by_id.iter().min_by_key(|(_, (at, _))| *at)
         {
-            let Some((at, old)) = self.order.pop_front() else { return };
-            if self.by_id.get(&old).is_some_and(|(inserted, _)| *inserted == at) {
-                self.by_id.remove(&old);
-            }
+            self.by_id.remove(&oldest.clone());
         }
-        let before = self.by_id.insert(id.clone(), (now, tombstone));
-        if before.is_none_or(|(at, _)| at != now) {
-            self.order.push_back((now, id));
-        }
+        self.by_id.insert(id, (now, tombstone));
     }
 
     pub fn get(&self, id: &str) -> Option<&Tombstone> {
@@ -89,10 +83,10 @@ impl EndedAsks {
 
     /// The tombstones with the time of their end, newest first.
     pub fn latest(&self) -> impl Iterator<Item = (&Id, Ms, &Tombstone)> {
-        self.order.iter().rev().filter_map(|(at, id)| {
-            let (inserted, tombstone) = self.by_id.get(id)?;
-            (inserted == at).then_some((id, *at, tombstone))
-        })
+        let mut latest: Vec<_> =
+            self.by_id.iter().map(|(id, (at, tombstone))| (id, *at, tombstone)).collect();
+        latest.sort_by_key(|(_, at, _)| Reverse(*at));
+        latest.into_iter()
     }
 }
 
