@@ -109,7 +109,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     router.info_mut().journal = journal.status();
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
-    listen(&claim, listener, &incoming, router.last_conn() + 1)?;
+    listen(&claim, listener, &incoming, router.last_conn().wrapping_add(1))?;
     log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info().epoch.as_str(); "hub_started");
     ready();
     let mut hub = Hub {

@@ -45,7 +45,7 @@ use broadcast::Broadcast;
 use delivery::Delivery;
 use ended::EndedAsks;
 use ids::Ids;
-pub use integrity::is_plausible;
+pub use integrity::{OUT_OF_RANGE, is_in_range};
 pub use limits::Limits;
 use naming::Names;
 use peer::Peer;

@@ -87,30 +87,6 @@ impl Rate {
     }
 }
 
-impl Limits {
-    /// All times, and the longest one that follows from the others.
-    pub fn times(&self) -> [Ms; 13] {
-        let inbox = self.inbox_burst.saturating_mul(self.inbox_every);
-        let Limits { grace, idle_exit, confirm, inbox_every, begin_turn, nudge, handover, late, .. } = *self;
-        let Limits { remote_grace, form_quiet, form_start, form_again, .. } = *self;
-        [
-            grace,
-            idle_exit,
-            confirm,
-            inbox_every,
-            begin_turn,
-            nudge,
-            handover,
-            late,
-            inbox,
-            form_quiet,
-            form_start,
-            form_again,
-            remote_grace,
-        ]
-    }
-}
-
 impl Default for Limits {
     fn default() -> Self {
         Limits {
