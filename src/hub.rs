@@ -57,32 +57,23 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// How long outputs are collected while inputs arrive: under load this saves most of the system calls.
 const BATCH: Duration = Duration::from_micros(50);
 
-/// How a call to [`run`] ended.
-pub enum Ran {
-    /// The hub was stopped or was idle.
-    Done,
-    /// Another hub has locked the data directory.
-    Another,
-}
-
 /// A message to the router thread.
 enum Incoming {
     Opened(ConnId, Writer),
-    /// A message, and the channel on which its credit is returned, with the time that the message took.
-    Said(ConnId, ToHub, Sender<Duration>),
-    /// A message that the reader refused with this answer; its credit as above.
-    Refused(ConnId, ToClient, Sender<Duration>),
-    /// The connection broke the protocol and is read no further.
-    Broken(ConnId, Fault),
-    Closed(ConnId),
+    /// A message, or the answer by which the reader refused it, and the channel on which its credit is returned, with the
+    /// time that the message took.
+    Said(ConnId, Result<ToHub, ToClient>, Sender<Duration>),
+    /// The connection is read no further; the error if it broke the protocol.
+    Closed(ConnId, Option<Fault>),
     Stop,
 }
 
-/// Runs the hub of `dir` until it is stopped or idle; calls `ready` once it is listening.
+/// Runs the hub of `dir` until it is stopped or idle; calls `ready` once it is listening. Returns `false` at once if
+/// another hub has locked the directory.
 ///
 /// # Errors
 /// The hub cannot start; the text has the remedy.
-pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, String> {
+pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, String> {
     if let Some(socket) = dir.elsewhere() {
         return Err(format!(
             "the hub for {} runs elsewhere, behind {}; start it on the machine that it belongs to",
@@ -93,7 +84,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     dir.prepare()?;
     let at = dir.path().display();
     let Some(claim) = dir.claim().map_err(|e| format!("cannot lock {at}/hub.lock: {e}"))? else {
-        return Ok(Ran::Another);
+        return Ok(false);
     };
     let listener = claim.bind().map_err(|e| format!("cannot listen on {at}/hub.sock: {e}"))?;
     let socket = claim.socket_path();
@@ -137,7 +128,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
         hub.journal.close(&hub.router);
     }
     log::info!(why = why; "hub_left");
-    Ok(Ran::Done)
+    Ok(true)
 }
 
 /// This process.
@@ -245,19 +236,17 @@ impl Hub<'_> {
             }
             Incoming::Said(conn, message, credit) => {
                 let began = Instant::now();
-                self.step(Input::Said(conn, message));
+                match message {
+                    Ok(message) => self.step(Input::Said(conn, message)),
+                    Err(refusal) => self.send(conn, &refusal),
+                }
                 let _ = credit.try_send(began.elapsed()); // the reader may have ended
             }
-            Incoming::Refused(conn, refusal, credit) => {
-                self.send(conn, &refusal);
-                let _ = credit.try_send(Duration::ZERO); // the reader may have ended
-            }
-            Incoming::Broken(conn, fault) => {
-                self.send(conn, &error_line(fault));
-                self.close(conn);
-                self.step(Input::Closed(conn));
-            }
-            Incoming::Closed(conn) => {
+            Incoming::Closed(conn, fault) => {
+                if let Some(fault) = fault {
+                    log::warn!(conn; "bad_msg");
+                    self.send(conn, &error_line(fault));
+                }
                 self.close(conn);
                 self.step(Input::Closed(conn));
             }
