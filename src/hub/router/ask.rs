@@ -277,7 +277,7 @@ impl Router {
                 let (ask_id, to) = (id.to_string(), self.name(ask.asker));
                 self.answer(conn, request, Ok(Answer::Replied { ask_id, to, state: State::Queued }));
             }
-            return self.count_outcome(id, &ask, None);
+            return self.count_outcome(&ask, None);
         }
         let mut parcel = self.parcel(Kind::Reply, id, ask.target, text, &ask.thread);
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
@@ -285,7 +285,7 @@ impl Router {
         parcel.by = parcel.by.or(ask.person.then_some(PeerKind::Person));
         self.report_parcel(What::Reply, &parcel, ask.asker);
         self.post(ask.asker, parcel, starter);
-        self.count_outcome(id, &ask, None);
+        self.count_outcome(&ask, None);
     }
 
     /// Ends an ask with an error, and notifies the asker, by a push or with the summary of the broadcast.
@@ -298,7 +298,7 @@ impl Router {
         parcel.code = Some(code);
         self.report_parcel(What::Failed, &parcel, ask.asker);
         if ask.broadcast.is_some() {
-            return self.count_outcome(id, &ask, Some(code));
+            return self.count_outcome(&ask, Some(code));
         }
         self.post(ask.asker, parcel, None);
     }
@@ -318,7 +318,7 @@ impl Router {
     pub(super) fn drop_ask(&mut self, id: &Id) {
         let Some(ask) = self.end(id, Some(Code::HubUnreachable), None) else { return };
         self.notify_target(ask.target, id, Code::PeerGone);
-        self.count_outcome(id, &ask, Some(Code::HubUnreachable));
+        self.count_outcome(&ask, Some(Code::HubUnreachable));
     }
 
     /// An ask or a broadcast that this peer takes to be open. It ends now if the hub lost it with an earlier epoch, or dropped

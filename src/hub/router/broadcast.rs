@@ -1,7 +1,5 @@
 //! Broadcasts, and the summary that closes each.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
 use super::ask::{Ask, check_id, check_text, check_timeout};
@@ -20,7 +18,7 @@ const MAX_COLLECTED: usize = 256 << 10;
 pub(super) struct Broadcast {
     pub asker: PeerNo,
     members: Vec<Member>,
-    open: BTreeSet<Id>,
+    /// Of the members whose asks have ended.
     outcomes: Vec<Outcome>,
     /// When the collected answers are delivered; `None` if each is delivered when it arrives.
     collect_until: Option<Ms>,
@@ -63,8 +61,8 @@ impl Router {
         let targets = self.in_scope(me, call.scope, call.include_self)?;
         self.room_for_ask(me)?;
         let members: Vec<Member> = targets.iter().map(|no| self.member(&all, *no)).collect();
-        let open: BTreeSet<Id> = members.iter().map(|m| Id::from(m.ask_id.as_str())).collect();
-        if open.iter().any(|id| self.asks.contains_key(id) || self.ended.get(id).is_some()) {
+        let is_known = |id: &str| self.asks.contains_key(id) || self.ended.get(id).is_some();
+        if members.iter().any(|member| is_known(&member.ask_id)) {
             return taken();
         }
         // The request is answered first, since an ask may end while it is being opened.
@@ -77,7 +75,7 @@ impl Router {
         let collect_until = call.collect_ms.map(|ms| self.now + ms.min(call.timeout_ms));
         collect_until.into_iter().for_each(|at| self.arm(at, Timer::Collect(all.clone())));
         let (outcomes, collected) = (Vec::new(), Vec::new());
-        let new = Broadcast { asker: me, members: members.clone(), open, outcomes, collect_until, collected };
+        let new = Broadcast { asker: me, members: members.clone(), outcomes, collect_until, collected };
         self.broadcasts.insert(all.clone(), new);
         for (target, member) in targets.into_iter().zip(members) {
             let ask = self.new_ask(me, target, all.to_string(), Some(all.clone()), call.timeout_ms);
@@ -86,7 +84,7 @@ impl Router {
                 Ok(()) => self.open_ask(&id, ask, call.text.clone(), None),
                 Err(refused) => {
                     self.notify_asker(me, &id, State::Ended, None, Some(refused.code));
-                    self.count_outcome(&id, &ask, Some(refused.code));
+                    self.count_outcome(&ask, Some(refused.code));
                 }
             }
         }
@@ -130,13 +128,11 @@ impl Router {
     }
 
     /// Counts the end of an ask. After the last one of the broadcast, delivers the summary.
-    pub(super) fn count_outcome(&mut self, id: &Id, ask: &Ask, code: Option<Code>) {
+    pub(super) fn count_outcome(&mut self, ask: &Ask, code: Option<Code>) {
         let Some(all) = &ask.broadcast else { return };
         let Some(broadcast) = self.broadcasts.get_mut(all) else { return };
-        if broadcast.open.remove(id) {
-            broadcast.outcomes.push(Outcome { to: ask.to.clone(), code });
-        }
-        if broadcast.open.is_empty()
+        broadcast.outcomes.push(Outcome { to: ask.to.clone(), code });
+        if broadcast.outcomes.len() == broadcast.members.len()
             && let Some(done) = self.end_broadcast(all)
         {
             let text = answers(&done.collected) + &super::roster::summary(&done.outcomes);
@@ -164,7 +160,8 @@ impl Router {
     pub(super) fn hand_over_collected(&mut self, all: &Id) {
         let Some(broadcast) = self.broadcasts.get_mut(all) else { return };
         broadcast.collect_until = None;
-        let (asker, open) = (broadcast.asker, broadcast.open.len());
+        let (asker, open) =
+            (broadcast.asker, broadcast.members.len().saturating_sub(broadcast.outcomes.len()));
         let collected = std::mem::take(&mut broadcast.collected);
         if collected.is_empty() {
             return;
@@ -182,8 +179,8 @@ impl Router {
     /// Withdraws a broadcast and its open asks.
     pub(super) fn drop_broadcast(&mut self, all: &Id) {
         let Some(dropped) = self.end_broadcast(all) else { return };
-        for id in dropped.open {
-            self.drop_ask(&id);
+        for member in dropped.members {
+            self.drop_ask(&Id::from(member.ask_id));
         }
     }
 
