@@ -33,7 +33,7 @@ pub(super) struct Question {
 }
 
 /// A question that has not ended.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Ask {
     pub asker: PeerNo,
     pub target: PeerNo,
@@ -88,39 +88,14 @@ impl Router {
             self.within_form_rate(me, target)?;
         }
         let thread = question.thread.unwrap_or_else(|| self.new_thread());
-        let mut ask = self.new_ask(me, target, thread, None, question.timeout_ms);
-        ask.person = question.person;
+        let (to, person, deadline) = (self.name(target), question.person, self.now + question.timeout_ms);
+        let ask = Ask { asker: me, target, to, thread, person, deadline, ..Ask::default() };
         self.open_ask(&Id::from(question.ask_id), ask, question.text, Some((conn, id)));
         Ok(None)
     }
 
     fn new_thread(&mut self) -> String {
         self.ids.draw().replacen("push_", "thr_", 1)
-    }
-
-    pub(super) fn new_ask(
-        &self,
-        asker: PeerNo,
-        target: PeerNo,
-        thread: String,
-        broadcast: Option<Id>,
-        timeout: Ms,
-    ) -> Ask {
-        Ask {
-            asker,
-            target,
-            to: self.name(target),
-            thread,
-            about: String::new(),
-            broadcast,
-            asked_at: self.now,
-            deadline: self.now + timeout,
-            progress: Progress::queued(self.now),
-            delivery: None,
-            standing: Standing::default(),
-            person: false,
-            consent: None,
-        }
     }
 
     /// The answer to a repeated `ask` request: requests are idempotent.
@@ -185,7 +160,8 @@ impl Router {
         let about = crate::fence::label(parcel.text.trim().lines().next().unwrap_or_default());
         let about = about.chars().take(MAX_ABOUT).collect();
         let no = self.deliver(target, parcel, starter);
-        self.asks.insert(id.clone(), Ask { delivery: Some(no), about, ..ask });
+        let (asked_at, progress, delivery) = (self.now, Progress::queued(self.now), Some(no));
+        self.asks.insert(id.clone(), Ask { asked_at, progress, delivery, about, ..ask });
         self.seek_consent(id, &said);
         self.dispatch(no);
     }

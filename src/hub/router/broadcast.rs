@@ -78,7 +78,9 @@ impl Router {
         let new = Broadcast { asker: me, members: members.clone(), outcomes, collect_until, collected };
         self.broadcasts.insert(all.clone(), new);
         for (target, member) in targets.into_iter().zip(members) {
-            let ask = self.new_ask(me, target, all.to_string(), Some(all.clone()), call.timeout_ms);
+            let (thread, broadcast, deadline) =
+                (all.to_string(), Some(all.clone()), self.now + call.timeout_ms);
+            let ask = Ask { asker: me, target, to: member.to, thread, broadcast, deadline, ..Ask::default() };
             let id = Id::from(member.ask_id);
             match self.room_for_text(target).and_then(|()| self.within_rate(me, target)) {
                 Ok(()) => self.open_ask(&id, ask, call.text.clone(), None),

@@ -11,7 +11,7 @@ use crate::wire::{Activity, Answer, Code, Kind, Parcel, Path, PeerKind, State, T
 const MAX_WAITING: usize = 480_000;
 
 /// The state of a delivery, its path, and since when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Progress {
     pub state: State,
     pub path: Option<Path>,
@@ -20,12 +20,12 @@ pub(super) struct Progress {
 
 impl Progress {
     pub fn queued(since: Ms) -> Self {
-        Progress { state: State::Queued, path: None, since }
+        Progress { since, ..Progress::default() }
     }
 }
 
 /// See the module.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Delivery {
     pub to: PeerNo,
     pub parcel: Parcel,
@@ -43,7 +43,7 @@ pub(super) struct Delivery {
 }
 
 /// An attempt to hand over the text by one path.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Attempt {
     pub push: String,
     pub path: Path,
@@ -64,9 +64,10 @@ pub(super) struct Attempt {
 }
 
 /// The stage of a push.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// Sent to the pushing process.
+    #[default]
     Sent,
     /// Made by the pushing process.
     Handed(Ms),
@@ -123,9 +124,7 @@ impl Router {
         }
         self.text += parcel.text.len();
         let progress = Progress::queued(self.now);
-        let (attempts, avoid, not_before, is_put_off) = Default::default();
-        let new = Delivery { to, parcel, progress, attempts, avoid, not_before, is_put_off, starter };
-        self.deliveries.insert(no, new);
+        self.deliveries.insert(no, Delivery { to, parcel, progress, starter, ..Delivery::default() });
         self.peer_mut(to).inbox.insert(no);
         no
     }
@@ -191,18 +190,8 @@ impl Router {
             Some(Role::Waiter { process, .. }) => Some(process.clone()),
             _ => None,
         };
-        let (stage, turn, in_doubt) = (Stage::Sent, None, false);
-        let attempt = Attempt {
-            push: push.clone(),
-            path,
-            conn,
-            waiter,
-            sent: self.now,
-            stage,
-            turn,
-            in_doubt,
-            rests: 0,
-        };
+        let attempt =
+            Attempt { push: push.clone(), path, conn, waiter, sent: self.now, ..Attempt::default() };
         let delivery = self.deliveries.get_mut(&no).expect("invariant: callers have just looked it up");
         delivery.attempts.push(attempt);
         (delivery.parcel.push, delivery.parcel.path) = (push.clone(), path);
