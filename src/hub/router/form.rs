@@ -6,7 +6,7 @@ use super::delivery::Delivery;
 use super::ended::Tombstone;
 use super::limits::overloaded;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
-use crate::fence::{clean, label};
+use crate::fence::clean;
 use crate::span::span;
 use crate::wire::{
     Activity, Answer, Code, Consent, Fault, FormEnd, Kind, Note, Path, PeerKind, State, ToClient, refused,
@@ -313,19 +313,10 @@ impl Router {
             Some(left @ 1..) if form.is_put_off => {
                 format!("once more in {}, after it was closed without an answer", span(left / 1000))
             }
-            _ if self.peer(form.to).conn.is_none() => "when the session has its connection back".to_owned(),
             _ if self.session_of(form.to).activity != Activity::Idle => "when the session is idle".to_owned(),
             _ if self.has_open_form(form.to) => "when another form there is closed".to_owned(),
             _ => "when nothing has been typed there for some seconds".to_owned(),
         };
         format!("queued: {what} {when}")
     }
-
-    /// The failure text for the asker of an ask that was declined.
-    pub(super) fn declined_text(&self, name: &str, reason: Option<&str>) -> String {
-        format!("declined: \"{name}\": {}. {REMEDY}", label(reason.unwrap_or("no")))
-    }
 }
-
-/// What an asker can do instead.
-const REMEDY: &str = "Do not ask there again about this; ask your own user";

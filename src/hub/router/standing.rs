@@ -184,24 +184,24 @@ impl Router {
 }
 
 /// A note as text for people.
-pub(super) fn phrase(standing: &Standing) -> Option<String> {
+pub(super) fn phrase(standing: &Standing) -> String {
     let because = standing.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
-    Some(match standing.note? {
-        Note::NoTurn => {
+    match standing.note {
+        None => "no reply yet".to_owned(),
+        Some(Note::NoTurn) => {
             "no turn begun: the session is idle and has not taken it up; it was reminded".to_owned()
         }
-        Note::Unanswered if standing.reason.is_some() => format!("unanswered{because}"),
-        Note::Unanswered if standing.was_reminded() => {
-            "unanswered: the session ended its turn without a reply, also after a reminder".to_owned()
+        Some(Note::Unanswered) => {
+            let also = if standing.was_reminded() { ", also after a reminder" } else { "" };
+            format!("unanswered: the session ended its turn without a reply{also}{because}")
         }
-        Note::Unanswered => "unanswered: the session ended its turn without a reply".to_owned(),
-        Note::Declined => format!("declined: the reply was refused there{because}"),
-        Note::PutOff => "put off: its user closed the form without an answer".to_owned(),
-        Note::TurnFailed => {
+        Some(Note::Declined) => format!("declined: the reply was refused there{because}"),
+        Some(Note::PutOff) => "put off: its user closed the form without an answer".to_owned(),
+        Some(Note::TurnFailed) => {
             let reminded = if standing.was_reminded() { "was" } else { "will be" };
             format!("turn failed: the session's model had an error{because}; it {reminded} reminded")
         }
-    })
+    }
 }
 
 #[cfg(test)]
