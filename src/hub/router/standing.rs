@@ -7,29 +7,17 @@ use super::{Id, PeerNo, Router, Timer};
 use crate::fence::label;
 use crate::wire::{Activity, Kind, Note, OwedAsk, Path, PeerKind, State, ToClient};
 
-/// The limit of a reason, in characters.
-const MAX_REASON: usize = 300;
-
 /// See the module.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Standing {
     pub note: Option<Note>,
     /// Why the answer was declined or the turn failed.
     pub reason: Option<String>,
-    /// Whether the model was reminded at the end of a turn.
+    /// Whether the model was reminded, at the end of a turn or by a push: once is enough.
     reminded: bool,
-    /// Whether the session was reminded by a push.
-    nudged: bool,
     /// Whether an idle session has just seen the question and should begin a turn.
     #[serde(default)]
     expects_turn: bool,
-}
-
-impl Standing {
-    /// Whether the session was reminded, in one way or the other: once is enough.
-    fn was_reminded(&self) -> bool {
-        self.reminded || self.nudged
-    }
 }
 
 impl Router {
@@ -41,19 +29,17 @@ impl Router {
         let mut remind = Vec::new();
         for id in self.owed_and_seen(peers) {
             let Some(ask) = self.asks.get_mut(&id) else { continue };
-            let is_declined = ask.standing.note == Some(Note::Declined);
-            if is_declined {
+            let is_woken = may_be_woken && ask.progress.path == Some(Path::Hook);
+            if ask.standing.note == Some(Note::Declined) {
                 continue;
             }
-            let is_woken = may_be_woken && ask.progress.path == Some(Path::Hook);
-            if again && !is_woken || ask.standing.was_reminded() {
+            if again && !is_woken || ask.standing.reminded {
                 self.set_note(&id, Note::Unanswered, None);
                 continue;
             }
             ask.standing.reminded = true;
-            let (from, age_s) = (self.asks[&id].asker, (self.now - self.asks[&id].asked_at) / 1000);
-            let from = self.name(from);
-            remind.push(OwedAsk { ask_id: id.to_string(), from, age_s });
+            let (asker, age_s) = (ask.asker, (self.now - ask.asked_at) / 1000);
+            remind.push(OwedAsk { ask_id: id.to_string(), from: self.name(asker), age_s });
         }
         remind
     }
@@ -109,7 +95,7 @@ impl Router {
         ask.standing.expects_turn = false;
         let Some(ask) = self.asks.get(id) else { return };
         let (target, session) = (ask.target, self.session_of(ask.target));
-        let is_known = ask.standing.note.is_some() || ask.standing.was_reminded();
+        let is_known = ask.standing.note.is_some() || ask.standing.reminded;
         if session.activity != Activity::Idle || ask.progress.state != State::Seen || is_known {
             return self.confirmed(target);
         }
@@ -125,7 +111,7 @@ impl Router {
     /// the question took, where there is one.
     pub(super) fn nudge(&mut self, id: &Id) {
         let Some(ask) = self.asks.get_mut(id) else { return };
-        if ask.standing.reminded || std::mem::replace(&mut ask.standing.nudged, true) {
+        if std::mem::replace(&mut ask.standing.reminded, true) {
             return;
         }
         let (asker, target, used, thread) = (ask.asker, ask.target, ask.progress.path, ask.thread.clone());
@@ -156,17 +142,14 @@ impl Router {
             return;
         }
         ask.standing.note = Some(note);
-        ask.standing.reason = reason.map(|r| label(r).chars().take(MAX_REASON).collect());
+        ask.standing.reason = reason.map(label);
         let Some(ask) = self.asks.get(id) else { return };
         let (asker, target, state, thread) = (ask.asker, ask.target, ask.progress.state, ask.thread.clone());
         let detail = self.describe(ask);
         let is_member = ask.broadcast.is_some();
         if let Some(conn) = self.peer(asker).conn {
-            let (ask_id, detail) = (id.to_string(), Some(detail.clone()));
-            self.send(
-                conn,
-                ToClient::State { ask_id, state, path: None, code: None, note: Some(note), detail },
-            );
+            let (ask_id, note, detail) = (id.to_string(), Some(note), Some(detail.clone()));
+            self.send(conn, ToClient::State { ask_id, state, path: None, code: None, note, detail });
         }
         // People and scripts see the state; a model gets a notice. For `NoTurn` the session is reminded first.
         let has_room = self.peer(asker).inbox.len() < self.limits.undelivered;
@@ -192,13 +175,13 @@ pub(super) fn phrase(standing: &Standing) -> String {
             "no turn begun: the session is idle and has not taken it up; it was reminded".to_owned()
         }
         Some(Note::Unanswered) => {
-            let also = if standing.was_reminded() { ", also after a reminder" } else { "" };
+            let also = if standing.reminded { ", also after a reminder" } else { "" };
             format!("unanswered: the session ended its turn without a reply{also}{because}")
         }
         Some(Note::Declined) => format!("declined: the reply was refused there{because}"),
         Some(Note::PutOff) => "put off: its user closed the form without an answer".to_owned(),
         Some(Note::TurnFailed) => {
-            let reminded = if standing.was_reminded() { "was" } else { "will be" };
+            let reminded = if standing.reminded { "was" } else { "will be" };
             format!("turn failed: the session's model had an error{because}; it {reminded} reminded")
         }
     }
