@@ -95,17 +95,18 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     // receipts.
     let ids = move || format!("push_{}", tokens.secret().unwrap_or_else(|_| first.clone()));
     let wanted = std::env::var("RELAY_JOURNAL").map_or(true, |v| v != "off");
+    let info = Info { pid: std::process::id(), ..Info::default() };
     let (journal, mut router) =
-        Journal::start(claim.journal_path(), wanted, limits, info(), epoch, Box::new(ids));
-    router.info_mut().journal = journal.status();
+        Journal::start(claim.journal_path(), wanted, limits, info, epoch, Box::new(ids));
+    router.info.journal = journal.status();
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
     listen(&claim, listener, &incoming, router.last_conn().wrapping_add(1))?;
-    log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info().epoch.as_str(); "hub_started");
+    log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info.epoch.as_str(); "hub_started");
     ready();
     let mut hub = Hub {
         now_at_start: router.now(),
-        inode: Inode::of(&socket),
+        inode: inode(&socket),
         socket,
         dir,
         replaced: None,
@@ -120,7 +121,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     let why = hub.serve(&received);
     // The socket is removed first: a client that connects now starts a new hub, and so does a client that was accepted
     // and gets no `welcome`.
-    if Inode::of(&hub.socket) == hub.inode {
+    if inode(&hub.socket) == hub.inode {
         let _ = fs::remove_file(&hub.socket); // already removed
     }
     hub.flush();
@@ -129,11 +130,6 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     }
     log::info!(why = why; "hub_left");
     Ok(true)
-}
-
-/// This process.
-fn info() -> Info {
-    Info { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned(), ..Info::default() }
 }
 
 /// Starts the threads that accept connections. A hub without `peers.sock` serves its machine all the same.
@@ -165,7 +161,7 @@ struct Hub<'a> {
     /// Connections with unwritten lines.
     unwritten: Vec<ConnId>,
     socket: PathBuf,
-    inode: Option<Inode>,
+    inode: Option<(u64, u64)>,
     /// Where texts are that sessions did not get whole.
     texts: PathBuf,
     start: Instant,
@@ -195,12 +191,12 @@ impl Hub<'_> {
             let now = Instant::now();
             if now >= check {
                 check = now + CHECK;
-                if Inode::of(&self.socket) != self.inode && self.hand_over(now) {
+                if inode(&self.socket) != self.inode && self.hand_over(now) {
                     return "its socket was removed or replaced";
                 }
                 self.journal.maintain(&self.router, now);
                 texts::sweep(&self.texts, process::is_alive);
-                self.router.info_mut().journal = self.journal.status();
+                self.router.info.journal = self.journal.status();
             }
         }
     }
@@ -414,12 +410,7 @@ fn log_event(event: &Event) {
     );
 }
 
-/// The identity of a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Inode(u64, u64);
-
-impl Inode {
-    fn of(path: &Path) -> Option<Self> {
-        fs::symlink_metadata(path).ok().map(|m| Inode(m.dev(), m.ino()))
-    }
+/// The identity of the file at a path.
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }

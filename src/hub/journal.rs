@@ -109,7 +109,7 @@ impl<R: BufRead> Records<R> {
 /// # Errors
 /// Those of `out`.
 pub fn write_header(out: &mut impl Write, router: &Router) -> io::Result<()> {
-    let info = router.info();
+    let info = &router.info;
     let header = Header {
         format: FORMAT,
         epoch: info.epoch.clone(),

@@ -39,7 +39,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, fault};
+use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, VERSION, fault};
 use ask::Ask;
 use broadcast::Broadcast;
 use delivery::Delivery;
@@ -51,6 +51,8 @@ use naming::Names;
 use peer::Peer;
 use session::Session;
 
+/// The version of this program.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
 /// Milliseconds since the start of the epoch.
 pub type Ms = u64;
 /// A connection, numbered by the hub in the order of arrival, over all hub processes of the epoch.
@@ -143,7 +145,7 @@ pub struct Router {
     /// The limits of the hub that wrote the snapshot: a replay needs them.
     limits: Limits,
     #[serde(skip)]
-    info: Info,
+    pub info: Info,
     #[serde(skip)]
     ids: Ids,
     now: Ms,
@@ -188,7 +190,6 @@ pub struct Router {
 #[derive(Debug, Clone, Default)]
 pub struct Info {
     pub pid: u32,
-    pub version: String,
     /// The epoch of the state.
     pub epoch: String,
     /// The wall clock at the router's time 0, in milliseconds since 1970.
@@ -209,20 +210,12 @@ impl Router {
         Router { limits, info, ids, timers, empty_since: Some(0), ..Router::default() }
     }
 
-    pub fn info_mut(&mut self) -> &mut Info {
-        &mut self.info
-    }
-
     pub fn now(&self) -> Ms {
         self.now
     }
 
     pub fn last_conn(&self) -> ConnId {
         self.last_conn
-    }
-
-    pub fn info(&self) -> &Info {
-        &self.info
     }
 
     /// The time of the next [`Input::Tick`], unless another input comes first.
@@ -239,8 +232,8 @@ impl Router {
             Input::Opened(conn) => {
                 self.open.insert(conn);
                 self.last_conn = self.last_conn.max(conn);
-                let Info { pid, version, epoch, .. } = self.info.clone();
-                self.send(conn, ToClient::Welcome { v: crate::wire::VERSION, pid, version, epoch });
+                let Info { pid, epoch, .. } = self.info.clone();
+                self.send(conn, ToClient::Welcome { v: VERSION, pid, version: RELEASE.to_owned(), epoch });
                 false
             }
             Input::Said(conn, message) if self.open.contains(&conn) => {

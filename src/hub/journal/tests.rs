@@ -105,7 +105,7 @@ fn journal_is_replayed_to_the_same_state() {
     assert_eq!(serde_json::to_string(&header.snapshot).expect("JSON"), before);
     header.snapshot.restart(5);
     let second = place.start("another");
-    assert_eq!(second.router.info().epoch, "epoch", "the state lives on");
+    assert_eq!(second.router.info.epoch, "epoch", "the state lives on");
     assert_eq!(place.text().lines().count(), 1, "a new hub begins with a snapshot");
 }
 
@@ -137,7 +137,7 @@ fn journal_that_cannot_be_read_begins_a_new_epoch() {
         fs::write(&place.0, bad).expect("written");
         let start = place.start("another");
         let shown = &bad[..bad.len().min(40)];
-        assert_eq!(start.router.info().epoch, "another", "{shown}");
+        assert_eq!(start.router.info.epoch, "another", "{shown}");
         assert!(!start.snapshot().contains("ann"), "{shown}");
         assert_eq!(place.text().lines().count(), 1, "{shown}: it is written anew");
     }
@@ -280,7 +280,7 @@ fn journal_that_is_not_wanted_is_removed() {
     let (limits, info) = (Limits::default(), Info::default());
     let (journal, router) =
         Journal::start(place.0.clone(), false, limits, info, "another".to_owned(), Box::new(String::new));
-    assert_eq!(router.info().epoch, "another");
+    assert_eq!(router.info.epoch, "another");
     assert!(!place.0.exists());
     assert_eq!(journal.status().off.as_deref(), Some("RELAY_JOURNAL=off"));
 }

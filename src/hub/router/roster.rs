@@ -83,7 +83,7 @@ impl Router {
         let info = &self.info;
         Status {
             pid: info.pid,
-            version: info.version.clone(),
+            version: super::RELEASE.to_owned(),
             protocol: VERSION,
             uptime_s: self.now.saturating_sub(info.started) / 1000,
             epoch: info.epoch.clone(),
