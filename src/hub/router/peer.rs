@@ -88,25 +88,22 @@ impl Router {
         let (old, before) = (peer.conn.replace(conn), peer.newest);
         peer.newest = conn;
         peer.dead.clear();
-        if let Some(at) = peer.grace.take() {
-            self.disarm(at, Timer::Grace(no));
-        }
+        peer.grace = None;
         if let Some(old) = old {
             // The old connection is half open, or its process is exiting.
             self.roles.remove(&old);
             self.close(old);
         }
-        let name = self.name(no);
         if known.is_none() {
-            let joined = name.clone();
-            self.report(What::Joined, |e| e.from = joined);
+            let name = self.name(no);
+            self.report(What::Joined, |e| e.from = name);
         }
         self.tie(no);
         // Answered before the deliveries that the registration starts, and without `waiting`, since there are paths
         // now.
         let peer = self.peer(no);
         let open = peer.asked.iter().chain(&peer.broadcasts).map(|id| id.to_string()).collect();
-        let answer = Answer::Registered { name, open };
+        let answer = Answer::Registered { name: peer.who.name.clone(), open };
         self.send(conn, ToClient::Ok { id, answer, waiting: Vec::new() });
         if fresh {
             self.reopen_forms(no);
@@ -195,14 +192,13 @@ impl Router {
     /// Starts the grace period of a peer that lost its connection.
     pub(super) fn vanished(&mut self, no: PeerNo, conn: ConnId) {
         let Some(peer) = self.peers.get_mut(&no).filter(|p| p.conn == Some(conn)) else { return };
-        peer.conn = None;
         let grace = if peer.who.remote { self.limits.remote_grace } else { self.limits.grace };
         let at = self.now + grace;
-        if self.session_of(no).ended {
-            return self.gone(no);
-        }
-        self.peer_mut(no).grace = Some(at);
+        (peer.conn, peer.grace) = (None, Some(at));
         self.arm(at, Timer::Grace(no));
+        if self.session_of(no).ended {
+            self.gone(no);
+        }
     }
 
     /// Handles `bye`: final, unless hooks show that the session is still running (its channel is being restarted).
@@ -216,7 +212,7 @@ impl Router {
     }
 
     pub(super) fn end_grace(&mut self, no: PeerNo) {
-        if self.peers.get(&no).is_some_and(|p| p.conn.is_none()) {
+        if self.peers.get(&no).and_then(|peer| peer.grace).is_some_and(|at| at <= self.now) {
             self.gone(no);
         }
     }
@@ -242,20 +238,12 @@ impl Router {
         if let Some(claude) = &peer.who.claude {
             self.forget_session(claude);
         }
-        if let Some(at) = peer.grace {
-            self.disarm(at, Timer::Grace(no));
-        }
         self.names.by_key.remove(&name::key(&peer.who.name));
         self.names.forget(no);
         self.by_identity.remove(&peer.who.peer);
-        for other in &peer.met {
-            if let Some(other) = self.peers.get_mut(other) {
-                other.met.remove(&no);
-            }
-        }
-        // Whoever comes with its identity later is somebody else.
         for other in self.peers.values_mut() {
-            other.always.remove(&peer.who.peer);
+            other.met.remove(&no);
+            other.always.remove(&peer.who.peer); // whoever comes with its identity later is somebody else
         }
         self.report(What::Left, |e| e.from = peer.who.name);
         if self.peers.is_empty() {
