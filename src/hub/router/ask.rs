@@ -10,6 +10,7 @@ use super::limits::overloaded;
 use super::peer::MAX_LOST;
 use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
+use crate::fence::label;
 use crate::wire::{
     Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State, ToClient,
     What, place, refused,
@@ -157,7 +158,7 @@ impl Router {
         self.peer_mut(asker).asked.insert(id.clone());
         self.peer_mut(target).owes.insert(id.clone());
         self.arm(ask.deadline, Timer::Timeout(id.clone()));
-        let about = crate::fence::label(parcel.text.trim().lines().next().unwrap_or_default());
+        let about = label(parcel.text.trim().lines().next().unwrap_or_default());
         let about = about.chars().take(MAX_ABOUT).collect();
         let no = self.deliver(target, parcel, starter);
         let (asked_at, progress, delivery) = (self.now, Progress::queued(self.now), Some(no));
@@ -191,9 +192,21 @@ impl Router {
             self.replied(&Id::from(ask_id), text, Some((conn, id)));
             return Ok(None);
         }
+        self.reply_late(me, (conn, id), ask_id, text, false)
+    }
+
+    /// Handles an answer to an ask that has ended: by the model, or by the person if it was asked by a form.
+    pub(super) fn reply_late(
+        &mut self,
+        me: PeerNo,
+        starter: (ConnId, u64),
+        ask_id: &str,
+        text: String,
+        by_form: bool,
+    ) -> Reply {
         let identity = &self.peer(me).who.peer;
         // For other peers the ask does not exist.
-        let is_mine = |t: &&Tombstone| t.target == *identity && !identity.is_empty() && !t.by_form;
+        let is_mine = |t: &&Tombstone| t.target == *identity && !identity.is_empty() && t.by_form == by_form;
         let Some(ended) = self.ended.get(ask_id).filter(is_mine) else {
             return unknown("this session was not asked anything with that ask_id");
         };
@@ -211,42 +224,22 @@ impl Router {
             }
             (Some(Code::Timeout), None, Some(asker)) => {
                 self.room_for_text(asker)?;
-                self.late_reply(&Id::from(ask_id), me, None, asker, text, (conn, id));
+                let (thread, broadcast) = (ended.thread.clone(), ended.broadcast.clone());
+                self.ended.get_mut(ask_id).into_iter().for_each(|ended| ended.answer = Some(digest(&text)));
+                let mut parcel = self.parcel(Kind::Reply, &Id::from(ask_id), me, text, &thread);
+                (parcel.late, parcel.broadcast) = (true, broadcast.map(|b| b.to_string()));
+                parcel.by = parcel.by.or(by_form.then_some(PeerKind::Person));
+                self.report_parcel(What::Reply, &parcel, asker);
+                self.post(asker, parcel, Some(starter));
                 Ok(None)
             }
             _ => refused(Code::PeerGone, ANSWER_NOT_NEEDED),
         }
     }
 
-    /// Delivers a late answer. It is not a second end of the ask.
-    pub(super) fn late_reply(
-        &mut self,
-        id: &Id,
-        from: PeerNo,
-        by: Option<PeerKind>,
-        to: PeerNo,
-        text: String,
-        starter: (ConnId, u64),
-    ) {
-        let Some(tombstone) = self.ended.get_mut(id) else { return };
-        tombstone.answer = Some(digest(&text));
-        let (thread, broadcast) = (tombstone.thread.clone(), tombstone.broadcast.clone());
-        let mut parcel = self.parcel(Kind::Reply, id, from, text, &thread);
-        parcel.broadcast = broadcast.map(|b| b.to_string());
-        parcel.late = true;
-        parcel.by = by.or(parcel.by);
-        self.report_parcel(What::Reply, &parcel, to);
-        self.post(to, parcel, Some(starter));
-    }
-
     /// Ends an ask with an answer.
     pub(super) fn replied(&mut self, id: &Id, text: String, starter: Option<(ConnId, u64)>) {
-        // The answer proves that the model has seen the question.
-        if let Some(no) = self.asks.get(id).and_then(|ask| ask.delivery)
-            && let Some(path) = self.last_attempt(no).map(|attempt| attempt.path)
-        {
-            self.confirm(no, path);
-        }
+        self.confirm_question(id); // the answer proves that the model has seen it
         let Some(ask) = self.end(id, None, Some(digest(&text))) else { return };
         if ask.broadcast.as_ref().is_some_and(|all| self.collect(all, ask.target, &text)) {
             if let Some((conn, request)) = starter {
@@ -301,26 +294,21 @@ impl Router {
     /// it or its end when the peer was gone.
     pub(super) fn fail_lost_ask(&mut self, me: PeerNo, lost: LostAsk) {
         let id = Id::from(lost.ask_id);
-        let is_open = self.asks.contains_key(&id) || self.broadcasts.contains_key(&id);
-        let code = Some(Code::HubUnreachable);
-        let is_known = match self.ended.get(&id) {
-            Some(t) => !t.untold || t.asker != self.peer(me).who.peer,
+        let who = &self.peer(me).who;
+        let is_over = match self.ended.get(&id) {
+            Some(t) => !t.untold || t.asker != who.peer,
             None => check_id(&id).is_err(),
         };
         // A client has far fewer open asks; one that invents them on every registration must not fill the memory.
-        let has_room = self.peer(me).inbox.len() < MAX_LOST;
-        if is_open || is_known || !has_room {
+        let is_full = self.peer(me).inbox.len() >= MAX_LOST;
+        if is_over || is_full || self.asks.contains_key(&id) || self.broadcasts.contains_key(&id) {
             return;
         }
-        let to = crate::fence::label(&lost.to);
-        if let Some(tombstone) = self.ended.get_mut(&id) {
-            (tombstone.code, tombstone.untold) = (code, false);
-        } else {
-            let who = &self.peer(me).who;
-            let (asker, from, to) = (who.peer.clone(), who.name.clone(), to.clone());
-            let tombstone = Tombstone { asker, from, to, code, ..Tombstone::default() };
-            self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);
-        }
+        let (asker, from, to) = (who.peer.clone(), who.name.clone(), label(&lost.to));
+        let new = || Tombstone { asker, from, to: to.clone(), ..Tombstone::default() };
+        let tombstone = self.ended.get(&id).cloned().unwrap_or_else(new);
+        let tombstone = Tombstone { code: Some(Code::HubUnreachable), untold: false, ..tombstone };
+        self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);
         self.report_loss(me, &id, to);
     }
 

@@ -3,7 +3,6 @@
 
 use super::ask::check_text;
 use super::delivery::Delivery;
-use super::ended::Tombstone;
 use super::limits::overloaded;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::fence::clean;
@@ -212,14 +211,12 @@ impl Router {
         });
         let (id, done) = (Id::from(ask_id), Ok(Some(Answer::Done)));
         let Some(no) = form else {
-            let asker = self.late_asker(me, &id);
-            if let (FormEnd::Answered { text }, Some(asker)) = (end, asker)
-                && check_text("answer", &text).is_ok()
-            {
-                self.late_reply(&id, me, Some(PeerKind::Person), asker, text, starter);
-                return Ok(None);
-            }
-            return done;
+            return match end {
+                FormEnd::Answered { text } if check_text("answer", &text).is_ok() => {
+                    self.reply_late(me, starter, ask_id, text, true).or(done)
+                }
+                _ => done,
+            };
         };
         let is_consent = self.deliveries.get(&no).is_some_and(|d| d.parcel.kind == Kind::Consent);
         match end {
@@ -233,14 +230,6 @@ impl Router {
             _ => self.decline(&id, "its user does not want to answer"),
         }
         done
-    }
-
-    /// The asker of an ask to `me` that timed out while its answer was on its way.
-    fn late_asker(&self, me: PeerNo, id: &Id) -> Option<PeerNo> {
-        let is_mine = |t: &&Tombstone| t.by_form && t.target == self.peer(me).who.peer && t.answer.is_none();
-        let ended = self.ended.get(id).filter(is_mine)?;
-        let asker = self.by_identity.get(&ended.asker).filter(|_| ended.code == Some(Code::Timeout))?;
-        self.room_for_text(*asker).is_ok().then_some(*asker)
     }
 
     /// The user lets a peer ask.

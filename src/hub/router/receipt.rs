@@ -132,11 +132,8 @@ impl Router {
     /// Confirms the pushes that began `turn`, which has ended.
     pub(super) fn confirm_turn(&mut self, peers: &[PeerNo], turn: &str) {
         for no in self.inboxes(peers) {
-            if let Some(path) =
-                self.last_attempt(no).filter(|a| a.turn.as_deref() == Some(turn)).map(|a| a.path)
-            {
-                self.confirm(no, path);
-            }
+            let began_it = self.last_attempt(no).filter(|a| a.turn.as_deref() == Some(turn));
+            began_it.map(|a| a.path).into_iter().for_each(|path| self.confirm(no, path));
         }
     }
 
@@ -156,6 +153,15 @@ impl Router {
             None => claude.is_some() && self.peer(delivery.to).who.claude.as_deref() == claude,
         };
         is_own.then_some((no, attempt.path))
+    }
+
+    /// Confirms the delivery of a question.
+    pub(super) fn confirm_question(&mut self, id: &str) {
+        if let Some(no) = self.asks.get(id).and_then(|ask| ask.delivery)
+            && let Some(path) = self.last_attempt(no).map(|attempt| attempt.path)
+        {
+            self.confirm(no, path);
+        }
     }
 
     /// Confirms a delivery: the model has the text.

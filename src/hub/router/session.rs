@@ -119,13 +119,10 @@ impl Router {
     /// Applies a hook event to the asks of its session. Returns the asks of which to remind the model.
     fn turn_news(&mut self, hook: &HookReport, peers: &[PeerNo], begins: bool) -> Vec<OwedAsk> {
         let HookReport { event, turn, ask_id, reason, .. } = hook;
-        match (event, turn) {
-            (HookEvent::Prompt, Some(turn)) if begins => self.turn_began(peers, turn),
-            (HookEvent::Stop | HookEvent::StopAgain, Some(turn)) => self.confirm_turn(peers, turn),
-            _ => {}
-        }
         match event {
+            HookEvent::Prompt if begins => turn.iter().for_each(|turn| self.turn_began(peers, turn)),
             HookEvent::Stop | HookEvent::StopAgain => {
+                turn.iter().for_each(|turn| self.confirm_turn(peers, turn));
                 let again = *event == HookEvent::StopAgain;
                 let Some(session) = self.sessions.get(&hook.claude) else { return Vec::new() };
                 let is_woken = turn.is_some() && session.reminded_in != *turn;

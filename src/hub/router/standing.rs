@@ -63,13 +63,8 @@ impl Router {
     /// whether or not a receipt for it has arrived yet.
     pub(super) fn declined(&mut self, peers: &[PeerNo], ask_id: &str, reason: &str) {
         let id = Id::from(ask_id);
-        let Some(ask) = self.asks.get(&id).filter(|ask| peers.contains(&ask.target)) else { return };
-        if let Some(no) = ask.delivery
-            && let Some(path) = self.last_attempt(no).map(|attempt| attempt.path)
-        {
-            self.confirm(no, path);
-        }
-        if self.asks.contains_key(&id) {
+        if self.asks.get(&id).is_some_and(|ask| peers.contains(&ask.target)) {
+            self.confirm_question(&id);
             self.set_note(&id, Note::Declined, Some(reason));
         }
     }
