@@ -38,7 +38,6 @@ impl Router {
             .chain(self.deliveries.values().map(|delivery| &delivery.to))
             .chain(self.by_identity.values())
             .chain(self.names.holders())
-            .chain(self.sessions.values().flat_map(|session| &session.peers))
             .chain(met)
     }
 }

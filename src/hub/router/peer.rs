@@ -98,7 +98,6 @@ impl Router {
             let name = self.name(no);
             self.report(What::Joined, |e| e.from = name);
         }
-        self.tie(no);
         // Answered before the deliveries that the registration starts, and without `waiting`, since there are paths
         // now.
         let peer = self.peer(no);
@@ -144,7 +143,6 @@ impl Router {
             return refused(Code::NameTaken, "this identity belongs to a session with another secret");
         }
         who.name.clone_from(&peer.who.name);
-        self.untie(no);
         self.peer_mut(no).who = who;
         Ok(no)
     }
@@ -233,7 +231,6 @@ impl Router {
         for delivery in self.peer(no).inbox.clone() {
             self.undeliverable(delivery);
         }
-        self.untie(no);
         let Some(peer) = self.peers.remove(&no) else { return };
         if let Some(claude) = &peer.who.claude {
             self.forget_session(claude);

@@ -1,10 +1,13 @@
 //! Reports of hooks about a Claude Code process: its activity and its waiter. Hooks and channel of a session name the
 //! same process; they use connections of their own and arrive in any order.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::delivery::{Attempt, Delivery, Stage};
 use super::limits::overloaded;
+use super::peer::Peer;
 use super::{ConnId, DeliveryNo, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::wire::{
     Activity, Answer, Code, Fault, HookEvent, HookReport, OwedAsk, Path, PeerKind, ToClient, refused,
@@ -46,8 +49,6 @@ pub(super) struct Session {
     pub waiter_load: usize,
     /// The ask whose answer waits at a permission dialog.
     dialog: Option<String>,
-    /// The peers that registered for this session.
-    pub peers: Vec<PeerNo>,
 }
 
 impl Session {
@@ -61,12 +62,6 @@ impl Session {
     pub fn waiter_for(&self, size: usize) -> Option<ConnId> {
         let load = self.waiter_load;
         self.waiter.filter(|_| load == 0 || load + size + WAITER_OVERHEAD <= MAX_WAITER_LOAD)
-    }
-
-    /// Whether a peer or a waiter belongs to it.
-    #[cfg(test)]
-    pub fn is_tied(&self) -> bool {
-        !self.peers.is_empty() || self.waiter.is_some()
     }
 }
 
@@ -211,9 +206,7 @@ impl Router {
     /// Whether a waiter was sent a text and has not reported it. It must not be dismissed: it may be printing the text,
     /// and another path would deliver it twice.
     fn is_handing_over(&self, waiter: ConnId, claude: &str) -> bool {
-        let inboxes =
-            self.sessions.get(claude).into_iter().flat_map(|s| &s.peers).map(|no| &self.peer(*no).inbox);
-        let deliveries = inboxes.flatten().filter_map(|no| self.deliveries.get(no));
+        let deliveries = self.peers_of(claude).into_iter().flat_map(|no| self.deliveries_to(no));
         deliveries.flat_map(|d| &d.attempts).any(|a| a.conn == waiter && a.stage == Stage::Sent)
     }
 
@@ -275,8 +268,7 @@ impl Router {
 
     /// The peers of the same session, itself included.
     pub(super) fn of_same_session(&self, no: PeerNo) -> Vec<PeerNo> {
-        let peers = self.session_of(no).peers.clone();
-        if peers.is_empty() { vec![no] } else { peers }
+        self.peer(no).who.claude.as_ref().map_or_else(|| vec![no], |claude| self.peers_of(claude))
     }
 
     /// Applies the status of Claude Code's session file, which is `age` milliseconds old. The file shows interrupted
@@ -284,7 +276,7 @@ impl Router {
     pub(super) fn observed(&mut self, no: PeerNo, activity: Activity, age: Ms) {
         let Some(claude) = self.peer(no).who.claude.clone() else { return };
         let at = self.now.saturating_sub(age);
-        let Some(session) = self.sessions.get_mut(&claude).filter(|s| s.turned <= at) else { return };
+        let Some(session) = self.session(&claude).ok().filter(|s| s.turned <= at) else { return };
         session.turned = at;
         let before = session.activity;
         if before == Activity::Waiting && activity == Activity::Busy {
@@ -315,29 +307,19 @@ impl Router {
         }
     }
 
-    /// Associates a peer with its process.
-    pub(super) fn tie(&mut self, no: PeerNo) {
-        let Some(claude) = self.peer(no).who.claude.clone() else { return };
-        if let Ok(session) = self.session(&claude) {
-            session.peers.push(no);
-        }
-    }
-
-    pub(super) fn untie(&mut self, no: PeerNo) {
-        self.session_mut_of(no).into_iter().for_each(|session| session.peers.retain(|p| *p != no));
-    }
-
     /// Removes a process whose last peer has left.
     pub(super) fn forget_session(&mut self, claude: &str) {
-        let untied = self.sessions.get(claude).is_some_and(|s| s.peers.is_empty());
-        if untied && let Some(waiter) = self.sessions.remove(claude).and_then(|s| s.waiter) {
+        if self.peers_of(claude).is_empty()
+            && let Some(waiter) = self.sessions.remove(claude).and_then(|s| s.waiter)
+        {
             self.dismiss(waiter);
         }
     }
 
     /// Whether a peer is the first channel of its session. A second one belongs to a server that is configured twice.
     pub(super) fn is_first_of_session(&self, no: PeerNo) -> bool {
-        self.session_of(no).peers.iter().all(|other| no <= *other)
+        let claude = &self.peer(no).who.claude;
+        claude.is_none() || self.peers.range(..no).all(|(_, other)| other.who.claude != *claude)
     }
 
     /// What is known of a peer's session.
@@ -351,7 +333,8 @@ impl Router {
     }
 
     pub(super) fn peers_of(&self, claude: &str) -> Vec<PeerNo> {
-        self.sessions.get(claude).map(|s| s.peers.clone()).unwrap_or_default()
+        let is_of = |peer: &Peer| peer.who.claude.as_deref() == Some(claude);
+        self.peers.iter().filter(|(_, peer)| is_of(peer)).map(|(no, _)| *no).collect()
     }
 
     /// The entry of a process, created if missing.
@@ -360,9 +343,9 @@ impl Router {
             return refused(Code::BadMsg, "`claude` is empty or too long");
         }
         if !self.sessions.contains_key(claude) {
-            let untied = |s: &&Session| s.peers.is_empty();
-            if self.sessions.values().filter(untied).count() >= MAX_UNTIED {
-                self.sessions.retain(|_, s| !s.peers.is_empty() || s.waiter.is_some());
+            if self.sessions.len() >= MAX_UNTIED {
+                let tied: BTreeSet<_> = self.peers.values().filter_map(|p| p.who.claude.as_ref()).collect();
+                self.sessions.retain(|claude, session| session.waiter.is_some() || tied.contains(claude));
             }
             if self.sessions.len() >= MAX_UNTIED + self.limits.peers {
                 return overloaded("the hub has too many sessions", "when some have ended");
