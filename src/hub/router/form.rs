@@ -83,17 +83,15 @@ impl Router {
             return self.decline(id, "its user wants to be asked first, and cannot be shown a form there");
         }
         if self.within_form_rate(asker, target).is_err() {
-            return self
-                .decline(id, "its user wants to be asked first, and was asked too often within an hour");
+            let why = "its user wants to be asked first, and was asked too often within an hour";
+            return self.decline(id, why);
         }
         // What is hidden behind the lines or characters that are shown must not be overlooked.
-        let head: String = text.chars().take(8 * MAX_SHOWN).collect();
-        let is_whole = head.len() == text.len();
-        let head = clean(&head); // its lines are those of the form
-        let head = head.trim_end();
-        let shown = head.lines().take(MAX_LINES).collect::<Vec<_>>().join("\n");
-        let mut text: String = shown.chars().take(MAX_SHOWN).collect();
-        if text.len() < head.len() || !is_whole {
+        let whole = clean(text); // its lines are those of the form
+        let whole = whole.trim_end();
+        let lines = whole.lines().take(MAX_LINES).collect::<Vec<_>>().join("\n");
+        let mut text: String = lines.chars().take(MAX_SHOWN).collect();
+        if text.len() < whole.len() {
             text.push('…');
         }
         let mut parcel = self.parcel(Kind::Consent, id, asker, text, &thread);
@@ -105,16 +103,10 @@ impl Router {
 
     fn needs_consent(&self, asker: PeerNo, target: PeerNo) -> bool {
         let (from, to) = (&self.peer(asker).who, self.peer(target));
-        let is_near = match (&from.repo, &to.who.repo) {
-            (None, None) => from.cwd == to.who.cwd,
-            (from, to) => from == to,
-        };
-        let is_near = is_near && from.is_at(&to.who); // a path elsewhere is another directory
-        let applies = match to.who.consent {
-            None => false,
-            Some(Consent::Repo) => !is_near,
-            Some(Consent::All) => true,
-        };
+        let is_near = from.repo == to.who.repo
+            && (from.repo.is_some() || from.cwd == to.who.cwd)
+            && from.is_at(&to.who); // a path elsewhere is another directory
+        let applies = to.who.consent.is_some_and(|whose| whose == Consent::All || !is_near);
         applies && asker != target && !to.always.contains(&self.asker_key(asker))
     }
 
@@ -186,12 +178,8 @@ impl Router {
     /// Closes the forms of a peer that comes back which are not open any more.
     pub(super) fn close_stale_forms(&mut self, me: PeerNo, conn: ConnId, open: Vec<String>) {
         for ask_id in open.into_iter().take(MAX_OPEN) {
-            let is_open = self.asks.get(ask_id.as_str()).is_some_and(|ask| {
-                let deliveries = [ask.delivery, ask.consent].into_iter().flatten();
-                let mut deliveries = deliveries.filter_map(|no| self.deliveries.get(&no));
-                ask.target == me && deliveries.any(|d| d.is_form() && d.is_under_way())
-            });
-            if !is_open {
+            let is_it = |d: &Delivery| d.is_form() && d.is_under_way() && d.parcel.ask_id == ask_id;
+            if !self.deliveries_to(me).any(is_it) {
                 self.send(conn, ToClient::Over { ask_id, code: Code::HubUnreachable });
             }
         }
@@ -272,15 +260,13 @@ impl Router {
         if is_second || ask.broadcast.is_some() {
             return self.decline(id, "its user closed the form without an answer");
         }
-        let before = ask.deadline;
-        let deadline = before.saturating_add(again);
-        ask.deadline = deadline;
+        let (before, target) = (ask.deadline, ask.target);
+        ask.deadline = before.saturating_add(again);
+        let deadline = ask.deadline;
         self.disarm(before, Timer::Timeout(id.clone()));
         self.arm(deadline, Timer::Timeout(id.clone()));
         self.forget_attempt(no);
-        if let Some(to) = self.deliveries.get(&no).map(|d| d.to) {
-            self.free_form(to);
-        }
+        self.free_form(target);
         self.progress(no, State::Queued, None);
         self.set_note(id, Note::PutOff, None);
         self.arm_form(no);
