@@ -98,7 +98,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     let info = Info { pid: std::process::id(), ..Info::default() };
     let (journal, mut router) =
         Journal::start(claim.journal_path(), wanted, limits, info, epoch, Box::new(ids));
-    router.info.journal = journal.status();
+    router.info.journal = journal.status.clone();
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
     listen(&claim, listener, &incoming, router.last_conn().wrapping_add(1))?;
@@ -196,7 +196,7 @@ impl Hub<'_> {
                 }
                 self.journal.maintain(&self.router, now);
                 texts::sweep(&self.texts, process::is_alive);
-                self.router.info.journal = self.journal.status();
+                self.router.info.journal = self.journal.status.clone();
             }
         }
     }

@@ -122,23 +122,21 @@ pub fn write_header(out: &mut impl Write, router: &Router) -> io::Result<()> {
 }
 
 /// Steps `router`, and appends to `batch` the line by which a replay repeats the step, if it changed the state.
-///
-/// # Errors
-/// The input can't be written as JSON. The step was made all the same.
-pub fn step(router: &mut Router, now: Ms, input: Input, batch: &mut Vec<u8>) -> (Step, io::Result<()>) {
-    let text = serde_json::to_string(&input);
+pub fn step(router: &mut Router, now: Ms, input: Input, batch: &mut Vec<u8>) -> Step {
+    let text = json(&input);
     let step = router.step(now, input);
-    let record = || {
-        let text = match step.is_change {
-            true => text?,
-            false if step.expired => serde_json::to_string(&Input::Tick)?,
-            false => return Ok(()),
-        };
-        let ids = serde_json::to_string(&step.drawn)?;
-        writeln!(batch, "{{\"at\":{},\"ids\":{ids},\"input\":{text}}}", router.now())
+    let text = match step.is_change {
+        true => text,
+        false if step.expired => json(&Input::Tick),
+        false => return step,
     };
-    let recorded = record();
-    (step, recorded)
+    let (at, ids) = (router.now(), json(&step.drawn));
+    batch.extend_from_slice(format!("{{\"at\":{at},\"ids\":{ids},\"input\":{text}}}\n").as_bytes());
+    step
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("invariant: what a journal holds has string keys")
 }
 
 impl<R: BufRead> Iterator for Records<R> {
@@ -167,13 +165,11 @@ pub struct Journal {
     path: PathBuf,
     /// `None` while nothing is written.
     file: Option<File>,
-    /// Why nothing is written.
-    off: Option<String>,
     /// Records that are not written yet.
     batch: Vec<u8>,
-    /// Bytes in the file, and in its first line.
-    size: u64,
+    /// The size of the file's first line, in bytes.
     snapshot_size: u64,
+    pub status: JournalStatus,
     /// When the next file is due, after records or after a failure.
     renew_at: Option<Instant>,
 }
@@ -202,11 +198,13 @@ impl Journal {
                 Router::new(limits, Info { epoch: new_epoch, epoch_started_ms, ..info }, ids)
             }
         };
-        let off = (!wanted).then(|| "RELAY_JOURNAL=off".to_owned());
-        let mut journal = Journal { path, off, ..Journal::default() };
+        let mut journal = Journal { path, ..Journal::default() };
         match wanted {
             true => journal.compact(&router),
-            false => journal.remove(),
+            false => {
+                journal.status.off = Some("RELAY_JOURNAL=off".to_owned());
+                journal.remove();
+            }
         }
         (journal, router)
     }
@@ -214,14 +212,7 @@ impl Journal {
     /// Steps the router and records the input if it may have changed the state. Nothing is written before
     /// [`append`](Self::append).
     pub fn step(&mut self, router: &mut Router, now: Ms, input: Input) -> Step {
-        if self.file.is_none() {
-            return router.step(now, input);
-        }
-        let (step, recorded) = step(router, now, input, &mut self.batch);
-        if let Err(e) = recorded {
-            self.give_up(&e);
-        }
-        step
+        step(router, now, input, &mut self.batch)
     }
 
     /// Writes the records of this batch; to be called before any of its outputs is sent.
@@ -229,7 +220,7 @@ impl Journal {
         let batch = std::mem::take(&mut self.batch);
         let Some(file) = self.file.as_mut().filter(|_| !batch.is_empty()) else { return };
         match file.write_all(&batch) {
-            Ok(()) => self.size += batch.len() as u64,
+            Ok(()) => self.status.bytes += batch.len() as u64,
             Err(e) => return self.give_up(&e),
         }
         self.renew_at.get_or_insert_with(|| Instant::now() + COMPACTION);
@@ -240,7 +231,7 @@ impl Journal {
     pub fn maintain(&mut self, router: &Router, now: Instant) {
         let is_missing =
             || fs::symlink_metadata(&self.path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-        let is_too_large = self.size > SMALL && self.size > 2 * self.snapshot_size;
+        let is_too_large = self.status.bytes > SMALL.max(2 * self.snapshot_size);
         let is_due = self.renew_at.is_some_and(|at| at <= now);
         if is_due || is_too_large || self.file.is_some() && is_missing() {
             self.compact(router);
@@ -253,11 +244,6 @@ impl Journal {
             self.append();
             self.compact(router);
         }
-    }
-
-    /// The status of the journal.
-    pub fn status(&self) -> JournalStatus {
-        JournalStatus { bytes: self.size, off: self.off.clone() }
     }
 
     /// Whether the path names another file than the one that is written. It belongs to another hub: the directory was
@@ -275,10 +261,10 @@ impl Journal {
         self.renew_at = None;
         match write_new(&self.path, router) {
             Ok((file, size)) => {
-                if self.off.take().is_some() {
+                if self.status.off.take().is_some() {
                     log::info!("journal_resumed");
                 }
-                (self.file, self.size, self.snapshot_size) = (Some(file), size, size);
+                (self.file, self.status.bytes, self.snapshot_size) = (Some(file), size, size);
             }
             Err(e) => self.give_up(&e),
         }
@@ -286,12 +272,12 @@ impl Journal {
 
     /// Continues in memory only. Removes the file, since a journal without all steps must never be replayed.
     fn give_up(&mut self, e: &io::Error) {
-        self.off = Some(format!("cannot write {}: {e}", self.path.display()));
+        self.status.off = Some(format!("cannot write {}: {e}", self.path.display()));
         let is_replaced = self.is_replaced();
         if let Some(file) = self.file.take() {
             let _ = file.set_len(0); // if the file cannot be removed, an empty one is ignored as well
         }
-        self.size = 0;
+        self.status.bytes = 0;
         self.batch.clear();
         self.renew_at = (!is_replaced).then(|| Instant::now() + RETRY);
         if !is_replaced {
