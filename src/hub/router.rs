@@ -60,6 +60,8 @@ pub type ConnId = u64;
 /// An `ask_id` or `broadcast_id`.
 type Id = Arc<str>;
 type PeerNo = u64;
+/// A request: its connection and its `id`.
+type Starter = (ConnId, u64);
 type DeliveryNo = u64;
 
 /// An input of the state machine.

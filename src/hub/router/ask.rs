@@ -9,7 +9,7 @@ use super::ended::Tombstone;
 use super::limits::overloaded;
 use super::peer::MAX_LOST;
 use super::standing::Standing;
-use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
+use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Starter, Timer};
 use crate::fence::label;
 use crate::wire::{
     Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State, ToClient,
@@ -88,15 +88,11 @@ impl Router {
         if self.is_by_form(question.person, target) {
             self.within_form_rate(me, target)?;
         }
-        let thread = question.thread.unwrap_or_else(|| self.new_thread());
+        let thread = question.thread.unwrap_or_else(|| self.ids.draw().replacen("push_", "thr_", 1));
         let (to, person, deadline) = (self.name(target), question.person, self.now + question.timeout_ms);
         let ask = Ask { asker: me, target, to, thread, person, deadline, ..Ask::default() };
         self.open_ask(&Id::from(question.ask_id), ask, question.text, Some((conn, id)));
         Ok(None)
-    }
-
-    fn new_thread(&mut self) -> String {
-        self.ids.draw().replacen("push_", "thr_", 1)
     }
 
     /// The answer to a repeated `ask` request: requests are idempotent.
@@ -146,7 +142,7 @@ impl Router {
     }
 
     /// Opens an ask and starts the delivery of its question. `starter` is the request to answer.
-    pub(super) fn open_ask(&mut self, id: &Id, ask: Ask, text: String, starter: Option<(ConnId, u64)>) {
+    pub(super) fn open_ask(&mut self, id: &Id, ask: Ask, text: String, starter: Option<Starter>) {
         let (asker, target, said) = (ask.asker, ask.target, text.clone());
         let mut parcel = self.parcel(Kind::Ask, id, asker, text, &ask.thread);
         self.report_parcel(What::Ask, &parcel, target);
@@ -199,7 +195,7 @@ impl Router {
     pub(super) fn reply_late(
         &mut self,
         me: PeerNo,
-        starter: (ConnId, u64),
+        starter: Starter,
         ask_id: &str,
         text: String,
         by_form: bool,
@@ -238,7 +234,7 @@ impl Router {
     }
 
     /// Ends an ask with an answer.
-    pub(super) fn replied(&mut self, id: &Id, text: String, starter: Option<(ConnId, u64)>) {
+    pub(super) fn replied(&mut self, id: &Id, text: String, starter: Option<Starter>) {
         self.confirm_question(id); // the answer proves that the model has seen it
         let Some(ask) = self.end(id, None, Some(digest(&text))) else { return };
         if ask.broadcast.as_ref().is_some_and(|all| self.collect(all, ask.target, &text)) {
@@ -262,7 +258,7 @@ impl Router {
         let Some(ask) = self.asks.get(id) else { return };
         let message = self.failure(ask, code);
         let Some(ask) = self.end(id, Some(code), None) else { return };
-        self.notify_target(ask.target, id, code);
+        self.send_to(ask.target, ToClient::Over { ask_id: id.to_string(), code });
         let mut parcel = self.parcel(Kind::Failed, id, ask.target, message, &ask.thread);
         parcel.code = Some(code);
         self.report_parcel(What::Failed, &parcel, ask.asker);
@@ -286,7 +282,7 @@ impl Router {
     /// Ends an ask without notifying its asker, which has left or has withdrawn it.
     pub(super) fn drop_ask(&mut self, id: &Id) {
         let Some(ask) = self.end(id, Some(Code::HubUnreachable), None) else { return };
-        self.notify_target(ask.target, id, Code::PeerGone);
+        self.send_to(ask.target, ToClient::Over { ask_id: id.to_string(), code: Code::PeerGone });
         self.count_outcome(&ask, Some(Code::HubUnreachable));
     }
 
@@ -368,18 +364,8 @@ impl Router {
         path: Option<Path>,
         code: Option<Code>,
     ) {
-        if let Some(conn) = self.peers.get(&asker).and_then(|p| p.conn) {
-            let ask_id = id.to_owned();
-            self.send(conn, ToClient::State { ask_id, state, path, code, note: None, detail: None });
-        }
-    }
-
-    /// Notifies the target that an ask has ended without its answer.
-    fn notify_target(&mut self, target: PeerNo, id: &str, code: Code) {
-        if let Some(conn) = self.peers.get(&target).and_then(|p| p.conn) {
-            let ask_id = id.to_owned();
-            self.send(conn, ToClient::Over { ask_id, code });
-        }
+        let (ask_id, note, detail) = (id.to_owned(), None, None);
+        self.send_to(asker, ToClient::State { ask_id, state, path, code, note, detail });
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::peer::Peer;
-use super::{ConnId, DeliveryNo, Id, Limits, Ms, PeerNo, Role, Router, Timer};
+use super::{ConnId, DeliveryNo, Id, Limits, Ms, PeerNo, Role, Router, Starter, Timer};
 use crate::wire::{Activity, Answer, Code, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault};
 
 /// The limit of text in one answer for the path `tool`, in bytes. A channel hands over what fits its client's limit for
@@ -104,18 +104,13 @@ impl Router {
     }
 
     /// Creates a delivery to `to` and dispatches it.
-    pub(super) fn post(&mut self, to: PeerNo, parcel: Parcel, starter: Option<(ConnId, u64)>) {
+    pub(super) fn post(&mut self, to: PeerNo, parcel: Parcel, starter: Option<Starter>) {
         let no = self.deliver(to, parcel, starter);
         self.dispatch(no);
     }
 
     /// Creates a delivery to `to`; [`dispatch`](Self::dispatch) sends it.
-    pub(super) fn deliver(
-        &mut self,
-        to: PeerNo,
-        parcel: Parcel,
-        starter: Option<(ConnId, u64)>,
-    ) -> DeliveryNo {
+    pub(super) fn deliver(&mut self, to: PeerNo, parcel: Parcel, starter: Option<Starter>) -> DeliveryNo {
         let no = self.no();
         let until = self.now + self.limits.handover;
         let starter = starter.map(|(conn, id)| (conn, id, until));

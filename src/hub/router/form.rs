@@ -4,7 +4,7 @@
 use super::ask::check_text;
 use super::delivery::Delivery;
 use super::limits::overloaded;
-use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
+use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Starter, Timer};
 use crate::fence::clean;
 use crate::span::span;
 use crate::wire::{
@@ -186,13 +186,7 @@ impl Router {
     }
 
     /// Handles the end of a form. `starter` is the request.
-    pub(super) fn form_closed(
-        &mut self,
-        starter: (ConnId, u64),
-        push: &str,
-        ask_id: &str,
-        end: FormEnd,
-    ) -> Reply {
+    pub(super) fn form_closed(&mut self, starter: Starter, push: &str, ask_id: &str, end: FormEnd) -> Reply {
         let me = self.me(starter.0)?;
         let form = self.pushes.get(push).copied().filter(|no| {
             self.deliveries.get(no).is_some_and(|d| d.to == me && d.is_form() && d.parcel.ask_id == ask_id)
@@ -244,8 +238,8 @@ impl Router {
     fn remove_form(&mut self, target: PeerNo, no: DeliveryNo, id: &Id) {
         let is_open = self.deliveries.get(&no).is_some_and(Delivery::is_under_way);
         self.remove_delivery(no);
-        if let Some(conn) = self.peer(target).conn.filter(|_| is_open) {
-            self.send(conn, ToClient::Over { ask_id: id.to_string(), code: Code::HubUnreachable });
+        if is_open {
+            self.send_to(target, ToClient::Over { ask_id: id.to_string(), code: Code::HubUnreachable });
         }
     }
 

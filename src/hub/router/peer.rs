@@ -249,6 +249,13 @@ impl Router {
         }
     }
 
+    /// Sends a message to a peer if it is connected.
+    pub(super) fn send_to(&mut self, no: PeerNo, message: ToClient) {
+        if let Some(conn) = self.peer(no).conn {
+            self.send(conn, message);
+        }
+    }
+
     pub(super) fn name(&self, no: PeerNo) -> String {
         self.peer(no).who.name.clone()
     }

@@ -142,10 +142,10 @@ impl Router {
         let (asker, target, state, thread) = (ask.asker, ask.target, ask.progress.state, ask.thread.clone());
         let detail = self.describe(ask);
         let is_member = ask.broadcast.is_some();
-        if let Some(conn) = self.peer(asker).conn {
-            let (ask_id, note, detail) = (id.to_string(), Some(note), Some(detail.clone()));
-            self.send(conn, ToClient::State { ask_id, state, path: None, code: None, note, detail });
-        }
+        let (ask_id, shown) = (id.to_string(), Some(detail.clone()));
+        let message =
+            ToClient::State { ask_id, state, path: None, code: None, note: Some(note), detail: shown };
+        self.send_to(asker, message);
         // People and scripts see the state; a model gets a notice. For `NoTurn` the session is reminded first.
         let has_room = self.peer(asker).inbox.len() < self.limits.undelivered;
         let is_session = self.peer(asker).who.kind == PeerKind::Session;
