@@ -55,12 +55,6 @@ pub(super) struct Attempt {
     pub stage: Stage,
     /// The turn that the push began, once it is a prompt. The end of that turn proves that the model has the text.
     pub turn: Option<String>,
-    /// Whether the outcome is unknown because the pushing process is gone. The push counts as handed over; without a
-    /// receipt it is repeated, and its path is not marked as dead.
-    pub in_doubt: bool,
-    /// How often a hook has found the session idle while the push is in doubt.
-    #[serde(default)]
-    pub rests: u32,
 }
 
 /// The stage of a push.
@@ -71,6 +65,9 @@ pub(super) enum Stage {
     Sent,
     /// Made by the pushing process.
     Handed(Ms),
+    /// The outcome is unknown because the pushing process is gone. The push counts as handed over; without a receipt it is
+    /// repeated, and its path is not marked as dead. `rests`: how often a hook has found the session idle since.
+    InDoubt { since: Ms, rests: u32 },
     /// In the client's queue; it will be delivered.
     Queued,
     /// The client has made it a prompt; another hook may still refuse it.
@@ -263,7 +260,7 @@ impl Router {
         let Some(to) = self.deliveries.get(&no).map(|delivery| delivery.to) else { return };
         let is_idle = self.session_of(to).activity == Activity::Idle;
         if let Some(attempt) = self.last_attempt_mut(no) {
-            (attempt.stage, attempt.in_doubt, attempt.rests) = (Stage::Handed(now), true, is_idle.into());
+            attempt.stage = Stage::InDoubt { since: now, rests: is_idle.into() };
         }
         if self.sends_receipts(to) {
             self.arm(now + self.limits.confirm, Timer::Confirm(no));
@@ -339,7 +336,7 @@ impl Router {
     /// Removes a delivery whose target has left.
     pub(super) fn undeliverable(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
-        let handed = |a: &Attempt| !a.in_doubt && !matches!(a.stage, Stage::Sent | Stage::Failed);
+        let handed = |a: &Attempt| !matches!(a.stage, Stage::Sent | Stage::InDoubt { .. } | Stage::Failed);
         let lost = !delivery.attempts.iter().any(handed);
         if !matches!(delivery.parcel.kind, Kind::Ask | Kind::Notice | Kind::Consent)
             && let Some(tombstone) = self.ended.get_mut(&delivery.parcel.ask_id)

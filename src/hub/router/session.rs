@@ -149,8 +149,8 @@ impl Router {
             self.arm(self.now + self.limits.confirm, Timer::Confirm(*no));
             let is_idle =
                 self.deliveries.get(no).is_some_and(|d| self.session_of(d.to).activity == Activity::Idle);
-            if is_idle && let Some(attempt) = self.last_attempt_mut(*no).filter(|a| a.in_doubt) {
-                attempt.rests += 1;
+            if let Some(Stage::InDoubt { rests, .. }) = self.last_attempt_mut(*no).map(|a| &mut a.stage) {
+                *rests += u32::from(is_idle);
             }
         }
         unconfirmed.len()
@@ -191,7 +191,7 @@ impl Router {
     /// not in doubt.
     fn clear_doubt(&mut self, peers: &[PeerNo], process: &str) {
         for no in self.inboxes(peers) {
-            let unreported = |a: &Attempt| a.in_doubt || a.stage == Stage::Sent;
+            let unreported = |a: &Attempt| matches!(a.stage, Stage::Sent | Stage::InDoubt { .. });
             if self.last_attempt(no).is_some_and(|a| unreported(a) && a.waiter.as_deref() == Some(process)) {
                 self.forget_attempt(no);
             }
