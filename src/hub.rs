@@ -24,7 +24,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -324,7 +324,7 @@ impl Hub<'_> {
 
 /// Accepts connections and starts a reader thread for each.
 fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, next: &AtomicU64) {
-    let open = Arc::new(AtomicUsize::new(0));
+    let open = Arc::new(());
     let most = if socket == Socket::Hub { MAX_CONNECTIONS } else { MAX_REMOTE };
     loop {
         let stream = match listener.accept() {
@@ -336,8 +336,8 @@ fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, 
                 continue;
             }
         };
-        if open.fetch_add(1, Ordering::Relaxed) >= most {
-            open.fetch_sub(1, Ordering::Relaxed);
+        let counted = open.clone(); // until its reader ends
+        if Arc::strong_count(&open) > most + 1 {
             log::warn!("too_many_connections");
             let full = format!("the hub has {most} connections, which is its limit; retry later");
             let mut refusal = Vec::new();
@@ -345,13 +345,12 @@ fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, 
             write_and_close(&stream, &refusal);
             continue;
         }
-        let (conn, incoming, count) = (next.fetch_add(1, Ordering::Relaxed), incoming.clone(), open.clone());
+        let (conn, incoming) = (next.fetch_add(1, Ordering::Relaxed), incoming.clone());
         let reader = move || {
             reader::read(conn, socket, &stream, &incoming);
-            count.fetch_sub(1, Ordering::Relaxed);
+            drop(counted);
         };
         if let Err(e) = threads::spawn("reader", threads::PARSER, reader) {
-            open.fetch_sub(1, Ordering::Relaxed);
             log::error!(error:% = e; "no_thread");
         }
     }

@@ -126,7 +126,7 @@ enum Timer {
     Collect(Id),
     /// The session's inbox takes one more text.
     InboxRoom(PeerNo),
-    /// The hub may be idle.
+    /// The hub has had no peers for so long that it exits.
     Idle,
 }
 
@@ -182,8 +182,6 @@ pub struct Router {
     pushes: BTreeMap<String, DeliveryNo>,
     ended: EndedAsks,
     timers: BTreeSet<(Ms, Timer)>,
-    /// Since when no peer is registered.
-    empty_since: Option<Ms>,
     #[serde(skip)]
     out: Vec<Output>,
 }
@@ -209,7 +207,7 @@ impl Router {
     pub fn new(limits: Limits, info: Info, ids: Box<dyn FnMut() -> String + Send>) -> Self {
         let ids = Ids { source: Some(ids), ..Ids::default() };
         let timers = BTreeSet::from([(limits.idle_exit, Timer::Idle)]);
-        Router { limits, info, ids, timers, empty_since: Some(0), ..Router::default() }
+        Router { limits, info, ids, timers, ..Router::default() }
     }
 
     pub fn now(&self) -> Ms {
@@ -266,7 +264,7 @@ impl Router {
     fn expire_timers(&mut self) -> bool {
         let mut expired = false;
         while self.next_deadline().is_some_and(|at| at <= self.now)
-            && let Some((at, timer)) = self.timers.pop_first()
+            && let Some((_, timer)) = self.timers.pop_first()
         {
             expired = true;
             match timer {
@@ -278,11 +276,7 @@ impl Router {
                 Timer::Nudge(id) => self.nudge(&id),
                 Timer::Collect(id) => self.hand_over_collected(&id),
                 Timer::InboxRoom(peer) | Timer::Form(peer) => self.dispatch_all(peer),
-                Timer::Idle => {
-                    if self.empty_since.is_some_and(|t| t + self.limits.idle_exit <= at) {
-                        self.out.push(Output::Exit);
-                    }
-                }
+                Timer::Idle => self.out.push(Output::Exit),
             }
         }
         expired
@@ -402,6 +396,14 @@ impl Router {
 
     fn arm(&mut self, at: Ms, timer: Timer) {
         self.timers.insert((at, timer));
+    }
+
+    /// The hub exits after a time without peers, which begins anew.
+    fn arm_exit(&mut self) {
+        self.timers.retain(|(_, timer)| *timer != Timer::Idle);
+        if self.peers.is_empty() {
+            self.arm(self.now + self.limits.idle_exit, Timer::Idle);
+        }
     }
 
     fn disarm(&mut self, at: Ms, timer: Timer) {

@@ -132,7 +132,7 @@ impl Router {
         self.names.by_key.insert(name::key(&who.name), no);
         self.by_identity.insert(who.peer.clone(), no);
         self.peers.insert(no, Peer { who, wanted, since: self.now, ..Peer::default() });
-        self.empty_since = None;
+        self.arm_exit();
         Ok(no)
     }
 
@@ -243,10 +243,7 @@ impl Router {
             other.always.remove(&peer.who.peer); // whoever comes with its identity later is somebody else
         }
         self.report(What::Left, |e| e.from = peer.who.name);
-        if self.peers.is_empty() {
-            self.empty_since = Some(self.now);
-            self.arm(self.now + self.limits.idle_exit, Timer::Idle);
-        }
+        self.arm_exit();
     }
 
     /// Sends a message to a peer if it is connected.
@@ -273,22 +270,14 @@ impl Router {
 /// Checks the lengths and characters of a registration.
 fn check(who: &Who) -> Result<(), Fault> {
     let sized = |s: &str, most: usize| (1..=most).contains(&s.len());
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    let short = |s: &Option<String>| s.as_ref().is_none_or(|s| s.len() <= MAX_LABEL);
-    let checks = [
-        ("name", sized(&who.name, MAX_LABEL)),
-        ("peer", sized(&who.peer, 64) && who.peer.bytes().all(plain)),
-        ("secret", sized(&who.secret, 64)),
-        ("cwd", sized(&who.cwd, MAX_LABEL)),
-        ("paths", who.paths.len() <= 8),
-        ("repo", short(&who.repo)),
-        ("branch", short(&who.branch)),
-        ("claude", short(&who.claude)),
-        ("session", short(&who.session)),
-        ("host", short(&who.host)),
-    ];
-    match checks.iter().find(|(_, is_good)| !is_good) {
-        Some((what, _)) => refused(Code::BadMsg, format!("`who.{what}` is empty or too long")),
-        None => Ok(()),
-    }
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    let optional = [&who.repo, &who.branch, &who.claude, &who.session, &who.host];
+    let is_good = sized(&who.name, MAX_LABEL)
+        && sized(&who.cwd, MAX_LABEL)
+        && sized(&who.secret, 64)
+        && sized(&who.peer, 64)
+        && who.peer.bytes().all(is_plain)
+        && who.paths.len() <= 8
+        && optional.into_iter().flatten().all(|text| text.len() <= MAX_LABEL);
+    if is_good { Ok(()) } else { refused(Code::BadMsg, "a field of `who` is empty or too long") }
 }

@@ -1,6 +1,6 @@
 //! The next life of a router: its recorded steps again, and then the end of all connections.
 
-use super::{ConnId, Info, Input, Limits, Ms, Role, Router, Step, Timer};
+use super::{ConnId, Info, Input, Limits, Ms, Role, Router, Step};
 use crate::wire::ToClient;
 
 impl Router {
@@ -52,11 +52,7 @@ impl Router {
         for conn in waiters.into_iter().chain(peers) {
             self.closed(conn);
         }
-        if self.peers.is_empty() {
-            self.timers.retain(|(_, timer)| *timer != Timer::Idle);
-            self.empty_since = Some(self.now);
-            self.arm(self.now + self.limits.idle_exit, Timer::Idle);
-        }
+        self.arm_exit();
         self.ids.drawn.clear();
         self.out.clear(); // nobody is there to hear it
     }
