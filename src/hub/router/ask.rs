@@ -145,7 +145,7 @@ impl Router {
     pub(super) fn open_ask(&mut self, id: &Id, ask: Ask, text: String, starter: Option<Starter>) {
         let (asker, target, said) = (ask.asker, ask.target, text.clone());
         let mut parcel = self.parcel(Kind::Ask, id, asker, text, &ask.thread);
-        self.report_parcel(What::Ask, &parcel, target);
+        self.report(self.event_of(What::Ask, &parcel, target));
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
         if self.is_by_form(ask.person, target) {
             parcel.path = Path::Form;
@@ -225,7 +225,7 @@ impl Router {
                 let mut parcel = self.parcel(Kind::Reply, &Id::from(ask_id), me, text, &thread);
                 (parcel.late, parcel.broadcast) = (true, broadcast.map(|b| b.to_string()));
                 parcel.by = parcel.by.or(by_form.then_some(PeerKind::Person));
-                self.report_parcel(What::Reply, &parcel, asker);
+                self.report(self.event_of(What::Reply, &parcel, asker));
                 self.post(asker, parcel, Some(starter));
                 Ok(None)
             }
@@ -248,7 +248,7 @@ impl Router {
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
         parcel.about = Some(ask.about.clone());
         parcel.by = parcel.by.or(ask.person.then_some(PeerKind::Person));
-        self.report_parcel(What::Reply, &parcel, ask.asker);
+        self.report(self.event_of(What::Reply, &parcel, ask.asker));
         self.post(ask.asker, parcel, starter);
         self.count_outcome(&ask, None);
     }
@@ -261,7 +261,7 @@ impl Router {
         self.send_to(ask.target, ToClient::Over { ask_id: id.to_string(), code });
         let mut parcel = self.parcel(Kind::Failed, id, ask.target, message, &ask.thread);
         parcel.code = Some(code);
-        self.report_parcel(What::Failed, &parcel, ask.asker);
+        self.report(self.event_of(What::Failed, &parcel, ask.asker));
         if ask.broadcast.is_some() {
             return self.count_outcome(&ask, Some(code));
         }

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::peer::Peer;
 use super::{ConnId, DeliveryNo, Id, Limits, Ms, PeerNo, Role, Router, Starter, Timer};
-use crate::wire::{Activity, Answer, Code, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault};
+use crate::wire::{
+    Activity, Answer, Code, Event, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault,
+};
 
 /// The limit of text in one answer for the path `tool`, in bytes. A channel hands over what fits its client's limit for
 /// a tool result, and returns the rest.
@@ -283,7 +285,7 @@ impl Router {
         let progress = Progress { state, path, since: self.now };
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         delivery.progress = progress;
-        let (to, kind, from) = (delivery.to, delivery.parcel.kind, delivery.parcel.from.clone());
+        let (to, kind) = (delivery.to, delivery.parcel.kind);
         let id = Id::from(delivery.parcel.ask_id.as_str());
         let end = match kind {
             Kind::Reply | Kind::Summary => Some(State::Replied),
@@ -305,15 +307,9 @@ impl Router {
         {
             ask.progress = progress;
         }
-        let to = self.name(to);
-        self.report(What::State, |e| {
-            e.from = from;
-            e.to = Some(to);
-            e.ask_id = Some(id.to_string());
-            e.kind = Some(kind);
-            e.state = Some(state);
-            e.path = path;
-        });
+        let Some(delivery) = self.deliveries.get(&no) else { return };
+        let event = self.event_of(What::State, &delivery.parcel, to);
+        self.report(Event { kind: Some(kind), state: Some(state), path, ..event });
     }
 
     /// Answers the request that started the delivery with its present state.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConnId, PeerNo, Reply, Router};
 use crate::name;
-use crate::wire::{Answer, Code, Fault, MAX_LABEL, What, refused};
+use crate::wire::{Answer, Code, Event, Fault, MAX_LABEL, What, refused};
 
 /// The limit of old names, and of sessions whose names are kept.
 const MAX: usize = 256;
@@ -105,10 +105,8 @@ impl Router {
             self.names.insert_old(old_key, no);
         }
         self.names.by_key.insert(new_key, no);
-        self.report(What::Renamed, |e| {
-            e.from = old;
-            e.to = Some(new.to_owned());
-        });
+        let to = Some(new.to_owned());
+        self.report(Event { event: What::Renamed, from: old, to, ..Event::default() });
     }
 
     /// The peer's process goes on with another conversation: `/clear` begins one, `--continue` and `/resume` take one up. A

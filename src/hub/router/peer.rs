@@ -9,7 +9,7 @@ use super::session::Session;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
 use crate::wire::{
-    Activity, Answer, Code, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, fault, refused,
+    Activity, Answer, Code, Event, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, fault, refused,
 };
 
 /// The limit of lost asks in one registration, and of undelivered texts to a peer that is told of another one.
@@ -95,8 +95,7 @@ impl Router {
             self.close(old);
         }
         if known.is_none() {
-            let name = self.name(no);
-            self.report(What::Joined, |e| e.from = name);
+            self.report(Event { event: What::Joined, from: self.name(no), ..Event::default() });
         }
         // Answered before the deliveries that the registration starts, and without `waiting`, since there are paths
         // now.
@@ -242,7 +241,7 @@ impl Router {
             other.met.remove(&no);
             other.always.remove(&peer.who.peer); // whoever comes with its identity later is somebody else
         }
-        self.report(What::Left, |e| e.from = peer.who.name);
+        self.report(Event { event: What::Left, from: peer.who.name, ..Event::default() });
         self.arm_exit();
     }
 

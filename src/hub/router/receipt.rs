@@ -3,7 +3,7 @@
 
 use super::delivery::{Attempt, Stage};
 use super::{ConnId, DeliveryNo, Id, PeerNo, Router, Timer};
-use crate::wire::{Activity, Kind, Path, Receipts, State, What};
+use crate::wire::{Activity, Event, Kind, Path, Receipts, State, What};
 
 impl Router {
     /// Handles `pushed`: the outcome of a push.
@@ -222,11 +222,8 @@ impl Router {
         let peer = self.peer_mut(to);
         if matches!(path, Path::Channel | Path::Inbox) && !peer.dead.contains(&path) {
             peer.dead.push(path);
-            let name = peer.who.name.clone();
-            self.report(What::DeadPath, |e| {
-                e.from = name;
-                e.path = Some(path);
-            });
+            let from = peer.who.name.clone();
+            self.report(Event { event: What::DeadPath, from, path: Some(path), ..Event::default() });
         }
     }
 }

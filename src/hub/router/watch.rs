@@ -22,37 +22,28 @@ impl Router {
         let (now, from) = (self.now, self.name_of(conn));
         if self.refused.get(&conn).is_none_or(|at| now >= at + 1000) {
             self.refused.insert(conn, now);
-            self.report(What::Refused, |e| {
-                e.from = from;
-                e.code = Some(fault.code);
-                e.why = Some(fault.message.clone());
-            });
+            let (code, why) = (Some(fault.code), Some(fault.message.clone()));
+            self.report(Event { event: What::Refused, from, code, why, ..Event::default() });
         }
     }
 
-    /// Reports a text from peer to peer, or its failure.
-    pub(super) fn report_parcel(&mut self, what: What, parcel: &Parcel, to: PeerNo) {
-        let to = self.name(to);
-        self.report(what, |e| {
-            e.from.clone_from(&parcel.from);
-            e.to = Some(to);
-            e.ask_id = Some(parcel.ask_id.clone());
-            e.thread.clone_from(&parcel.thread);
-            (e.code, e.by) = (parcel.code, parcel.by);
-            e.text = Some(parcel.text.clone()).filter(|_| what != What::Failed);
-        });
+    /// An event about a text from peer to peer.
+    pub(super) fn event_of(&self, event: What, parcel: &Parcel, to: PeerNo) -> Event {
+        let (from, to) = (parcel.from.clone(), Some(self.name(to)));
+        let (ask_id, thread) = (Some(parcel.ask_id.clone()), parcel.thread.clone());
+        let text = matches!(event, What::Ask | What::Reply).then(|| parcel.text.clone());
+        let Parcel { code, by, .. } = *parcel;
+        Event { event, from, to, ask_id, thread, code, by, text, ..Event::default() }
     }
 
     /// Reports an event to the log and the watchers.
-    pub(super) fn report(&mut self, what: What, fill: impl FnOnce(&mut Event)) {
-        if matches!(what, What::Joined | What::Left | What::Renamed) {
+    pub(super) fn report(&mut self, event: Event) {
+        if matches!(event.event, What::Joined | What::Left | What::Renamed) {
             for conn in std::mem::take(&mut self.roster_watchers) {
                 self.send(conn, ToClient::RosterChanged);
             }
         }
-        let mut event =
-            Event { ts_ms: self.info.epoch_started_ms + self.now, event: what, ..Event::default() };
-        fill(&mut event);
+        let mut event = Event { ts_ms: self.info.epoch_started_ms + self.now, ..event };
         for conn in &self.watchers {
             self.out.push(Output::Send(*conn, ToClient::Event(event.clone())));
         }
