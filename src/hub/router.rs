@@ -385,10 +385,6 @@ impl Router {
         })
     }
 
-    fn name_of(&self, conn: ConnId) -> String {
-        self.peer_on(conn).map(|no| self.name(no)).unwrap_or_default()
-    }
-
     fn no(&mut self) -> u64 {
         self.next_no += 1;
         self.next_no

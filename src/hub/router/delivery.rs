@@ -237,10 +237,14 @@ impl Router {
 
     /// Settles the pushes that this peer's last connection `old` did not report. If `conn` belongs to the same process,
     /// they are sent again, and the process reports from memory. If it belongs to a new one (`fresh`), they are in
-    /// doubt.
+    /// doubt, and the forms of the last one are closed.
     pub(super) fn settle_sent(&mut self, me: PeerNo, old: ConnId, conn: ConnId, fresh: bool) {
         for no in self.peer(me).inbox.clone() {
             let Some(delivery) = self.deliveries.get_mut(&no) else { continue };
+            if fresh && delivery.is_form() && delivery.is_under_way() {
+                self.forget_attempt(no);
+                continue;
+            }
             let Some(attempt) = delivery.attempts.last_mut() else { continue };
             if attempt.stage != Stage::Sent || attempt.conn != old {
                 continue;

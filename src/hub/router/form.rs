@@ -163,18 +163,6 @@ impl Router {
         self.arm_form(no);
     }
 
-    /// A new process of the channel: the forms of the last one are closed, and soon opened again.
-    pub(super) fn reopen_forms(&mut self, peer: PeerNo) {
-        let start = self.now + self.limits.form_start;
-        let peer = self.peer_mut(peer);
-        peer.form_after = peer.form_after.max(start);
-        for no in peer.inbox.clone() {
-            if self.deliveries.get(&no).is_some_and(|d| d.is_form() && d.is_under_way()) {
-                self.forget_attempt(no);
-            }
-        }
-    }
-
     /// Closes the forms of a peer that comes back which are not open any more.
     pub(super) fn close_stale_forms(&mut self, me: PeerNo, conn: ConnId, open: Vec<String>) {
         for ask_id in open.into_iter().take(MAX_OPEN) {

@@ -49,7 +49,7 @@ pub(super) struct Peer {
     pub met: BTreeSet<PeerNo>,
     /// Its asks per target.
     rate: Rate,
-    /// Before that no form is opened.
+    /// Before that no form is opened: the channel has just started, or another form was closed.
     #[serde(default)]
     pub form_after: Ms,
     /// Forms at it per asker.
@@ -104,7 +104,9 @@ impl Router {
         let answer = Answer::Registered { name: peer.who.name.clone(), open };
         self.send(conn, ToClient::Ok { id, answer, waiting: Vec::new() });
         if fresh {
-            self.reopen_forms(no);
+            let start = self.now + self.limits.form_start;
+            let peer = self.peer_mut(no);
+            peer.form_after = peer.form_after.max(start);
         }
         self.close_stale_forms(no, conn, open_forms);
         self.settle_sent(no, before, conn, fresh);

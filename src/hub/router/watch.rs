@@ -19,9 +19,9 @@ impl Router {
 
     /// Logs a refusal, at most once per second and connection, so that a peer that floods does not flood the log.
     pub(super) fn log_refusal(&mut self, conn: ConnId, fault: &Fault) {
-        let (now, from) = (self.now, self.name_of(conn));
-        if self.refused.get(&conn).is_none_or(|at| now >= at + 1000) {
-            self.refused.insert(conn, now);
+        if self.refused.get(&conn).is_none_or(|at| self.now >= at + 1000) {
+            self.refused.insert(conn, self.now);
+            let from = self.peer_on(conn).map(|no| self.name(no)).unwrap_or_default();
             let (code, why) = (Some(fault.code), Some(fault.message.clone()));
             self.report(Event { event: What::Refused, from, code, why, ..Event::default() });
         }
