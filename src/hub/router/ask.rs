@@ -304,7 +304,7 @@ impl Router {
         let new = || Tombstone { asker, from, to: to.clone(), ..Tombstone::default() };
         let tombstone = self.ended.get(&id).cloned().unwrap_or_else(new);
         let tombstone = Tombstone { code: Some(Code::HubUnreachable), untold: false, ..tombstone };
-        self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);
+        self.ended.insert(self.now, id.clone(), tombstone);
         self.report_loss(me, &id, to);
     }
 
@@ -346,7 +346,7 @@ impl Router {
             answer,
             ..Tombstone::default()
         };
-        self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);
+        self.ended.insert(self.now, id.clone(), tombstone);
         for no in [ask.delivery, ask.consent].into_iter().flatten() {
             self.remove_delivery(no);
         }

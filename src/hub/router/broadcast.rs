@@ -199,7 +199,7 @@ impl Router {
             members: done.members.clone(),
             ..Tombstone::default()
         };
-        self.ended.insert(self.now, self.limits.late, all.clone(), tombstone);
+        self.ended.insert(self.now, all.clone(), tombstone);
         Some(done)
     }
 }

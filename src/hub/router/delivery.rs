@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::peer::Peer;
-use super::{ConnId, DeliveryNo, Id, Limits, Ms, PeerNo, Role, Router, Starter, Timer};
+use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Role, Router, Starter, Timer};
 use crate::wire::{
     Activity, Answer, Code, Event, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault,
 };
@@ -11,6 +11,13 @@ use crate::wire::{
 /// The limit of text in one answer for the path `tool`, in bytes. A channel hands over what fits its client's limit for
 /// a tool result, and returns the rest.
 const MAX_WAITING: usize = 480_000;
+
+/// How long the answer to `ask` and `reply` waits for the text to be handed over, in milliseconds.
+const HANDOVER: Ms = 500;
+/// How many texts the inbox of a session takes at once, and how many milliseconds it takes to make room for one more. Claude
+/// Code 2.1.330 silently drops what exceeds 30 at once, and then more than one in about 2.3 s (measured).
+const INBOX_BURST: u64 = 25;
+const INBOX_EVERY: Ms = 2_500;
 
 /// The state of a delivery, its path, and since when.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +85,13 @@ pub(super) enum Stage {
     Failed,
 }
 
+impl Peer {
+    /// When the inbox of its session has room for another text.
+    fn inbox_room_at(&self) -> Ms {
+        (self.inbox_empty_at + INBOX_EVERY).saturating_sub(INBOX_BURST * INBOX_EVERY)
+    }
+}
+
 impl Delivery {
     /// The push that may still arrive.
     fn current(&self) -> Option<&Attempt> {
@@ -111,7 +125,7 @@ impl Router {
     /// Creates a delivery to `to`; [`dispatch`](Self::dispatch) sends it.
     pub(super) fn deliver(&mut self, to: PeerNo, parcel: Parcel, starter: Option<Starter>) -> DeliveryNo {
         let no = self.no();
-        let until = self.now + self.limits.handover;
+        let until = self.now + HANDOVER;
         let starter = starter.map(|(conn, id)| (conn, id, until));
         if starter.is_some() {
             self.arm(until, Timer::Handover(no));
@@ -163,7 +177,7 @@ impl Router {
         first.into_iter().chain(last).find_map(|path| {
             let conn = match path {
                 Path::Hook => self.session_of(delivery.to).waiter_for(size),
-                Path::Inbox if self.inbox_room_at(peer) > self.now => None,
+                Path::Inbox if peer.inbox_room_at() > self.now => None,
                 _ => peer.conn,
             };
             conn.map(|c| (path, c))
@@ -195,21 +209,15 @@ impl Router {
             self.load_waiter(to, parcel.text.len());
         }
         if path == Path::Inbox {
-            let (now, every) = (self.now, self.limits.inbox_every);
+            let now = self.now;
             let peer = self.peer_mut(to);
-            peer.inbox_empty_at = peer.inbox_empty_at.max(now) + every;
-            let at = self.inbox_room_at(self.peer(to));
+            peer.inbox_empty_at = peer.inbox_empty_at.max(now) + INBOX_EVERY;
+            let at = peer.inbox_room_at();
             if at > now {
                 self.arm(at, Timer::InboxRoom(to));
             }
         }
         parcel
-    }
-
-    /// The time at which Claude Code's inbox has room for another text. It silently drops texts beyond its capacity.
-    fn inbox_room_at(&self, peer: &Peer) -> Ms {
-        let Limits { inbox_burst, inbox_every, .. } = self.limits;
-        (peer.inbox_empty_at + inbox_every).saturating_sub(inbox_burst * inbox_every)
     }
 
     /// Takes the texts without a path, to send them with the answer to this request.
@@ -396,7 +404,7 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::router::{Info, Input, Output};
+    use crate::hub::router::{Info, Input, Limits, Output};
     use crate::wire::{Code, ToHub, Who};
 
     fn who(name: &str, path: Path) -> Box<Who> {
@@ -410,7 +418,7 @@ mod tests {
     #[test]
     fn inbox_pushes_never_exceed_its_capacity() {
         let limits = Limits { asks_per_minute: 0, ..Limits::default() };
-        let (burst, every) = (limits.inbox_burst as usize, limits.inbox_every);
+        let (burst, every) = (INBOX_BURST as usize, INBOX_EVERY);
         let mut last = 0;
         let ids = move || {
             last += 1;

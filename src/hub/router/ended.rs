@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{Id, Ms};
 use crate::wire::{Code, Member};
 
+/// How many milliseconds a tombstone is kept, and an ask that timed out may still be answered.
+const KEEP: Ms = 3_600_000;
 /// The limit of tombstones; the oldest are dropped.
 const MAX: usize = 4_096;
 
@@ -44,9 +46,9 @@ pub(super) struct EndedAsks {
 }
 
 impl EndedAsks {
-    /// Inserts a tombstone, and removes those older than `keep` milliseconds.
-    pub fn insert(&mut self, now: Ms, keep: Ms, id: Id, tombstone: Tombstone) {
-        self.by_id.retain(|_, (at, _)| now.saturating_sub(*at) <= keep);
+    /// Inserts a tombstone, and removes those that are too old.
+    pub fn insert(&mut self, now: Ms, id: Id, tombstone: Tombstone) {
+        self.by_id.retain(|_, (at, _)| now.saturating_sub(*at) <= KEEP);
         if self.by_id.len() >= MAX
             && let Some((oldest, _)) = self.by_id.iter().min_by_key(|(_, (at, _))| *at)
         {
@@ -103,19 +105,19 @@ mod tests {
     fn oldest_tombstones_are_dropped_when_full_or_too_old() {
         let mut ended = EndedAsks::default();
         for n in 0..=MAX as u64 {
-            ended.insert(n, 1 << 20, Id::from(format!("ask{n}")), tombstone("x"));
+            ended.insert(n, Id::from(format!("ask{n}")), tombstone("x"));
         }
         assert!(ended.get("ask0").is_none() && ended.get("ask1").is_some());
-        ended.insert(2 << 20, 1 << 20, Id::from("late"), tombstone("late"));
+        ended.insert(2 * KEEP, Id::from("late"), tombstone("late"));
         assert!(ended.get("ask4096").is_none() && ended.get("late").is_some());
     }
 
     #[test]
     fn replaced_tombstone_is_kept_from_its_replacement_on() {
         let mut ended = EndedAsks::default();
-        ended.insert(0, 10, Id::from("one"), tombstone("one"));
-        ended.insert(8, 10, Id::from("one"), tombstone("again"));
-        ended.insert(15, 10, Id::from("two"), tombstone("two"));
+        ended.insert(0, Id::from("one"), tombstone("one"));
+        ended.insert(KEEP - 2, Id::from("one"), tombstone("again"));
+        ended.insert(KEEP + 5, Id::from("two"), tombstone("two"));
         assert_eq!(ended.get("one").map(|t| t.to.as_str()), Some("again"));
         let latest: Vec<&str> = ended.latest().map(|(id, ..)| &**id).collect();
         assert_eq!(latest, ["two", "one"]);

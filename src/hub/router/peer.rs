@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::form::FORM_START;
 use super::limits::{Rate, overloaded};
 use super::session::Session;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
@@ -36,7 +37,7 @@ pub(super) struct Peer {
     pub confirmed_at: Option<Ms>,
     /// Dead paths: a push by them was not confirmed.
     pub dead: Vec<Path>,
-    /// When its session's inbox is empty, at one text per [`Limits::inbox_every`](super::Limits).
+    /// When its session's inbox is empty, at one text per 2.5 s.
     pub inbox_empty_at: Ms,
     /// Deliveries to it, oldest first.
     pub inbox: BTreeSet<DeliveryNo>,
@@ -104,7 +105,7 @@ impl Router {
         let answer = Answer::Registered { name: peer.who.name.clone(), open };
         self.send(conn, ToClient::Ok { id, answer, waiting: Vec::new() });
         if fresh {
-            let start = self.now + self.limits.form_start;
+            let start = self.now + FORM_START;
             let peer = self.peer_mut(no);
             peer.form_after = peer.form_after.max(start);
         }
