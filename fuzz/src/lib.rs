@@ -80,7 +80,7 @@ pub fn mcp(data: &[u8]) {
                     }
                 }
                 mcp::Incoming::Notification { params, .. } => {
-                    let _ = mcp::params::<mcp::Cancelled>(&params).map(|cancelled| cancelled.request());
+                    let _ = mcp::cancelled(&params);
                 }
                 mcp::Incoming::Response { .. } => {}
             }

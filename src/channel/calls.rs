@@ -77,8 +77,7 @@ impl Channel {
 
     /// The client no longer waits for one of its requests. Only `relay_wait` takes long enough to matter.
     pub(super) fn cancel(&mut self, params: &str) {
-        let cancelled = mcp::params(params).ok().and_then(|cancelled: mcp::Cancelled| cancelled.request());
-        let Some(id) = cancelled else { return };
+        let Some(id) = mcp::cancelled(params) else { return };
         let left = self.waits.cancel(&id);
         self.calls.retain(|_, call| !matches!(call, Call::Wait(call, _) if *call == id));
         self.update_paths();
