@@ -8,7 +8,6 @@ mod inbox;
 mod resources;
 mod surroundings;
 pub mod tools;
-mod waits;
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
@@ -30,11 +29,10 @@ use crate::texts::{self, Texts};
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Activity, Parcel, Path, ToClient, ToHub, Who};
-use calls::Call;
+use calls::{Call, Wait};
 use forms::OpenForm;
 use identity::Identity;
 use surroundings::Surroundings;
-use waits::Waits;
 
 /// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
 const CHECK: Duration = Duration::from_secs(1);
@@ -62,7 +60,10 @@ struct Channel {
     program: mcp::Client,
     /// Requests by that to the hub that each waits for.
     calls: HashMap<u64, Call>,
-    waits: Waits,
+    /// The open call of `relay_wait`.
+    wait: Option<Wait>,
+    /// Texts of the path `tool` that no result has carried yet.
+    arrived: Vec<Parcel>,
     /// Whether the client has asked for the resources, and whether they have changed since.
     lists_resources: bool,
     resources_changed: bool,
@@ -93,7 +94,9 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     let (received, all) = bounded(256);
     let prepared = dir.prepare();
     listen(&received)?;
-    let Ok(Some(Introduction { program, forms, first })) = meet(&all, &session) else { return Ok(()) };
+    let Ok(Some((id, method, params))) = meet(&all) else { return Ok(()) };
+    let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
+    let program = client.client();
     if program != mcp::Client::ClaudeCode {
         // Another client may run all its sessions under one process.
         session.key = process::key(std::process::id());
@@ -113,7 +116,8 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
         session,
         program,
         calls: HashMap::new(),
-        waits: Waits::default(),
+        wait: None,
+        arrived: Vec::new(),
         lists_resources: false,
         resources_changed: false,
         ending: false,
@@ -122,11 +126,11 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
         forms: Vec::new(),
     };
     let is_claude = program == mcp::Client::ClaudeCode;
-    channel.client.who.forms = forms && is_claude && channel.session.find_person();
+    channel.client.who.forms = client.shows_forms() && is_claude && channel.session.find_person();
     channel.client.who.paths = channel.paths();
     channel.client.who.session = channel.conversation();
-    sweep(dir);
-    if first.is_none_or(|first| channel.answer_client(first).is_ok()) {
+    if channel.answer_request(id, &method, &params).is_ok() {
+        sweep(dir);
         channel.serve(&all);
     }
     Ok(())
@@ -140,33 +144,13 @@ fn sweep(dir: &DataDir) {
     }
 }
 
-/// What is known when the client has introduced itself.
-struct Introduction {
-    program: mcp::Client,
-    /// Whether it can show forms.
-    forms: bool,
-    /// What a client that does not introduce itself wants instead.
-    first: Option<Incoming>,
-}
-
-/// Waits until the client has introduced itself: who the session is to the hub depends on it. `None` if the channel is to leave
-/// before.
-fn meet(received: &Receiver<Received>, session: &Surroundings) -> io::Result<Option<Introduction>> {
-    while let Ok(message) = received.recv() {
-        let incoming = match message {
-            Received::Client(incoming) => incoming,
-            _ => return Ok(None),
-        };
+/// The first request that depends on who the client is, with its method and parameters: `initialize`, or the tools for a client
+/// that does not introduce itself. Others are answered. `None` if the channel is to leave before.
+fn meet(received: &Receiver<Received>) -> io::Result<Option<(Id, String, String)>> {
+    while let Ok(Received::Client(incoming)) = received.recv() {
         match incoming {
             Incoming::Request { id, method, params } => match method.as_str() {
-                "initialize" => {
-                    let (program, forms) = introduce(&id, &params, |program| is_pushable(program, session))?;
-                    return Ok(Some(Introduction { program, forms, first: None }));
-                }
-                "tools/call" | "tools/list" => {
-                    let first = Some(Incoming::Request { id, method, params });
-                    return Ok(Some(Introduction { program: mcp::Client::Other, forms: false, first }));
-                }
+                "initialize" | "tools/call" | "tools/list" => return Ok(Some((id, method, params))),
                 other => print(&answer_other(&id, other))?,
             },
             Incoming::Broken(answer) => print(&answer)?,
@@ -176,29 +160,12 @@ fn meet(received: &Receiver<Received>, session: &Surroundings) -> io::Result<Opt
     Ok(None)
 }
 
-/// Answers `initialize`, and returns the client that has sent it.
-fn introduce(
-    id: &Id,
-    params: &str,
-    is_pushable: impl FnOnce(mcp::Client) -> bool,
-) -> io::Result<(mcp::Client, bool)> {
-    let client: mcp::Initialize = mcp::params(params).unwrap_or_default();
-    let program = client.client();
-    print(&mcp::result(id, client.answer(is_pushable(program))))?;
-    Ok((program, client.shows_forms()))
-}
-
 /// The answer to a request that needs neither the session nor the hub.
 fn answer_other(id: &Id, method: &str) -> String {
     match method {
         "ping" => mcp::result(id, json!({})),
         _ => mcp::error(id, mcp::METHOD_NOT_FOUND, "this server has no such method"),
     }
-}
-
-/// Whether messages reach the model by themselves.
-fn is_pushable(program: mcp::Client, session: &Surroundings) -> bool {
-    program.can_be_pushed_to() || session.is_way_forced()
 }
 
 /// Starts the threads that read stdin and wait for signals.
@@ -257,8 +224,8 @@ impl Channel {
     fn serve(&mut self, received: &Receiver<Received>) {
         let mut check = Instant::now() + CHECK;
         loop {
-            let until =
-                self.client.deadline().into_iter().chain(self.waits.deadline()).fold(check, Instant::min);
+            let wait = self.wait.as_ref().map(|wait| wait.until);
+            let until = self.client.deadline().into_iter().chain(wait).fold(check, Instant::min);
             let served = match received.recv_deadline(until) {
                 Ok(Received::Client(incoming)) => self.answer_client(incoming),
                 Ok(Received::Hub(message)) => {
@@ -279,10 +246,10 @@ impl Channel {
             };
             let now = Instant::now();
             let late = self.client.expire(now);
-            if served.and_then(|()| self.take_events(late)).and_then(|()| self.end_waits(now)).is_err() {
+            if served.and_then(|()| self.take_events(late)).and_then(|()| self.end_wait(now)).is_err() {
                 return self.leave("stdout closed");
             }
-            if self.ending && self.calls.is_empty() && !self.waits.is_open() {
+            if self.ending && self.calls.is_empty() && self.wait.is_none() {
                 return self.leave("stdin closed");
             }
             if now >= check {
@@ -292,7 +259,9 @@ impl Channel {
                     return self.leave("its parent is gone");
                 }
                 self.check_session();
-                if std::mem::take(&mut self.resources_changed) && self.tell_resources_changed().is_err() {
+                if std::mem::take(&mut self.resources_changed)
+                    && print(&mcp::notification("notifications/resources/list_changed", json!({}))).is_err()
+                {
                     return self.leave("stdout closed");
                 }
             }
@@ -322,7 +291,10 @@ impl Channel {
 
     fn answer_request(&mut self, id: Id, method: &str, params: &str) -> io::Result<()> {
         match method {
-            "initialize" => introduce(&id, params, |_| self.is_pushable()).map(drop),
+            "initialize" => {
+                let client: mcp::Initialize = mcp::params(params).unwrap_or_default();
+                print(&mcp::result(&id, client.answer(self.is_pushable())))
+            }
             "tools/list" => {
                 self.session.listed.get_or_insert_with(Instant::now);
                 print(&mcp::result(&id, tools::list(self.is_pushable())))
@@ -331,7 +303,8 @@ impl Channel {
             "resources/list" => self.list_resources(id),
             "resources/templates/list" => print(&mcp::result(&id, resources::templates())),
             "resources/read" => {
-                self.read_resource(id, params);
+                let read: resources::Read = mcp::params(params).unwrap_or_default();
+                self.ask_hub(|id| ToHub::Peers { id }, Call::Resources(id, Some(read.uri)));
                 Ok(())
             }
             "prompts/list" => print(&mcp::result(&id, resources::prompts())),
@@ -351,13 +324,14 @@ impl Channel {
         self.session.id().filter(|_| self.program == mcp::Client::ClaudeCode)
     }
 
+    /// Whether messages reach the model by themselves.
     fn is_pushable(&self) -> bool {
-        is_pushable(self.program, &self.session)
+        self.program.can_be_pushed_to() || self.session.is_way_forced()
     }
 
     /// The paths to this session, the preferred one first. A client that can't be pushed to has one only while `relay_wait` waits.
     fn paths(&self) -> Vec<Path> {
-        match self.waits.is_open() {
+        match self.wait.is_some() {
             _ if self.is_pushable() => self.session.find_paths(),
             true => vec![Path::Tool],
             false => Vec::new(),
@@ -382,7 +356,7 @@ impl Channel {
                 Event::Registered { name } => self.registered(&name),
                 Event::Refused(fault) => log::warn!(code = fault.code.name(); "refused"),
                 Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_lost"),
-                Event::Ended { id, result, waiting, .. } => self.ended(id, &result, waiting)?,
+                Event::Ended { id, request, result } => self.ended(id, &request, &result)?,
                 Event::Push(parcel) => self.push(parcel)?,
                 Event::Told(ToClient::RosterChanged) => self.resources_changed = true,
                 Event::Told(ToClient::Over { ask_id, .. }) => {
@@ -392,6 +366,7 @@ impl Channel {
                 Event::Told(_) => {}
             }
         }
+        self.settle_arrived();
         Ok(())
     }
 
@@ -417,8 +392,7 @@ impl Channel {
             }
             Path::Form => self.open_form(parcel)?,
             Path::Inbox => drop(self.inbox.send(parcel)), // the thread runs as long as the channel
-            Path::Tool if self.waits.is_open() => self.waits.arrive(parcel, Instant::now()),
-            Path::Tool => self.give_back(vec![parcel], "no tool call can carry it"),
+            Path::Tool => self.arrived.push(parcel),
             Path::Hook | Path::Socket => {
                 let error = Some(format!("a channel has no path {}", parcel.path.name()));
                 self.pushed(&parcel.push, parcel.path, error);

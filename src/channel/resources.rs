@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::tools;
 use crate::fence::{label, percent_encode};
-use crate::wire::{ListedPeer, Roster, place};
+use crate::mcp::{self, Id};
+use crate::wire::{Answer, Fault, ListedPeer, Roster, place};
 
 /// The scheme of the address of a peer.
 const SCHEME: &str = "peer://";
@@ -35,6 +36,23 @@ fn describe(peer: &ListedPeer) -> Value {
     })
 }
 
+/// The line that answers `resources/list`, or with an address `resources/read`.
+pub fn answer(id: &Id, uri: Option<&str>, result: &Result<Answer, Fault>) -> String {
+    let roster = match result {
+        Ok(Answer::Peers(roster)) => roster,
+        Ok(_) => return mcp::error(id, mcp::INTERNAL_ERROR, "the hub gave another answer"),
+        Err(fault) => return mcp::error(id, mcp::INTERNAL_ERROR, &fault.message),
+    };
+    let Some(uri) = uri else { return mcp::result(id, list(roster)) };
+    read(roster, uri).map_or_else(
+        || {
+            let why = format!("no peer has the address \"{}\"; resources/list has them all", label(uri));
+            mcp::error(id, mcp::RESOURCE_NOT_FOUND, &why)
+        },
+        |contents| mcp::result(id, contents),
+    )
+}
+
 /// The answer to `resources/templates/list`.
 pub fn templates() -> Value {
     json!({"resourceTemplates": [{
@@ -49,7 +67,7 @@ pub fn templates() -> Value {
 
 /// The answer to `resources/read` of a peer: its state, its directory, and the open asks between it and this session. `None` if
 /// no peer has that address, with or without percent-encoding.
-pub fn read(roster: &Roster, uri: &str) -> Option<Value> {
+fn read(roster: &Roster, uri: &str) -> Option<Value> {
     let wanted = uri.trim_end_matches('/');
     let addresses = |name: &str| [address(name), format!("{SCHEME}{name}")];
     let is_wanted = |name: &str| addresses(name).iter().any(|known| known.eq_ignore_ascii_case(wanted));
