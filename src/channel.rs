@@ -12,6 +12,7 @@ pub mod tools;
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
 use std::os::unix::process::parent_id;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -71,7 +72,7 @@ struct Channel {
     ending: bool,
     /// Whether the client's process was stopped at the last check.
     is_stopped: bool,
-    inbox: Sender<Parcel>,
+    inbox: Sender<(PathBuf, Parcel)>,
     /// The forms that are open in front of its user.
     forms: Vec<OpenForm>,
 }
@@ -108,7 +109,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     let away = prepared.err().unwrap_or_else(|| "the hub has not been reached yet; retry".to_owned());
     let (inbox, to_inbox) = unbounded();
     let done = move |push, error| received.send(Received::Inbox(push, error)).is_ok();
-    inbox::serve(&session, Texts::new(dir, session.key.clone()), to_inbox, done);
+    inbox::serve(Texts::new(dir, session.key.clone()), to_inbox, done);
     log::debug!(key = session.key; "channel_start");
     let mut channel = Channel {
         client: Client::new(tokens, who(&session, identity), unreachable(away)),
@@ -130,18 +131,12 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     channel.client.who.paths = channel.paths();
     channel.client.who.session = channel.conversation();
     if channel.answer_request(id, &method, &params).is_ok() {
-        sweep(dir);
+        // What earlier sessions left.
+        process::sweep(&dir.sessions(), Duration::MAX);
+        texts::sweep(dir);
         channel.serve(&all);
     }
     Ok(())
-}
-
-/// Removes what earlier sessions left. Long texts are the hub's task where one can run.
-fn sweep(dir: &DataDir) {
-    identity::sweep(&dir.sessions(), process::is_alive);
-    if dir.elsewhere().is_some() {
-        texts::sweep(&texts::directory(dir), process::is_alive);
-    }
 }
 
 /// The first request that depends on who the client is, with its method and parameters: `initialize`, or the tools for a client
@@ -391,7 +386,13 @@ impl Channel {
                 self.pushed(&parcel.push, parcel.path, None);
             }
             Path::Form => self.open_form(parcel)?,
-            Path::Inbox => drop(self.inbox.send(parcel)), // the thread runs as long as the channel
+            Path::Inbox => match self.session.inbox() {
+                Some(socket) => drop(self.inbox.send((socket, parcel))), // the thread runs as long as the channel
+                None => {
+                    let error = Some("the session has no inbox socket".to_owned());
+                    self.pushed(&parcel.push, parcel.path, error);
+                }
+            },
             Path::Tool => self.arrived.push(parcel),
             Path::Hook | Path::Socket => {
                 let error = Some(format!("a channel has no path {}", parcel.path.name()));
@@ -410,14 +411,11 @@ impl Channel {
 
     /// Reports changes of the session to the hub: name, activity, branch, paths.
     fn check_session(&mut self) {
-        let file = &self.session.file;
-        let before = (file.name.clone(), (file.status, file.status_at));
-        let git = self.session.look_at_git();
-        let branch = (git.branch != self.session.git.branch).then(|| git.branch.clone().unwrap_or_default());
-        self.session.git = git;
-        self.session.file.changed();
-        let file = &self.session.file;
-        let mut status = file.status.filter(|_| before.1 != (file.status, file.status_at));
+        let (file_before, git_before) = self.session.refresh();
+        let (file, git) = (&self.session.file, &self.session.git);
+        let branch = (git.branch != git_before.branch).then(|| git.branch.clone().unwrap_or_default());
+        let is_new = (file.status, file.status_at) != (file_before.status, file_before.status_at);
+        let mut status = file.status.filter(|_| is_new);
         let mut age_ms = file.status_age();
         let was_stopped = std::mem::replace(&mut self.is_stopped, process::is_stopped(self.session.pid));
         if self.is_stopped != was_stopped {
@@ -427,7 +425,8 @@ impl Channel {
                 false => (file.status.or(Some(Activity::Unknown)), Some(CHECK.as_millis() as u64)),
             };
         }
-        self.client.who.branch.clone_from(&self.session.git.branch);
+        let name = file.name.clone().filter(|_| file.name != file_before.name);
+        self.client.who.branch.clone_from(&git.branch);
         self.update_paths();
         if !self.client.is_registered() {
             return;
@@ -442,9 +441,7 @@ impl Channel {
             self.client.who.session = Some(session.clone());
             self.client.send(&ToHub::Session { session });
         }
-        if let Some(name) = self.session.file.name.clone()
-            && before.0.as_ref() != Some(&name)
-        {
+        if let Some(name) = name {
             self.client.request(|id| ToHub::Rename { id, name, exact: false });
         }
     }

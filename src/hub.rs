@@ -35,7 +35,7 @@ use crate::datadir::{Claim, DataDir};
 use crate::link::{self, Link};
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, ToClient, ToHub, What, fault, write_line};
-use crate::{process, texts, threads};
+use crate::{texts, threads};
 use journal::Journal;
 use reader::Socket;
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
@@ -118,7 +118,6 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
         socket,
         dir,
         replaced: None,
-        texts: texts::directory(dir),
         router,
         journal,
         writers: BTreeMap::new(),
@@ -180,8 +179,6 @@ struct Hub<'a> {
     unwritten: Vec<ConnId>,
     socket: PathBuf,
     inode: Option<Inode>,
-    /// Where texts are that sessions did not get whole.
-    texts: PathBuf,
     start: Instant,
     /// The router's time at `start`.
     now_at_start: Ms,
@@ -213,7 +210,7 @@ impl Hub<'_> {
                     return "its socket was removed or replaced";
                 }
                 self.journal.maintain(&self.router, now);
-                texts::sweep(&self.texts, process::is_alive);
+                texts::sweep(self.dir);
                 self.router.info_mut().journal = self.journal.status();
             }
         }

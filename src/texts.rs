@@ -7,11 +7,12 @@
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::datadir::DataDir;
 use crate::fence;
+use crate::process;
 use crate::wire::{Kind, Parcel};
 
 /// The longest time for which a file is kept.
@@ -125,7 +126,7 @@ impl Texts {
 }
 
 /// The directory of the files of all sessions. It is created with the first file.
-pub fn directory(dir: &DataDir) -> PathBuf {
+fn directory(dir: &DataDir) -> PathBuf {
     dir.path().join("texts")
 }
 
@@ -143,17 +144,9 @@ fn first_part(text: &str, room: usize, cost: impl Fn(char) -> usize) -> &str {
     }
 }
 
-/// Removes the files of sessions whose process is gone, and those that are too old. `is_alive` tells whether the process of
-/// a key may live.
-pub fn sweep(dir: &Path, is_alive: impl Fn(&str) -> bool) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let key = name.to_str().and_then(|name| name.split('.').next()).unwrap_or_default();
-        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
-        if !is_alive(key) || age.is_some_and(|age| age >= KEPT) {
-            let _ = fs::remove_file(entry.path()); // the next sweep tries again
-        }
-    }
+/// Removes the files of sessions whose process is gone, and those that are too old.
+pub fn sweep(dir: &DataDir) {
+    process::sweep(&directory(dir), KEPT);
 }
 
 #[cfg(test)]
@@ -246,7 +239,9 @@ mod tests {
     #[test]
     fn a_sweep_removes_what_nobody_needs() {
         let texts = texts("sweep");
-        let gone = Texts { session: "1-2-4".to_owned(), dir: texts.dir.clone() };
+        // A process of our namespace with that number started at another time.
+        let session = process::process_key(u32::MAX) + "1";
+        let gone = Texts { session, dir: texts.dir.clone() };
         let (a, b, c) = (parcel(1, "a".into()), parcel(2, "b".into()), parcel(3, "c".into()));
         let (keep, old, gone) = (texts.write(&a), texts.write(&b), gone.write(&c));
         let (keep, old, gone) = (keep.expect("a"), old.expect("b"), gone.expect("c"));
@@ -256,7 +251,7 @@ mod tests {
             .open(&old)
             .and_then(|f| f.set_modified(long_ago))
             .expect("an old file");
-        sweep(&texts.dir, |key| key == "1-2-3");
+        process::sweep(&texts.dir, KEPT);
         assert!(keep.exists() && !old.exists() && !gone.exists());
         fs::remove_dir_all(texts.dir).expect("removed");
     }
