@@ -126,7 +126,7 @@ fn wait_on(dir: &DataDir, link: &mut Link, stay: &Stay, transcript: &str) -> Opt
             active_until = now + ACTIVE;
         }
         let pause = if now < active_until { SHORT_CHECK } else { stay.check() };
-        match link.try_receive(now + pause) {
+        match link.try_receive(Some(now + pause)) {
             Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(dir, link, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),
             Ok(_) if stay.is_over() => return Some(ExitCode::SUCCESS),
