@@ -71,8 +71,6 @@ pub struct Client {
     next_epoch: String,
     /// Why there is no hub, or none that answers.
     away: Fault,
-    /// Whether the present connection was closed because its hub does not answer.
-    hung: bool,
     next_id: u64,
     requests: BTreeMap<u64, Request>,
     /// The last pushes, oldest first, each with the report about it once it is made.
@@ -93,7 +91,6 @@ impl Client {
             epoch: None,
             next_epoch: String::new(),
             away,
-            hung: false,
             next_id: REGISTER,
             requests: BTreeMap::new(),
             pushes: VecDeque::new(),
@@ -185,9 +182,7 @@ impl Client {
     fn disconnected(&mut self, why: Fault) -> Vec<Event> {
         let was_connected = self.sender.take().is_some();
         self.registered = false;
-        if !std::mem::take(&mut self.hung) {
-            self.away = why.clone();
-        }
+        self.away = why.clone();
         for request in self.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
         }
@@ -321,7 +316,6 @@ impl Client {
         let is_late = |r: &Request| r.called + patience <= now && !has_no_limit(&r.message);
         if let Some(sender) = self.sender.as_ref().filter(|_| self.requests.values().any(is_late)) {
             sender.close(); // so that `keep` reconnects
-            self.hung = true;
         }
         let away = self.away.clone();
         self.give_up(is_late, |_| away.clone())
@@ -365,15 +359,8 @@ fn has_no_limit(message: &ToHub) -> bool {
     matches!(message, ToHub::Withdraw { .. } | ToHub::FormClosed { .. })
 }
 
-/// The name of a request, for people.
-fn name(request: &ToHub) -> &'static str {
-    match request {
-        ToHub::Ask { .. } => "ask",
-        ToHub::Broadcast(_) => "broadcast",
-        ToHub::Reply { .. } => "reply",
-        ToHub::Rename { .. } => "rename",
-        ToHub::Withdraw { .. } => "withdraw",
-        ToHub::FormClosed { .. } => "form_closed",
-        _ => "peers",
-    }
+/// The name of a request on the wire.
+fn name(request: &ToHub) -> String {
+    let request = serde_json::to_value(request).unwrap_or_default();
+    request.as_object().and_then(|object| object.keys().next().cloned()).unwrap_or_default()
 }
