@@ -418,14 +418,14 @@ fn log_event(event: &Event) {
     log::log!(
         level,
         from = event.from,
-        to = event.to,
-        ask_id = event.ask_id,
-        thread = event.thread,
-        kind = event.kind.map(|k| k.name()),
-        state = event.state.map(|s| s.name()),
-        path = event.path.map(|p| p.name()),
-        code = event.code.map(|c| c.name()),
-        why = event.why;
+        to = event.to.as_deref().unwrap_or_default(),
+        ask_id = event.ask_id.as_deref().unwrap_or_default(),
+        thread = event.thread.as_deref().unwrap_or_default(),
+        kind = event.kind.map_or("", |k| k.name()),
+        state = event.state.map_or("", |s| s.name()),
+        path = event.path.map_or("", |p| p.name()),
+        code = event.code.map_or("", |c| c.name()),
+        why = event.why.as_deref().unwrap_or_default();
         "{name}"
     );
 }
