@@ -55,36 +55,30 @@ impl Texts {
         Texts { dir: directory(dir), session }
     }
 
-    /// Shortens the longest of `parcels` until all fit together.
-    pub fn fit<'a>(&self, parcels: impl IntoIterator<Item = &'a mut Parcel>, limit: &Limit) {
-        let mut sized: Vec<_> = parcels.into_iter().map(|p| (limit.size(p), p)).collect();
-        sized.sort_by_key(|(size, _)| *size);
-        let mut left = limit.most;
-        let count = sized.len();
-        for (done, (mut size, parcel)) in sized.into_iter().enumerate() {
-            let share = left / (count - done);
-            if size > share {
+    /// Shortens those of `parcels` that take more than their share of what the others leave.
+    pub fn fit(&self, parcels: &mut [Parcel], limit: &Limit) {
+        let (mut left, mut count) = (limit.most, parcels.len());
+        for parcel in parcels {
+            let share = left / count;
+            if limit.size(parcel) > share {
                 self.shorten(parcel, share, limit);
-                size = limit.size(parcel);
             }
-            left = left.saturating_sub(size);
+            left = left.saturating_sub(limit.size(parcel));
+            count -= 1;
         }
     }
 
     fn shorten(&self, parcel: &mut Parcel, share: usize, limit: &Limit) {
-        let file = self.write(parcel);
+        let rest = match self.write(parcel) {
+            Ok(file) => {
+                format!("is in {}, from that line on; the file is kept for an hour at most", file.display())
+            }
+            Err(e) => format!("could not be written to a file ({e}): ask for it in parts"),
+        };
         let text = fence::clean(&parcel.text);
         let lines = text.lines().count();
-        let note = |line: usize| match &file {
-            Ok(file) => format!(
-                "This is only the first part of the text, up to line {line} of {lines}. The rest is in {}, from line {line} on; \
-                 the file is kept for an hour at most.",
-                file.display()
-            ),
-            Err(e) => format!(
-                "This is only the first part of the text, up to line {line} of {lines}. The rest could not be written to a \
-                 file ({e}): ask for it in parts."
-            ),
+        let note = |line: usize| {
+            format!("This is only the first part of the text, up to line {line} of {lines}. The rest {rest}.")
         };
         parcel.text = String::new();
         parcel.cut = Some(note(lines));
@@ -104,13 +98,11 @@ impl Texts {
             _ => {}
         }
         let path = self.path(&parcel.ask_id, parcel.kind);
-        let new = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        let written = file.write_all(fence::words(parcel).as_bytes()).and_then(|()| file.write_all(b"\n"));
-        written
-            .and_then(|()| fs::rename(&new, &path))
-            .inspect_err(|_| drop(fs::remove_file(&new)))
-            .map(|()| path)
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        match writeln!(file, "{}", fence::words(parcel)) {
+            Ok(()) => Ok(path),
+            Err(e) => fs::remove_file(path).and(Err(e)),
+        }
     }
 
     fn path(&self, ask_id: &str, kind: Kind) -> PathBuf {
@@ -176,11 +168,12 @@ mod tests {
     #[test]
     fn what_fits_is_left_alone() {
         let texts = texts("fits");
-        let (mut a, mut b) = (parcel(1, "x".repeat(1000)), parcel(2, "y".repeat(2000)));
-        let before = (a.clone(), b.clone());
+        let (a, b) = (parcel(1, "x".repeat(1000)), parcel(2, "y".repeat(2000)));
+        let before = [a.clone(), b.clone()];
         let most = size(&a) + size(&b);
-        texts.fit([&mut a, &mut b], &limit(most));
-        assert_eq!((a, b), before);
+        let mut both = [a, b];
+        texts.fit(&mut both, &limit(most));
+        assert_eq!(both, before);
         fs::remove_dir(texts.dir).expect("nothing was written");
     }
 
@@ -188,8 +181,9 @@ mod tests {
     fn the_longest_is_cut_at_a_line_and_the_file_has_all_of_it() {
         let texts = texts("cut");
         let long: String = (1..=2000).map(|n| format!("line {n} \u{1f600}\u{1b}[0m\n")).collect();
-        let (mut short, mut cut) = (parcel(1, "short".to_owned()), parcel(2, long.clone()));
-        texts.fit([&mut cut, &mut short], &limit(9_000));
+        let mut both = [parcel(1, "short".to_owned()), parcel(2, long.clone())];
+        texts.fit(&mut both, &limit(9_000));
+        let [short, cut] = both;
         assert_eq!(short.cut, None);
         let total = size(&short) + size(&cut);
         assert!((8_500..=9_000).contains(&total), "{total}");
@@ -209,7 +203,10 @@ mod tests {
     fn a_text_without_lines_is_cut_between_characters() {
         let texts = texts("wide");
         let mut cut = parcel(1, "日\u{1f600}".repeat(20_000));
-        texts.fit([&mut cut], &Limit { most: 20_000, cost: json_cost, form: fence::inbox_text });
+        texts.fit(
+            std::slice::from_mut(&mut cut),
+            &Limit { most: 20_000, cost: json_cost, form: fence::inbox_text },
+        );
         let line = serde_json::to_string(&fence::inbox_text(&cut)).expect("JSON");
         assert!((19_900..=20_002).contains(&line.encode_utf16().count()), "{}", line.encode_utf16().count());
         fs::remove_dir_all(texts.dir).expect("removed");
@@ -219,7 +216,10 @@ mod tests {
     fn a_text_of_quotes_and_newlines_is_measured_as_json_escapes_it() {
         let texts = texts("escapes");
         let mut cut = parcel(1, "\"\\\n\t".repeat(10_000));
-        texts.fit([&mut cut], &Limit { most: 20_000, cost: json_cost, form: fence::inbox_text });
+        texts.fit(
+            std::slice::from_mut(&mut cut),
+            &Limit { most: 20_000, cost: json_cost, form: fence::inbox_text },
+        );
         let line = serde_json::to_string(&fence::inbox_text(&cut)).expect("JSON");
         assert!((19_000..=20_002).contains(&line.encode_utf16().count()), "{}", line.encode_utf16().count());
         fs::remove_dir_all(texts.dir).expect("removed");
@@ -231,7 +231,7 @@ mod tests {
         fs::remove_dir(&texts.dir).expect("empty");
         fs::write(&texts.dir, "no directory").expect("a file in its place");
         let mut cut = parcel(1, "x".repeat(10_000));
-        texts.fit([&mut cut], &limit(2_000));
+        texts.fit(std::slice::from_mut(&mut cut), &limit(2_000));
         assert!(cut.cut.is_some_and(|note| note.contains("could not be written")));
         fs::remove_file(texts.dir).expect("removed");
     }

@@ -1,6 +1,7 @@
 //! Requests of the client that wait for the hub or for a message: tool calls and resources.
 
 use std::io;
+use std::slice;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -135,7 +136,8 @@ impl Channel {
         for (n, parcel) in parcels.iter_mut().enumerate() {
             if n == 0 {
                 // It may be too large by itself.
-                self.texts.fit([&mut *parcel], &Limit { most: room, cost: json_cost, form: fence::text });
+                self.texts
+                    .fit(slice::from_mut(parcel), &Limit { most: room, cost: json_cost, form: fence::text });
             }
             let text = fence::text(parcel);
             let length = json_length(&json!(text)) + 1;

@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::time::Duration;
 
 use crate::fence;
@@ -35,7 +36,8 @@ pub fn serve(
         for (socket, mut parcel) in parcels {
             let id = message_id(&parcel.push);
             let most = MAX_LINE - line("", &id).len();
-            texts.fit([&mut parcel], &Limit { most, cost: json_cost, form: fence::inbox_text });
+            texts
+                .fit(slice::from_mut(&mut parcel), &Limit { most, cost: json_cost, form: fence::inbox_text });
             let text = fence::inbox_text(&parcel);
             let error = push(&socket, token.as_deref(), &text, &id, TIMEOUT, PATIENCE).err();
             if !done(parcel.push, error.map(|e| e.to_string())) {
