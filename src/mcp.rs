@@ -115,31 +115,16 @@ pub fn read(input: &mut impl BufRead) -> io::Result<Option<Vec<Incoming>>> {
         if line.last() != Some(&b'\n') && line.len() >= MAX_LINE {
             let mut id = scan::IdScan::default();
             id.feed(&line);
-            scan_rest(input, &mut id)?;
+            while line.last().is_some_and(|byte| *byte != b'\n') {
+                line.clear();
+                io::Read::take(&mut *input, 64 << 10).read_until(b'\n', &mut line)?;
+                id.feed(&line);
+            }
             return Ok(Some(vec![broken(id, INVALID_REQUEST, "the message is longer than 4 MiB")]));
         }
         let text = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line); // a byte order mark
         if !text.trim_ascii().is_empty() {
             return Ok(Some(parse(&String::from_utf8_lossy(text))));
-        }
-    }
-}
-
-/// Feeds the rest of a line to `id` without storing it.
-fn scan_rest(input: &mut impl BufRead, id: &mut scan::IdScan) -> io::Result<()> {
-    loop {
-        let buffer = match input.fill_buf() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            buffer => buffer?,
-        };
-        let (used, done) = match buffer.iter().position(|b| *b == b'\n') {
-            Some(at) => (at + 1, true),
-            None => (buffer.len(), buffer.is_empty()),
-        };
-        id.feed(&buffer[..used]);
-        input.consume(used);
-        if done {
-            return Ok(());
         }
     }
 }
