@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use serde_json::json;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::client::{Client, Event};
@@ -68,7 +68,7 @@ struct Channel {
     /// Whether the client has asked for the resources, and whether they have changed since.
     lists_resources: bool,
     resources_changed: bool,
-    /// Whether stdin has ended: the channel exits after it has answered the open calls.
+    /// Whether stdin has ended, or nobody reads stdout: the channel exits after it has answered the open calls.
     ending: bool,
     /// Whether the client's process was stopped at the last check.
     is_stopped: bool,
@@ -95,7 +95,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     let (received, all) = bounded(256);
     let prepared = dir.prepare();
     listen(&received)?;
-    let Ok(Some((id, method, params))) = meet(&all) else { return Ok(()) };
+    let Some((id, method, params)) = meet(&all)? else { return Ok(()) };
     let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
     let program = client.client();
     if program != mcp::Client::ClaudeCode {
@@ -130,12 +130,13 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     channel.client.who.forms = client.shows_forms() && is_claude && channel.session.find_person();
     channel.client.who.paths = channel.paths();
     channel.client.who.session = channel.conversation();
-    if channel.answer_request(id, &method, &params).is_ok() {
-        // What earlier sessions left.
-        process::sweep(&dir.sessions(), Duration::MAX);
-        texts::sweep(dir);
-        channel.serve(&all);
-    }
+    channel.answer_request(id, &method, &params);
+    // What earlier sessions left.
+    process::sweep(&dir.sessions(), Duration::MAX);
+    texts::sweep(dir);
+    let why = channel.serve(&all);
+    channel.client.leave();
+    log::debug!(why = why; "channel_close");
     Ok(())
 }
 
@@ -166,19 +167,23 @@ fn answer_other(id: &Id, method: &str) -> String {
 /// Starts the threads that read stdin and wait for signals.
 fn listen(received: &Sender<Received>) -> io::Result<()> {
     let (client, signals) = (received.clone(), received.clone());
-    let watching = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).and_then(|mut all| {
-        spawn("signals", SMALL, move || {
-            if all.forever().next().is_some() {
-                let _ = signals.try_send(Received::Signal); // a full queue: see below
-                std::thread::sleep(LEAVE);
-                std::process::exit(1); // the client does not read what it asked for
+    let mut all = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    spawn("signals", SMALL, move || {
+        if all.forever().next().is_some() {
+            let _ = signals.try_send(Received::Signal); // a full queue: see below
+            std::thread::sleep(LEAVE);
+            std::process::exit(1); // the client does not read what it asked for
+        }
+    })?;
+    spawn("stdin", PARSER, move || {
+        let mut input = BufReader::new(io::stdin());
+        while let Ok(Some(messages)) = mcp::read(&mut input) {
+            if !messages.into_iter().all(|incoming| client.send(Received::Client(incoming)).is_ok()) {
+                return; // the channel exits
             }
-        })
-    });
-    if let Err(e) = watching {
-        log::warn!(error:% = e; "no_signals");
-    }
-    spawn("stdin", PARSER, move || read_stdin(&client))
+        }
+        let _ = client.send(Received::ClientGone);
+    })
 }
 
 fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
@@ -193,125 +198,90 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         claude: Some(session.key.clone()),
         listens: true,
         held: session.is_held,
-        forms: false,
         person_off: surroundings::is_set("RELAY_PERSON", "off"),
         consent: surroundings::consent(),
-        open_forms: Vec::new(),
         fresh: true,
         ..Who::default()
     }
 }
 
-/// Forwards the client's messages and the end of stdin.
-fn read_stdin(received: &Sender<Received>) {
-    let mut input = BufReader::new(io::stdin());
-    while let Ok(Some(messages)) = mcp::read(&mut input) {
-        for incoming in messages {
-            if received.send(Received::Client(incoming)).is_err() {
-                return;
-            }
-        }
-    }
-    let _ = received.send(Received::ClientGone); // fails only when the channel exits
-}
-
 impl Channel {
-    fn serve(&mut self, received: &Receiver<Received>) {
+    /// Serves until the session ends, and returns why.
+    fn serve(&mut self, received: &Receiver<Received>) -> &'static str {
         let mut check = Instant::now() + CHECK;
         loop {
             let wait = self.wait.as_ref().map(|wait| wait.until);
             let until = self.client.deadline().into_iter().chain(wait).fold(check, Instant::min);
-            let served = match received.recv_deadline(until) {
+            match received.recv_deadline(until) {
                 Ok(Received::Client(incoming)) => self.answer_client(incoming),
                 Ok(Received::Hub(message)) => {
                     let events = self.client.handle(message);
-                    self.take_events(events)
+                    self.take_events(events);
                 }
-                Ok(Received::Inbox(push, error)) => {
-                    self.pushed(&push, Path::Inbox, error);
-                    Ok(())
-                }
-                Ok(Received::Signal) => return self.leave("a signal"),
-                Ok(Received::ClientGone) => {
-                    self.ending = true;
-                    Ok(())
-                }
-                Err(RecvTimeoutError::Disconnected) => return self.leave("stdin closed"),
-                Err(RecvTimeoutError::Timeout) => Ok(()),
-            };
+                Ok(Received::Inbox(push, error)) => self.pushed(&push, Path::Inbox, error),
+                Ok(Received::Signal) => return "a signal",
+                Ok(Received::ClientGone) => self.ending = true,
+                Err(_) => {} // it is time for something
+            }
             let now = Instant::now();
             let late = self.client.expire(now);
-            if served.and_then(|()| self.take_events(late)).and_then(|()| self.end_wait(now)).is_err() {
-                return self.leave("stdout closed");
-            }
+            self.take_events(late);
+            self.end_wait(now);
             if self.ending && self.calls.is_empty() && self.wait.is_none() {
-                return self.leave("stdin closed");
+                return "stdin or stdout closed";
             }
             if now >= check {
                 check = now + CHECK;
                 if parent_id() != self.session.pid {
                     log::info!("parent_gone");
-                    return self.leave("its parent is gone");
+                    return "its parent is gone";
                 }
                 self.check_session();
-                if std::mem::take(&mut self.resources_changed)
-                    && print(&mcp::notification("notifications/resources/list_changed", json!({}))).is_err()
-                {
-                    return self.leave("stdout closed");
+                if std::mem::take(&mut self.resources_changed) {
+                    self.print(&mcp::notification("notifications/resources/list_changed", json!({})));
                 }
             }
         }
     }
 
-    fn leave(&mut self, why: &str) {
-        self.client.leave();
-        log::debug!(why = why; "channel_close");
-    }
-
-    fn answer_client(&mut self, incoming: Incoming) -> io::Result<()> {
+    fn answer_client(&mut self, incoming: Incoming) {
         match incoming {
-            Incoming::Broken(answer) => print(&answer),
+            Incoming::Broken(answer) => drop(self.print(&answer)),
             Incoming::Notification { method, params } if method == "notifications/cancelled" => {
                 self.cancel(&params);
-                Ok(())
             }
-            Incoming::Response { id: Some(id), result } => {
-                self.form_answered(&id, result.as_deref());
-                Ok(())
-            }
-            Incoming::Response { .. } | Incoming::Notification { .. } => Ok(()),
+            Incoming::Response { id: Some(id), result } => self.form_answered(&id, result.as_deref()),
+            Incoming::Response { .. } | Incoming::Notification { .. } => {}
             Incoming::Request { id, method, params } => self.answer_request(id, &method, &params),
         }
     }
 
-    fn answer_request(&mut self, id: Id, method: &str, params: &str) -> io::Result<()> {
-        match method {
+    fn answer_request(&mut self, id: Id, method: &str, params: &str) {
+        let answer = match method {
             "initialize" => {
                 let client: mcp::Initialize = mcp::params(params).unwrap_or_default();
-                print(&mcp::result(&id, client.answer(self.is_pushable())))
+                mcp::result(&id, client.answer(self.is_pushable()))
             }
             "tools/list" => {
                 self.session.listed.get_or_insert_with(Instant::now);
-                print(&mcp::result(&id, tools::list(self.is_pushable())))
+                mcp::result(&id, tools::list(self.is_pushable()))
             }
-            "tools/call" => self.call(id, params),
-            "resources/list" => self.list_resources(id),
-            "resources/templates/list" => print(&mcp::result(&id, resources::templates())),
+            "tools/call" => return self.call(id, params),
+            "resources/list" => return self.list_resources(id),
+            "resources/templates/list" => mcp::result(&id, resources::templates()),
             "resources/read" => {
-                let read: resources::Read = mcp::params(params).unwrap_or_default();
-                self.ask_hub(|id| ToHub::Peers { id }, Call::Resources(id, Some(read.uri)));
-                Ok(())
+                let params: Value = mcp::params(params).unwrap_or_default();
+                let uri = params["uri"].as_str().unwrap_or_default().to_owned();
+                return self.ask_hub(|id| ToHub::Peers { id }, Call::Resources(id, Some(uri)));
             }
-            "prompts/list" => print(&mcp::result(&id, resources::prompts())),
-            "prompts/get" => {
-                let prompt = mcp::params(params).and_then(|prompt: resources::Prompt| prompt.messages());
-                print(&prompt.map_or_else(
-                    |why| mcp::error(&id, mcp::INVALID_PARAMS, &why),
-                    |messages| mcp::result(&id, messages),
-                ))
-            }
-            other => print(&answer_other(&id, other)),
-        }
+            "prompts/list" => mcp::result(&id, resources::prompts()),
+            "prompts/get" => match mcp::params(params).and_then(|params| resources::prompt(&params)) {
+                Ok(messages) => mcp::result(&id, messages),
+                Err(why) => return self.refuse(&id, &why),
+            },
+            other => answer_other(&id, other),
+        };
+        self.print(&answer);
     }
 
     /// Claude Code's id of the conversation. Another client that runs inside of a session has that session's in its environment.
@@ -345,24 +315,23 @@ impl Channel {
         }
     }
 
-    fn take_events(&mut self, events: Vec<Event>) -> io::Result<()> {
+    fn take_events(&mut self, events: Vec<Event>) {
         for event in events {
             match event {
                 Event::Registered { name } => self.registered(&name),
                 Event::Refused(fault) => log::warn!(code = fault.code.name(); "refused"),
                 Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_lost"),
-                Event::Ended { id, request, result } => self.ended(id, &request, &result)?,
-                Event::Push(parcel) => self.push(parcel)?,
+                Event::Ended { id, request, result } => self.ended(id, &request, &result),
+                Event::Push(parcel) => self.push(parcel),
                 Event::Told(ToClient::RosterChanged) => self.resources_changed = true,
                 Event::Told(ToClient::Over { ask_id, .. }) => {
                     self.texts.remove_question(&ask_id);
-                    self.close_forms(&ask_id)?;
+                    self.close_forms(&ask_id);
                 }
                 Event::Told(_) => {}
             }
         }
         self.settle_arrived();
-        Ok(())
     }
 
     fn registered(&mut self, name: &str) {
@@ -379,27 +348,19 @@ impl Channel {
     }
 
     /// Pushes a text into the session by the path that the hub chose.
-    fn push(&mut self, parcel: Parcel) -> io::Result<()> {
-        match parcel.path {
-            Path::Channel => {
-                print(&mcp::channel_message(&fence::body(&parcel), fence::channel_meta(&parcel)))?;
-                self.pushed(&parcel.push, parcel.path, None);
+    fn push(&mut self, parcel: Parcel) {
+        let (push, path) = (parcel.push.clone(), parcel.path);
+        let error = match (path, self.session.inbox()) {
+            (Path::Form, _) => return self.open_form(parcel),
+            (Path::Tool, _) => return self.arrived.push(parcel),
+            (Path::Inbox, Some(socket)) => return drop(self.inbox.send((socket, parcel))), // it runs as long as the channel
+            (Path::Channel, _) => {
+                let message = mcp::channel_message(&fence::body(&parcel), fence::channel_meta(&parcel));
+                (!self.print(&message)).then(|| "nobody reads stdout".to_owned())
             }
-            Path::Form => self.open_form(parcel)?,
-            Path::Inbox => match self.session.inbox() {
-                Some(socket) => drop(self.inbox.send((socket, parcel))), // the thread runs as long as the channel
-                None => {
-                    let error = Some("the session has no inbox socket".to_owned());
-                    self.pushed(&parcel.push, parcel.path, error);
-                }
-            },
-            Path::Tool => self.arrived.push(parcel),
-            Path::Hook | Path::Socket => {
-                let error = Some(format!("a channel has no path {}", parcel.path.name()));
-                self.pushed(&parcel.push, parcel.path, error);
-            }
-        }
-        Ok(())
+            _ => Some(format!("this session has no path {}", path.name())),
+        };
+        self.pushed(&push, path, error);
     }
 
     fn pushed(&mut self, push: &str, path: Path, error: Option<String>) {
@@ -444,6 +405,12 @@ impl Channel {
         if let Some(name) = name {
             self.client.request(|id| ToHub::Rename { id, name, exact: false });
         }
+    }
+    /// Prints one message, and returns whether that was possible. If not, the channel ends.
+    fn print(&mut self, line: &str) -> bool {
+        let printed = print(line);
+        self.ending |= printed.is_err();
+        printed.is_ok()
     }
 }
 

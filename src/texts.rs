@@ -18,24 +18,12 @@ use crate::wire::{Kind, Parcel};
 /// The longest time for which a file is kept.
 const KEPT: Duration = Duration::from_secs(3600);
 
-/// The capacity of a path.
-pub struct Limit {
-    /// The limit for all parcels together.
-    pub most: usize,
-    /// The size of a character.
-    pub cost: fn(char) -> usize,
-    /// The text that is made of a parcel.
-    pub form: fn(&Parcel) -> String,
+/// The length of a text in a JSON string, in UTF-16 units, as Claude Code measures it.
+pub fn length(text: &str) -> usize {
+    text.chars().map(json_length).sum()
 }
 
-impl Limit {
-    fn size(&self, parcel: &Parcel) -> usize {
-        (self.form)(parcel).chars().map(self.cost).sum()
-    }
-}
-
-/// The size of a character in a JSON string, in UTF-16 units, as Claude Code measures it.
-pub fn json_cost(c: char) -> usize {
+fn json_length(c: char) -> usize {
     match c {
         '"' | '\\' | '\n' | '\t' | '\r' | '\u{8}' | '\u{c}' => 2,
         c if c < ' ' => 6,
@@ -55,20 +43,21 @@ impl Texts {
         Texts { dir: directory(dir), session }
     }
 
-    /// Shortens those of `parcels` that take more than their share of what the others leave.
-    pub fn fit(&self, parcels: &mut [Parcel], limit: &Limit) {
-        let (mut left, mut count) = (limit.most, parcels.len());
+    /// Shortens those of `parcels` that take more than their share of what the others leave of `most`, in the `form` in which they
+    /// are handed over.
+    pub fn fit(&self, parcels: &mut [Parcel], most: usize, form: fn(&Parcel) -> String) {
+        let (mut left, mut count) = (most, parcels.len());
         for parcel in parcels {
             let share = left / count;
-            if limit.size(parcel) > share {
-                self.shorten(parcel, share, limit);
+            if length(&form(parcel)) > share {
+                self.shorten(parcel, share, form);
             }
-            left = left.saturating_sub(limit.size(parcel));
+            left = left.saturating_sub(length(&form(parcel)));
             count -= 1;
         }
     }
 
-    fn shorten(&self, parcel: &mut Parcel, share: usize, limit: &Limit) {
+    fn shorten(&self, parcel: &mut Parcel, share: usize, form: fn(&Parcel) -> String) {
         let rest = match self.write(parcel) {
             Ok(file) => {
                 format!("is in {}, from that line on; the file is kept for an hour at most", file.display())
@@ -82,11 +71,8 @@ impl Texts {
         };
         parcel.text = String::new();
         parcel.cut = Some(note(lines));
-        let room = share.saturating_sub(limit.size(parcel));
-        let first = first_part(&text, room, |c| match c {
-            '\n' => (limit.cost)(c) + (limit.cost)('>') + (limit.cost)(' '),
-            c => (limit.cost)(c),
-        });
+        let room = share.saturating_sub(length(&form(parcel)));
+        let first = first_part(&text, room);
         parcel.cut = Some(note(first.split('\n').count()));
         parcel.text = first.to_owned();
     }
@@ -122,11 +108,12 @@ fn directory(dir: &DataDir) -> PathBuf {
     dir.path().join("texts")
 }
 
-/// The longest beginning of `text` whose characters count `room` at most, up to the end of a line where that is not far.
-fn first_part(text: &str, room: usize, cost: impl Fn(char) -> usize) -> &str {
+/// The longest beginning of `text` that has a length of `room` at most once it is quoted, up to the end of a line where that is
+/// not far.
+fn first_part(text: &str, room: usize) -> &str {
     let mut used = 0;
     let end = text.char_indices().find(|(_, c)| {
-        used += cost(*c);
+        used += if *c == '\n' { length("\n> ") } else { json_length(*c) };
         used > room
     });
     let end = end.map_or(text.len(), |(at, _)| at);
@@ -157,12 +144,8 @@ mod tests {
         Parcel { push, path, kind, ask_id, from, text, ..Parcel::default() }
     }
 
-    fn limit(most: usize) -> Limit {
-        Limit { most, cost: char::len_utf16, form: fence::text }
-    }
-
     fn size(parcel: &Parcel) -> usize {
-        fence::text(parcel).encode_utf16().count()
+        length(&fence::text(parcel))
     }
 
     #[test]
@@ -172,7 +155,7 @@ mod tests {
         let before = [a.clone(), b.clone()];
         let most = size(&a) + size(&b);
         let mut both = [a, b];
-        texts.fit(&mut both, &limit(most));
+        texts.fit(&mut both, most, fence::text);
         assert_eq!(both, before);
         fs::remove_dir(texts.dir).expect("nothing was written");
     }
@@ -182,7 +165,7 @@ mod tests {
         let texts = texts("cut");
         let long: String = (1..=2000).map(|n| format!("line {n} \u{1f600}\u{1b}[0m\n")).collect();
         let mut both = [parcel(1, "short".to_owned()), parcel(2, long.clone())];
-        texts.fit(&mut both, &limit(9_000));
+        texts.fit(&mut both, 9_000, fence::text);
         let [short, cut] = both;
         assert_eq!(short.cut, None);
         let total = size(&short) + size(&cut);
@@ -203,10 +186,7 @@ mod tests {
     fn a_text_without_lines_is_cut_between_characters() {
         let texts = texts("wide");
         let mut cut = parcel(1, "日\u{1f600}".repeat(20_000));
-        texts.fit(
-            std::slice::from_mut(&mut cut),
-            &Limit { most: 20_000, cost: json_cost, form: fence::inbox_text },
-        );
+        texts.fit(std::slice::from_mut(&mut cut), 20_000, fence::inbox_text);
         let line = serde_json::to_string(&fence::inbox_text(&cut)).expect("JSON");
         assert!((19_900..=20_002).contains(&line.encode_utf16().count()), "{}", line.encode_utf16().count());
         fs::remove_dir_all(texts.dir).expect("removed");
@@ -216,10 +196,7 @@ mod tests {
     fn a_text_of_quotes_and_newlines_is_measured_as_json_escapes_it() {
         let texts = texts("escapes");
         let mut cut = parcel(1, "\"\\\n\t".repeat(10_000));
-        texts.fit(
-            std::slice::from_mut(&mut cut),
-            &Limit { most: 20_000, cost: json_cost, form: fence::inbox_text },
-        );
+        texts.fit(std::slice::from_mut(&mut cut), 20_000, fence::inbox_text);
         let line = serde_json::to_string(&fence::inbox_text(&cut)).expect("JSON");
         assert!((19_000..=20_002).contains(&line.encode_utf16().count()), "{}", line.encode_utf16().count());
         fs::remove_dir_all(texts.dir).expect("removed");
@@ -231,7 +208,7 @@ mod tests {
         fs::remove_dir(&texts.dir).expect("empty");
         fs::write(&texts.dir, "no directory").expect("a file in its place");
         let mut cut = parcel(1, "x".repeat(10_000));
-        texts.fit(std::slice::from_mut(&mut cut), &limit(2_000));
+        texts.fit(std::slice::from_mut(&mut cut), 2_000, fence::text);
         assert!(cut.cut.is_some_and(|note| note.contains("could not be written")));
         fs::remove_file(texts.dir).expect("removed");
     }

@@ -1,15 +1,14 @@
 //! Requests of the client that wait for the hub or for a message: tool calls and resources.
 
-use std::io;
 use std::slice;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Channel, print, resources, tools};
+use super::{Channel, resources, tools};
 use crate::fence;
 use crate::mcp::{self, Id};
-use crate::texts::{Limit, json_cost};
+use crate::texts;
 use crate::wire::{Answer, Fault, Parcel, Roster, ToHub};
 
 /// How long messages of the path `tool` are held back for an open call of `relay_wait`, so that those that arrive together are
@@ -33,18 +32,15 @@ pub struct Wait {
 }
 
 impl Channel {
-    pub(super) fn call(&mut self, id: Id, params: &str) -> io::Result<()> {
+    pub(super) fn call(&mut self, id: Id, params: &str) {
         let call: tools::Call = match mcp::params(params) {
             Ok(call) => call,
-            Err(why) => {
-                return print(&mcp::error(&id, mcp::INVALID_PARAMS, &format!("not a tool call: {why}")));
-            }
+            Err(why) => return self.refuse(&id, &format!("not a tool call: {why}")),
         };
         let name = fence::label(&call.name);
         log::debug!(tool = name; "tool_call");
         let Some(tool) = call.tool(self.is_pushable()) else {
-            let why = format!("there is no tool \"{name}\"; tools/list names them");
-            return print(&mcp::error(&id, mcp::INVALID_PARAMS, &why));
+            return self.refuse(&id, &format!("there is no tool \"{name}\"; tools/list names them"));
         };
         let (tool, unique) = match tool.and_then(|tool| Ok((tool, self.client.new_id("")?))) {
             Ok(called) => called,
@@ -53,14 +49,17 @@ impl Channel {
         let call = match &tool {
             tools::Tool::Wait { timeout_s } => {
                 let longest = timeout_s.as_ref().map_or(tools::WAIT_S, |seconds| seconds.0);
-                self.open_wait(id.clone(), Duration::from_secs(longest))?;
+                self.open_wait(id.clone(), Duration::from_secs(longest));
                 Call::Wait(id)
             }
             // A model of Codex is behind a call only if the call says so.
             _ => Call::Tool(id, self.program != mcp::Client::Codex || call.meta.call_id.is_some()),
         };
         self.ask_hub(|id| tool.request(id, &unique), call);
-        Ok(())
+    }
+
+    pub(super) fn refuse(&mut self, id: &Id, why: &str) {
+        self.print(&mcp::error(id, mcp::INVALID_PARAMS, why));
     }
 
     /// Sends a request to the hub; `call` ends with its answer.
@@ -70,24 +69,23 @@ impl Channel {
     }
 
     /// Opens the path `tool`, by which the hub then hands over what waits for the session. An earlier call ends.
-    fn open_wait(&mut self, call: Id, longest: Duration) -> io::Result<()> {
-        self.end_wait_if(|_| true)?;
+    fn open_wait(&mut self, call: Id, longest: Duration) {
+        self.end_wait_if(|_| true);
         self.wait = Some(Wait { call, until: Instant::now() + longest });
         self.update_paths();
-        Ok(())
     }
 
     /// Ends the open call of `relay_wait` if its time is up, or the client sends no more requests.
-    pub(super) fn end_wait(&mut self, now: Instant) -> io::Result<()> {
+    pub(super) fn end_wait(&mut self, now: Instant) {
         let ending = self.ending;
-        self.end_wait_if(|wait| wait.until <= now || ending)
+        self.end_wait_if(|wait| wait.until <= now || ending);
     }
 
-    fn end_wait_if(&mut self, is_over: impl FnOnce(&mut Wait) -> bool) -> io::Result<()> {
-        let Some(wait) = self.wait.take_if(is_over) else { return Ok(()) };
+    fn end_wait_if(&mut self, is_over: impl FnOnce(&mut Wait) -> bool) {
+        let Some(wait) = self.wait.take_if(is_over) else { return };
         self.update_paths(); // first, so that the hub pushes nothing more by it
         let parcels = std::mem::take(&mut self.arrived);
-        self.end_call(&wait.call, tools::render_wait(parcels.len()), false, parcels)
+        self.end_call(&wait.call, tools::render_wait(parcels.len()), false, parcels);
     }
 
     /// Hands texts of the path `tool` to the open call of `relay_wait`, or else back to the hub.
@@ -113,14 +111,14 @@ impl Channel {
 
     /// Answers with an empty list while there is no hub: a client waits for this answer at its start, and a notification
     /// tells it about peers later.
-    pub(super) fn list_resources(&mut self, id: Id) -> io::Result<()> {
+    pub(super) fn list_resources(&mut self, id: Id) {
         self.lists_resources = true;
-        if !self.client.is_registered() {
-            return print(&mcp::result(&id, resources::list(&Roster::default())));
+        if self.client.is_registered() {
+            self.client.send(&ToHub::WatchRoster);
+            self.ask_hub(|id| ToHub::Peers { id }, Call::Resources(id, None));
+        } else {
+            self.print(&mcp::result(&id, resources::list(&Roster::default())));
         }
-        self.client.send(&ToHub::WatchRoster);
-        self.ask_hub(|id| ToHub::Peers { id }, Call::Resources(id, None));
-        Ok(())
     }
 
     /// Answers a tool call, with as many of the waiting messages as a tool result of this client can hold. The hub keeps the rest.
@@ -130,17 +128,17 @@ impl Channel {
         (text, mut structured): (String, Value),
         is_error: bool,
         mut parcels: Vec<Parcel>,
-    ) -> io::Result<()> {
-        let mut room = self.program.max_tool_result().saturating_sub(json_length(&structured));
+    ) {
+        let mut room =
+            self.program.max_tool_result().saturating_sub(structured.to_string().encode_utf16().count());
         let mut texts = vec![text];
         for (n, parcel) in parcels.iter_mut().enumerate() {
             if n == 0 {
                 // It may be too large by itself.
-                self.texts
-                    .fit(slice::from_mut(parcel), &Limit { most: room, cost: json_cost, form: fence::text });
+                self.texts.fit(slice::from_mut(parcel), room, fence::text);
             }
             let text = fence::text(parcel);
-            let length = json_length(&json!(text)) + 1;
+            let length = texts::length(&text) + 3; // with quotes and a comma
             if n > 0 && length > room {
                 break;
             }
@@ -152,10 +150,10 @@ impl Channel {
             // Claude Code gives the model only the structured form of a successful result.
             structured["messages"] = json!(texts[1..]);
         }
-        print(&mcp::result(call, mcp::tool_result(&texts, structured, is_error)))?;
-        parcels.iter().for_each(|parcel| self.client.pushed(&parcel.push, None));
+        if self.print(&mcp::result(call, mcp::tool_result(&texts, structured, is_error))) {
+            parcels.iter().for_each(|parcel| self.client.pushed(&parcel.push, None));
+        }
         self.give_back(left, "the tool result is full");
-        Ok(())
     }
 
     /// Returns messages to the hub, which keeps them for the next tool call.
@@ -166,12 +164,7 @@ impl Channel {
     }
 
     /// Ends the call that waits for a request. A tool call takes the messages that came with the answer.
-    pub(super) fn ended(
-        &mut self,
-        id: u64,
-        request: &ToHub,
-        result: &Result<Answer, Fault>,
-    ) -> io::Result<()> {
+    pub(super) fn ended(&mut self, id: u64, request: &ToHub, result: &Result<Answer, Fault>) {
         if let Ok(Answer::Replied { ask_id, .. }) = result {
             self.texts.remove_question(ask_id);
         }
@@ -182,19 +175,16 @@ impl Channel {
                     Err(fault) => tools::render_fault(fault),
                 };
                 let carried = if is_read { std::mem::take(&mut self.arrived) } else { Vec::new() };
-                self.end_call(&id, rendered, result.is_err(), carried)
+                self.end_call(&id, rendered, result.is_err(), carried);
             }
             (Some(Call::Wait(id)), Err(fault)) if self.wait.take_if(|wait| wait.call == id).is_some() => {
                 self.update_paths();
-                self.end_call(&id, tools::render_fault(fault), true, Vec::new())
+                self.end_call(&id, tools::render_fault(fault), true, Vec::new());
             }
-            (Some(Call::Resources(id, uri)), _) => print(&resources::answer(&id, uri.as_deref(), result)),
-            (Some(Call::Wait(_)) | None, _) => Ok(()),
+            (Some(Call::Resources(id, uri)), _) => {
+                self.print(&resources::answer(&id, uri.as_deref(), result));
+            }
+            (Some(Call::Wait(_)) | None, _) => {}
         }
     }
-}
-
-/// The length of a value as JSON text, as Claude Code counts it: in UTF-16 units.
-fn json_length(value: &Value) -> usize {
-    value.to_string().encode_utf16().count()
 }

@@ -10,7 +10,7 @@ use std::slice;
 use std::time::Duration;
 
 use crate::fence;
-use crate::texts::{Limit, Texts, json_cost};
+use crate::texts::Texts;
 use crate::threads::{PARSER, spawn};
 use crate::wire::Parcel;
 
@@ -36,8 +36,7 @@ pub fn serve(
         for (socket, mut parcel) in parcels {
             let id = message_id(&parcel.push);
             let most = MAX_LINE - line("", &id).len();
-            texts
-                .fit(slice::from_mut(&mut parcel), &Limit { most, cost: json_cost, form: fence::inbox_text });
+            texts.fit(slice::from_mut(&mut parcel), most, fence::inbox_text);
             let text = fence::inbox_text(&parcel);
             let error = push(&socket, token.as_deref(), &text, &id, TIMEOUT, PATIENCE).err();
             if !done(parcel.push, error.map(|e| e.to_string())) {
