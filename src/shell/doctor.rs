@@ -1,6 +1,5 @@
 //! `relay doctor`: diagnoses problems and suggests fixes. It changes nothing.
 
-use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
@@ -12,7 +11,7 @@ use serde_json::Value;
 
 use super::args::Args;
 use super::claude::{self, CHANNEL_FLAG, INSTALL_CLAUDE, PLUGIN, Plugin, SessionFile, claude};
-use super::peers::{is_local, request_roster, unregistered};
+use super::peers::{request_roster, unregistered};
 use super::settings::{self, RULE, Settings};
 use super::setup::AUTO_MODE;
 use super::status::request_status;
@@ -320,12 +319,14 @@ fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Rost
 
 /// The sessions that are registered with the hub.
 fn check_peers(report: &mut Report, roster: &Roster) {
-    let mut processes: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
     for peer in roster.peers.iter().filter(|peer| peer.kind == PeerKind::Session) {
-        if is_local(peer) {
-            processes.entry(peer.pid).or_default().push(&peer.name);
+        let (name, others) = (&peer.name, &peer.other_channels);
+        if !others.is_empty() {
+            let remedy =
+                "keep the plugin; remove the other server with `claude mcp remove`, then restart the session";
+            let detail = format!("{name} has {} channels: {name}, {}", others.len() + 1, others.join(", "));
+            report.error("channels", detail, remedy);
         }
-        let name = &peer.name;
         let Some(path) = peer.push.map(|path| path.name()) else {
             let detail =
                 format!("{name}: no path works; it receives messages with its next use of a relay tool");
@@ -340,12 +341,6 @@ fn check_peers(report: &mut Report, roster: &Roster) {
             None => "; no message was confirmed yet".to_owned(),
         };
         report.ok("session", format!("{name}: reached by {path}{confirmed}"));
-    }
-    for (pid, names) in processes.into_iter().filter(|(_, names)| names.len() > 1) {
-        let (n, names) = (names.len(), names.join(", "));
-        let remedy =
-            "keep the plugin; remove the other server with `claude mcp remove`, then restart the session";
-        report.error("channels", format!("the session with process {pid} has {n} channels: {names}"), remedy);
     }
 }
 

@@ -368,9 +368,12 @@ impl Router {
         }
     }
 
-    /// Whether a peer is the first channel of its session. A second one belongs to a server that is configured twice.
-    pub(super) fn is_first_of_session(&self, no: PeerNo) -> bool {
-        self.session_of(no).is_none_or(|s| s.peers.iter().min() == Some(&no))
+    /// Whether a peer stands for its session in the eyes of `me`. A session whose server is configured twice has a second channel:
+    /// for others its first one counts, for itself the one that asks.
+    pub(super) fn stands_for_session(&self, no: PeerNo, me: Option<PeerNo>) -> bool {
+        let Some(session) = self.session_of(no) else { return true };
+        let own = me.filter(|me| session.peers.contains(me));
+        own.or(session.peers.iter().min().copied()) == Some(no)
     }
 
     fn session_of(&self, no: PeerNo) -> Option<&Session> {
