@@ -265,7 +265,13 @@ fn check_status(report: &mut Report, status: &Status) {
 /// The sessions that are registered with the hub.
 fn check_peers(report: &mut Report, roster: &Roster) {
     for peer in roster.peers.iter().filter(|peer| peer.kind == PeerKind::Session) {
-        let name = &peer.name;
+        let (name, others) = (&peer.name, &peer.other_channels);
+        if !others.is_empty() {
+            let remedy =
+                "keep the plugin; remove the other server with `claude mcp remove`, then restart the session";
+            let detail = format!("{name} has {} channels: {name}, {}", others.len() + 1, others.join(", "));
+            report.error("channels", detail, remedy);
+        }
         let Some(path) = peer.push.map(|path| path.name()) else {
             let detail =
                 format!("{name}: no path works; it receives messages with its next use of a relay tool");

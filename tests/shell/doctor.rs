@@ -232,6 +232,11 @@ fn registered_sessions_are_not_missing() {
     let missing = |finding: &Value| finding["detail"].as_str().is_some_and(|d| d.starts_with("me (process"));
     assert!(!findings(&report, "session").iter().any(|finding| missing(finding)), "{report}");
     assert_eq!(home.json(&["peers", "--json"])["unregistered"], json!([]));
+    let _another = home.channel("two"); // a session of its own under the same process
+    assert_eq!(findings(&diagnose(&home), "channels"), [&Value::Null; 0]);
+    let _second = home.channel("one");
+    let report = diagnose(&home);
+    assert_eq!(problem(&report, "channels", "error"), "me has 2 channels: me, me-3");
 }
 
 #[test]
