@@ -154,8 +154,7 @@ fn check_launcher(report: &mut Report, plugin: &Plugin) {
 
 /// What the settings that apply in the working directory mean for us.
 fn check_settings(report: &mut Report) {
-    let cwd = std::env::current_dir().unwrap_or_default();
-    let settings = Settings::read(&cwd);
+    let settings = Settings::read(&std::env::current_dir().unwrap_or_default());
     if let Some(path) = settings.disables_hooks() {
         let path = path.display();
         let detail = format!(
@@ -171,11 +170,6 @@ fn check_settings(report: &mut Report) {
     } else {
         let detail = format!("{RULE} is not allowed. {WHY_ALLOW}");
         report.warning("permission", detail, "relay setup --allow");
-    }
-    let others = settings::other_servers(&settings::state(), &cwd);
-    if !others.is_empty() {
-        let detail = format!("MCP server {} starts a second channel in each session", others.join(", "));
-        report.error("channels", detail, &format!("claude mcp remove {}", others[0]));
     }
 }
 
