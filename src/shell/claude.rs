@@ -167,9 +167,8 @@ pub fn session_files() -> Vec<SessionFile> {
 /// The running sessions of the configuration directory `dir`.
 fn sessions_in(dir: &Path) -> Vec<SessionFile> {
     let files = fs::read_dir(dir.join("sessions")).into_iter().flatten().flatten();
-    let files = files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
     let mut sessions: Vec<SessionFile> =
-        files.filter_map(|path| serde_json::from_value(read_json(&path).ok()?).ok()).collect();
+        files.filter_map(|file| serde_json::from_value(read_json(&file.path()).ok()?).ok()).collect();
     sessions.retain(is_running);
     sessions.sort_by_key(|session| session.pid);
     sessions
