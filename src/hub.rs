@@ -29,6 +29,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::{Claim, DataDir};
@@ -340,9 +341,7 @@ fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, 
         if Arc::strong_count(&open) > most + 1 {
             log::warn!("too_many_connections");
             let full = format!("the hub has {most} connections, which is its limit; retry later");
-            let mut refusal = Vec::new();
-            write_line(&mut refusal, &error_line(fault(Code::Overloaded, full)));
-            write_and_close(&stream, &refusal);
+            write_and_close(&stream, &error_line(fault(Code::Overloaded, full)));
             continue;
         }
         let (conn, incoming) = (next.fetch_add(1, Ordering::Relaxed), incoming.clone());
@@ -360,10 +359,12 @@ fn error_line(fault: Fault) -> ToClient {
     ToClient::Error { id: None, code: fault.code, message: fault.message, waiting: Vec::new() }
 }
 
-/// Writes one line and closes a connection that has no writer.
-fn write_and_close(stream: &UnixStream, line: &[u8]) {
+/// Writes one message and closes a connection that has no writer.
+fn write_and_close(stream: &UnixStream, message: &impl Serialize) {
+    let mut line = Vec::new();
+    write_line(&mut line, message);
     let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
-    let _ = { stream }.write_all(line); // it may be gone already
+    let _ = { stream }.write_all(&line); // it may be gone already
     let _ = stream.shutdown(Shutdown::Both);
 }
 

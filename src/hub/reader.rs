@@ -8,13 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
+use serde_json::{Value, json};
 
 use super::router::ConnId;
 use super::writer::Writer;
 use super::{Incoming, error_line, write_and_close};
 use crate::datadir::{has_containers, host};
 use crate::lines::Lines;
-use crate::wire::{Code, Fault, HookReport, ToClient, ToHub, VERSION, fault, write_line};
+use crate::wire::{Code, HookReport, ToClient, ToHub, VERSION, fault};
 
 /// How long a connection may take to send `hello`.
 const HELLO: Duration = Duration::from_secs(10);
@@ -132,41 +133,34 @@ impl Share {
     }
 }
 
-/// The first line must be `hello` with our version. Returns the line that refuses another.
-fn hello(lines: &mut Lines) -> Result<(), (Code, Vec<u8>)> {
-    let refuse = |fault: Fault| {
-        let (code, mut line) = (fault.code, Vec::new());
-        write_line(&mut line, &error_line(fault));
-        Err((code, line))
-    };
-    let bad = |why: String| refuse(fault(Code::BadMsg, why));
+/// The first line must be `hello` with our version. Returns the message that refuses another.
+fn hello(lines: &mut Lines) -> Result<(), (Code, Value)> {
+    let refuse = |code: Code, why: String| Err((code, json!(error_line(fault(code, why)))));
     let line = match lines.next(Some(Instant::now() + HELLO)) {
-        Ok(Some(line)) => line,
-        Ok(None) => return bad("the connection was closed before `hello`".into()),
-        Err(e) => return bad(format!("no hello: {e}")),
+        Ok(line) => line.unwrap_or_default(),
+        Err(e) => return refuse(Code::BadMsg, format!("no hello: {e}")),
     };
-    let mismatch = |v: u32| {
-        let why = format!(
-            "the client speaks protocol {v}, this hub {VERSION}; run `relay stop`, or restart the older of the two"
-        );
-        fault(Code::ProtocolMismatch, why)
+    let is_old = is_hello_of_version_1(line);
+    let version = match serde_json::from_slice::<ToHub>(line) {
+        Ok(ToHub::Hello { v: VERSION }) => return Ok(()),
+        Ok(ToHub::Hello { v }) => v,
+        _ if is_old => 1,
+        _ => return refuse(Code::BadMsg, "the first line must be `hello` with `v`".to_owned()),
     };
-    match serde_json::from_slice::<ToHub>(line) {
-        Ok(ToHub::Hello { v: VERSION }) => Ok(()),
-        Ok(ToHub::Hello { v }) => refuse(mismatch(v)),
-        Ok(_) => bad("the first line must be `hello`".into()),
-        Err(_) if is_hello_of_version_1(line) => {
-            let Fault { code, message } = mismatch(1);
-            let refusal = serde_json::json!({"type": "error", "code": code, "message": message});
-            Err((code, format!("{refusal}\n").into_bytes()))
-        }
-        Err(e) => bad(format!("the first line must be `hello` with `v`: {e}")),
+    let why = format!(
+        "the client speaks protocol {version}, this hub {VERSION}; run `relay stop`, or restart the older of the two"
+    );
+    let code = Code::ProtocolMismatch;
+    if is_old {
+        Err((code, json!({"type": "error", "code": code, "message": why})))
+    } else {
+        refuse(code, why)
     }
 }
 
 /// Messages of version 1 are tagged by `type`; its clients are refused in that form.
 fn is_hello_of_version_1(line: &[u8]) -> bool {
-    let line: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
+    let line: Value = serde_json::from_slice(line).unwrap_or_default();
     line["type"] == "hello" && line["v"] == 1
 }
 
