@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::peer::Peer;
+use super::session::WAITER_OVERHEAD;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Role, Router, Starter, Timer};
 use crate::wire::{
     Activity, Answer, Code, Event, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault,
@@ -194,20 +195,18 @@ impl Router {
     /// Records a new attempt and returns the parcel to send.
     fn start_attempt(&mut self, no: DeliveryNo, path: Path, conn: ConnId) -> Parcel {
         let push = self.ids.draw();
-        let waiter = match self.roles.get(&conn) {
-            Some(Role::Waiter { process, .. }) => Some(process.clone()),
-            _ => None,
-        };
-        let attempt =
-            Attempt { push: push.clone(), path, conn, waiter, sent: self.now, ..Attempt::default() };
+        let mut attempt = Attempt { push: push.clone(), path, conn, sent: self.now, ..Attempt::default() };
         let delivery = self.deliveries.get_mut(&no).expect("invariant: callers have just looked it up");
+        if let Some(Role::Waiter { claude, process }) = self.roles.get(&conn)
+            && let Some(session) = self.sessions.get_mut(claude)
+        {
+            attempt.waiter = Some(process.clone());
+            session.waiter_load += delivery.parcel.text.len() + WAITER_OVERHEAD;
+        }
         delivery.attempts.push(attempt);
         (delivery.parcel.push, delivery.parcel.path) = (push.clone(), path);
         let (parcel, to) = (delivery.parcel.clone(), delivery.to);
         self.pushes.insert(push, no);
-        if path == Path::Hook {
-            self.load_waiter(to, parcel.text.len());
-        }
         if path == Path::Inbox {
             let now = self.now;
             let peer = self.peer_mut(to);
