@@ -102,7 +102,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     router.info.journal = journal.status.clone();
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
-    listen(&claim, listener, &incoming, router.last_conn().wrapping_add(1))?;
+    listen(&claim, listener, &incoming, router.last_conn() + 1)?;
     log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info.epoch.as_str(); "hub_started");
     ready();
     let mut hub = Hub {

@@ -146,7 +146,7 @@ impl<R: BufRead> Iterator for Records<R> {
     fn next(&mut self) -> Option<Record> {
         let line = whole_line(&mut self.lines).ok().flatten().filter(|_| !self.broken)?;
         let record = serde_json::from_slice(&line).ok();
-        let record = record.filter(|record: &Record| record.at < OUT_OF_RANGE);
+        let record = record.filter(|Record { at, input, .. }| input.conn().max(*at) < OUT_OF_RANGE);
         self.broken = record.is_none();
         record
     }

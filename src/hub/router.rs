@@ -80,6 +80,16 @@ pub enum Input {
     HandOver(String),
 }
 
+impl Input {
+    /// The connection that it came by; 0 for none.
+    pub fn conn(&self) -> ConnId {
+        match self {
+            Input::Opened(conn) | Input::Said(conn, _) | Input::Closed(conn) => *conn,
+            Input::Tick | Input::HandOver(_) => 0,
+        }
+    }
+}
+
 /// An output of the state machine.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
