@@ -36,7 +36,7 @@ use crate::datadir::{Claim, DataDir};
 use crate::link::{self, Link};
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, ToClient, ToHub, What, fault, write_line};
-use crate::{process, texts, threads};
+use crate::{texts, threads};
 use journal::Journal;
 use reader::Socket;
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
@@ -111,7 +111,6 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
         socket,
         dir,
         replaced: None,
-        texts: texts::directory(dir),
         router,
         journal,
         writers: BTreeMap::new(),
@@ -163,8 +162,6 @@ struct Hub<'a> {
     unwritten: Vec<ConnId>,
     socket: PathBuf,
     inode: Option<(u64, u64)>,
-    /// Where texts are that sessions did not get whole.
-    texts: PathBuf,
     start: Instant,
     /// The router's time at `start`.
     now_at_start: Ms,
@@ -196,7 +193,7 @@ impl Hub<'_> {
                     return "its socket was removed or replaced";
                 }
                 self.journal.maintain(&self.router, now);
-                texts::sweep(&self.texts, process::is_alive);
+                texts::sweep(self.dir);
                 self.router.info.journal = self.journal.status.clone();
             }
         }
@@ -398,14 +395,14 @@ fn log_event(event: &Event) {
     log::log!(
         level,
         from = event.from,
-        to = event.to,
-        ask_id = event.ask_id,
-        thread = event.thread,
-        kind = event.kind.map(|k| k.name()),
-        state = event.state.map(|s| s.name()),
-        path = event.path.map(|p| p.name()),
-        code = event.code.map(|c| c.name()),
-        why = event.why;
+        to = event.to.as_deref().unwrap_or_default(),
+        ask_id = event.ask_id.as_deref().unwrap_or_default(),
+        thread = event.thread.as_deref().unwrap_or_default(),
+        kind = event.kind.map_or("", |k| k.name()),
+        state = event.state.map_or("", |s| s.name()),
+        path = event.path.map_or("", |p| p.name()),
+        code = event.code.map_or("", |c| c.name()),
+        why = event.why.as_deref().unwrap_or_default();
         "{name}"
     );
 }

@@ -253,14 +253,9 @@ pub struct Receipts {
 }
 
 impl Receipts {
-    pub fn is_empty(&self) -> bool {
-        let Receipts { claude: _, seen, in_tool_result, queued, prompted, refused, searched } = self;
-        !searched && [seen, in_tool_result, queued, prompted, refused].iter().all(|pushes| pushes.is_empty())
-    }
-
     /// Cuts each list to its newest entries, which are the last ones: earlier hooks have reported the others.
     pub fn keep_newest(&mut self) {
-        let Receipts { claude: _, seen, in_tool_result, queued, prompted, refused, searched: _ } = self;
+        let Receipts { seen, in_tool_result, queued, prompted, refused, .. } = self;
         for pushes in [seen, in_tool_result, queued, prompted, refused] {
             let excess = pushes.len().saturating_sub(MAX_RECEIPTS);
             pushes.drain(..excess);
