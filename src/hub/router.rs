@@ -281,7 +281,7 @@ impl Router {
                 Timer::Timeout(id) => self.fail(&id, Code::Timeout),
                 Timer::Grace(peer) => self.end_grace(peer),
                 Timer::Confirm(no) => self.unconfirmed(no),
-                Timer::Handover(no) => self.answer_starter(no),
+                Timer::Handover(no) => self.answer_starter(no, None),
                 Timer::NoTurn(id) => self.no_turn(&id),
                 Timer::Nudge(id) => self.nudge(&id),
                 Timer::Collect(id) => self.hand_over_collected(&id),

@@ -52,7 +52,7 @@ impl Router {
             self.answer(conn, call.id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
             if !self.broadcasts.contains_key(&all) {
                 self.fail_lost_ask(me, LostAsk { ask_id, to: "everyone".to_owned() });
-                if !self.has_text_for(me, &all) {
+                if !self.deliveries_to(me).any(|delivery| delivery.parcel.ask_id == *all) {
                     self.notify_asker(me, &all, State::Replied, Some(Path::Tool), None); // it was delivered before
                 }
             }

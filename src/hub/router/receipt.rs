@@ -173,7 +173,7 @@ impl Router {
         if let Some(id) = question {
             self.expect_turn(&id);
         }
-        self.confirmed(to);
+        self.dismiss_idle_waiter(to);
     }
 
     /// Handles a push that was not confirmed in time. Only an idle session has to confirm; a session in a turn takes

@@ -179,8 +179,8 @@ impl Router {
         let peers = self.peers_of(&claude);
         self.clear_doubt(&peers, &process);
         peers.iter().for_each(|no| self.dispatch_all(*no));
-        if !peers.is_empty() {
-            self.dismiss_idle_waiter(&claude);
+        if let Some(no) = peers.first() {
+            self.dismiss_idle_waiter(*no);
         }
         Ok(None)
     }
@@ -231,18 +231,11 @@ impl Router {
         peer.who.paths.contains(&Path::Hook) && (first || !peer.inbox.is_empty() || self.expects_turn(no))
     }
 
-    /// Dismisses a waiter that is not needed.
-    fn dismiss_idle_waiter(&mut self, claude: &str) {
-        let Some(waiter) = self.sessions.get(claude).and_then(|s| s.waiter) else { return };
-        if !self.peers_of(claude).iter().any(|no| self.needs_waiter(*no)) {
+    /// Dismisses the waiter of a session that does not need it.
+    pub(super) fn dismiss_idle_waiter(&mut self, no: PeerNo) {
+        let Some(waiter) = self.session_of(no).waiter else { return };
+        if !self.of_same_session(no).iter().any(|no| self.needs_waiter(*no)) {
             self.dismiss(waiter);
-        }
-    }
-
-    /// Called after a push was confirmed.
-    pub(super) fn confirmed(&mut self, no: PeerNo) {
-        if let Some(claude) = self.peer(no).who.claude.clone() {
-            self.dismiss_idle_waiter(&claude);
         }
     }
 
