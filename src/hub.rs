@@ -239,7 +239,7 @@ impl Hub<'_> {
             Incoming::Closed(conn, fault) => {
                 if let Some(fault) = fault {
                     log::warn!(conn; "bad_msg");
-                    self.send(conn, &error_line(fault));
+                    self.send(conn, &ToClient::error(None, fault));
                 }
                 self.close(conn);
                 self.step(Input::Closed(conn));
@@ -338,7 +338,7 @@ fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, 
         if Arc::strong_count(&open) > most + 1 {
             log::warn!("too_many_connections");
             let full = format!("the hub has {most} connections, which is its limit; retry later");
-            write_and_close(&stream, &error_line(fault(Code::Overloaded, full)));
+            write_and_close(&stream, &ToClient::error(None, fault(Code::Overloaded, full)));
             continue;
         }
         let (conn, incoming) = (next.fetch_add(1, Ordering::Relaxed), incoming.clone());
@@ -350,10 +350,6 @@ fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, 
             log::error!(error:% = e; "no_thread");
         }
     }
-}
-
-fn error_line(fault: Fault) -> ToClient {
-    ToClient::Error { id: None, code: fault.code, message: fault.message, waiting: Vec::new() }
 }
 
 /// Writes one message and closes a connection that has no writer.

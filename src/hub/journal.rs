@@ -287,11 +287,7 @@ impl Journal {
     }
 
     fn remove(&self) {
-        if let Err(e) = fs::remove_file(&self.path)
-            && e.kind() != io::ErrorKind::NotFound
-        {
-            log::error!(error:% = e; "journal_not_removed");
-        }
+        let _ = fs::remove_file(&self.path); // there may be none, or what is there is no file
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::router::ConnId;
 use super::writer::Writer;
-use super::{Incoming, error_line, write_and_close};
+use super::{Incoming, write_and_close};
 use crate::datadir::{has_containers, host};
 use crate::lines::Lines;
 use crate::wire::{Code, HookReport, ToClient, ToHub, VERSION, fault};
@@ -74,33 +74,25 @@ pub fn read(conn: ConnId, socket: Socket, stream: &Arc<UnixStream>, incoming: &S
 /// the answer. The process keys of its clients get a prefix, so that none can name a process of this machine.
 fn admit(socket: Socket, message: &mut ToHub) -> Option<ToClient> {
     let is_remote = socket == Socket::Peers;
-    let id = match message {
-        ToHub::Asks { id } | ToHub::Watch { id } | ToHub::Status { id } | ToHub::Stop { id } => *id,
+    let process = match message {
         ToHub::Register { who, .. } => {
             who.remote = is_remote;
             who.host.take_if(|name| *name == host() || name.is_empty() || !(is_remote || has_containers()));
-            return prefix(is_remote, who.claude.as_mut());
+            who.claude.as_mut()
         }
-        ToHub::Hook(HookReport { claude, .. }) | ToHub::Wait { claude, .. } => {
-            return prefix(is_remote, Some(claude));
+        ToHub::Hook(HookReport { claude, .. }) | ToHub::Wait { claude, .. } => Some(claude),
+        ToHub::Seen(receipts) => receipts.claude.as_mut(),
+        ToHub::Asks { id } | ToHub::Watch { id } | ToHub::Status { id } | ToHub::Stop { id } if is_remote => {
+            let why = format!(
+                "peers.sock, by which this client is connected, does not offer `relay tail`, `asks`, `status` or `stop`; run \
+                 the command on {}",
+                host()
+            );
+            return Some(ToClient::error(Some(*id), fault(Code::NotAllowed, why)));
         }
-        ToHub::Seen(receipts) => return prefix(is_remote, receipts.claude.as_mut()),
-        _ => return None,
+        _ => None,
     };
-    is_remote.then(|| ToClient::Error {
-        id: Some(id),
-        code: Code::NotAllowed,
-        message: format!(
-            "peers.sock, by which this client is connected, does not offer `relay tail`, `asks`, `status` or `stop`; \
-             run the command on {}",
-            host()
-        ),
-        waiting: Vec::new(),
-    })
-}
-
-fn prefix(is_remote: bool, process: Option<&mut String>) -> Option<ToClient> {
-    process.filter(|_| is_remote)?.insert_str(0, "peers:");
+    process.filter(|_| is_remote).into_iter().for_each(|process| process.insert_str(0, "peers:"));
     None
 }
 
@@ -135,7 +127,7 @@ impl Share {
 
 /// The first line must be `hello` with our version. Returns the message that refuses another.
 fn hello(lines: &mut Lines) -> Result<(), (Code, Value)> {
-    let refuse = |code: Code, why: String| Err((code, json!(error_line(fault(code, why)))));
+    let refuse = |code: Code, why: String| Err((code, json!(ToClient::error(None, fault(code, why)))));
     let line = match lines.next(Some(Instant::now() + HELLO)) {
         Ok(line) => line.unwrap_or_default(),
         Err(e) => return refuse(Code::BadMsg, format!("no hello: {e}")),

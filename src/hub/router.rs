@@ -357,8 +357,7 @@ impl Router {
 
     /// Sends one error and closes a connection that violated the protocol.
     fn refuse(&mut self, conn: ConnId, why: &str) {
-        let (code, message, waiting) = (Code::BadMsg, why.to_owned(), Vec::new());
-        self.send(conn, ToClient::Error { id: None, code, message, waiting });
+        self.send(conn, ToClient::error(None, fault(Code::BadMsg, why)));
         self.close(conn);
     }
 
