@@ -116,7 +116,7 @@ impl DataDir {
 
     /// The path of a file of this machine's hub.
     fn of_machine(&self, file: &str) -> PathBuf {
-        self.0.join(named(file, &self.machine_suffix().unwrap_or_default()))
+        self.0.join(named(file, &self.suffix()))
     }
 
     /// The directory of the logs.
@@ -139,12 +139,8 @@ impl DataDir {
         if let Some(socket) = self.elsewhere() {
             return dial(socket, limit); // the user has named or mounted it
         }
-        let own = self.connect_to(SOCKET, limit);
-        match own {
-            Err(e) if is_not_running(&e) => match self.machine_suffix() {
-                Some(suffix) => self.connect_to(&named(SOCKET, &suffix), limit),
-                None => Err(e),
-            },
+        match self.connect_to(SOCKET, limit) {
+            Err(e) if is_not_running(&e) => self.connect_to(&named(SOCKET, &self.suffix()), limit),
             own => own,
         }
     }
@@ -164,7 +160,7 @@ impl DataDir {
 
     /// Makes this process the hub of the directory for as long as the claim lives; `None` if another process is.
     pub fn claim(&self) -> io::Result<Option<Claim>> {
-        let suffix = self.machine_suffix().unwrap_or_default();
+        let suffix = self.suffix();
         let mut options = OpenOptions::new();
         let path = self.0.join(named(LOCK, &suffix));
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -206,9 +202,9 @@ impl DataDir {
         other.then(|| host.to_owned())
     }
 
-    /// The suffix of this machine's file names, if another machine uses the directory.
-    fn machine_suffix(&self) -> Option<String> {
-        self.other_machine().map(|_| MACHINE.host.clone())
+    /// The suffix of this machine's file names; empty unless another machine uses the directory.
+    fn suffix(&self) -> String {
+        self.other_machine().map_or_else(String::new, |_| MACHINE.host.clone())
     }
 
     /// A path for the file `name` in this directory that a socket address can hold. Where the directory's own path is too
@@ -324,7 +320,7 @@ fn probe(dir: &Path) -> io::Result<u32> {
 }
 
 /// Creates a directory with mode 0700, whatever the umask; one that exists stays as it is.
-fn make_private(dir: &Path) -> io::Result<()> {
+pub fn make_private(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => fs::set_permissions(dir, Permissions::from_mode(0o700)),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),

@@ -19,7 +19,7 @@ use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
 use crate::link::{Link, unreachable};
 use crate::process;
-use crate::wire::{Answer, Code, HookEvent, HookReport, OwedAsk, Receipts, ToHub};
+use crate::wire::{Answer, Code, HookEvent, HookReport, OwedAsk, Receipts, ToHub, VERSION};
 use transcript::Transcript;
 pub use transcript::pushes_in;
 
@@ -115,7 +115,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     };
     let claude = process::key(parent_id());
     let prompted = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
-    let mut first = vec![Link::hello()];
+    let mut first = vec![ToHub::Hello { v: VERSION }];
     if !prompted.is_empty() {
         let claude = Some(claude.clone());
         first.push(ToHub::Seen(Receipts { claude, prompted, ..Receipts::default() }));
@@ -160,7 +160,10 @@ fn report(dir: &DataDir, first: &[ToHub], hook: &ToHub, patience: Duration) -> O
         }
         match dir.connect(left).and_then(Link::over) {
             Ok(mut link) => {
-                let sent = link.sender.send_all(first).map_err(|e| unreachable(e.to_string()));
+                let sent = first
+                    .iter()
+                    .try_for_each(|message| link.sender.send(message))
+                    .map_err(|e| unreachable(e.to_string()));
                 match sent.and_then(|()| link.call_until(until, |_| hook.clone())) {
                     Ok(answer) => return Some((link, answer)),
                     Err(fault) if fault.code == Code::HubUnreachable => {}

@@ -43,22 +43,12 @@ impl Sender {
     /// # Errors
     /// The connection is lost, or the hub does not read.
     pub fn send(&self, message: &ToHub) -> io::Result<()> {
-        self.send_all([message])
-    }
-
-    /// Several messages in one write.
-    ///
-    /// # Errors
-    /// As for `send`.
-    pub fn send_all<'a>(&self, messages: impl IntoIterator<Item = &'a ToHub>) -> io::Result<()> {
-        let mut lines = Vec::new();
-        for message in messages {
-            write_line(&mut lines, message);
-        }
+        let mut line = Vec::new();
+        write_line(&mut line, message);
         loop {
-            match (&*self.0).write(&lines) {
+            match (&*self.0).write(&line) {
                 // A blocking write is short only if its time is up. Going on would double the time.
-                Ok(n) if n < lines.len() => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(n) if n < line.len() => return Err(io::ErrorKind::TimedOut.into()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 written => return written.map(drop),
             }
@@ -160,15 +150,10 @@ impl Link {
         })
     }
 
-    /// The first line of every connection.
-    pub fn hello() -> ToHub {
-        ToHub::Hello { v: VERSION }
-    }
-
     /// Sends `hello` and reads `welcome`. `None` if the hub was exiting.
     fn greet(dir: &DataDir, stream: UnixStream, until: Instant) -> Result<Option<Link>, Fault> {
         let Ok(mut link) = Link::over(stream) else { return Ok(None) };
-        if link.sender.send(&Link::hello()).is_err() {
+        if link.sender.send(&ToHub::Hello { v: VERSION }).is_err() {
             return Ok(None);
         }
         let line = match link.lines.next(Some(until)) {
