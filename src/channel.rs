@@ -29,7 +29,7 @@ use crate::process;
 use crate::texts::{self, Texts};
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{Activity, Parcel, Path, ToClient, ToHub, Who};
+use crate::wire::{Activity, Parcel, Path, ToClient, ToHub};
 use calls::{Call, Wait};
 use forms::OpenForm;
 use identity::Identity;
@@ -112,7 +112,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     inbox::serve(Texts::new(dir, session.key.clone()), to_inbox, done);
     log::debug!(key = session.key; "channel_start");
     let mut channel = Channel {
-        client: Client::new(tokens, who(&session, identity), unreachable(away)),
+        client: Client::new(tokens, session.who(identity), unreachable(away)),
         texts: Texts::new(dir, session.key.clone()),
         session,
         program,
@@ -186,25 +186,6 @@ fn listen(received: &Sender<Received>) -> io::Result<()> {
     })
 }
 
-fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
-    Who {
-        name: session.default_name(),
-        peer,
-        secret,
-        cwd: session.cwd(),
-        repo: session.git.repo.clone(),
-        branch: session.git.branch.clone(),
-        pid: session.pid,
-        claude: Some(session.key.clone()),
-        listens: true,
-        held: session.is_held,
-        person_off: surroundings::is_set("RELAY_PERSON", "off"),
-        consent: surroundings::consent(),
-        fresh: true,
-        ..Who::default()
-    }
-}
-
 impl Channel {
     /// Serves until the session ends, and returns why.
     fn serve(&mut self, received: &Receiver<Received>) -> &'static str {
@@ -215,6 +196,7 @@ impl Channel {
             match received.recv_deadline(until) {
                 Ok(Received::Client(incoming)) => self.answer_client(incoming),
                 Ok(Received::Hub(message)) => {
+                    self.client.who.open_forms = self.forms.iter().map(|form| form.ask_id.clone()).collect();
                     let events = self.client.handle(message);
                     self.take_events(events);
                 }
@@ -355,8 +337,9 @@ impl Channel {
             (Path::Tool, _) => return self.arrived.push(parcel),
             (Path::Inbox, Some(socket)) => return drop(self.inbox.send((socket, parcel))), // it runs as long as the channel
             (Path::Channel, _) => {
-                let message = mcp::channel_message(&fence::body(&parcel), fence::channel_meta(&parcel));
-                (!self.print(&message)).then(|| "nobody reads stdout".to_owned())
+                let params = json!({"content": fence::body(&parcel), "meta": fence::channel_meta(&parcel)});
+                (!self.print(&mcp::notification("notifications/claude/channel", params)))
+                    .then(|| "nobody reads stdout".to_owned())
             }
             _ => Some(format!("this session has no path {}", path.name())),
         };

@@ -4,6 +4,8 @@
 //! those of the relay, the client or the user. [`clean`] removes what hides or deceives, [`quote`] marks every line as
 //! quoted, and [`label`] prepares a short string for use within a sentence of the relay. All take linear time.
 
+use std::collections::BTreeMap;
+
 use crate::wire::{Kind, Parcel};
 
 /// The longest [`label`], in characters.
@@ -88,10 +90,8 @@ pub fn fields(p: &Parcel) -> Vec<(&'static str, String)> {
 
 /// The `meta` of a channel notification: the header fields, and as `user` the sender, which Claude Code shows on the
 /// screen.
-pub fn channel_meta(p: &Parcel) -> Vec<(&'static str, String)> {
-    let mut meta = fields(p);
-    meta.push(("user", sender(p)));
-    meta
+pub fn channel_meta(p: &Parcel) -> BTreeMap<&'static str, String> {
+    fields(p).into_iter().chain([("user", sender(p))]).collect()
 }
 
 /// The text of a parcel, followed by instructions for the model.

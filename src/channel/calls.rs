@@ -53,7 +53,7 @@ impl Channel {
                 Call::Wait(id)
             }
             // A model of Codex is behind a call only if the call says so.
-            _ => Call::Tool(id, self.program != mcp::Client::Codex || call.meta.call_id.is_some()),
+            _ => Call::Tool(id, self.program != mcp::Client::Codex || call.meta["callId"].is_string()),
         };
         self.ask_hub(|id| tool.request(id, &unique), call);
     }

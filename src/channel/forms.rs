@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Channel;
@@ -26,16 +25,8 @@ const CUT: &str = "\n[the rest of this answer was too long]";
 /// A form that the client shows. Its request has the push as its id.
 pub struct OpenForm {
     push: String,
-    ask_id: String,
+    pub(super) ask_id: String,
     kind: Kind,
-}
-
-/// The client's answer to `elicitation/create`.
-#[derive(Deserialize)]
-struct Elicited {
-    action: String,
-    #[serde(default)]
-    content: Value,
 }
 
 impl Channel {
@@ -52,7 +43,6 @@ impl Channel {
         log::info!(ask_id = parcel.ask_id, kind = parcel.kind.name(); "form_opened");
         self.client.pushed(&parcel.push, None);
         let Parcel { push, ask_id, kind, .. } = parcel;
-        self.client.who.open_forms.push(ask_id.clone());
         self.forms.push(OpenForm { push, ask_id, kind });
     }
 
@@ -61,7 +51,6 @@ impl Channel {
         let is_it = |form: &OpenForm| Id::from_name(&form.push).as_ref() == Some(id);
         let Some(at) = self.forms.iter().position(is_it) else { return };
         let OpenForm { push, ask_id, kind } = self.forms.remove(at);
-        self.client.who.open_forms.remove(at);
         let end = end(kind, result);
         self.client.request(|id| ToHub::FormClosed { id, push, ask_id, end });
     }
@@ -70,7 +59,6 @@ impl Channel {
     pub(super) fn close_forms(&mut self, ask_id: &str) {
         while let Some(at) = self.forms.iter().position(|form| form.ask_id == ask_id) {
             let form = self.forms.remove(at);
-            self.client.who.open_forms.remove(at);
             let params = json!({"requestId": form.push, "reason": "the question is no longer open"});
             self.print(&mcp::notification("notifications/cancelled", params));
         }
@@ -79,20 +67,19 @@ impl Channel {
 
 /// What the client's answer means.
 fn end(kind: Kind, result: Option<&str>) -> FormEnd {
-    let Some(elicited) = result.and_then(|text| mcp::params::<Elicited>(text).ok()) else {
-        return FormEnd::Failed;
-    };
-    let Elicited { action, content } = elicited;
-    match (action.as_str(), kind, content["answer"].as_str()) {
-        ("accept", Kind::Consent, _) => FormEnd::Allowed { always: content["always"] == true },
-        ("accept", _, Some(answer)) if !answer.trim().is_empty() => {
+    let elicited: Value = result.and_then(|text| mcp::params(text).ok()).unwrap_or_default();
+    let content = &elicited["content"];
+    match (elicited["action"].as_str(), kind, content["answer"].as_str()) {
+        (Some("accept"), Kind::Consent, _) => FormEnd::Allowed { always: content["always"] == true },
+        (Some("accept"), _, Some(answer)) if !answer.trim().is_empty() => {
             // The hub takes no longer text, and the person cannot be told.
             let end = (0..=MAX_TEXT - CUT.len()).rev().find(|at| answer.is_char_boundary(*at));
             let (text, rest) = answer.split_at(end.unwrap_or_default());
             FormEnd::Answered { text: if rest.is_empty() { text.to_owned() } else { format!("{text}{CUT}") } }
         }
-        ("decline", ..) => FormEnd::Declined,
-        _ => FormEnd::PutOff,
+        (Some("decline"), ..) => FormEnd::Declined,
+        (Some(_), ..) => FormEnd::PutOff,
+        (None, ..) => FormEnd::Failed,
     }
 }
 

@@ -2,11 +2,12 @@
 //! file, and the git repository. Claude Code documents hardly any of it, so everything is read leniently and up to a limit;
 //! what is missing or malformed counts as unknown.
 
+use super::identity::Identity;
 use crate::datadir;
 use crate::name;
 use crate::process::{self, key};
 use crate::repository::{Git, MAX_NAME, current_dir, git, path_var, read, shown};
-use crate::wire::{self, Activity};
+use crate::wire::{self, Activity, Who};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::process::parent_id;
@@ -136,15 +137,30 @@ impl Surroundings {
         self.file.session.clone().or_else(var)
     }
 
-    /// Its directory, for peers to see.
-    pub fn cwd(&self) -> String {
-        shown(&self.dir)
-    }
-
     /// Looks again at the session's file, if it can be read, and at the repository. Returns what was known before.
     pub fn refresh(&mut self) -> (SessionFile, Git) {
         let file = SessionFile::of(self.pid).unwrap_or_else(|| self.file.clone());
         (std::mem::replace(&mut self.file, file), std::mem::replace(&mut self.git, git(&self.dir)))
+    }
+
+    /// How the session registers.
+    pub fn who(&self, Identity { peer, secret }: Identity) -> Who {
+        Who {
+            name: self.default_name(),
+            peer,
+            secret,
+            cwd: shown(&self.dir),
+            repo: self.git.repo.clone(),
+            branch: self.git.branch.clone(),
+            pid: self.pid,
+            claude: Some(self.key.clone()),
+            listens: true,
+            held: self.is_held,
+            person_off: is_set("RELAY_PERSON", "off"),
+            consent: std::env::var("RELAY_CONSENT").ok().and_then(|v| serde_json::from_value(v.into()).ok()),
+            fresh: true,
+            ..Who::default()
+        }
     }
 
     /// Whether `RELAY_PUSH` prescribes the path to this session.
@@ -189,7 +205,7 @@ impl Surroundings {
     }
 
     /// The name that whoever started the session preset, or that its user gave it, or that of its directory.
-    pub fn default_name(&self) -> String {
+    fn default_name(&self) -> String {
         let preset = std::env::var("CLAUDE_RELAY_PRESET_NAME").unwrap_or_default();
         let preset = Some(preset.trim()).filter(|name| name::is_valid(name)).map(str::to_owned);
         let directory = || name::slug(&self.dir.file_name().unwrap_or_default().to_string_lossy());
@@ -197,14 +213,8 @@ impl Surroundings {
     }
 }
 
-/// `RELAY_CONSENT`, unless it is `off`.
-pub fn consent() -> Option<wire::Consent> {
-    let value = std::env::var("RELAY_CONSENT").ok()?;
-    serde_json::from_value(value.into()).ok()
-}
-
 /// Whether an environment variable has this value.
-pub fn is_set(name: &str, value: &str) -> bool {
+fn is_set(name: &str, value: &str) -> bool {
     std::env::var_os(name).is_some_and(|set| set == value)
 }
 

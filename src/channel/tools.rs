@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::fence::clean;
@@ -10,7 +11,7 @@ use crate::wire::{BroadcastRequest, Code, Fault, MAX_TEXT, MAX_TIMEOUT_MS, Scope
 
 mod results;
 
-pub use results::{peer_line, render, render_fault, render_wait};
+pub use results::{describe, render, render_fault, render_wait};
 
 /// The default timeout of an ask, in seconds.
 pub const TIMEOUT_S: u64 = 600;
@@ -50,17 +51,9 @@ pub struct Call {
     pub name: String,
     #[serde(default)]
     arguments: Option<Box<RawValue>>,
-    #[serde(default, rename = "_meta", deserialize_with = "crate::mcp::lenient")]
-    pub meta: Meta,
-}
-
-/// The `_meta` of a tool call by Codex.
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Meta {
-    /// The model's call; missing where no model called.
-    #[serde(deserialize_with = "crate::mcp::lenient")]
-    pub call_id: Option<String>,
+    /// By Codex with `callId`, the model's call.
+    #[serde(default, rename = "_meta")]
+    pub meta: Value,
 }
 
 /// A tool with its arguments.
@@ -147,19 +140,13 @@ impl TryFrom<f64> for Seconds {
 /// The answer to `tools/list`, as JSON text on one line. A client whose model messages reach by themselves needs no
 /// `relay_wait`.
 pub fn list(is_pushable: bool) -> Box<RawValue> {
-    #[derive(Serialize, Deserialize)]
-    struct List<'a> {
-        #[serde(borrow)]
-        tools: Vec<&'a RawValue>,
-    }
-
     let mut text = LIST.replace('\n', " ");
     for (place, by_push, by_tool) in ARRIVALS {
         text = text.replace(place, if is_pushable { by_push } else { by_tool });
     }
-    let mut list: List = serde_json::from_str(&text).unwrap_or(List { tools: Vec::new() });
+    let mut list: BTreeMap<&str, Vec<&RawValue>> = serde_json::from_str(&text).unwrap_or_default();
     if is_pushable {
-        list.tools.pop();
+        list.get_mut("tools").and_then(Vec::pop);
     }
     serde_json::value::to_raw_value(&list).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }

@@ -64,12 +64,9 @@ fn arrival_of_all(collect_s: Option<u64>, is_pushed: bool) -> String {
 
 /// What `relay_ask` brought.
 fn asked(ask_id: &str, to: &str, state: State, thread: &str, is_pushed: bool) -> (String, Value) {
-    let far = match state {
-        State::Queued => "The relay has it; it is handed over as soon as that session can take it.",
-        State::Pushed => "It was handed to that session.",
-        State::Seen => "That session has seen it.",
-        State::Replied => "It has been answered.",
-        State::Ended => "It has ended already.",
+    let when = match state {
+        State::Queued => "It is handed over as soon as that session can take it. ",
+        _ => "",
     };
     let arrival = match is_pushed {
         true => "arrives by itself as a message with this ask_id; go on without waiting or polling",
@@ -78,7 +75,7 @@ fn asked(ask_id: &str, to: &str, state: State, thread: &str, is_pushed: bool) ->
         }
     };
     let text = format!(
-        "Asked \"{to}\" (ask_id {ask_id}, thread_id {thread}, state {}). {far} The answer, or the reason why there is \
+        "Asked \"{to}\" (ask_id {ask_id}, thread_id {thread}, state {}). {when}The answer, or the reason why there is \
          none, {arrival}.",
         state.name()
     );
@@ -123,13 +120,13 @@ pub fn render_fault(fault: &Fault) -> (String, Value) {
     (text, structured)
 }
 
-/// The roster as text.
-fn describe(roster: &Roster) -> String {
+/// The roster as text, or a part of it.
+pub fn describe(roster: &Roster) -> String {
     let mut lines = Vec::new();
     if let Some(me) = &roster.me {
         lines.push(format!("This session is \"{}\" ({}).", me.name, me.cwd));
+        lines.push(format!("Other peers: {}", roster.peers.len()));
     }
-    lines.push(format!("Other peers: {}", roster.peers.len()));
     lines.extend(roster.peers.iter().map(peer_line));
     if !roster.asks.is_empty() {
         lines.push("Open asks of this session:".into());
@@ -147,7 +144,7 @@ fn describe(roster: &Roster) -> String {
 }
 
 /// A peer as a line of text.
-pub fn peer_line(peer: &ListedPeer) -> String {
+fn peer_line(peer: &ListedPeer) -> String {
     let what = match peer.kind {
         PeerKind::Session => "",
         PeerKind::Person => " (a person at a terminal)",
