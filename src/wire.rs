@@ -53,7 +53,7 @@ pub enum ToHub {
     WatchRoster,
     /// List open asks and the asks that ended last. Answered by [`Answer::Asks`]; allowed before registration.
     Asks { id: u64 },
-    /// Ask one peer. Answered by [`Answer::Asked`] when the question was handed over, or after `Limits::handover` at
+    /// Ask one peer. Answered by [`Answer::Asked`] when the question was handed over, or after 0.5 s at
     /// the latest. Idempotent on `ask_id`.
     Ask {
         id: u64,
@@ -82,7 +82,7 @@ pub enum ToHub {
     /// Ask every peer in `scope` that receives broadcasts. Answered by [`Answer::Broadcast`]. Idempotent on
     /// `broadcast_id`.
     Broadcast(BroadcastRequest),
-    /// Answer an ask. Answered by [`Answer::Replied`] when the answer was handed over, or after `Limits::handover` at
+    /// Answer an ask. Answered by [`Answer::Replied`] when the answer was handed over, or after 0.5 s at
     /// the latest. Idempotent on `ask_id` and `text`.
     Reply { id: u64, ask_id: String, text: String },
     /// Withdraw an ask or a broadcast by its id: its answer is no longer wanted. Answered by [`Answer::Done`], also if

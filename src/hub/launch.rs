@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ExitCode, Stdio};
 
 use super::router::Limits;
-use super::{Ran, run};
+use super::run;
 use crate::datadir::DataDir;
 use crate::link::{hub_command, own_executable};
 
@@ -33,9 +33,10 @@ pub fn main(dir: &DataDir, announce: bool) -> ExitCode {
         }
     };
     match run(dir, limits(), || say("listening")) {
-        Ok(Ran::Done) => ExitCode::SUCCESS,
-        Ok(Ran::Another) => {
-            say("another hub is running");
+        Ok(ran) => {
+            if !ran {
+                say("another hub is running");
+            }
             ExitCode::SUCCESS
         }
         Err(why) => {
