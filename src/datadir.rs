@@ -13,7 +13,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{process, repository};
+use crate::process;
+use crate::repository::{open_regular, read};
 pub use elsewhere::{Listeners, has_containers, host};
 use elsewhere::{dial, named};
 use machine::{MACHINE, Machine};
@@ -164,7 +165,7 @@ impl DataDir {
         let mut options = OpenOptions::new();
         let path = self.0.join(named(LOCK, &suffix));
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut lock = open_lock(&options, &path)?;
+        let mut lock = open_regular(&options, &path)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -180,19 +181,19 @@ impl DataDir {
 
     /// Whether a process is the hub of the directory, or is about to be.
     pub fn is_claimed(&self) -> bool {
-        let lock = open_lock(OpenOptions::new().read(true), &self.of_machine(LOCK));
+        let lock = open_regular(OpenOptions::new().read(true), &self.of_machine(LOCK));
         lock.is_ok_and(|lock| lock.try_lock_shared().is_err())
     }
 
     /// The process id of the last hub, from its lock file.
     pub fn hub_process(&self) -> Option<u32> {
-        repository::read(self.of_machine(LOCK))?.lines().next()?.parse().ok()
+        read(self.of_machine(LOCK))?.lines().next()?.parse().ok()
     }
 
     /// The other machine whose hub uses the unsuffixed file names, if any. This machine's files then have its host name
     /// as a suffix.
     pub fn other_machine(&self) -> Option<String> {
-        let text = repository::read(self.0.join(LOCK))?;
+        let text = read(self.0.join(LOCK))?;
         let mut lines = text.lines().skip(1);
         let (host, boot) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
         let known = |a: &str, b: &str| !a.is_empty() && !b.is_empty();
@@ -296,14 +297,6 @@ fn locate(flag: Option<&OsStr>, var: impl Fn(&str) -> Option<OsString>) -> Resul
     let dir =
         std::path::absolute(&dir).map_err(|e| format!("cannot find {}: {e}; {REMEDY}", dir.display()))?;
     Ok(DataDir(dir))
-}
-
-/// Opens a lock file. Opening a pipe could block.
-fn open_lock(options: &OpenOptions, path: &Path) -> io::Result<File> {
-    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        return Err(io::Error::other("it is not a regular file; remove it"));
-    }
-    options.open(path)
 }
 
 /// Our user id. Where there is no `/proc`, a file tells that we create in `dir`.

@@ -21,6 +21,7 @@ use time::format_description::FormatItem;
 use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
+use crate::repository::open_regular;
 use crate::threads::{SMALL, spawn};
 
 /// Size limit of one day's file in bytes.
@@ -162,10 +163,7 @@ impl DayFiles {
     /// Opens the file of a day. The first writer of a day removes files that are too old.
     fn open(&self, today: Date) -> io::Result<File> {
         let path = self.dir.join(file_name(today)?);
-        if fs::symlink_metadata(&path).is_ok_and(|m| !m.is_file()) {
-            return Err(io::ErrorKind::InvalidInput.into()); // never follow a link or wait for a pipe's reader
-        }
-        let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        let open = || open_regular(OpenOptions::new().append(true).create(true).mode(0o600), &path);
         let file = open().or_else(|_| {
             // Without its parents: a data directory that was removed must not come back.
             DirBuilder::new().mode(0o700).create(&self.dir)?;

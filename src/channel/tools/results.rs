@@ -31,12 +31,8 @@ pub fn render(request: &ToHub, answer: &Answer, is_pushed: bool) -> (String, Val
             (text, structured)
         }
         Answer::Replied { ask_id, to, state } => {
-            let text = match state {
-                State::Queued => format!(
-                    "The relay has your answer (ask_id {ask_id}) and hands it to \"{to}\" as soon as that session can take it."
-                ),
-                _ => format!("Your answer (ask_id {ask_id}) was handed to \"{to}\"."),
-            };
+            let text =
+                format!("The relay has your answer (ask_id {ask_id}) to \"{to}\". {}", progress(*state));
             (text, json!({"ok": true, "ask_id": ask_id, "to": to, "state": state.name()}))
         }
         Answer::Renamed { name } => {
@@ -62,12 +58,15 @@ fn arrival_of_all(collect_s: Option<u64>, is_pushed: bool) -> String {
     how
 }
 
+fn progress(state: State) -> &'static str {
+    match state {
+        State::Queued => "It is handed over as soon as that session can take it.",
+        _ => "It was handed over.",
+    }
+}
+
 /// What `relay_ask` brought.
 fn asked(ask_id: &str, to: &str, state: State, thread: &str, is_pushed: bool) -> (String, Value) {
-    let when = match state {
-        State::Queued => "It is handed over as soon as that session can take it. ",
-        _ => "",
-    };
     let arrival = match is_pushed {
         true => "arrives by itself as a message with this ask_id; go on without waiting or polling",
         false => {
@@ -75,9 +74,10 @@ fn asked(ask_id: &str, to: &str, state: State, thread: &str, is_pushed: bool) ->
         }
     };
     let text = format!(
-        "Asked \"{to}\" (ask_id {ask_id}, thread_id {thread}, state {}). {when}The answer, or the reason why there is \
+        "Asked \"{to}\" (ask_id {ask_id}, thread_id {thread}, state {}). {} The answer, or the reason why there is \
          none, {arrival}.",
-        state.name()
+        state.name(),
+        progress(state)
     );
     (text, json!({"ok": true, "ask_id": ask_id, "to": to, "state": state.name(), "thread_id": thread}))
 }
@@ -86,8 +86,7 @@ fn asked(ask_id: &str, to: &str, state: State, thread: &str, is_pushed: bool) ->
 pub fn render_wait(messages: usize) -> (String, Value) {
     let text = match messages {
         0 => "Nothing has arrived. Call relay_wait again to wait on; what arrives meanwhile comes with the result of your next relay tool call.".to_owned(),
-        1 => "1 message has arrived.".to_owned(),
-        n => format!("{n} messages have arrived."),
+        n => format!("Messages that have arrived: {n}."),
     };
     (text, json!({"ok": true, "messages": []}))
 }
