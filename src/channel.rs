@@ -95,7 +95,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     let (received, all) = bounded(256);
     let prepared = dir.prepare();
     listen(&received)?;
-    let Some((id, method, params)) = meet(&all)? else { return Ok(()) };
+    let Some((id, method, params)) = first_request(&all)? else { return Ok(()) };
     let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
     let program = client.client();
     if program != mcp::Client::ClaudeCode {
@@ -142,7 +142,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
 
 /// The first request that depends on who the client is, with its method and parameters: `initialize`, or the tools for a client
 /// that does not introduce itself. Others are answered. `None` if the channel is to leave before.
-fn meet(received: &Receiver<Received>) -> io::Result<Option<(Id, String, String)>> {
+fn first_request(received: &Receiver<Received>) -> io::Result<Option<(Id, String, String)>> {
     while let Ok(Received::Client(incoming)) = received.recv() {
         match incoming {
             Incoming::Request { id, method, params } => match method.as_str() {
@@ -273,7 +273,7 @@ impl Channel {
 
     /// Whether messages reach the model by themselves.
     fn is_pushable(&self) -> bool {
-        self.program.can_be_pushed_to() || self.session.is_way_forced()
+        self.program == mcp::Client::ClaudeCode || self.session.only.is_some()
     }
 
     /// The paths to this session, the preferred one first. A client that can't be pushed to has one only while `relay_wait` waits.

@@ -172,7 +172,7 @@ impl Client {
                 Vec::new()
             }
             FromHub::Down(why) => self.disconnected(why),
-            FromHub::Said(message) => self.received(*message),
+            FromHub::Message(message) => self.received(*message),
         }
     }
 

@@ -244,7 +244,7 @@ pub enum FromHub {
         /// The hub's process.
         pid: u32,
     },
-    Said(Box<ToClient>),
+    Message(Box<ToClient>),
     /// The connection is lost, or connecting failed; [`keep`] tries again.
     Down(Fault),
 }
@@ -262,7 +262,7 @@ pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
                 }
                 while let Ok(received) = link.try_receive(Some(Instant::now() + STALE)) {
                     let wanted = match received {
-                        Some(message) => receive(FromHub::Said(Box::new(message))),
+                        Some(message) => receive(FromHub::Message(Box::new(message))),
                         None if link.is_stale(&dir) => break,
                         None => true,
                     };

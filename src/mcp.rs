@@ -203,29 +203,13 @@ pub fn notification(method: &str, params: Value) -> String {
     json!({"jsonrpc": "2.0", "method": method, "params": params}).to_string()
 }
 
-/// The MCP client, by its capabilities for us.
+/// The MCP client. Only Claude Code has push paths, so that a message arrives without a tool call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Client {
     ClaudeCode,
     Codex,
     #[default]
     Other,
-}
-
-impl Client {
-    /// Whether this client has a push path, so that a message arrives without a tool call.
-    pub fn can_be_pushed_to(self) -> bool {
-        self == Client::ClaudeCode
-    }
-
-    /// The longest tool result that this client is given, in characters of JSON. Claude Code shows its model up to 500,000 of a
-    /// tool whose `_meta` says so, and of longer ones a short preview (measured); what others do is not known.
-    pub fn max_tool_result(self) -> usize {
-        match self {
-            Client::ClaudeCode => 490_000,
-            Client::Codex | Client::Other => 40_000,
-        }
-    }
 }
 
 /// The parameters of `initialize`. A member of an unexpected type counts as missing.

@@ -82,7 +82,7 @@ impl Texts {
         make_private(&self.dir)?;
         let path = self.path(&parcel.ask_id, parcel.kind);
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        match writeln!(file, "{}", fence::words(parcel)) {
+        match writeln!(file, "{}", fence::marked_text(parcel)) {
             Ok(()) => Ok(path),
             Err(e) => fs::remove_file(path).and(Err(e)),
         }

@@ -15,6 +15,11 @@ use crate::wire::{Answer, Fault, Parcel, Roster, ToHub};
 /// handed over together.
 const TOGETHER: Duration = Duration::from_millis(20);
 
+/// The longest tool result, in characters of JSON. Claude Code shows its model up to 500,000 of a tool whose `_meta` says so, and
+/// of longer ones a short preview (measured); what other clients do is not known.
+const MAX_RESULT: usize = 490_000;
+const MAX_RESULT_OF_OTHERS: usize = 40_000;
+
 /// A request of the client that waits for the hub.
 pub enum Call {
     /// A tool call, and whether a model reads its result.
@@ -129,8 +134,8 @@ impl Channel {
         is_error: bool,
         mut parcels: Vec<Parcel>,
     ) {
-        let mut room =
-            self.program.max_tool_result().saturating_sub(structured.to_string().encode_utf16().count());
+        let most = if self.program == mcp::Client::ClaudeCode { MAX_RESULT } else { MAX_RESULT_OF_OTHERS };
+        let mut room = most.saturating_sub(structured.to_string().encode_utf16().count());
         let mut texts = vec![text];
         for (n, parcel) in parcels.iter_mut().enumerate() {
             if n == 0 {

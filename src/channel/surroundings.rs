@@ -102,7 +102,7 @@ pub struct Surroundings {
     /// The time of the client's first `tools/list`.
     pub listed: Option<Instant>,
     /// `RELAY_PUSH`, unless it is `auto`.
-    only: Option<wire::Path>,
+    pub only: Option<wire::Path>,
     /// The terminal that its user sits at. Known when forms have been looked at.
     pub terminal: Option<PathBuf>,
 }
@@ -161,11 +161,6 @@ impl Surroundings {
             fresh: true,
             ..Who::default()
         }
-    }
-
-    /// Whether `RELAY_PUSH` prescribes the path to this session.
-    pub fn is_way_forced(&self) -> bool {
-        self.only.is_some()
     }
 
     /// The paths to this session, the preferred one first.

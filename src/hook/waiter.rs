@@ -33,20 +33,20 @@ const BRIEF: Duration = Duration::from_millis(600);
 /// Waits, for the hook `event`, until the hub has a text for this session, prints it and exits with 2. Exits with 0 if
 /// it is not needed or the session ends.
 pub fn wait(dir: &DataDir, event: &str, transcript: &str) -> ExitCode {
-    let Some(stay) = Stay::of(event) else { return ExitCode::SUCCESS };
-    while !stay.is_over() {
+    let Some(lifetime) = Lifetime::of(event) else { return ExitCode::SUCCESS };
+    while !lifetime.is_over() {
         if let Ok(mut link) = Link::open(dir, Start::No)
-            && let Some(code) = wait_on(dir, &mut link, &stay, transcript)
+            && let Some(code) = wait_on(dir, &mut link, &lifetime, transcript)
         {
             return code;
         }
-        thread::sleep(stay.check()); // the session's channel starts a hub
+        thread::sleep(lifetime.check()); // the session's channel starts a hub
     }
     ExitCode::SUCCESS
 }
 
 /// When a waiter has to exit: when its session ends, at the latest.
-struct Stay {
+struct Lifetime {
     parent: u32,
     limit: Limit,
 }
@@ -60,21 +60,21 @@ enum Limit {
     Until(Instant),
 }
 
-impl Stay {
+impl Lifetime {
     /// In some cases Claude Code runs an asynchronous hook in the foreground, for up to a day: `SessionStart` hooks of
     /// any `claude -p`, and all hooks of one whose input is not a stream. A waiter must exit there: `None`. A `claude
     /// -p` whose input has ended waits 30 s for its waiters before it exits. (Measured: 2.1.197, 2.1.330.)
-    fn of(event: &str) -> Option<Stay> {
+    fn of(event: &str) -> Option<Lifetime> {
         let parent = parent_id();
         let in_terminal = std::env::var("CLAUDE_CODE_ENTRYPOINT").is_ok_and(|entry| entry == "cli");
         if in_terminal {
-            return Some(Stay { parent, limit: Limit::None });
+            return Some(Lifetime { parent, limit: Limit::None });
         }
         if event == "SessionStart" || !process::streams_input(parent) {
             return None;
         }
         let limit = polled_stdin(parent).map_or_else(|| Limit::Until(Instant::now() + BRIEF), Limit::Polled);
-        Some(Stay { parent, limit })
+        Some(Lifetime { parent, limit })
     }
 
     fn is_over(&self) -> bool {
@@ -113,7 +113,7 @@ fn has_stdin(poll: &Path) -> bool {
 }
 
 /// Waits on one connection; `None` if it is lost.
-fn wait_on(dir: &DataDir, link: &mut Link, stay: &Stay, transcript: &str) -> Option<ExitCode> {
+fn wait_on(dir: &DataDir, link: &mut Link, lifetime: &Lifetime, transcript: &str) -> Option<ExitCode> {
     let own = process::process_key(std::process::id());
     link.call(|id| ToHub::Wait { id, claude: process::key(parent_id()), process: own.clone() }).ok()?;
     // The client writes its transcript up to some 100 ms late, so the last hook of a turn may search too early.
@@ -124,11 +124,11 @@ fn wait_on(dir: &DataDir, link: &mut Link, stay: &Stay, transcript: &str) -> Opt
         if transcript.report(&link.sender, false) {
             active_until = now + ACTIVE;
         }
-        let pause = if now < active_until { SHORT_CHECK } else { stay.check() };
+        let pause = if now < active_until { SHORT_CHECK } else { lifetime.check() };
         match link.try_receive(Some(now + pause)) {
             Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(dir, link, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),
-            Ok(_) if stay.is_over() => return Some(ExitCode::SUCCESS),
+            Ok(_) if lifetime.is_over() => return Some(ExitCode::SUCCESS),
             Ok(None) if link.is_stale(dir) => return None,
             Ok(_) => {}
             Err(_) => return None,
