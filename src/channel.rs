@@ -59,7 +59,7 @@ struct Channel {
     texts: Texts,
     /// The program at the other end of stdin.
     program: mcp::Client,
-    /// Requests by that to the hub that each waits for.
+    /// The open calls, by the id of the request to the hub that each waits for.
     calls: HashMap<u64, Call>,
     /// The open call of `relay_wait`.
     wait: Option<Wait>,
@@ -131,7 +131,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     channel.client.who.paths = channel.paths();
     channel.client.who.session = channel.conversation();
     channel.answer_request(id, &method, &params);
-    // What earlier sessions left.
+    // Files of sessions that have ended.
     process::sweep(&dir.sessions(), Duration::MAX);
     texts::sweep(dir);
     let why = channel.serve(&all);
@@ -141,7 +141,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
 }
 
 /// The first request that depends on who the client is, with its method and parameters: `initialize`, or the tools for a client
-/// that does not introduce itself. Others are answered. `None` if the channel is to leave before.
+/// that does not introduce itself. Other requests are answered here. `None` if the channel has to exit first.
 fn first_request(received: &Receiver<Received>) -> io::Result<Option<(Id, String, String)>> {
     while let Ok(Received::Client(incoming)) = received.recv() {
         match incoming {
@@ -170,7 +170,7 @@ fn listen(received: &Sender<Received>) -> io::Result<()> {
     let mut all = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     spawn("signals", SMALL, move || {
         if all.forever().next().is_some() {
-            let _ = signals.try_send(Received::Signal); // a full queue: see below
+            let _ = signals.try_send(Received::Signal); // if the queue is full, the process exits below
             std::thread::sleep(LEAVE);
             std::process::exit(1); // the client does not read what it asked for
         }
@@ -203,7 +203,7 @@ impl Channel {
                 Ok(Received::Inbox(push, error)) => self.pushed(&push, Path::Inbox, error),
                 Ok(Received::Signal) => return "a signal",
                 Ok(Received::ClientGone) => self.ending = true,
-                Err(_) => {} // it is time for something
+                Err(_) => {} // a deadline has passed
             }
             let now = Instant::now();
             let late = self.client.expire(now);
@@ -266,7 +266,7 @@ impl Channel {
         self.print(&answer);
     }
 
-    /// Claude Code's id of the conversation. Another client that runs inside of a session has that session's in its environment.
+    /// Claude Code's id of the conversation. Another client that was started from a session inherits that session's id.
     fn conversation(&self) -> Option<String> {
         self.session.id().filter(|_| self.program == mcp::Client::ClaudeCode)
     }
@@ -320,7 +320,7 @@ impl Channel {
         let paths: Vec<&str> = self.client.who.paths.iter().map(|p| p.name()).collect();
         log::info!(name = name, paths = paths.join(" "); "register_ack");
         if self.lists_resources {
-            self.resources_changed = true; // meanwhile they may have
+            self.resources_changed = true; // they may have changed meanwhile
         }
         let file = &self.session.file;
         if file.status.is_some() {
@@ -335,7 +335,7 @@ impl Channel {
         let error = match (path, self.session.inbox()) {
             (Path::Form, _) => return self.open_form(parcel),
             (Path::Tool, _) => return self.arrived.push(parcel),
-            (Path::Inbox, Some(socket)) => return drop(self.inbox.send((socket, parcel))), // it runs as long as the channel
+            (Path::Inbox, Some(socket)) => return drop(self.inbox.send((socket, parcel))), // its thread runs as long as the channel
             (Path::Channel, _) => {
                 let params = json!({"content": fence::body(&parcel), "meta": fence::channel_meta(&parcel)});
                 (!self.print(&mcp::notification("notifications/claude/channel", params)))

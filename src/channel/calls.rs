@@ -24,7 +24,7 @@ const MAX_RESULT_OF_OTHERS: usize = 40_000;
 pub enum Call {
     /// A tool call, and whether a model reads its result.
     Tool(Id, bool),
-    /// `relay_wait`: only the error counts if there is no hub.
+    /// `relay_wait`: it ends with an error if no hub can be reached.
     Wait(Id),
     /// `resources/list`, or `resources/read` of an address.
     Resources(Id, Option<String>),
@@ -57,7 +57,7 @@ impl Channel {
                 self.open_wait(id.clone(), Duration::from_secs(longest));
                 Call::Wait(id)
             }
-            // A model of Codex is behind a call only if the call says so.
+            // Codex also calls tools itself; a call by its model has an id.
             _ => Call::Tool(id, self.program != mcp::Client::Codex || call.meta["callId"].is_string()),
         };
         self.ask_hub(|id| tool.request(id, &unique), call);
@@ -88,7 +88,7 @@ impl Channel {
 
     fn end_wait_if(&mut self, is_over: impl FnOnce(&mut Wait) -> bool) {
         let Some(wait) = self.wait.take_if(is_over) else { return };
-        self.update_paths(); // first, so that the hub pushes nothing more by it
+        self.update_paths(); // first, so that the hub pushes nothing more by `tool`
         let parcels = std::mem::take(&mut self.arrived);
         self.end_call(&wait.call, tools::render_wait(parcels.len()), false, parcels);
     }

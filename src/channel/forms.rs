@@ -11,9 +11,9 @@ use crate::process;
 use crate::width;
 use crate::wire::{FormEnd, Kind, MAX_TEXT, Parcel, PeerKind, ToHub};
 
-/// The columns of a terminal that does not tell.
+/// The assumed number of columns if the terminal does not report it.
 const COLUMNS: usize = 80;
-/// What Claude Code draws beside the text of a form, in columns, and the least that is left for it.
+/// The columns that Claude Code uses beside the text of a form, and the least that the text gets.
 const MARGIN: usize = 14;
 const LEAST: usize = 20;
 /// The longest directory in the first line, in columns: Claude Code 2.1.332 shows three lines of a message (measured).
@@ -22,7 +22,7 @@ const MAX_DIRECTORY: usize = 60;
 /// The end of an answer that was too long.
 const CUT: &str = "\n[the rest of this answer was too long]";
 
-/// A form that the client shows. Its request has the push as its id.
+/// A form that the client shows. The id of its request is the push.
 pub struct OpenForm {
     push: String,
     pub(super) ask_id: String,
@@ -46,7 +46,7 @@ impl Channel {
         self.forms.push(OpenForm { push, ask_id, kind });
     }
 
-    /// The client has closed a form: so the hub is told. An answer to anything else is ignored.
+    /// Reports to the hub that the client has closed a form. An answer to anything else is ignored.
     pub(super) fn form_answered(&mut self, id: &Id, result: Option<&str>) {
         let is_it = |form: &OpenForm| Id::from_name(&form.push).as_ref() == Some(id);
         let Some(at) = self.forms.iter().position(is_it) else { return };
@@ -72,7 +72,7 @@ fn end(kind: Kind, result: Option<&str>) -> FormEnd {
     match (elicited["action"].as_str(), kind, content["answer"].as_str()) {
         (Some("accept"), Kind::Consent, _) => FormEnd::Allowed { always: content["always"] == true },
         (Some("accept"), _, Some(answer)) if !answer.trim().is_empty() => {
-            // The hub takes no longer text, and the person cannot be told.
+            // The hub refuses a longer text, and the person could not be told.
             let end = (0..=MAX_TEXT - CUT.len()).rev().find(|at| answer.is_char_boundary(*at));
             let (text, rest) = answer.split_at(end.unwrap_or_default());
             FormEnd::Answered { text: if rest.is_empty() { text.to_owned() } else { format!("{text}{CUT}") } }

@@ -15,7 +15,7 @@ pub use results::{describe, render, render_fault, render_wait};
 
 /// The default timeout of an ask, in seconds.
 pub const TIMEOUT_S: u64 = 600;
-/// Seconds that `relay_wait` waits when the caller does not say: official clients give up on a call after 60.
+/// The default duration of `relay_wait`, in seconds: official clients give up a call after 60.
 pub const WAIT_S: u64 = 45;
 /// The longest name or id, in bytes.
 const MAX_LABEL: usize = 256;
@@ -51,7 +51,7 @@ pub struct Call {
     pub name: String,
     #[serde(default)]
     arguments: Option<Box<RawValue>>,
-    /// By Codex with `callId`, the model's call.
+    /// Codex sets `callId` if its model makes the call.
     #[serde(default, rename = "_meta")]
     pub meta: Value,
 }
@@ -137,8 +137,8 @@ impl TryFrom<f64> for Seconds {
     }
 }
 
-/// The answer to `tools/list`, as JSON text on one line. A client whose model messages reach by themselves needs no
-/// `relay_wait`.
+/// The answer to `tools/list`, as JSON text on one line. A client that can be pushed to
+/// gets no `relay_wait`.
 pub fn list(is_pushable: bool) -> Box<RawValue> {
     let mut text = LIST.replace('\n', " ");
     for (place, by_push, by_tool) in ARRIVALS {
@@ -177,7 +177,7 @@ fn read(tool: &str, arguments: Option<&RawValue>) -> Result<Tool, String> {
     let each: BTreeMap<String, &RawValue> =
         serde_json::from_str(text).map_err(|e| format!("the arguments are no object: {}", shown(e)))?;
     read(text).map_err(|e| {
-        // The error does not tell which argument is wrong: that one is wrong by itself too.
+        // The error does not name the argument. A wrong argument is also wrong without the others.
         let wrong = each.iter().find_map(|(name, value)| {
             let alone = serde_json::to_string(&BTreeMap::from([(name, value)])).ok()?;
             let why = shown(read(&alone).err()?);
@@ -188,8 +188,8 @@ fn read(tool: &str, arguments: Option<&RawValue>) -> Result<Tool, String> {
 }
 
 impl Tool {
-    /// The request to the hub. `unique` makes the id of an ask or a broadcast: it is ours, so that a request can be sent again
-    /// and still counts once.
+    /// The request to the hub. `unique` makes the id of an ask or a broadcast: created here, it lets a repeated request count
+    /// once.
     pub fn request(self, id: u64, unique: &str) -> ToHub {
         match self {
             // Every answer brings the messages that wait for the session.

@@ -65,7 +65,7 @@ fn progress(state: State) -> &'static str {
     }
 }
 
-/// What `relay_ask` brought.
+/// The result of `relay_ask`.
 fn asked(ask_id: &str, to: &str, state: State, thread: &str, is_pushed: bool) -> (String, Value) {
     let arrival = match is_pushed {
         true => "arrives by itself as a message with this ask_id; go on without waiting or polling",
@@ -91,7 +91,7 @@ pub fn render_wait(messages: usize) -> (String, Value) {
     (text, json!({"ok": true, "messages": []}))
 }
 
-/// The roster for programs: as the hub has it, and with the names that the original claude-relay gave the same things.
+/// The roster for programs, with the keys of the original claude-relay beside ours.
 fn peers(roster: &Roster) -> Value {
     let mut all = json!(roster);
     for peer in all.get_mut("peers").and_then(Value::as_array_mut).into_iter().flatten() {
