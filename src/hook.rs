@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
@@ -54,13 +54,8 @@ pub struct Input {
     #[serde(default)]
     stop_hook_active: bool,
     tool_name: Option<String>,
-    tool_input: Option<ToolInput>,
-}
-
-/// The arguments of a tool call that are used.
-#[derive(Debug, Default, Deserialize)]
-struct ToolInput {
-    ask_id: Option<String>,
+    #[serde(default)]
+    tool_input: Value,
 }
 
 impl Input {
@@ -91,9 +86,9 @@ impl Input {
     }
 
     /// The ask that a call of `relay_reply` is about.
-    pub fn answered_ask(&mut self) -> Option<String> {
-        let is_reply = self.tool_name.as_ref().is_some_and(|name| name.ends_with("__relay_reply"));
-        self.tool_input.take().filter(|_| is_reply)?.ask_id
+    pub fn answered_ask(&self) -> Option<String> {
+        let tool = self.tool_name.as_ref().filter(|name| name.ends_with("__relay_reply"));
+        tool.and_then(|_| self.tool_input["ask_id"].as_str()).map(str::to_owned)
     }
 }
 

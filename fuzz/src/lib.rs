@@ -149,7 +149,7 @@ fn id_of(answer: &str) -> Option<String> {
 
 /// A hook's input, and lines of a transcript: only identifiers that are present are found.
 pub fn hook(data: &[u8]) {
-    if let Ok(mut input) = serde_json::from_slice::<hook::Input>(data) {
+    if let Ok(input) = serde_json::from_slice::<hook::Input>(data) {
         let _ = (input.event(), input.answered_ask());
     }
     let pushes = hook::pushes_in(data);
