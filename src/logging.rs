@@ -47,11 +47,9 @@ const FILE_NAME: &[FormatItem] = format_description!("relay-[year]-[month]-[day]
 pub fn init(dir: &Path, proc: &'static str, stderr: bool) {
     let level = std::env::var("RELAY_LOG").ok().and_then(|level| level.parse().ok());
     let level = level.unwrap_or(LevelFilter::Info);
-    let files =
-        DayFiles { dir: dir.to_owned(), proc, debug: level >= LevelFilter::Debug, counts: Mutex::default() };
     let stderr = (stderr && level != LevelFilter::Off).then(readable_lines);
-    // Fails only if a logger is installed already, which then stays.
-    let _ = CombinedLogger::init(vec![Box::new(Sinks { level, files, stderr })]);
+    let sink = Sink { level, dir: dir.to_owned(), proc, counts: Mutex::default(), stderr };
+    let _ = CombinedLogger::init(vec![Box::new(sink)]); // fails only if a logger is installed already, which then stays
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         // Without the message, which may quote input.
@@ -60,22 +58,26 @@ pub fn init(dir: &Path, proc: &'static str, stderr: bool) {
     }));
 }
 
-/// The JSON lines, and where somebody may read them the readable lines on stderr.
-struct Sinks {
+/// The files of JSON lines, and where somebody may read them the readable lines on stderr. One JSON line: `ts`, `level`, `proc`,
+/// `pid`, `event`, then the fields in their order.
+struct Sink {
     level: LevelFilter,
-    files: DayFiles,
+    dir: PathBuf,
+    proc: &'static str,
+    /// The number of lines in a second, by `Level as usize`, which begins at 1.
+    counts: Mutex<[(i64, u32); 6]>,
     /// To the thread that writes them: a client may never read our stderr.
     stderr: Option<Sender<String>>,
 }
 
-impl Log for Sinks {
+impl Log for Sink {
     fn enabled(&self, metadata: &Metadata) -> bool {
         metadata.level() <= self.level
     }
 
     fn log(&self, record: &Record) {
         let now = OffsetDateTime::now_utc();
-        let _ = self.files.write(now, record); // see the module
+        let _ = self.write(now, record); // see the module
         if let Some(stderr) = &self.stderr {
             let _ = stderr.try_send(readable_line(now, record)); // dropped if the backlog is full
         }
@@ -92,7 +94,7 @@ impl Log for Sinks {
     }
 }
 
-impl SharedLogger for Sinks {
+impl SharedLogger for Sink {
     fn level(&self) -> LevelFilter {
         self.level
     }
@@ -106,17 +108,7 @@ impl SharedLogger for Sinks {
     }
 }
 
-/// The files of JSON lines. One line: `ts`, `level`, `proc`, `pid`, `event`, then the fields in their order.
-struct DayFiles {
-    dir: PathBuf,
-    proc: &'static str,
-    /// Whether lines are written at any rate.
-    debug: bool,
-    /// The number of lines in a second, by `Level as usize`, which begins at 1.
-    counts: Mutex<[(i64, u32); 6]>,
-}
-
-impl DayFiles {
+impl Sink {
     fn is_flooded(&self, now: OffsetDateTime, level: Level) -> bool {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let (second, lines) = &mut counts[level as usize];
@@ -124,7 +116,7 @@ impl DayFiles {
             (*second, *lines) = (now.unix_timestamp(), 0);
         }
         *lines += 1;
-        level != Level::Error && !self.debug && *lines > MAX_LINES_PER_SECOND
+        level != Level::Error && self.level < LevelFilter::Debug && *lines > MAX_LINES_PER_SECOND
     }
 
     fn write(&self, now: OffsetDateTime, record: &Record) -> io::Result<()> {
@@ -243,16 +235,16 @@ mod tests {
     const NOW: OffsetDateTime = datetime!(2026-11-23 06:58:00.123 UTC);
     const TODAY: &str = "relay-2026-11-23.log";
 
-    fn day_files(test: &str) -> DayFiles {
+    fn day_files(test: &str) -> Sink {
         let dir = dir(&format!("logging-{test}")).join("logs");
-        DayFiles { dir, proc: "test", debug: false, counts: Mutex::default() }
+        Sink { level: LevelFilter::Info, dir, proc: "test", counts: Mutex::default(), stderr: None }
     }
 
-    fn remove(files: &DayFiles) {
+    fn remove(files: &Sink) {
         fs::remove_dir_all(files.dir.parent().expect("the test's directory")).expect("removed");
     }
 
-    fn names(files: &DayFiles) -> Vec<String> {
+    fn names(files: &Sink) -> Vec<String> {
         let entries = fs::read_dir(&files.dir).expect("the log's directory");
         let mut names: Vec<_> =
             entries.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect();
@@ -267,7 +259,7 @@ mod tests {
         use_record(&builder.args(format_args!("{event}")).build())
     }
 
-    fn write(files: &DayFiles, now: OffsetDateTime, event: &str) {
+    fn write(files: &Sink, now: OffsetDateTime, event: &str) {
         let _ = with_record(event, &("conn", 7), |record| files.write(now, record));
     }
 
