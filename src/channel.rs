@@ -109,7 +109,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     let away = prepared.err().unwrap_or_else(|| "the hub has not been reached yet; retry".to_owned());
     let (inbox, to_inbox) = unbounded();
     let done = move |push, error| received.send(Received::Inbox(push, error)).is_ok();
-    inbox::serve(Texts::new(dir, session.key.clone()), to_inbox, done);
+    inbox::serve(Texts::new(dir, session.key.clone()), to_inbox, done)?;
     log::debug!(key = session.key; "channel_start");
     let mut channel = Channel {
         client: Client::new(tokens, session.who(identity), unreachable(away)),

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -249,7 +248,8 @@ pub enum FromHub {
     Down(Fault),
 }
 
-/// Keeps a connection to the hub, and reconnects, until `receive` returns `false`.
+/// Keeps a connection to the hub, and reconnects, until `receive` returns `false`. The pause before an attempt is longer after
+/// each failure, up to 2 s.
 pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
     let mut failures = 0;
     loop {
@@ -281,16 +281,8 @@ pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
         if !receive(FromHub::Down(why)) {
             return;
         }
-        thread::sleep(backoff(failures));
+        thread::sleep(Duration::from_millis((10 << failures.min(8)).min(2000)));
     }
-}
-
-/// The pause before the next attempt: longer after each failure, up to 2 s, with jitter for sessions that lost the same
-/// hub.
-fn backoff(failures: u32) -> Duration {
-    let most = (10_u64 << failures.min(8)).min(2000);
-    let jitter = RandomState::new().hash_one(failures) % most;
-    Duration::from_millis(most / 2 + jitter / 2)
 }
 
 /// Starts a hub that outlives this process. Of several that are started at once, the one that gets the lock stays.

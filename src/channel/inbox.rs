@@ -30,8 +30,8 @@ pub fn serve(
     texts: Texts,
     parcels: Receiver<(PathBuf, Parcel)>,
     done: impl Fn(String, Option<String>) -> bool + Send + 'static,
-) {
-    let serve = move || {
+) -> io::Result<()> {
+    spawn("inbox", PARSER, move || {
         let token = std::env::var("CLAUDE_CODE_MESSAGING_TOKEN").ok();
         for (socket, mut parcel) in parcels {
             let id = message_id(&parcel.push);
@@ -43,10 +43,7 @@ pub fn serve(
                 return;
             }
         }
-    };
-    if let Err(e) = spawn("inbox", PARSER, serve) {
-        log::warn!(error:% = e; "no_inbox_thread");
-    }
+    })
 }
 
 /// The message id in the form of a UUID, as the inbox requires.
