@@ -165,8 +165,13 @@ pub fn words(p: &Parcel) -> String {
     }
 }
 
-/// Instructions for the model, by the kind of the parcel.
+/// Instructions for the model.
 fn advice(p: &Parcel) -> Option<String> {
+    let again = p.again.then(|| format!("This may have come already: act on {} once.", label(&p.ask_id)));
+    again.into_iter().chain(advice_by_kind(p)).reduce(|again, advice| format!("{again} {advice}"))
+}
+
+fn advice_by_kind(p: &Parcel) -> Option<String> {
     let gave = if p.by.is_some() { "A person gave this answer. " } else { "" };
     let about =
         p.about.as_deref().map(|about| format!("{gave}It answers this session's question: {}", label(about)));
@@ -408,6 +413,7 @@ mod tests {
             code: None,
             broadcast: None,
             late: false,
+            again: false,
         }
     }
 
@@ -453,6 +459,9 @@ mod tests {
             text(&typed).starts_with("[relay kind=reply ask_id=ask_1 from=backend by=person push=c0ffee]\n")
         );
         assert!(body(&typed).contains("A person gave this answer. It answers"), "{}", body(&typed));
+
+        let again = Parcel { again: true, ..parcel(Kind::Reply, "yes") };
+        assert_eq!(body(&again), "> yes\n\nThis may have come already: act on ask_1 once.");
 
         let failed = Parcel { code: Some(Code::PeerGone), ..parcel(Kind::Failed, "it left\u{1b}[0m") };
         assert_eq!(

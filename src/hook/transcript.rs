@@ -85,8 +85,8 @@ impl Transcript {
             line.clear();
         }
         found.keep_newest();
-        let Receipts { seen, queued, .. } = &mut found;
-        queued.retain(|push| !seen.contains(push));
+        let Receipts { seen, queued, refused, .. } = &mut found;
+        queued.retain(|push| !seen.contains(push) && !refused.contains(push));
         Ok(found)
     }
 }

@@ -87,7 +87,7 @@ impl Router {
         for no in self.inboxes(&self.peers_of(claude)) {
             if self.last_attempt(no).is_some_and(|a| a.in_doubt && a.rests >= 2) {
                 self.forget_attempt(no);
-                self.dispatch(no);
+                self.push_again(no);
             }
         }
     }
@@ -215,7 +215,7 @@ impl Router {
                 self.mark_path_dead(to, path);
             }
         }
-        self.dispatch(no);
+        self.push_again(no);
     }
 
     fn mark_path_dead(&mut self, to: PeerNo, path: Path) {
