@@ -10,6 +10,7 @@
 mod client;
 mod crash;
 mod judge;
+mod screen;
 mod session;
 mod truth;
 mod world;

@@ -31,16 +31,16 @@ pub enum Way {
 pub struct Conversation {
     pub busy: bool,
     /// Numbers the turns.
-    turn: u64,
+    pub turn: u64,
     pub queue: VecDeque<Parcel>,
     pub late: Vec<(Ms, bool, Parcel)>,
     /// How often the transcript told that the client has queued a text of `late`.
     pub enqueued: usize,
     /// Whether the client shows a screen of its own, and what came meanwhile.
-    screen: bool,
-    behind: Vec<Parcel>,
+    pub screen: bool,
+    pub behind: Vec<Parcel>,
     /// The identifiers of pushes that the transcript tells were refused.
-    refused: Vec<String>,
+    pub refused: Vec<String>,
     /// The identifiers of pushes in the transcript; with `true` in the result of a tool call.
     transcript: Vec<(String, bool)>,
     /// Asks that may be answered.
@@ -392,40 +392,6 @@ impl World {
         if prompts {
             self.fire(i, HookEvent::Prompt, vec![parcel.push]);
         }
-    }
-
-    /// An idle session shows a screen of the client's own, or closes it. The session's file tells that.
-    pub fn toggle_screen(&mut self, i: usize) {
-        let peer = &mut self.peers[i];
-        if !peer.alive || !peer.is_session() || !peer.polls || peer.conversation.busy {
-            return;
-        }
-        peer.conversation.screen = !peer.conversation.screen;
-        self.close_screen(i, false);
-    }
-
-    /// What came while the screen was open comes now.
-    pub fn close_screen(&mut self, i: usize, force: bool) {
-        let conversation = &mut self.peers[i].conversation;
-        conversation.screen &= !force;
-        if !conversation.screen {
-            let behind = std::mem::take(&mut conversation.behind);
-            behind.into_iter().for_each(|parcel| self.offer(i, parcel));
-        }
-    }
-
-    /// The client accepts a text as a prompt, of which nothing comes.
-    pub fn drop_prompt(&mut self, i: usize, parcel: &Parcel, is_told: bool) {
-        let Peer { conversation, hooks, modern, client, .. } = &mut self.peers[i];
-        if !*hooks || conversation.screen || conversation.busy && !*modern {
-            return;
-        }
-        conversation.turn += u64::from(!conversation.busy);
-        if is_told {
-            conversation.refused.push(parcel.push.clone());
-        }
-        client.iter_mut().for_each(|client| client.told_activity = None);
-        self.fire(i, HookEvent::Prompt, vec![parcel.push.clone()]);
     }
 
     /// The text is in the conversation.
