@@ -382,6 +382,9 @@ pub struct Parcel {
     /// A reply that came after its ask had timed out.
     #[serde(default)]
     pub late: bool,
+    /// Whether an earlier push of this text may have arrived.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// How a form was closed.

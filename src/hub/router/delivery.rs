@@ -279,8 +279,14 @@ impl Router {
             self.arm(now + self.limits.confirm, Timer::Confirm(no));
         } else {
             self.forget_attempt(no);
-            self.dispatch(no);
+            self.push_again(no);
         }
+    }
+
+    /// Dispatches a text whose last push may have arrived. The next push says so.
+    pub(super) fn push_again(&mut self, no: DeliveryNo) {
+        self.deliveries.get_mut(&no).into_iter().for_each(|delivery| delivery.parcel.again = true);
+        self.dispatch(no);
     }
 
     /// Removes the last attempt, so that its path can be tried again.

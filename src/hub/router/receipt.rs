@@ -76,7 +76,7 @@ impl Router {
         let is_lost = |a: &Attempt| matches!(a.stage, Stage::InDoubt { rests: 2.., .. });
         for no in self.pushes_to(&self.peers_of(claude), is_lost) {
             self.forget_attempt(no);
-            self.dispatch(no);
+            self.push_again(no);
         }
     }
 
@@ -219,7 +219,7 @@ impl Router {
                 self.mark_path_dead(to, path);
             }
         }
-        self.dispatch(no);
+        self.push_again(no);
     }
 
     fn mark_path_dead(&mut self, to: PeerNo, path: Path) {

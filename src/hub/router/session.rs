@@ -20,6 +20,8 @@ const MAX_UNTIED: usize = 1024;
 const MAX_WAITER_LOAD: usize = 80_000;
 /// The size of the header and framing of a text there.
 pub(super) const WAITER_OVERHEAD: usize = 1_500;
+/// In place of the turn that a prompt began, where it came in the middle of one.
+const NO_TURN: &str = "";
 /// The longest key of a process, in bytes.
 const MAX_KEY: usize = 128;
 
@@ -72,8 +74,11 @@ impl Router {
         session.hooked = true;
         session.last_hook = Some(now);
         session.ended = event == HookEvent::End;
-        // A prompt in the middle of a turn has the identifier of that turn, and other hooks may refuse it alone.
-        let begins = event == HookEvent::Prompt && hook.turn.is_some() && hook.turn != session.turn;
+        // A prompt in the middle of a turn has the identifier of that turn, and other hooks may refuse it alone. It may be the
+        // first of a turn that a waiter began.
+        let is_busy = matches!(session.activity, Activity::Busy | Activity::Waiting);
+        let is_new = hook.turn.is_some() && hook.turn != session.turn;
+        let begins = event == HookEvent::Prompt && is_new && !is_busy;
         if begins {
             session.turn.clone_from(&hook.turn);
         }
@@ -115,7 +120,9 @@ impl Router {
     fn turn_news(&mut self, hook: &HookReport, peers: &[PeerNo], begins: bool) -> Vec<OwedAsk> {
         let HookReport { event, turn, ask_id, reason, .. } = hook;
         match event {
-            HookEvent::Prompt if begins => turn.iter().for_each(|turn| self.turn_began(peers, turn)),
+            HookEvent::Prompt => {
+                turn.iter().for_each(|turn| self.turn_began(peers, if begins { turn } else { NO_TURN }));
+            }
             HookEvent::Stop | HookEvent::StopAgain => {
                 turn.iter().for_each(|turn| self.confirm_turn(peers, turn));
                 let again = *event == HookEvent::StopAgain;
