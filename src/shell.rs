@@ -43,7 +43,7 @@ pub enum Failure {
     Fault(Fault),
     /// Any other error. `BrokenPipe` means that nobody reads standard output any more.
     Io(io::Error),
-    /// There is nothing to report, but the exit code.
+    /// Nothing is left to report; the command ends with this exit code.
     Exit(ExitCode),
 }
 

@@ -142,7 +142,7 @@ fn print(text: &str) -> Result<Args, Failure> {
     Err(Failure::Exit(ExitCode::SUCCESS))
 }
 
-/// Reports an error that is never JSON: what would say so may not be parsed yet.
+/// Reports a usage error as text, never as JSON: `--json` may not have been parsed yet.
 fn usage_error(command: Option<&Command>, why: &str) -> Failure {
     let name = command.map(|c| format!(" {}", c.name)).unwrap_or_default();
     err(&format!("relay{name}: {}\nTry 'relay{name} --help'.\n", clean(why))); // `why` quotes the command line

@@ -106,7 +106,7 @@ impl Console {
         let line: Vec<u8> = match self.unread.iter().position(|byte| *byte == b'\n') {
             Some(at) => self.unread.drain(..=at).collect(),
             None if !self.is_closed => {
-                self.unread.truncate(MAX_TEXT + 1); // the hub refuses what is as long
+                self.unread.truncate(MAX_TEXT + 1); // the hub refuses a text of that length
                 return None;
             }
             None if self.unread.is_empty() => return Some(Input::End),
