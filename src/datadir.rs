@@ -110,11 +110,6 @@ impl DataDir {
         self.of_machine(SOCKET)
     }
 
-    /// The hub's journal.
-    pub fn journal_path(&self) -> PathBuf {
-        self.of_machine(JOURNAL)
-    }
-
     /// The path of a file of this machine's hub.
     fn of_machine(&self, file: &str) -> PathBuf {
         self.0.join(named(file, &self.suffix()))
@@ -433,7 +428,7 @@ mod tests {
         assert_eq!(dir.other_machine().as_deref(), Some("other-machine"));
         let claim = dir.claim().expect("a lock file").expect("the lock");
         assert_eq!(claim.socket_path(), dir.0.join(format!("hub-{host}.sock")));
-        assert_eq!(claim.journal_path(), dir.journal_path());
+        assert_eq!(claim.journal_path(), dir.0.join(format!("hub-{host}.journal")));
         let lock = fs::read_to_string(dir.0.join(LOCK)).expect("it is there");
         assert_eq!(lock, "1\nother-machine\nother-boot\n");
         let _listener = claim.bind().expect("bound");

@@ -164,8 +164,13 @@ pub fn marked_text(p: &Parcel) -> String {
     if is_from_peer(p) { quote(&p.text) } else { clean(&p.text) }
 }
 
-/// Instructions for the model, by the kind of the parcel.
+/// Instructions for the model.
 fn advice(p: &Parcel) -> Option<String> {
+    let again = p.again.then(|| format!("This may have come already: act on {} once.", label(&p.ask_id)));
+    again.into_iter().chain(advice_by_kind(p)).reduce(|again, advice| format!("{again} {advice}"))
+}
+
+fn advice_by_kind(p: &Parcel) -> Option<String> {
     let gave = if p.by.is_some() { "A person gave this answer. " } else { "" };
     let about =
         p.about.as_deref().map(|about| format!("{gave}It answers this session's question: {}", label(about)));
@@ -407,6 +412,7 @@ mod tests {
             code: None,
             broadcast: None,
             late: false,
+            again: false,
         }
     }
 
@@ -452,6 +458,9 @@ mod tests {
             text(&typed).starts_with("[relay kind=reply ask_id=ask_1 from=backend by=person push=c0ffee]\n")
         );
         assert!(body(&typed).contains("A person gave this answer. It answers"), "{}", body(&typed));
+
+        let again = Parcel { again: true, ..parcel(Kind::Reply, "yes") };
+        assert_eq!(body(&again), "> yes\n\nThis may have come already: act on ask_1 once.");
 
         let failed = Parcel { code: Some(Code::PeerGone), ..parcel(Kind::Failed, "it left\u{1b}[0m") };
         assert_eq!(

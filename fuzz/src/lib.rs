@@ -224,5 +224,6 @@ fn parcel(kind: Kind, raw: &str) -> Parcel {
         broadcast: None,
         thread: text(),
         late: false,
+        again: true,
     }
 }

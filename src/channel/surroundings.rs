@@ -213,16 +213,20 @@ fn is_set(name: &str, value: &str) -> bool {
     std::env::var_os(name).is_some_and(|set| set == value)
 }
 
-/// Whether `crossSessionInbound` is `hold` in the settings that apply in `cwd`: the user's, the project's, the user's for
-/// the project; the last one that has it counts.
+/// Whether `crossSessionInbound` is `hold` in the settings that apply in `cwd`: those of the machine, the user, and the
+/// project. The strictest counts, and one that Claude Code does not know is `hold`.
 fn holds_messages(cwd: &Path) -> bool {
+    let managed = ["/etc/claude-code", "/Library/Application Support/ClaudeCode"]
+        .map(|dir| PathBuf::from(dir).join("managed-settings.json"));
     let user = datadir::config_dir().map(|dir| dir.join("settings.json"));
     let project = ["settings.json", "settings.local.json"].map(|name| cwd.join(".claude").join(name));
     let setting = |path: PathBuf| {
         let settings: Value = serde_json::from_str(&read(path)?).ok()?;
         settings.get("crossSessionInbound")?.as_str().map(str::to_owned)
     };
-    user.into_iter().chain(project).filter_map(setting).next_back().as_deref() == Some("hold")
+    let strictness = |setting: String| ["accept", "hold", "refuse"].iter().position(|s| *s == setting);
+    let settings = managed.into_iter().chain(user).chain(project).filter_map(setting);
+    settings.map(|setting| strictness(setting).unwrap_or(1)).max() == Some(1)
 }
 
 #[cfg(test)]
@@ -252,6 +256,26 @@ mod tests {
         assert!(names_relay(["claude", "--channels", "server:a server:relay", ""].into_iter()));
         assert!(!names_relay(["claude", "say --channels server:relay"].into_iter()));
         assert!(!channel_flag(std::process::id()));
+    }
+
+    #[test]
+    fn a_project_can_hold_messages_and_not_release_them() {
+        let dir = dir("held");
+        fs::create_dir(dir.join(".claude")).expect("a directory");
+        for (shared, local, is_held) in [
+            ("accept", "accept", false),
+            ("hold", "accept", true),
+            ("accept", "hold", true),
+            ("hold", "refuse", false),
+            ("accept", "of another version", true),
+        ] {
+            for (name, setting) in [("settings.json", shared), ("settings.local.json", local)] {
+                let text = serde_json::json!({"crossSessionInbound": setting}).to_string();
+                write(&dir.join(".claude").join(name), &text);
+            }
+            assert_eq!(holds_messages(&dir), is_held, "{shared}, {local}");
+        }
+        fs::remove_dir_all(dir).expect("removed");
     }
 
     #[test]
