@@ -353,6 +353,7 @@ fn holder_of_the_peers_socket_cannot_pose_as_a_hook_of_the_hubs_machine() {
     waiter.call(json!({"type": "wait", "claude": "1-2-3", "process": "8-8-8"})).expect("ben's waiter");
     let push = waiter.take_push();
     assert_eq!(push["text"], "hm?");
+    waiter.call(json!({"type": "peers"})).expect("the push has been reported");
     thief.say(&json!({"type": "seen", "claude": "1-2-3", "seen": [push["push"]]}));
     thief.call(json!({"type": "peers"})).expect("it has been heard");
     let peers = ann.call(json!({"type": "peers"})).expect("peers");

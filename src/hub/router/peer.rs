@@ -10,7 +10,7 @@ use super::session::Session;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
 use crate::wire::{
-    Activity, Answer, Code, Event, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, fault, refused,
+    Activity, Answer, Code, Event, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, refused,
 };
 
 /// The limit of lost asks in one registration, and of undelivered texts to a peer that is told of another one.
@@ -26,7 +26,7 @@ pub(super) struct Peer {
     pub wanted: String,
     /// `None` while it may reconnect.
     pub conn: Option<ConnId>,
-    /// The newest connection that it registered on.
+    /// The last connection that it registered on.
     newest: ConnId,
     /// The time until which it may reconnect.
     pub grace: Option<Ms>,
@@ -68,13 +68,6 @@ impl Router {
         }
         check(&who)?;
         let known = self.by_identity.get(&who.peer).copied();
-        if known.is_some_and(|no| self.peer(no).newest > conn && self.peer(no).who.secret == who.secret) {
-            // The peer has registered on a newer connection; this one is stale.
-            let over = fault(Code::AlreadyRegistered, "this session has registered on a newer connection");
-            self.answer(conn, id, Err(over));
-            self.close(conn);
-            return Ok(None);
-        }
         let (fresh, open_forms) = (who.fresh, std::mem::take(&mut who.open_forms));
         let no = match known {
             Some(no) => self.come_back(no, who)?,
