@@ -326,7 +326,7 @@ impl Router {
              was lost; ask again if it still matters"
         );
         let mut parcel = self.parcel(Kind::Failed, id, me, text, "");
-        (parcel.from, parcel.code) = (to, Some(Code::HubUnreachable));
+        (parcel.from, parcel.code, parcel.again) = (to, Some(Code::HubUnreachable), true); // another end may have come
         self.post(me, parcel, None);
     }
 
