@@ -46,8 +46,8 @@ fn describe(list: &AskList, columns: Option<usize>) -> String {
     }));
     let mut ended = vec![["FROM", "TO", "ENDED", "ID", "RESULT"].map(str::to_owned)];
     ended.extend(list.ended.iter().map(|ask| {
-        let (at, result) =
-            (format!("{} ago", span(ask.ended_s)), ask.code.map_or("answered", |code| code.name()));
+        let end = if ask.withdrawn { "withdrawn" } else { "answered" };
+        let (at, result) = (format!("{} ago", span(ask.ended_s)), ask.code.map_or(end, |code| code.name()));
         [ask.from.clone(), ask.to.clone(), at, short_id(&ask.ask_id), result.to_owned()]
     }));
     let open = match list.open.is_empty() {

@@ -158,10 +158,10 @@ impl Member {
             Event::Ended { request, result: Err(fault), .. } => {
                 self.handle_refusal(&request, fault.code, &fault.message)
             }
-            Event::Told(ToClient::State { ask_id, state, detail, .. }) => {
+            Event::Told(ToClient::State { ask_id, state, note, detail, .. }) => {
                 let asked = self.asked.iter().find(|(id, _)| *id == ask_id);
                 let Some((_, to)) = asked.filter(|_| state < State::Replied) else { return Ok(None) };
-                format!("{to}: {}", detail.as_deref().unwrap_or(state.name()))
+                format!("{to}: {}", note.and(detail).as_deref().unwrap_or(state.name()))
             }
             Event::Told(ToClient::Over { ask_id, code }) => {
                 return Ok(self.handle_question_end(&ask_id, code));

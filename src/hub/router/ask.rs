@@ -345,6 +345,7 @@ impl Router {
     /// Ends an ask without notifying its asker, which has left or has withdrawn it.
     pub(super) fn drop_ask(&mut self, id: &Id) {
         let Some(ask) = self.end(id, Some(Code::HubUnreachable), None) else { return };
+        self.ended.get_mut(id).into_iter().for_each(|tombstone| tombstone.withdrawn = true);
         self.notify_target(ask.target, id, Code::PeerGone);
         self.count_outcome(id, &ask, Some(Code::HubUnreachable));
     }
@@ -366,7 +367,7 @@ impl Router {
         }
         let to = crate::fence::label(&lost.to);
         if let Some(tombstone) = self.ended.get_mut(&id) {
-            (tombstone.code, tombstone.untold) = (code, false);
+            (tombstone.code, tombstone.untold, tombstone.withdrawn) = (code, false, false);
         } else {
             let who = &self.peer(me).who;
             let (asker, from, to) = (who.peer.clone(), who.name.clone(), to.clone());
@@ -426,7 +427,7 @@ impl Router {
         Some(ask)
     }
 
-    /// Sends the state of an ask to its asker, if it is connected.
+    /// Sends the state of an ask to its asker, if it is connected; while it is open, also in words.
     pub(super) fn notify_asker(
         &mut self,
         asker: PeerNo,
@@ -436,8 +437,9 @@ impl Router {
         code: Option<Code>,
     ) {
         if let Some(conn) = self.peers.get(&asker).and_then(|p| p.conn) {
-            let ask_id = id.to_owned();
-            self.send(conn, ToClient::State { ask_id, state, path, code, note: None, detail: None });
+            let (ask_id, ask) = (id.to_owned(), self.asks.get(id));
+            let (note, detail) = (ask.and_then(|a| a.standing.note), ask.map(|a| self.state_words(a, "")));
+            self.send(conn, ToClient::State { ask_id, state, path, code, note, detail });
         }
     }
 

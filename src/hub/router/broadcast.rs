@@ -143,6 +143,7 @@ impl Router {
             let text = answers(&done.collected) + &super::roster::summary(&done.outcomes);
             let mut parcel = self.parcel(Kind::Summary, all, done.asker, text, all);
             parcel.from.clear(); // a text of the hub
+            parcel.about = Some(ask.about.clone()).filter(|about| !about.is_empty());
             self.notify_asker(done.asker, all, State::Replied, None, None);
             let no = self.deliver(done.asker, parcel, None);
             self.dispatch(no);
@@ -167,6 +168,7 @@ impl Router {
         let Some(broadcast) = self.broadcasts.get_mut(all) else { return };
         broadcast.collect_until = None;
         let (asker, open) = (broadcast.asker, broadcast.open.len());
+        let about = broadcast.open.first().and_then(|id| self.asks.get(id)).map(|ask| ask.about.clone());
         let collected = std::mem::take(&mut broadcast.collected);
         if collected.is_empty() {
             return;
@@ -178,6 +180,7 @@ impl Router {
         );
         let mut parcel = self.parcel(Kind::Notice, all, asker, text, all);
         parcel.from.clear();
+        parcel.about = about;
         let no = self.deliver(asker, parcel, None);
         self.dispatch(no);
     }

@@ -296,6 +296,7 @@ impl Router {
         let progress = Progress { state, path, since: self.now };
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         delivery.progress = progress;
+        let starts = delivery.starter.is_some();
         let (to, kind, from) = (delivery.to, delivery.parcel.kind, delivery.parcel.from.clone());
         let id = Id::from(delivery.parcel.ask_id.as_str());
         let end = match kind {
@@ -303,7 +304,12 @@ impl Router {
             Kind::Failed => Some(State::Ended),
             _ => None,
         };
-        if state != State::Queued && delivery.starter.is_some() {
+        if kind == Kind::Ask
+            && let Some(ask) = self.asks.get_mut(&id)
+        {
+            ask.progress = progress;
+        }
+        if state != State::Queued && starts {
             self.answer_starter(no);
         } else if kind == Kind::Ask
             && let Some(asker) = self.asks.get(&id).map(|ask| ask.asker)
@@ -312,11 +318,6 @@ impl Router {
         }
         if let (Some(end), Some(_)) = (end, path) {
             self.notify_asker(to, &id, end, path, None);
-        }
-        if kind == Kind::Ask
-            && let Some(ask) = self.asks.get_mut(&id)
-        {
-            ask.progress = progress;
         }
         let to = self.peer(to).who.name.clone();
         self.report(What::State, |e| {

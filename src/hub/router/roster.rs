@@ -39,7 +39,8 @@ impl Router {
             ask_id: id.to_string(),
             from: tombstone.from.clone(),
             to: tombstone.to.clone(),
-            code: tombstone.code,
+            code: tombstone.code.filter(|_| !tombstone.withdrawn),
+            withdrawn: tombstone.withdrawn,
             ended_s: (self.now - at) / 1000,
         });
         AskList { open: self.open_asks(|_| true), ended: ended.collect() }
@@ -100,24 +101,27 @@ impl Router {
 
     /// The state of an ask, for people.
     pub(super) fn describe(&self, ask: &Ask) -> String {
-        let ago = ago(self.now - ask.progress.since);
+        self.state_words(ask, &format!(" {} ago", ago(self.now - ask.progress.since)))
+    }
+
+    /// The same, with `ago` for the age of the state; shorter if that is empty, for a status line.
+    pub(super) fn state_words(&self, ask: &Ask, ago: &str) -> String {
         let by = ask.progress.path.map(|p| format!(" by {}", p.name())).unwrap_or_default();
         let mut said = match ask.progress.state {
             State::Queued => self.queued_reason(ask),
             State::Pushed if ask.progress.path == Some(Path::Form) => {
-                format!("pushed{by} {ago} ago: the form is open in front of its user")
+                format!("pushed{by}{ago}: the form is open in front of its user")
             }
             State::Pushed if !self.sends_receipts(ask.target) => format!(
-                "pushed{by} {ago} ago; that session sends no receipts, because the relay's hooks do not run there"
+                "pushed{by}{ago}; that session sends no receipts, because the relay's hooks do not run there"
             ),
-            State::Pushed => format!(
-                "pushed{by} {ago} ago, {}not seen yet: {}",
-                self.accepted_by(ask),
-                self.unseen_reason(ask)
-            ),
+            State::Pushed => {
+                let accepted = if ago.is_empty() { "" } else { self.accepted_by(ask) };
+                format!("pushed{by}{ago}, {accepted}not seen yet: {}", self.unseen_reason(ask))
+            }
             _ => match phrase(&ask.standing) {
-                Some(why) => format!("seen {ago} ago, {why}"),
-                None => format!("seen {ago} ago, no reply yet"),
+                Some(why) => format!("seen{ago}, {why}"),
+                None => format!("seen{ago}, no reply yet"),
             },
         };
         if self.activity_of(ask.target).0 == Activity::Waiting {
@@ -176,7 +180,7 @@ impl Router {
         match self.activity_of(ask.target).0 {
             Activity::Stopped => "the session's process is stopped and takes messages when it goes on",
             Activity::Screen => "the session shows a screen of its own and takes messages when that closes",
-            Activity::Busy | Activity::Waiting => "the session is in the middle of a turn",
+            Activity::Busy | Activity::Waiting => "the session is busy",
             Activity::Idle => "the session has begun no turn since",
             Activity::Unknown => "no hook has reported since",
         }
@@ -195,9 +199,14 @@ impl Router {
             _ => "",
         };
         // A script exits at the timeout.
-        let then = match self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target) {
-            true => "A late answer is still delivered for an hour; ask again only if it still matters",
-            false => "Ask again with more time if it still matters",
+        let hears_late = self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target);
+        let then = match (self.help(ask), hears_late) {
+            (Some(help), true) => format!("{help}. A late answer is still delivered for an hour"),
+            (Some(help), false) => help.to_owned(),
+            (None, true) => {
+                "A late answer is still delivered for an hour; ask again only if it still matters".to_owned()
+            }
+            (None, false) => "Ask again with more time if it still matters".to_owned(),
         };
         match code {
             Code::PeerGone => format!(

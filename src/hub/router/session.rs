@@ -337,15 +337,18 @@ impl Router {
     fn set_activity(&mut self, claude: &str, activity: Activity) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(claude) else { return };
-        let turned_idle = activity == Activity::Idle && session.activity != Activity::Idle;
-        session.activity = activity;
-        if turned_idle {
+        if std::mem::replace(&mut session.activity, activity) == activity {
+            return;
+        }
+        let peers = session.peers.clone();
+        if activity == Activity::Idle {
             session.idle_since = now;
-            for delivery in self.inboxes(&self.peers_of(claude)) {
+            for delivery in self.inboxes(&peers) {
                 self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
                 self.arm_form(delivery);
             }
         }
+        self.activity_changed(&peers, activity);
     }
 
     /// Associates a peer with its process.

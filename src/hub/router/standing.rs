@@ -3,9 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ask::Ask;
+use super::delivery::Progress;
 use super::{Id, PeerNo, Router, Timer};
 use crate::fence::label;
-use crate::wire::{Activity, Kind, Note, OwedAsk, Path, PeerKind, State, ToClient};
+use crate::wire::{Activity, Kind, Note, OwedAsk, Path, PeerKind, State, What};
 
 /// The limit of a reason, in characters.
 const MAX_REASON: usize = 300;
@@ -142,6 +144,32 @@ impl Router {
         self.dispatch(no);
     }
 
+    /// A session does something else. Whoever waits for it at a shell is told; one that is busy has begun a turn.
+    pub(super) fn activity_changed(&mut self, peers: &[PeerNo], activity: Activity) {
+        for id in peers.iter().flat_map(|no| self.peer(*no).owes.clone()).collect::<Vec<_>>() {
+            let Some(ask) = self.asks.get_mut(&id) else { continue };
+            ask.standing.note.take_if(|note| *note == Note::NoTurn && activity == Activity::Busy);
+            let (asker, Progress { state, path, .. }) = (ask.asker, ask.progress);
+            if !self.peer(asker).who.listens {
+                self.notify_asker(asker, &id, state, path, None);
+            }
+        }
+    }
+
+    /// What helps, if time alone does not.
+    pub(super) fn help(&self, ask: &Ask) -> Option<&'static str> {
+        match ask.standing.note {
+            Some(Note::Declined) => {
+                Some("Its user can allow relay_reply there, for all sessions with `relay setup --allow`")
+            }
+            Some(Note::Unanswered) => Some("More time does not help: ask in other words, or ask its user"),
+            _ if self.activity_of(ask.target).0 == Activity::Waiting => {
+                Some("Its user has to answer the permission dialog there first")
+            }
+            _ => None,
+        }
+    }
+
     /// Open asks to these peers that are in the conversation.
     fn owed_and_seen(&self, peers: &[PeerNo]) -> Vec<Id> {
         let owed = peers.iter().flat_map(|no| &self.peer(*no).owes);
@@ -159,23 +187,22 @@ impl Router {
         ask.standing.reason = reason.map(|r| label(r).chars().take(MAX_REASON).collect());
         let Some(ask) = self.asks.get(id) else { return };
         let (asker, target, state, thread) = (ask.asker, ask.target, ask.progress.state, ask.thread.clone());
-        let detail = self.describe(ask);
-        let is_member = ask.broadcast.is_some();
-        if let Some(conn) = self.peer(asker).conn {
-            let (ask_id, detail) = (id.to_string(), Some(detail.clone()));
-            self.send(
-                conn,
-                ToClient::State { ask_id, state, path: None, code: None, note: Some(note), detail },
-            );
-        }
+        let (is_member, detail) = (ask.broadcast.is_some(), self.state_words(ask, ""));
+        let help = self.help(ask).map(|help| format!(" {help}.")).unwrap_or_default();
+        self.notify_asker(asker, id, state, None, None);
+        let (from, to) = (self.peer(asker).who.name.clone(), self.peer(target).who.name.clone());
+        self.report(What::Note, |e| {
+            (e.from, e.to) = (from, Some(to.clone()));
+            (e.ask_id, e.note) = (Some(id.to_string()), Some(note));
+            e.text = Some(detail.clone()); // it may quote a text, which no log may have
+        });
         // People and scripts see the state; a model gets a notice. For `NoTurn` the session is reminded first.
         let has_room = self.peer(asker).inbox.len() < self.limits.undelivered;
         let is_session = self.peer(asker).who.kind == PeerKind::Session;
         if is_session && has_room && note != Note::NoTurn && !is_member {
             let text = format!(
-                "{id} to \"{}\": {detail}. The ask stays open: an answer still counts until its timeout. Tell your user if it \
-                 matters; do not broadcast the question.",
-                self.peer(target).who.name
+                "{id} to \"{to}\": {detail}.{help} The ask stays open: an answer still counts until its timeout. Tell your user \
+                 if it matters; do not broadcast the question."
             );
             let parcel = self.parcel(Kind::Notice, id, target, text, &thread);
             let no = self.deliver(asker, parcel, None);

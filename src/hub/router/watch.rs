@@ -37,7 +37,7 @@ impl Router {
                 self.send(conn, ToClient::RosterChanged);
             }
         }
-        let common = matches!(what, What::Ask | What::Reply | What::Summary | What::State);
+        let common = matches!(what, What::Ask | What::Reply | What::Summary | What::State | What::Note);
         if common && self.watchers.is_empty() && !self.info.log_all {
             return;
         }
