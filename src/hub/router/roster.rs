@@ -179,15 +179,11 @@ impl Router {
         let name = &self.peer(ask.target).who.name;
         let (asked, state) = (ago(self.now - ask.asked_at), ask.progress.state.name());
         // A script exits at the timeout.
-        let hears_late = self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target);
-        let then = match (self.help(ask), hears_late) {
-            (Some(help), true) => format!("{help}. A late answer is still delivered for an hour"),
-            (Some(help), false) => help.to_owned(),
-            (None, true) => {
-                "A late answer is still delivered for an hour; ask again only if it still matters".to_owned()
-            }
-            (None, false) => "Ask again with more time if it still matters".to_owned(),
+        let then = match self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target) {
+            true => "A late answer is still delivered for an hour; ask again only if it still matters",
+            false => "Ask again with more time if it still matters",
         };
+        let then = self.help(ask).unwrap_or(then);
         match code {
             Code::PeerGone => format!(
                 "peer_gone: \"{name}\" left before it answered, {asked} after it was asked (the question was {state}). \

@@ -301,15 +301,12 @@ impl Router {
         }
         if activity == Activity::Idle {
             session.idle_since = now;
-        }
-        let peers = self.peers_of(claude);
-        if activity == Activity::Idle {
-            for delivery in self.inboxes(&peers) {
+            for delivery in self.inboxes(&self.peers_of(claude)) {
                 self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
                 self.arm_form(delivery);
             }
         }
-        self.activity_changed(&peers, activity);
+        self.activity_changed(&self.peers_of(claude), activity);
     }
 
     /// Removes a process whose last peer has left.
