@@ -96,7 +96,9 @@ fn the_status_line() {
     let (Some(claude), Some(tmux)) = (client::claude(NEWEST), client::tmux()) else { return };
     let stage = Stage::new(&claude);
     let command = format!("{} statusline", support::relay_path());
-    stage.home.settings(serde_json::json!({"statusLine": {"type": "command", "command": command}}));
+    // Without the interval the client runs it only when its own conversation changes.
+    let setting = serde_json::json!({"type": "command", "command": command, "refreshInterval": 1});
+    stage.home.settings(serde_json::json!({"statusLine": setting}));
     let terminal = stage.launch("bob").in_terminal(&tmux);
     terminal.resize(COLUMNS, 50);
     let mut alice = stage.piped("alice");

@@ -306,7 +306,7 @@ impl Router {
                 self.arm_form(delivery);
             }
         }
-        self.activity_changed(&self.peers_of(claude), activity);
+        self.activity_changed(&self.peers_of(claude));
     }
 
     /// Removes a process whose last peer has left.

@@ -125,11 +125,10 @@ impl Router {
         self.dispatch(no);
     }
 
-    /// A session does something else. Whoever waits for it at a shell is told; one that is busy has begun a turn.
-    pub(super) fn activity_changed(&mut self, peers: &[PeerNo], activity: Activity) {
+    /// These peers do something else: whoever waits for them at a shell is told.
+    pub(super) fn activity_changed(&mut self, peers: &[PeerNo]) {
         for id in peers.iter().flat_map(|no| self.peer(*no).owes.clone()).collect::<Vec<_>>() {
-            let Some(ask) = self.asks.get_mut(&id) else { continue };
-            ask.standing.note.take_if(|note| *note == Note::NoTurn && activity == Activity::Busy);
+            let Some(ask) = self.asks.get(&id) else { continue };
             let (asker, Progress { state, path, .. }) = (ask.asker, ask.progress);
             if !self.peer(asker).who.listens {
                 self.notify_asker(asker, &id, state, path, None);
@@ -201,7 +200,7 @@ pub(super) fn phrase(standing: &Standing) -> String {
     match standing.note {
         None => "no reply yet".to_owned(),
         Some(Note::NoTurn) => {
-            "no turn begun: the session is idle and has not taken it up; it was reminded".to_owned()
+            "no turn begun: the idle session did not take it up and was reminded".to_owned()
         }
         Some(Note::Unanswered) => {
             let also = if standing.reminded { ", also after a reminder" } else { "" };

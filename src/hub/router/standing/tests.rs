@@ -235,17 +235,6 @@ fn asker_at_a_shell_is_told_what_the_session_does() {
     assert!(told(&case.hook(HookEvent::Permission, None).0).is_empty(), "nothing new");
 }
 
-/// A session that begins its turn after all is not said to be idle.
-#[test]
-fn turn_that_begins_late_takes_the_note_back() {
-    let mut case = Case::new(vec![Path::Inbox]);
-    case.seen();
-    case.pass(10_000);
-    assert_eq!(case.note(), Some(Note::NoTurn));
-    let began = told(&case.hook(Prompt, Some("turn 1")).0);
-    assert_eq!((case.note(), began[0].2.as_str()), (None, "seen, no reply yet"));
-}
-
 #[test]
 fn advice_at_the_timeout_follows_from_what_is_known() {
     type Course = fn(&mut Case);
