@@ -49,8 +49,8 @@ fn describe(event: &Event) -> String {
     let (from, to) = (label(&event.from), label(event.to.as_deref().unwrap_or_default()));
     let path = event.path.map_or("", |path| path.name());
     let code = event.code.map_or("", |code| code.name());
-    let id = event.ask_id.as_deref().map(|id| short_id(&label(id))).unwrap_or_default();
-    let id = if id.is_empty() { id } else { paint("2", &format!("  {id}")) };
+    let id = event.ask_id.as_deref().map(|id| paint("2", &format!("  {}", short_id(&label(id)))));
+    let id = id.unwrap_or_default();
     match event.event {
         What::Joined => format!("{from}  joined"),
         What::Left => format!("{from}  left"),
@@ -65,12 +65,8 @@ fn describe(event: &Event) -> String {
         What::Failed => paint("31", &format!("{to} → {from}  failed: {code}")) + &id,
         What::State => {
             let (kind, state) = (event.kind.map_or("", |k| k.name()), event.state.map_or("", |s| s.name()));
-            // These are the hub's own messages.
-            let from = if matches!(event.kind, Some(Kind::Failed | Kind::Summary | Kind::Notice)) {
-                "hub"
-            } else {
-                &from
-            };
+            let is_hubs_own = matches!(event.kind, Some(Kind::Failed | Kind::Summary | Kind::Notice));
+            let from = if is_hubs_own { "hub" } else { &from };
             let by = if path.is_empty() { "" } else { " by " };
             paint("2", &format!("{from} → {to}  {kind} {state}{by}{path}")) + &id
         }

@@ -4,7 +4,7 @@ use super::ask::Ask;
 use super::broadcast::Outcome;
 use super::delivery::Stage;
 use super::standing::phrase;
-use super::{ConnId, Id, Ms, PeerNo, Router};
+use super::{ConnId, Id, PeerNo, Router};
 use crate::fence::label;
 use crate::span::span;
 use crate::wire::{
@@ -100,7 +100,7 @@ impl Router {
 
     /// The state of an ask, for people.
     pub(super) fn describe(&self, ask: &Ask) -> String {
-        self.state_words(ask, &format!(" {} ago", ago(self.now - ask.progress.since)))
+        self.state_words(ask, &format!(" {} ago", span((self.now - ask.progress.since) / 1000)))
     }
 
     /// The same, with `ago` for the age of the state; shorter if that is empty, for a status line.
@@ -115,7 +115,9 @@ impl Router {
                 "pushed{by}{ago}; that session sends no receipts, because the relay's hooks do not run there"
             ),
             State::Pushed => {
-                let accepted = if ago.is_empty() { "" } else { self.accepted_by(ask) };
+                let last = ask.delivery.and_then(|no| self.last_attempt(no));
+                let is_accepted = last.is_some_and(|a| matches!(a.stage, Stage::Queued | Stage::Prompted(_)));
+                let accepted = if is_accepted && !ago.is_empty() { "accepted by the client, " } else { "" };
                 format!("pushed{by}{ago}, {accepted}not seen yet: {}", self.unseen_reason(ask))
             }
             _ => format!("seen{ago}, {}", phrase(&ask.standing)),
@@ -124,14 +126,6 @@ impl Router {
             said.push_str("; the session is waiting for its user's permission");
         }
         said
-    }
-
-    /// Whether the client has the text.
-    fn accepted_by(&self, ask: &Ask) -> &'static str {
-        match ask.delivery.and_then(|no| self.last_attempt(no)).map(|a| a.stage) {
-            Some(Stage::Queued | Stage::Prompted(_)) => "accepted by the client, ",
-            _ => "",
-        }
     }
 
     fn queued_reason(&self, ask: &Ask) -> String {
@@ -177,7 +171,7 @@ impl Router {
     /// The failure text for the asker.
     pub(super) fn failure(&self, ask: &Ask, code: Code) -> String {
         let name = &self.peer(ask.target).who.name;
-        let (asked, state) = (ago(self.now - ask.asked_at), ask.progress.state.name());
+        let (asked, state) = (span((self.now - ask.asked_at) / 1000), ask.progress.state.name());
         // A script exits at the timeout.
         let then = match self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target) {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",
@@ -213,8 +207,4 @@ pub(super) fn summary(outcomes: &[Outcome]) -> String {
         text += &format!("; no answer from {}", failed.join(", "));
     }
     text + "."
-}
-
-fn ago(ms: Ms) -> String {
-    span(ms / 1000)
 }
