@@ -183,9 +183,9 @@ fn advice_by_kind(p: &Parcel) -> Option<String> {
         Kind::Reply if p.late => Some(
             "This answer is late: its ask has already ended in timeout. It is not a second end.".to_owned(),
         ),
-        Kind::Reply => about,
+        Kind::Reply | Kind::Summary | Kind::Notice => about,
         Kind::Failed => Some(ON_FAILURE.to_owned()),
-        Kind::Summary | Kind::Notice | Kind::Consent => None,
+        Kind::Consent => None,
     }
 }
 

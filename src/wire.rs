@@ -221,7 +221,7 @@ pub enum ToClient {
         code: Option<Code>,
         /// Why an answer is unlikely, although the ask is open.
         note: Option<Note>,
-        /// A description of `note` for people.
+        /// A description for people, while the ask is open.
         detail: Option<String>,
     },
     /// An ask to this peer has ended without its answer. After `timeout` a late answer still counts.
@@ -364,7 +364,7 @@ pub struct Parcel {
     pub from_kind: Option<PeerKind>,
     /// For a reply that a person gave: `person`.
     pub by: Option<PeerKind>,
-    /// For a reply: the beginning of the question.
+    /// For a reply, and for the answers to a broadcast: the beginning of the question.
     pub about: Option<String>,
     /// The directory of `from`.
     pub cwd: Option<String>,

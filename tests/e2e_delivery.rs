@@ -51,7 +51,7 @@ fn every_message_gets_in_once(version: &str, push: Option<&str>, path: &str) {
     let peers = alice.peers();
     let line = ask_line(&peers, &busy);
     assert_eq!(line["state"], "pushed", "{line}");
-    assert!(line["detail"].as_str().is_some_and(|d| d.contains("in the middle of a turn")), "{line}");
+    assert!(line["detail"].as_str().is_some_and(|d| d.contains("the session is busy")), "{line}");
     assert_eq!(peer_line(&peers, "bob")["activity"], "busy");
     let also = alice.ask("bob", "Q-also?");
     call.end(&bob);

@@ -81,6 +81,12 @@ fn a_broadcast_brings_every_answer_and_a_summary() {
     assert_eq!(field(&header, "broadcast_id").as_deref(), sent["broadcast_id"].as_str());
     assert!(summary.hears("The broadcast is closed: 3 of 3 answered ("), "{}", summary.fresh_text());
 
+    // One message, so one turn.
+    assert!(
+        names.iter().all(|name| summary.hears(&format!("{name}'s branch is green"))),
+        "{}",
+        summary.fresh_text()
+    );
     let all = alice.settle();
     assert_eq!(all.received("3 of 3 answered").matches, 1);
     for (other, name) in others.iter_mut().zip(names) {

@@ -58,3 +58,39 @@ fn a_session_asks_a_person() {
     alice.end();
     stage.finish();
 }
+
+/// The status line of `relay ask`, `relay asks` and `relay tail` say the same of a session whose user refuses the answer.
+#[test]
+fn a_person_who_asks_sees_what_the_session_does() {
+    let (Some(claude), Some(tmux)) = (client::claude(NEWEST), client::tmux()) else { return };
+    let stage = Stage::new(&claude);
+    let bob = stage.launch("bob").allow_nothing().in_terminal(&tmux);
+    let mut alice = stage.piped("alice");
+    let bob = stage.act_in_terminal(bob, "bob");
+    alice.meet("bob");
+    let (tail, events) = (relay(&stage, &["tail"]), relay(&stage, &["tail", "--json"]));
+    tail.err.until("watching");
+    events.err.until("watching");
+    stage.answers("bob", "A-refused");
+    let line =
+        format!("{} --data-dir {} ask bob 'Q-refused?'", relay_path(), stage.home.plugin_data().display());
+    let mut terminal = stage.home.command("script");
+    let mut ask = Proc::start(terminal.env("TERM", "xterm").args(["-qefc", &line, "/dev/null"]));
+    ask.out.until("bob: pushed by inbox, not seen yet: the session is busy");
+    ask.out.until("the session is waiting for its user's permission");
+    let dialog = "Do you want to proceed?";
+    bob.session.wait_for_text(dialog);
+    bob.session.press_until(&["Escape"], "that the dialog went", |screen| !screen.contains(dialog));
+    let words = "declined: the reply was refused there (its user refused it at the permission dialog)";
+    ask.out.until(&format!("bob: seen, {words}"));
+    tail.out.until(&format!("tester → bob  ask seen, {words}"));
+    events.out.until("\"note\":\"declined\"");
+    let asks = relay(&stage, &["asks", "--json"]);
+    asks.out.until(words);
+    ask.write("\u{3}");
+    assert_eq!(ask.code(), Some(130));
+    drop((tail, events, asks));
+    alice.end();
+    bob.end();
+    stage.finish();
+}

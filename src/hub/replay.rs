@@ -50,13 +50,16 @@ pub fn redact(path: &Path, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
+/// The fields that hold texts, parts of texts or what a client's model wrote about one, and secrets.
+const TEXTS: [&str; 4] = ["text", "about", "reason", "secret"];
+
 fn blank(value: &mut Value, key: &RandomState) {
     match value {
         Value::Array(all) => all.iter_mut().for_each(|v| blank(v, key)),
         Value::Object(fields) => {
             for (name, value) in fields {
                 match value {
-                    Value::String(text) if name == "text" || name == "secret" => *text = letters(text, key),
+                    Value::String(text) if TEXTS.contains(&name.as_str()) => *text = letters(text, key),
                     value => blank(value, key),
                 }
             }

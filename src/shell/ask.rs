@@ -13,7 +13,7 @@ use crate::client::Event;
 use crate::datadir::DataDir;
 use crate::span::span;
 use crate::wire::{
-    Answer, Code, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, Scope, State, ToClient, fault,
+    Answer, Code, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, PeerKind, Scope, State, ToClient, fault,
 };
 
 /// How long after its timeout the hub may take to report the end of an ask.
@@ -140,10 +140,6 @@ fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
                 state.name().to_owned()
             }
             News::Hub(Event::Told(ToClient::State { detail: Some(detail), .. })) => detail,
-            News::Hub(Event::Told(ToClient::State { state, path, .. })) => {
-                let path = path.filter(|path| *path != Path::Socket);
-                state.name().to_owned() + &path.map(|path| format!(" by {}", path.name())).unwrap_or_default()
-            }
             News::Hub(Event::Lost(_)) => "reconnecting to the hub".to_owned(),
             News::Hub(Event::Push(parcel)) => {
                 if let Some(code) = parcel.code {

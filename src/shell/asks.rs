@@ -35,7 +35,8 @@ fn describe(list: &AskList) -> String {
     });
     let ended = list.ended.iter().map(|ask| {
         let ago = format!("{} ago", span(ask.ended_s));
-        let result = ask.code.map_or("answered", |code| code.name());
+        let end = if ask.withdrawn { "withdrawn" } else { "answered" };
+        let result = ask.code.map_or(end, |code| code.name());
         [ask.from.clone(), ask.to.clone(), ago, short_id(&ask.ask_id), result.to_owned()]
     });
     let mut text = "There are no open asks.\n".to_owned();

@@ -143,10 +143,10 @@ impl Member {
             Event::Ended { request, result: Err(fault), .. } => {
                 self.handle_refusal(&request, fault.code, &fault.message)
             }
-            Event::Told(ToClient::State { ask_id, state, detail, .. }) => {
+            Event::Told(ToClient::State { ask_id, state, note, detail, .. }) => {
                 let asked = self.asked.get(&ask_id).filter(|_| state < State::Replied);
                 let Some(to) = asked else { return Ok(()) };
-                format!("{to}: {}", detail.as_deref().unwrap_or(state.name()))
+                format!("{to}: {}", note.and(detail).as_deref().unwrap_or(state.name()))
             }
             Event::Told(ToClient::Over { ask_id, code }) => {
                 let Some((n, question)) = self.question(&ask_id) else { return Ok(()) };

@@ -49,22 +49,22 @@ impl Settings {
         self.0.iter().find_map(|(path, value)| Some((find(value)?, path.as_path())))
     }
 
-    /// The first rule of the list `permissions.<list>` that is about our tools, and the file that has it.
-    fn rule(&self, list: &str) -> Option<(&str, &Path)> {
+    /// The first rule of the lists `permissions.<list>` that `is_wanted`, and the file that has it.
+    fn rule(&self, list: &str, is_wanted: impl Fn(&str) -> bool) -> Option<(&str, &Path)> {
         self.first(|value| {
             let mut rules = value["permissions"][list].as_array()?.iter().filter_map(Value::as_str);
-            rules.find(|rule| *rule == "mcp__*" || rule.starts_with(TOOLS))
+            rules.find(|rule| *rule == "mcp__*" || is_wanted(rule))
         })
     }
 
     /// The rule that denies one of our tools, and its file.
     pub fn denial(&self) -> Option<(&str, &Path)> {
-        self.rule("deny")
+        self.rule("deny", |rule| rule.starts_with(TOOLS))
     }
 
     /// Whether a rule allows all our tools.
     pub fn is_allowed(&self) -> bool {
-        self.rule("allow").is_some_and(|(rule, _)| rule == RULE || rule == TOOLS || rule == "mcp__*")
+        self.rule("allow", |rule| rule == RULE || rule == TOOLS).is_some()
     }
 
     /// The file that disables all hooks.

@@ -70,6 +70,10 @@ fn describe(event: &Event) -> String {
             let by = if path.is_empty() { "" } else { " by " };
             paint("2", &format!("{from} → {to}  {kind} {state}{by}{path}")) + &id
         }
+        What::Note => {
+            let words = clean(event.text.as_deref().unwrap_or_default());
+            paint("2", &format!("{from} → {to}  ask {words}")) + &id
+        }
         What::DeadPath => paint("31", &format!("{from}  path {path} did not confirm and is no longer used")),
         What::Refused => paint("31", &format!("{from}  request refused: {code}")),
     }

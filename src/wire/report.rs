@@ -102,8 +102,11 @@ pub struct EndedAsk {
     pub ask_id: String,
     pub from: String,
     pub to: String,
-    /// `None` when it was answered.
+    /// `None` when it was answered or withdrawn.
     pub code: Option<Code>,
+    /// Whether the asker has withdrawn it, or left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawn: bool,
     /// Seconds since the end.
     pub ended_s: u64,
 }
@@ -159,6 +162,9 @@ pub struct Event {
     pub path: Option<Path>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
+    /// For `note`: why an answer is unlikely; `text` says it in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Note>,
     /// For a reply that a person gave: `person`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<PeerKind>,

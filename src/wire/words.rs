@@ -32,6 +32,8 @@ words! {
         Summary = "summary",
         /// A delivery changed its state.
         State = "state",
+        /// An open ask may not be answered.
+        Note = "note",
         /// A path to a session was marked as dead.
         DeadPath = "dead_path",
         /// A limit was exceeded.

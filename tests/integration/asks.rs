@@ -171,7 +171,8 @@ fn a_broadcast_that_collects_brings_all_answers_in_one_message() {
         channel.reply(ask_id, &format!("{to} is well")).ok();
     }
     let summary = a.take("summary", &id);
-    for part in ["b answers:\n> b is well\n", "c answers:\n> c is well\n", "2 of 2 answered (b, c)"] {
+    let about = "answers this session's question: all well?";
+    for part in ["b answers:\n> b is well\n", "c answers:\n> c is well\n", "2 of 2 answered (b, c)", about] {
         assert!(summary.content.contains(part), "{}", summary.content);
     }
     a.peers();
@@ -187,7 +188,7 @@ fn a_broadcast_may_hand_over_what_is_in_before_its_end() {
     b.reply(&asks[0].1, "b is well").ok();
     let notice = a.take("notice", &id);
     assert!(
-        notice.content.contains("> b is well") && notice.content.contains("1 more"),
+        ["> b is well", "1 more", "question: all well?"].iter().all(|part| notice.content.contains(part)),
         "{}",
         notice.content
     );

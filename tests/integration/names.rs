@@ -116,6 +116,17 @@ fn a_missing_name_is_answered_with_the_nearest() {
     assert_eq!(missed.code(), "peer_not_found");
 }
 
+/// An empty name, such as an unset variable of a script, is not that of a peer with the default name.
+#[test]
+fn a_name_without_letters_and_digits_is_nobodys() {
+    let dir = DataDir::new();
+    let [a, _relay] = dir.channels(["a", "relay"]);
+    assert_eq!(a.call("relay_ask", json!({"to": "-", "question": "?"})).code(), "peer_not_found");
+    let shell = dir.command(&["ask", "", "?", "--timeout", "1"]).output().expect("relay ask");
+    assert_eq!(shell.status.code(), Some(3), "{shell:?}");
+    assert!(String::from_utf8_lossy(&shell.stderr).contains("no peer named \"\""), "{shell:?}");
+}
+
 #[test]
 fn old_name_works_for_sessions_that_exchanged_asks() {
     let dir = DataDir::new();

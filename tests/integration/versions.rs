@@ -29,6 +29,15 @@ fn mismatch(dir: &DataDir, stop: impl FnOnce()) {
     let peers = dir.command(&["peers"]).output().expect("relay peers");
     assert_eq!(peers.status.code(), Some(12), "{peers:?}");
     assert!(String::from_utf8_lossy(&peers.stderr).contains("relay stop"), "{peers:?}");
+    let doctor = dir.command(&["doctor", "--json"]).output().expect("relay doctor");
+    let report: Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
+    let of_the_hub = |finding: &&Value| finding["check"] == "hub";
+    let hub = report["findings"].as_array().and_then(|findings| findings.iter().find(of_the_hub)).cloned();
+    let hub = hub.unwrap_or_else(|| panic!("nothing about the hub: {report}"));
+    assert!(
+        hub["level"] == "error" && hub["remedy"].as_str().is_some_and(|r| r.contains("relay stop")),
+        "{hub}"
+    );
     let hook = dir.hook("a", &json!({"hook_event_name": "Stop"}));
     assert!(hook.status.success() && hook.stderr.is_empty(), "{hook:?}");
     stop();

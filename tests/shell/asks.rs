@@ -27,6 +27,14 @@ fn asks_lists_open_and_ended_asks() {
     bob.line("#2 short");
     assert_eq!(ask.code(), Some(0));
     assert!(home.run(&["asks"]).out.contains("  answered\n"));
+    let mut ask = home.start(&["ask", "bob", "never mind"]);
+    bob.out.until("never mind");
+    ask.signal("-INT");
+    assert_eq!(ask.code(), Some(130));
+    bob.err.until("no longer waits");
+    let ended = &home.json(&["asks", "--json"])["ended"][0];
+    assert_eq!((&ended["code"], &ended["withdrawn"]), (&Value::Null, &json!(true)), "{ended}");
+    assert!(home.run(&["asks"]).out.contains("  withdrawn\n"));
 }
 
 #[test]

@@ -110,6 +110,10 @@ fn doctor_reads_the_settings_of_claude_code() {
         let report = diagnose(&home);
         assert_eq!(findings(&report, "permission")[0]["level"], "ok", "{rule}");
     }
+    // What "don't ask again" at a dialog adds in the project does not hide the rule for all tools.
+    let one = allow("mcp__plugin_relay_relay__relay_ask").to_string();
+    home.write("work/.claude/settings.local.json", &one);
+    assert_eq!(findings(&diagnose(&home), "permission")[0]["level"], "ok");
     home.write(
         "work/.claude/settings.local.json",
         r#"{"permissions": {"deny": ["mcp__plugin_relay_relay__*"]}}"#,

@@ -109,6 +109,34 @@ fn journal_is_replayed_to_the_same_state() {
     assert_eq!(place.text().lines().count(), 1, "a new hub begins with a snapshot");
 }
 
+/// Neither in records nor in the snapshot of the next hub, and the redacted journal still replays.
+#[test]
+fn redacted_journal_has_no_words_of_peers() {
+    let place = Place::new("redact");
+    let mut hub = place.start("epoch").with_peers();
+    let step = hub.ask("ask_00000001", "hush, which port?");
+    let push = push_in(&step);
+    hub.say(2, ToHub::Pushed { push, error: None });
+    let (claude, ask_id) = ("claude".to_owned(), Some("ask_00000001".to_owned()));
+    let reason = Some("hush is no user intent".to_owned());
+    let event = crate::wire::HookEvent::Denied;
+    let hook = crate::wire::HookReport { id: 1, claude, event, turn: None, ask_id, reason, age_ms: None };
+    hub.journal.step(&mut hub.router, 9, Input::Opened(3));
+    hub.say(3, ToHub::Hook(hook));
+    for form in ["records", "snapshot"] {
+        assert!(place.text().contains("hush"), "{form}");
+        let mut redacted = Vec::new();
+        super::super::redact(&place.0, &mut redacted).expect("a journal");
+        let text = String::from_utf8(redacted).expect("text");
+        assert!(text.contains("ask_00000001") && !text.contains("hush"), "{form}: {text}");
+        let other = Place::new("redacted");
+        fs::write(&other.0, text).expect("written");
+        let router = restore(&other.0).expect("a journal").0.snapshot;
+        assert_eq!(router.status().open_asks, 1, "{form}");
+        place.start("another"); // leaves a snapshot
+    }
+}
+
 #[test]
 fn torn_last_line_is_cut_off_at_every_byte() {
     let place = Place::new("torn");

@@ -285,6 +285,7 @@ impl Router {
     /// Ends an ask without notifying its asker, which has left or has withdrawn it.
     pub(super) fn drop_ask(&mut self, id: &Id) {
         let Some(ask) = self.end(id, Some(Code::HubUnreachable), None) else { return };
+        self.ended.get_mut(id).into_iter().for_each(|tombstone| tombstone.withdrawn = true);
         self.send_to(ask.target, ToClient::Over { ask_id: id.to_string(), code: Code::PeerGone });
         self.count_outcome(&ask, Some(Code::HubUnreachable));
     }
@@ -306,8 +307,8 @@ impl Router {
         let (asker, from, to) = (who.peer.clone(), who.name.clone(), label(&lost.to));
         let new = || Tombstone { asker, from, to: to.clone(), ..Tombstone::default() };
         let tombstone = self.ended.get(&id).cloned().unwrap_or_else(new);
-        let tombstone = Tombstone { code: Some(Code::HubUnreachable), untold: false, ..tombstone };
-        self.ended.insert(self.now, id.clone(), tombstone);
+        let (code, untold, withdrawn) = (Some(Code::HubUnreachable), false, false);
+        self.ended.insert(self.now, id.clone(), Tombstone { code, untold, withdrawn, ..tombstone });
         self.report_loss(me, &id, to);
     }
 
@@ -358,7 +359,7 @@ impl Router {
         Some(ask)
     }
 
-    /// Sends the state of an ask to its asker, if it is connected.
+    /// Sends the state of an ask to its asker, if it is connected; while it is open, also in words.
     pub(super) fn notify_asker(
         &mut self,
         asker: PeerNo,
@@ -367,7 +368,8 @@ impl Router {
         path: Option<Path>,
         code: Option<Code>,
     ) {
-        let (ask_id, note, detail) = (id.to_owned(), None, None);
+        let (ask_id, ask) = (id.to_owned(), self.asks.get(id));
+        let (note, detail) = (ask.and_then(|a| a.standing.note), ask.map(|a| self.state_words(a, "")));
         self.send_to(asker, ToClient::State { ask_id, state, path, code, note, detail });
     }
 }

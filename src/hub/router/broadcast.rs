@@ -138,6 +138,7 @@ impl Router {
             let text = answers(&done.collected) + &super::roster::summary(&done.outcomes);
             let mut parcel = self.parcel(Kind::Summary, all, done.asker, text, all);
             parcel.from.clear(); // a text of the hub
+            parcel.about = Some(ask.about.clone()).filter(|about| !about.is_empty());
             self.notify_asker(done.asker, all, State::Replied, None, None);
             self.post(done.asker, parcel, None);
         }
@@ -163,6 +164,8 @@ impl Router {
         let (asker, open) =
             (broadcast.asker, broadcast.members.len().saturating_sub(broadcast.outcomes.len()));
         let collected = std::mem::take(&mut broadcast.collected);
+        let about =
+            self.asks.values().find(|ask| ask.broadcast.as_ref() == Some(all)).map(|ask| ask.about.clone());
         if collected.is_empty() {
             return;
         }
@@ -173,6 +176,7 @@ impl Router {
         );
         let mut parcel = self.parcel(Kind::Notice, all, asker, text, all);
         parcel.from.clear();
+        parcel.about = about;
         self.post(asker, parcel, None);
     }
 

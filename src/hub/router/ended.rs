@@ -29,6 +29,9 @@ pub(super) struct Tombstone {
     pub by_form: bool,
     /// The error, if it failed.
     pub code: Option<Code>,
+    /// Whether its asker has withdrawn it, or left.
+    #[serde(default)]
+    pub withdrawn: bool,
     /// A digest of the answer, to distinguish a repeated answer from a different one.
     pub answer: Option<u64>,
     /// Whether the asker left before it had the answer.

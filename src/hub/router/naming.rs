@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{ConnId, PeerNo, Reply, Router};
+use crate::fence::label;
 use crate::name;
 use crate::wire::{Answer, Code, Event, Fault, MAX_LABEL, What, refused};
 
@@ -146,6 +147,10 @@ impl Router {
 
     /// The peer that `me` calls `wanted`: by its name, by that of its directory, or by a name that it had before, if they have met.
     pub(super) fn find(&self, me: PeerNo, wanted: &str) -> Result<PeerNo, Fault> {
+        if !wanted.contains(char::is_alphanumeric) {
+            let why = format!("no peer named \"{}\"; relay_peers lists the peers", label(wanted));
+            return refused(Code::PeerNotFound, why);
+        }
         let name = name::wish(wanted);
         let keys = [name::key(&name), name::key(&name::slug(wanted))];
         let mut had_name = self.names.old.iter().rev().filter(|(n, _)| keys.contains(n)).map(|(_, no)| *no);

@@ -38,7 +38,8 @@ impl Router {
             ask_id: id.to_string(),
             from: tombstone.from.clone(),
             to: tombstone.to.clone(),
-            code: tombstone.code,
+            code: tombstone.code.filter(|_| !tombstone.withdrawn),
+            withdrawn: tombstone.withdrawn,
             ended_s: (self.now - at) / 1000,
         });
         AskList { open: self.open_asks(|_| true), ended: ended.collect() }
@@ -99,23 +100,27 @@ impl Router {
 
     /// The state of an ask, for people.
     pub(super) fn describe(&self, ask: &Ask) -> String {
-        let ago = span((self.now - ask.progress.since) / 1000);
+        self.state_words(ask, &format!(" {} ago", span((self.now - ask.progress.since) / 1000)))
+    }
+
+    /// The same, with `ago` for the age of the state; shorter if that is empty, for a status line.
+    pub(super) fn state_words(&self, ask: &Ask, ago: &str) -> String {
         let by = ask.progress.path.map(|p| format!(" by {}", p.name())).unwrap_or_default();
         let mut said = match ask.progress.state {
             State::Queued => self.queued_reason(ask),
             State::Pushed if ask.progress.path == Some(Path::Form) => {
-                format!("pushed{by} {ago} ago: the form is open in front of its user")
+                format!("pushed{by}{ago}: the form is open in front of its user")
             }
             State::Pushed if !self.sends_receipts(ask.target) => format!(
-                "pushed{by} {ago} ago; that session sends no receipts, because the relay's hooks do not run there"
+                "pushed{by}{ago}; that session sends no receipts, because the relay's hooks do not run there"
             ),
             State::Pushed => {
                 let last = ask.delivery.and_then(|no| self.last_attempt(no));
                 let is_accepted = last.is_some_and(|a| matches!(a.stage, Stage::Queued | Stage::Prompted(_)));
-                let accepted = if is_accepted { "accepted by the client, " } else { "" };
-                format!("pushed{by} {ago} ago, {accepted}not seen yet: {}", self.unseen_reason(ask))
+                let accepted = if is_accepted && !ago.is_empty() { "accepted by the client, " } else { "" };
+                format!("pushed{by}{ago}, {accepted}not seen yet: {}", self.unseen_reason(ask))
             }
-            _ => format!("seen {ago} ago, {}", phrase(&ask.standing)),
+            _ => format!("seen{ago}, {}", phrase(&ask.standing)),
         };
         if self.session_of(ask.target).activity == Activity::Waiting {
             said.push_str("; the session is waiting for its user's permission");
@@ -157,7 +162,7 @@ impl Router {
         match self.session_of(ask.target).activity {
             Activity::Stopped => "the session's process is stopped and takes messages when it goes on",
             Activity::Screen => "the session shows a screen of its own and takes messages when that closes",
-            Activity::Busy | Activity::Waiting => "the session is in the middle of a turn",
+            Activity::Busy | Activity::Waiting => "the session is busy",
             Activity::Idle => "the session has begun no turn since",
             Activity::Unknown => "no hook has reported since",
         }
@@ -172,6 +177,7 @@ impl Router {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",
             false => "Ask again with more time if it still matters",
         };
+        let then = self.help(ask).unwrap_or(then);
         match code {
             Code::PeerGone => format!(
                 "peer_gone: \"{name}\" left before it answered, {asked} after it was asked (the question was {state}). \

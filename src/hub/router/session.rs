@@ -281,15 +281,17 @@ impl Router {
     fn set_activity(&mut self, claude: &str, activity: Activity) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(claude) else { return };
-        let turned_idle = activity == Activity::Idle && session.activity != Activity::Idle;
-        session.activity = activity;
-        if turned_idle {
+        if std::mem::replace(&mut session.activity, activity) == activity {
+            return;
+        }
+        if activity == Activity::Idle {
             session.idle_since = now;
             for delivery in self.inboxes(&self.peers_of(claude)) {
                 self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
                 self.arm_form(delivery);
             }
         }
+        self.activity_changed(&self.peers_of(claude));
     }
 
     /// Removes a process whose last peer has left.

@@ -3,9 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ask::Ask;
+use super::delivery::Progress;
 use super::{Id, PeerNo, Router, Timer};
 use crate::fence::label;
-use crate::wire::{Activity, Kind, Note, OwedAsk, Path, PeerKind, State, ToClient};
+use crate::wire::{Activity, Event, Kind, Note, OwedAsk, Path, PeerKind, State, What};
 
 /// See the module.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -123,6 +125,31 @@ impl Router {
         self.dispatch(no);
     }
 
+    /// These peers do something else: whoever waits for them at a shell is told.
+    pub(super) fn activity_changed(&mut self, peers: &[PeerNo]) {
+        for id in peers.iter().flat_map(|no| self.peer(*no).owes.clone()).collect::<Vec<_>>() {
+            let Some(ask) = self.asks.get(&id) else { continue };
+            let (asker, Progress { state, path, .. }) = (ask.asker, ask.progress);
+            if !self.peer(asker).who.listens {
+                self.notify_asker(asker, &id, state, path, None);
+            }
+        }
+    }
+
+    /// What helps, if time alone does not.
+    pub(super) fn help(&self, ask: &Ask) -> Option<&'static str> {
+        match ask.standing.note {
+            Some(Note::Declined) => {
+                Some("Its user can allow relay_reply there, for all sessions with `relay setup --allow`")
+            }
+            Some(Note::Unanswered) => Some("More time does not help: ask in other words, or ask its user"),
+            _ if self.session_of(ask.target).activity == Activity::Waiting => {
+                Some("Its user has to answer the permission dialog there first")
+            }
+            _ => None,
+        }
+    }
+
     /// Open asks to these peers that are in the conversation.
     fn owed_and_seen(&self, peers: &[PeerNo]) -> Vec<Id> {
         let owed = peers.iter().flat_map(|no| &self.peer(*no).owes);
@@ -140,20 +167,26 @@ impl Router {
         ask.standing.reason = reason.map(label);
         let Some(ask) = self.asks.get(id) else { return };
         let (asker, target, state, thread) = (ask.asker, ask.target, ask.progress.state, ask.thread.clone());
-        let detail = self.describe(ask);
-        let is_member = ask.broadcast.is_some();
-        let (ask_id, shown) = (id.to_string(), Some(detail.clone()));
-        let message =
-            ToClient::State { ask_id, state, path: None, code: None, note: Some(note), detail: shown };
-        self.send_to(asker, message);
+        let (is_member, detail) = (ask.broadcast.is_some(), self.state_words(ask, ""));
+        let help = self.help(ask).map(|help| format!(" {help}.")).unwrap_or_default();
+        self.notify_asker(asker, id, state, None, None);
+        let (from, to) = (self.name(asker), self.name(target));
+        self.report(Event {
+            event: What::Note,
+            from,
+            to: Some(to.clone()),
+            ask_id: Some(id.to_string()),
+            note: Some(note),
+            text: Some(detail.clone()), // not for a log: a reason may quote a text
+            ..Event::default()
+        });
         // People and scripts see the state; a model gets a notice. For `NoTurn` the session is reminded first.
         let has_room = self.peer(asker).inbox.len() < self.limits.undelivered;
         let is_session = self.peer(asker).who.kind == PeerKind::Session;
         if is_session && has_room && note != Note::NoTurn && !is_member {
             let text = format!(
-                "{id} to \"{}\": {detail}. The ask stays open: an answer still counts until its timeout. Tell your user if it \
-                 matters; do not broadcast the question.",
-                self.peer(target).who.name
+                "{id} to \"{to}\": {detail}.{help} The ask stays open: an answer still counts until its timeout. Tell your user \
+                 if it matters; do not broadcast the question."
             );
             let parcel = self.parcel(Kind::Notice, id, target, text, &thread);
             self.post(asker, parcel, None);
@@ -167,7 +200,7 @@ pub(super) fn phrase(standing: &Standing) -> String {
     match standing.note {
         None => "no reply yet".to_owned(),
         Some(Note::NoTurn) => {
-            "no turn begun: the session is idle and has not taken it up; it was reminded".to_owned()
+            "no turn begun: the idle session did not take it up and was reminded".to_owned()
         }
         Some(Note::Unanswered) => {
             let also = if standing.reminded { ", also after a reminder" } else { "" };

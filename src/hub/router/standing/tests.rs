@@ -37,7 +37,8 @@ impl Case {
             case.step(Input::Opened(conn));
         }
         let claude = Some(CLAUDE.to_owned());
-        let asker = who("asker", PeerKind::Person, None, vec![Path::Socket]);
+        let mut asker = who("asker", PeerKind::Person, None, vec![Path::Socket]);
+        asker.listens = false; // `relay ask`
         case.say(ASKER, ToHub::Register { id: 1, who: asker, lost: Vec::new() });
         let session = who("session", PeerKind::Session, claude, paths);
         case.say(SESSION, ToHub::Register { id: 1, who: session, lost: Vec::new() });
@@ -196,23 +197,66 @@ fn a_stopped_session_keeps_the_path() {
     assert!(case.pass(3_999).is_empty());
 }
 
-#[test]
-fn model_whose_answer_is_refused_has_seen_the_question() {
-    let mut case = Case::new(vec![Path::Inbox]);
+/// The states that the asker is told, each with its note and words.
+fn told(out: &[Output]) -> Vec<(State, Option<Note>, String)> {
+    let state = |o: &Output| match o {
+        Output::Send(ASKER, ToClient::State { state, note, detail, .. }) => {
+            Some((*state, *note, detail.clone().unwrap_or_default()))
+        }
+        _ => None,
+    };
+    out.iter().filter_map(state).collect()
+}
+
+fn denied(case: &mut Case) -> Vec<Output> {
     let (claude, ask_id) = (CLAUDE.to_owned(), Some("ask_0000000000000001".to_owned()));
     let (event, reason) = (HookEvent::Denied, Some("not by a peer".to_owned()));
-    let denied = ToHub::Hook(HookReport { id: 1, claude, event, turn: None, ask_id, reason, age_ms: None });
-    let out = case.say(HOOK, denied);
-    let told: Vec<_> = out
-        .iter()
-        .filter_map(|o| match o {
-            Output::Send(ASKER, ToClient::State { state, note, detail, .. }) => {
-                Some((*state, *note, detail.clone()))
-            }
+    let denied = HookReport { id: 1, claude, event, turn: None, ask_id, reason, age_ms: None };
+    case.say(HOOK, ToHub::Hook(denied))
+}
+
+#[test]
+fn model_whose_answer_is_refused_has_seen_the_question() {
+    let told = told(&denied(&mut Case::new(vec![Path::Inbox])));
+    let states: Vec<_> = told.iter().map(|(state, note, _)| (*state, *note)).collect();
+    // A model that acts is busy, has seen the question, and was refused.
+    let expected = [(State::Pushed, None), (State::Seen, None), (State::Seen, Some(Note::Declined))];
+    assert_eq!(states, expected, "{told:?}");
+    assert!(told[2].2.contains("not by a peer"), "{told:?}");
+}
+
+#[test]
+fn asker_at_a_shell_is_told_what_the_session_does() {
+    let mut case = Case::new(vec![Path::Inbox]);
+    let busy = told(&case.hook(Prompt, Some("turn 1")).0);
+    assert_eq!(busy[0].2, "pushed by inbox, not seen yet: the session is busy");
+    let waiting = told(&case.hook(HookEvent::Permission, None).0);
+    assert!(waiting[0].2.ends_with("the session is waiting for its user's permission"), "{waiting:?}");
+    assert!(told(&case.hook(HookEvent::Permission, None).0).is_empty(), "nothing new");
+}
+
+#[test]
+fn advice_at_the_timeout_follows_from_what_is_known() {
+    type Course = fn(&mut Case);
+    let unanswered: Course = |case| {
+        case.seen();
+        case.hook(Stop, None);
+        case.hook(StopAgain, None);
+    };
+    for (course, advice) in [
+        ((|case| case.seen()) as Course, "Ask again with more time"),
+        (unanswered, "More time does not help"),
+        (|case| drop(denied(case)), "`relay setup --allow`"),
+        (|case| drop(case.hook(HookEvent::Permission, None)), "Its user has to answer the permission dialog"),
+    ] {
+        let mut case = Case::new(vec![Path::Inbox]);
+        course(&mut case);
+        let failure = case.pass(600_000).into_iter().find_map(|o| match o {
+            Output::Send(ASKER, ToClient::Push(parcel)) => Some(parcel.text),
             _ => None,
-        })
-        .collect();
-    assert_eq!((told[0].0, told[0].1), (State::Seen, None));
-    assert_eq!((told[1].0, told[1].1), (State::Seen, Some(Note::Declined)));
-    assert!(told[1].2.as_ref().is_some_and(|detail| detail.contains("not by a peer")), "{told:?}");
+        });
+        let failure = failure.expect("the end");
+        assert!(failure.contains(advice), "{failure}");
+        assert_eq!(failure.contains("with more time"), advice.contains("with more time"), "{failure}");
+    }
 }
