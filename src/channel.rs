@@ -152,9 +152,10 @@ struct Introduction {
 /// Waits until the client has introduced itself: who the session is to the hub depends on it. `None` if the channel is to leave
 /// before.
 fn meet(received: &Receiver<Received>, session: &Surroundings) -> io::Result<Option<Introduction>> {
-    while let Ok(message) = received.recv() {
-        let incoming = match message {
-            Received::Client(incoming) => incoming,
+    loop {
+        let incoming = match received.recv_timeout(CHECK) {
+            Ok(Received::Client(incoming)) => incoming,
+            Err(RecvTimeoutError::Timeout) if parent_id() == session.pid => continue,
             _ => return Ok(None),
         };
         match incoming {
@@ -173,7 +174,6 @@ fn meet(received: &Receiver<Received>, session: &Surroundings) -> io::Result<Opt
             Incoming::Response { .. } | Incoming::Notification { .. } => {}
         }
     }
-    Ok(None)
 }
 
 /// Answers `initialize`, and returns the client that has sent it.

@@ -1,5 +1,7 @@
 //! What surrounds a channel: the directory that it was started in, and the process that started it.
 
+use serde_json::json;
+
 use crate::driver::{Channel, DataDir, signal};
 
 /// The channel of a session that says nothing about its project; a shell does `before` first, in the project's directory.
@@ -61,10 +63,15 @@ fn a_directory_of_over_4096_bytes_keeps_nobody_out() {
 fn a_channel_whose_parent_is_gone_leaves_though_its_stdin_is_open() {
     let dir = DataDir::new();
     let wrapper = r#"exec 3<&0; "$0" channel <&3 3<&- & wait; exit"#;
-    let mut channel = started_in(&dir, "wrapped", wrapper);
-    channel.initialize();
-    channel.peers();
-    signal(channel.pid(), "KILL"); // the wrapper
-    channel.wait();
-    assert_eq!(dir.logged("parent_gone").len(), 1);
+    for is_introduced in [true, false] {
+        let mut channel = started_in(&dir, "wrapped", wrapper);
+        channel.request("ping", &json!({}));
+        if is_introduced {
+            channel.initialize();
+            channel.peers();
+        }
+        signal(channel.pid(), "KILL"); // the wrapper
+        channel.wait();
+    }
+    assert_eq!(dir.logged("parent_gone").len(), 1, "of the one that the hub knew");
 }
