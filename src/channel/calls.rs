@@ -49,6 +49,9 @@ impl Channel {
                 Some(tool) => tool,
             };
         let until = match &tool {
+            Ok(tools::Tool::Wait(_)) if !is_read => {
+                return self.end_call(&id, tools::render_wait(0), false, Vec::new());
+            }
             Ok(tools::Tool::Wait(wait)) => Some(Instant::now() + wait.duration()),
             _ => None,
         };
