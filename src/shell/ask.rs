@@ -32,6 +32,7 @@ struct AnswerJson<'a> {
     to: &'a str,
     from: &'a str,
     answer: &'a str,
+    thread: Option<&'a str>,
     /// `person` if a person answered; left out if not.
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<PeerKind>,
@@ -127,7 +128,7 @@ pub fn ask(dir: &DataDir, args: &Args) -> Outcome {
     if person {
         waiter.timeout += PUT_OFF;
     }
-    let ask_id = waiter.guest.ask(to, &text, timeout, person)?;
+    let ask_id = waiter.guest.ask(to, &text, args.get("thread"), timeout, person)?;
     let code = match await_answer(&mut waiter, args, to) {
         Ok(code) => code,
         Err(failure) => report(args, failure, |error| AskFailureJson { ask_id: &ask_id, error }),
@@ -171,8 +172,9 @@ fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
 
 fn print_answer(args: &Args, to: &str, parcel: &Parcel) -> Result<(), Failure> {
     let Parcel { ask_id, from, text, by, late, .. } = parcel;
+    let thread = parcel.thread.as_deref();
     match args.has("json") {
-        true => print(&AnswerJson { ask_id, to, from, answer: text, by: *by, late: *late }),
+        true => print(&AnswerJson { ask_id, to, from, answer: text, thread, by: *by, late: *late }),
         false => out(&format!("{}\n", terminal::peer_text(text).trim_end_matches('\n'))),
     }
 }

@@ -7,6 +7,7 @@ use super::peers::{is_local, request_roster};
 use super::terminal::{columns, err, out, table};
 use super::{Outcome, claude, is_no_hub, open, print, short_id, width};
 use crate::datadir::DataDir;
+use crate::fence::label;
 use crate::link::unreachable;
 use crate::span::span;
 use crate::wire::{Answer, AskList, Code, Fault, ListedPeer, State, ToHub};
@@ -38,11 +39,11 @@ fn request_asks(dir: &DataDir) -> Result<AskList, Fault> {
 
 /// The tables of open and ended asks.
 fn describe(list: &AskList, columns: Option<usize>) -> String {
-    let heading = |names: [&str; 6]| names.map(str::to_owned);
-    let mut open = vec![heading(["FROM", "TO", "ASKED", "TIMEOUT", "ID", "STATE"])];
+    let mut open = vec![["FROM", "TO", "ASKED", "TIMEOUT", "ID", "THREAD", "STATE"].map(str::to_owned)];
     open.extend(list.open.iter().map(|ask| {
         let (asked, left) = (format!("{} ago", span(ask.age_s)), format!("in {}", span(ask.left_s)));
-        [ask.from.clone(), ask.to.clone(), asked, left, short_id(&ask.ask_id), ask.detail.clone()]
+        let [id, thread] = [&ask.ask_id, &ask.thread].map(|id| short_id(&label(id)));
+        [ask.from.clone(), ask.to.clone(), asked, left, id, thread, ask.detail.clone()]
     }));
     let mut ended = vec![["FROM", "TO", "ENDED", "ID", "RESULT"].map(str::to_owned)];
     ended.extend(list.ended.iter().map(|ask| {

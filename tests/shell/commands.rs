@@ -125,7 +125,7 @@ fn ask_prints_the_answer() {
     bob.line("#2 \u{1b}[1mraw \"quoted\"");
     assert_eq!(by_pipe.code(), Some(0));
     let answer: Value = serde_json::from_str(&by_pipe.out.text()).expect("JSON");
-    assert_eq!(keys(&answer), ["answer", "ask_id", "from", "to"]);
+    assert_eq!(keys(&answer), ["answer", "ask_id", "from", "thread", "to"]);
     assert!(answer["ask_id"].as_str().is_some_and(|id| id.starts_with("ask_")));
     assert_eq!(
         (&answer["answer"], &answer["from"], &answer["to"]),

@@ -156,7 +156,7 @@ fn completions_know_commands_options_and_peers() {
         String::from_utf8_lossy(&ran.stdout).trim().to_owned()
     };
     assert_eq!(complete(&["relay", "as"]), "ask asks");
-    assert_eq!(complete(&["relay", "ask", "--t"]), "--timeout");
+    assert_eq!(complete(&["relay", "ask", "--ti"]), "--timeout");
     assert_eq!(complete(&["relay", "ask", "b"]), "bob");
     assert_eq!(complete(&["relay", "broadcast", "--scope", ""]), "machine repo directory");
     assert_eq!(complete(&["relay", "completions", "z"]), "zsh");
