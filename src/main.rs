@@ -32,8 +32,8 @@ use std::process::ExitCode;
 use datadir::DataDir;
 use shell::args::{self, Args};
 use shell::{
-    Failure, FailureJson, Outcome, ask, asks, completions, demo, doctor, join, linked, links, peers, report,
-    setup, status, tail, usage_error,
+    Failure, FailureJson, Outcome, ask, asks, completions, demo, doctor, hosts, join, peers, report, setup,
+    status, tail, usage_error,
 };
 
 fn main() -> ExitCode {
@@ -83,9 +83,9 @@ fn run(dir: &DataDir, args: &Args) -> Outcome {
         "tail" => tail::tail(dir, args),
         "status" => status::status(dir, args),
         "stop" => status::stop(dir),
-        "link" => links::link(dir, args),
-        "unlink" => links::unlink(dir, args),
-        "linked" => linked::linked(dir, args),
+        "link" => hosts::link(dir, args),
+        "unlink" => hosts::unlink(dir, args),
+        "linked" => hosts::far_end::linked(dir, args),
         "replay" => replay(args),
         "doctor" => doctor::doctor(dir, args),
         "setup" => setup::setup(args),

@@ -15,11 +15,11 @@
 
 mod ask;
 mod broadcast;
-mod check;
 mod delivery;
 mod ended;
 mod form;
 mod ids;
+mod integrity;
 mod limits;
 mod naming;
 mod peer;
@@ -42,10 +42,10 @@ use serde::{Deserialize, Serialize};
 use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, fault};
 use ask::Ask;
 use broadcast::Broadcast;
-pub use check::is_plausible;
 use delivery::Delivery;
 use ended::EndedAsks;
 use ids::Ids;
+pub use integrity::is_plausible;
 pub use limits::Limits;
 use naming::Names;
 use peer::Peer;

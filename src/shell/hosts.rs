@@ -1,6 +1,9 @@
 //! `relay link` and `relay unlink`: which other machines are linked. A link is a file in `links/`, locked by the process
 //! that keeps its SSH connection, which ends when the file is removed.
 
+pub mod far_end;
+mod near_end;
+
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -13,13 +16,13 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use super::args::Args;
-use super::ssh::{LINKED, keep};
 use super::terminal::{columns, err, out, table};
 use super::{Failure, Outcome, print, usage_error, width};
 use crate::datadir::DataDir;
 use crate::fence::clean;
 use crate::link::own_executable;
 use crate::span::span;
+use near_end::{LINKED, keep};
 
 /// How long a link may take to end: it answers between two steps of a connection.
 const END: Duration = Duration::from_secs(40);

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::linked::{BYE, PREFIX, REPLACED, Remote, TAKEN};
-use super::links::Entry;
-use super::terminal::{err, out};
+use super::Entry;
+use super::far_end::{BYE, PREFIX, REPLACED, Remote, TAKEN};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
 use crate::link::{self, Link};
+use crate::shell::terminal::{err, out};
 use crate::threads::{SMALL, spawn};
 use crate::token::Tokens;
 

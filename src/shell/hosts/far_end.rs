@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use serde_json::{Value, json};
 
-use super::args::Args;
-use super::terminal::out;
-use super::{Failure, Outcome, print, usage_error};
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
+use crate::shell::args::Args;
+use crate::shell::terminal::out;
+use crate::shell::{Failure, Outcome, print, usage_error};
 use crate::threads::{SMALL, spawn};
 use crate::wire::{Code, ToHub};
 use crate::{process, texts};
