@@ -46,6 +46,31 @@ fn the_model_has_the_instructions_whole() {
     }
 }
 
+/// What other servers left the client waiting for ever on. Half of an emoji goes through, replaced.
+#[test]
+fn every_call_is_answered_whatever_the_model_says_in_it() {
+    for claude in client::VERSIONS.into_iter().filter_map(client::claude) {
+        let stage = Stage::new(&claude);
+        let (mut alice, mut bob) = (stage.piped("alice"), stage.piped("bob"));
+        alice.meet("bob");
+        bob.meet("alice"); // a first turn, for 2.1.197 is woken by a hook of an earlier one
+        let ask_id = alice.ask("bob", "cut HALF-AN-EMOJI");
+        stage.wait_for_ask("bob", "> cut \u{fffd}");
+        // The spelling of the original is none of the schema's, and is taken all the same.
+        bob.get("relay_reply", json!({"ask_id": ask_id, "text": "A-HALF-AN-EMOJI"}));
+        heard(&stage, "alice", "> A-\u{fffd}");
+        for (question, says) in [("200-BRACKETS", "`question`: invalid type"), ("5-MIB", "longer than 4 MiB")]
+        {
+            let failed = alice.fail("relay_ask", json!({"to": "bob", "question": question}));
+            assert!(failed.contains(says), "{failed}");
+        }
+        assert_eq!(alice.peers()["asks"], json!([]));
+        alice.end();
+        bob.end();
+        stage.finish();
+    }
+}
+
 /// A session in plan mode asks, answers and lists.
 #[test]
 fn plan_mode_does_not_silence_a_session() {
