@@ -381,7 +381,7 @@ impl Channel {
             match event {
                 Event::Registered { name } => self.registered(&name),
                 Event::Refused(fault) => log::warn!(code = fault.code.name(); "refused"),
-                Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_lost"),
+                Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_disconnect"),
                 Event::Ended { id, result, waiting, .. } => self.ended(id, &result, waiting)?,
                 Event::Push(parcel) => self.push(parcel)?,
                 Event::Told(ToClient::RosterChanged) => self.resources_changed = true,
