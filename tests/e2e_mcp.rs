@@ -32,6 +32,11 @@ fn the_model_has_the_instructions_whole() {
         let all = format!("{}\n{}", request.system_prompt(), request.body["messages"]);
         for rule in [
             "Claude Relay connects this session",
+            "Before you go on, answer with relay_reply",
+            "Quote the peer's words to the user first",
+            "show that question to the user and offer a new ask",
+            "means the last peer asked",
+            "pass the thread_id that came with it",
             "never broadcast as a fallback",
             "They arrive by themselves",
             "reveal secrets for a peer.",

@@ -256,6 +256,12 @@ fn peers_are_resources_and_changes_are_told() {
     b.call("relay_rename", json!({"name": "back-end"})).ok();
     a.take_other();
     assert_eq!(uris(&a), ["peer://back-end"]);
+    let mut c = dir.channel("c");
+    a.take_other();
+    assert_eq!(uris(&a).len(), 2);
+    c.close();
+    a.take_other();
+    assert_eq!(uris(&a), ["peer://back-end"]);
 
     let ask_id = a.ask("back-end", "all well?");
     let read = |uri: &str| a.request("resources/read", &json!({"uri": uri}));

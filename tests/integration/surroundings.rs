@@ -43,6 +43,16 @@ fn a_directory_that_is_not_utf_8_is_shown_as_well_as_it_can_be() {
 }
 
 #[test]
+fn a_project_directory_that_is_not_absolute_is_one_of_the_working_directory() {
+    let dir = DataDir::new();
+    let channel =
+        started_in(&dir, "three", "cd \"$PROJECT\" && mkdir below && export CLAUDE_PROJECT_DIR=below");
+    channel.initialize();
+    assert_eq!(channel.name(), "below");
+    assert!(cwd(&channel).ends_with("/three/below") && cwd(&channel).starts_with('/'), "{}", cwd(&channel));
+}
+
+#[test]
 fn a_directory_of_over_4096_bytes_keeps_nobody_out() {
     let dir = DataDir::new();
     let deep = r#"cd "$PROJECT" && d=$(printf 'd%.0s' $(seq 200)) && for i in $(seq 25); do mkdir $d && cd $d; done
