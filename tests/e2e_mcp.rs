@@ -9,7 +9,7 @@ use support::client;
 use support::model::Request;
 use support::stage::{Prompted, Stage};
 
-/// The clients whose plan mode refuses tools that do not say that they only read.
+/// The clients whose plan mode refuses tools that do not say that they only read, and that follow mentions.
 const VERSIONS: [&str; 2] = ["2.1.330", "2.1.332"];
 
 fn clients() -> impl Iterator<Item = PathBuf> {
@@ -24,7 +24,7 @@ fn heard(stage: &Stage, session: &str, needle: &str) -> Request {
 
 #[test]
 fn the_model_has_the_instructions_whole() {
-    for claude in clients() {
+    for claude in client::VERSIONS.into_iter().filter_map(client::claude) {
         let stage = Stage::new(&claude);
         let mut alice = stage.piped("alice");
         alice.session.prompt("hello there");
@@ -112,7 +112,7 @@ fn plan_mode_does_not_silence_a_session() {
 
 #[test]
 fn slash_commands_and_prompts_reach_the_model_with_their_arguments() {
-    for claude in clients() {
+    for claude in client::VERSIONS.into_iter().filter_map(client::claude) {
         let stage = Stage::new(&claude);
         let (mut alice, bob) = (stage.piped("alice"), stage.piped("bob"));
         alice.meet("bob");
@@ -135,7 +135,7 @@ fn slash_commands_and_prompts_reach_the_model_with_their_arguments() {
     }
 }
 
-/// In a terminal: it alone follows the changes of the roster.
+/// In a terminal: it alone follows the changes of the roster. 2.1.197 does not find a server of a plugin by its mention.
 #[test]
 fn a_mentioned_peer_is_read_as_a_resource() {
     let Some(tmux) = client::tmux() else { return };
