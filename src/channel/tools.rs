@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::fence::clean;
-use crate::wire::{BroadcastRequest, Code, Fault, MAX_TEXT, MAX_TIMEOUT_MS, Scope, ToHub, fault};
+use crate::wire::{BroadcastRequest, Code, Fault, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Scope, ToHub, fault};
 
 mod results;
 
@@ -89,7 +89,7 @@ pub struct Ask {
     #[serde(default)]
     who: Option<Asked>,
     #[serde(default)]
-    thread_id: Option<Label>,
+    thread_id: Option<Bounded<MAX_THREAD>>,
     #[serde(default)]
     timeout_s: Option<Seconds>,
 }

@@ -33,7 +33,7 @@ fn a_conversation_has_one_thread() {
     let [a, b] = dir.channels(["a", "b"]);
     let made = a.call("relay_ask", json!({"to": "b", "question": "?"})).ok()["thread_id"].clone();
     assert!(made.as_str().is_some_and(|thread| thread.starts_with("thr_")), "{made}");
-    for thread in [made.as_str().expect("text"), "the review of 4711"] {
+    for thread in [made.as_str().expect("text"), "the review of #4711", &"t".repeat(128)] {
         let asked = a.call("relay_ask", json!({"to": "b", "question": "?", "thread_id": thread}));
         assert!(asked.text.contains(&format!("thread_id {thread},")), "{}", asked.text);
         let asked = asked.ok();
@@ -51,6 +51,12 @@ fn a_conversation_has_one_thread() {
                 "{event}"
             );
         }
+    }
+    // What the message could not show as it is would begin another conversation when it is passed back.
+    for thread in ["", " a", "a\nb", "a \"b\"", "[a]", &"t".repeat(129)] {
+        let refused = a.call("relay_ask", json!({"to": "b", "question": "?", "thread_id": thread}));
+        assert!(refused.text.contains("`thread_id`"), "{}", refused.text);
+        assert_eq!(refused.code(), "bad_args", "{thread:?}");
     }
     let other = a.call("relay_ask", json!({"to": "b", "question": "?"})).ok()["thread_id"].clone();
     assert_ne!(other, made, "a new conversation");

@@ -10,15 +10,14 @@ use super::limits::overloaded;
 use super::peer::MAX_LOST;
 use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
+use crate::fence::label;
 use crate::wire::{
-    Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State, ToClient,
-    What, place, refused,
+    Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State,
+    ToClient, What, place, refused,
 };
 
 /// How much of a question its answer quotes, in characters.
 const MAX_ABOUT: usize = 100;
-/// The longest thread id, in bytes.
-const MAX_THREAD: usize = 128;
 
 /// The arguments of `ask`.
 pub(super) struct Question {
@@ -63,9 +62,11 @@ impl Router {
         check_id(&question.ask_id)?;
         check_text("question", &question.text)?;
         check_timeout(question.timeout_ms)?;
-        if question.thread.as_ref().is_some_and(|t| t.is_empty() || t.len() > MAX_THREAD) {
+        // What a message cannot show as it is would begin another conversation when it is passed back.
+        if question.thread.as_ref().is_some_and(|t| t.is_empty() || t.len() > MAX_THREAD || label(t) != *t) {
             let why = format!(
-                "`thread_id` has to have 1 to {MAX_THREAD} bytes; pass the one of an earlier message"
+                "`thread_id` has to have 1 to {MAX_THREAD} bytes on one line, without quotes and brackets; pass the one of an \
+                 earlier message"
             );
             return refused(Code::BadArgs, why);
         }
@@ -190,7 +191,7 @@ impl Router {
         self.peer_mut(asker).asked.insert(id.clone());
         self.peer_mut(target).owes.insert(id.clone());
         self.arm(ask.deadline, Timer::Timeout(id.clone()));
-        let about = crate::fence::label(parcel.text.trim().lines().next().unwrap_or_default());
+        let about = label(parcel.text.trim().lines().next().unwrap_or_default());
         let about = about.chars().take(MAX_ABOUT).collect();
         let no = self.deliver(target, parcel, starter);
         self.asks.insert(id.clone(), Ask { delivery: Some(no), about, ..ask });
@@ -364,7 +365,7 @@ impl Router {
         if is_open || is_known || !has_room {
             return;
         }
-        let to = crate::fence::label(&lost.to);
+        let to = label(&lost.to);
         if let Some(tombstone) = self.ended.get_mut(&id) {
             (tombstone.code, tombstone.untold) = (code, false);
         } else {
