@@ -8,16 +8,16 @@ mod inbox;
 mod resources;
 mod surroundings;
 pub mod tools;
-mod waits;
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
 use std::os::unix::process::parent_id;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use serde_json::json;
+use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::client::{Client, Event};
@@ -30,11 +30,10 @@ use crate::texts::{self, Texts};
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Activity, Parcel, Path, ToClient, ToHub, Who};
-use calls::Call;
+use calls::{Call, Wait};
 use forms::OpenForm;
 use identity::Identity;
 use surroundings::Surroundings;
-use waits::Waits;
 
 /// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
 const CHECK: Duration = Duration::from_secs(1);
@@ -62,15 +61,18 @@ struct Channel {
     program: mcp::Client,
     /// Requests by that to the hub that each waits for.
     calls: HashMap<u64, Call>,
-    waits: Waits,
+    /// The open call of `relay_wait`.
+    wait: Option<Wait>,
+    /// Texts of the path `tool` that no result has carried yet.
+    arrived: Vec<Parcel>,
     /// Whether the client has asked for the resources, and whether they have changed since.
     lists_resources: bool,
     resources_changed: bool,
-    /// Whether stdin has ended: the channel exits after it has answered the open calls.
+    /// Whether stdin has ended, or nobody reads stdout: the channel exits after it has answered the open calls.
     ending: bool,
     /// Whether the client's process was stopped at the last check.
     is_stopped: bool,
-    inbox: Sender<Parcel>,
+    inbox: Sender<(PathBuf, Parcel)>,
     /// The forms that are open in front of its user.
     forms: Vec<OpenForm>,
 }
@@ -93,7 +95,9 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     let (received, all) = bounded(256);
     let prepared = dir.prepare();
     listen(&received)?;
-    let Ok(Some(Introduction { program, forms, first })) = meet(&all, &session) else { return Ok(()) };
+    let Some((id, method, params)) = meet(&all, session.pid)? else { return Ok(()) };
+    let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
+    let program = client.client();
     if program != mcp::Client::ClaudeCode {
         // Another client may run all its sessions under one process.
         session.key = process::key(std::process::id());
@@ -105,7 +109,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     let away = prepared.err().unwrap_or_else(|| "the hub has not been reached yet; retry".to_owned());
     let (inbox, to_inbox) = unbounded();
     let done = move |push, error| received.send(Received::Inbox(push, error)).is_ok();
-    inbox::serve(&session, Texts::new(dir, session.key.clone()), to_inbox, done);
+    inbox::serve(Texts::new(dir, session.key.clone()), to_inbox, done);
     log::debug!(key = session.key; "channel_start");
     let mut channel = Channel {
         client: Client::new(tokens, who(&session, identity), unreachable(away)),
@@ -113,7 +117,8 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
         session,
         program,
         calls: HashMap::new(),
-        waits: Waits::default(),
+        wait: None,
+        arrived: Vec::new(),
         lists_resources: false,
         resources_changed: false,
         ending: false,
@@ -122,70 +127,37 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
         forms: Vec::new(),
     };
     let is_claude = program == mcp::Client::ClaudeCode;
-    channel.client.who.forms = forms && is_claude && channel.session.find_person();
+    channel.client.who.forms = client.shows_forms() && is_claude && channel.session.find_person();
     channel.client.who.paths = channel.paths();
     channel.client.who.session = channel.conversation();
-    sweep(dir);
-    if first.is_none_or(|first| channel.answer_client(first).is_ok()) {
-        channel.serve(&all);
-    }
+    channel.answer_request(id, &method, &params);
+    // What earlier sessions left.
+    process::sweep(&dir.sessions(), Duration::MAX);
+    texts::sweep(dir);
+    let why = channel.serve(&all);
+    channel.client.leave();
+    log::debug!(why = why; "channel_close");
     Ok(())
 }
 
-/// Removes what earlier sessions left. Long texts are the hub's task where one can run.
-fn sweep(dir: &DataDir) {
-    identity::sweep(&dir.sessions(), process::is_alive);
-    if dir.elsewhere().is_some() {
-        texts::sweep(&texts::directory(dir), process::is_alive);
-    }
-}
-
-/// What is known when the client has introduced itself.
-struct Introduction {
-    program: mcp::Client,
-    /// Whether it can show forms.
-    forms: bool,
-    /// What a client that does not introduce itself wants instead.
-    first: Option<Incoming>,
-}
-
-/// Waits until the client has introduced itself: who the session is to the hub depends on it. `None` if the channel is to leave
-/// before.
-fn meet(received: &Receiver<Received>, session: &Surroundings) -> io::Result<Option<Introduction>> {
+/// The first request that depends on who the client is, with its method and parameters: `initialize`, or the tools for a client
+/// that does not introduce itself. Others are answered. `None` if the channel is to leave before; `parent` may be gone.
+fn meet(received: &Receiver<Received>, parent: u32) -> io::Result<Option<(Id, String, String)>> {
     loop {
         let incoming = match received.recv_timeout(CHECK) {
             Ok(Received::Client(incoming)) => incoming,
-            Err(RecvTimeoutError::Timeout) if parent_id() == session.pid => continue,
+            Err(RecvTimeoutError::Timeout) if parent_id() == parent => continue,
             _ => return Ok(None),
         };
         match incoming {
             Incoming::Request { id, method, params } => match method.as_str() {
-                "initialize" => {
-                    let (program, forms) = introduce(&id, &params, |program| is_pushable(program, session))?;
-                    return Ok(Some(Introduction { program, forms, first: None }));
-                }
-                "tools/call" | "tools/list" => {
-                    let first = Some(Incoming::Request { id, method, params });
-                    return Ok(Some(Introduction { program: mcp::Client::Other, forms: false, first }));
-                }
+                "initialize" | "tools/call" | "tools/list" => return Ok(Some((id, method, params))),
                 other => print(&answer_other(&id, other))?,
             },
             Incoming::Broken(answer) => print(&answer)?,
             Incoming::Response { .. } | Incoming::Notification { .. } => {}
         }
     }
-}
-
-/// Answers `initialize`, and returns the client that has sent it.
-fn introduce(
-    id: &Id,
-    params: &str,
-    is_pushable: impl FnOnce(mcp::Client) -> bool,
-) -> io::Result<(mcp::Client, bool)> {
-    let client: mcp::Initialize = mcp::params(params).unwrap_or_default();
-    let program = client.client();
-    print(&mcp::result(id, client.answer(is_pushable(program))))?;
-    Ok((program, client.shows_forms()))
 }
 
 /// The answer to a request that needs neither the session nor the hub.
@@ -196,27 +168,26 @@ fn answer_other(id: &Id, method: &str) -> String {
     }
 }
 
-/// Whether messages reach the model by themselves.
-fn is_pushable(program: mcp::Client, session: &Surroundings) -> bool {
-    program.can_be_pushed_to() || session.is_way_forced()
-}
-
 /// Starts the threads that read stdin and wait for signals.
 fn listen(received: &Sender<Received>) -> io::Result<()> {
     let (client, signals) = (received.clone(), received.clone());
-    let watching = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).and_then(|mut all| {
-        spawn("signals", SMALL, move || {
-            if all.forever().next().is_some() {
-                let _ = signals.try_send(Received::Signal); // a full queue: see below
-                std::thread::sleep(LEAVE);
-                std::process::exit(1); // the client does not read what it asked for
+    let mut all = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    spawn("signals", SMALL, move || {
+        if all.forever().next().is_some() {
+            let _ = signals.try_send(Received::Signal); // a full queue: see below
+            std::thread::sleep(LEAVE);
+            std::process::exit(1); // the client does not read what it asked for
+        }
+    })?;
+    spawn("stdin", PARSER, move || {
+        let mut input = BufReader::new(io::stdin());
+        while let Ok(Some(messages)) = mcp::read(&mut input) {
+            if !messages.into_iter().all(|incoming| client.send(Received::Client(incoming)).is_ok()) {
+                return; // the channel exits
             }
-        })
-    });
-    if let Err(e) = watching {
-        log::warn!(error:% = e; "no_signals");
-    }
-    spawn("stdin", PARSER, move || read_stdin(&client))
+        }
+        let _ = client.send(Received::ClientGone);
+    })
 }
 
 fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
@@ -231,119 +202,90 @@ fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
         claude: Some(session.key.clone()),
         listens: true,
         held: session.is_held,
-        forms: false,
         person_off: surroundings::is_set("RELAY_PERSON", "off"),
         consent: surroundings::consent(),
-        open_forms: Vec::new(),
         fresh: true,
         ..Who::default()
     }
 }
 
-/// Forwards the client's messages and the end of stdin.
-fn read_stdin(received: &Sender<Received>) {
-    let mut input = BufReader::new(io::stdin());
-    while let Ok(Some(messages)) = mcp::read(&mut input) {
-        for incoming in messages {
-            if received.send(Received::Client(incoming)).is_err() {
-                return;
-            }
-        }
-    }
-    let _ = received.send(Received::ClientGone); // fails only when the channel exits
-}
-
 impl Channel {
-    fn serve(&mut self, received: &Receiver<Received>) {
+    /// Serves until the session ends, and returns why.
+    fn serve(&mut self, received: &Receiver<Received>) -> &'static str {
         let mut check = Instant::now() + CHECK;
         loop {
-            let until =
-                self.client.deadline().into_iter().chain(self.waits.deadline()).fold(check, Instant::min);
-            let served = match received.recv_deadline(until) {
+            let wait = self.wait.as_ref().map(|wait| wait.until);
+            let until = self.client.deadline().into_iter().chain(wait).fold(check, Instant::min);
+            match received.recv_deadline(until) {
                 Ok(Received::Client(incoming)) => self.answer_client(incoming),
                 Ok(Received::Hub(message)) => {
                     let events = self.client.handle(message);
-                    self.take_events(events)
+                    self.take_events(events);
                 }
-                Ok(Received::Inbox(push, error)) => {
-                    self.pushed(&push, Path::Inbox, error);
-                    Ok(())
-                }
-                Ok(Received::Signal) => return self.leave("a signal"),
-                Ok(Received::ClientGone) => {
-                    self.ending = true;
-                    Ok(())
-                }
-                Err(RecvTimeoutError::Disconnected) => return self.leave("stdin closed"),
-                Err(RecvTimeoutError::Timeout) => Ok(()),
-            };
+                Ok(Received::Inbox(push, error)) => self.pushed(&push, Path::Inbox, error),
+                Ok(Received::Signal) => return "a signal",
+                Ok(Received::ClientGone) => self.ending = true,
+                Err(_) => {} // it is time for something
+            }
             let now = Instant::now();
             let late = self.client.expire(now);
-            if served.and_then(|()| self.take_events(late)).and_then(|()| self.end_waits(now)).is_err() {
-                return self.leave("stdout closed");
-            }
-            if self.ending && self.calls.is_empty() && !self.waits.is_open() {
-                return self.leave("stdin closed");
+            self.take_events(late);
+            self.end_wait(now);
+            if self.ending && self.calls.is_empty() && self.wait.is_none() {
+                return "stdin or stdout closed";
             }
             if now >= check {
                 check = now + CHECK;
                 if parent_id() != self.session.pid {
                     log::info!("parent_gone");
-                    return self.leave("its parent is gone");
+                    return "its parent is gone";
                 }
                 self.check_session();
-                if std::mem::take(&mut self.resources_changed) && self.tell_resources_changed().is_err() {
-                    return self.leave("stdout closed");
+                if std::mem::take(&mut self.resources_changed) {
+                    self.print(&mcp::notification("notifications/resources/list_changed", json!({})));
                 }
             }
         }
     }
 
-    fn leave(&mut self, why: &str) {
-        self.client.leave();
-        log::debug!(why = why; "channel_close");
-    }
-
-    fn answer_client(&mut self, incoming: Incoming) -> io::Result<()> {
+    fn answer_client(&mut self, incoming: Incoming) {
         match incoming {
-            Incoming::Broken(answer) => print(&answer),
+            Incoming::Broken(answer) => drop(self.print(&answer)),
             Incoming::Notification { method, params } if method == "notifications/cancelled" => {
                 self.cancel(&params);
-                Ok(())
             }
-            Incoming::Response { id: Some(id), result } => {
-                self.form_answered(&id, result.as_deref());
-                Ok(())
-            }
-            Incoming::Response { .. } | Incoming::Notification { .. } => Ok(()),
+            Incoming::Response { id: Some(id), result } => self.form_answered(&id, result.as_deref()),
+            Incoming::Response { .. } | Incoming::Notification { .. } => {}
             Incoming::Request { id, method, params } => self.answer_request(id, &method, &params),
         }
     }
 
-    fn answer_request(&mut self, id: Id, method: &str, params: &str) -> io::Result<()> {
-        match method {
-            "initialize" => introduce(&id, params, |_| self.is_pushable()).map(drop),
+    fn answer_request(&mut self, id: Id, method: &str, params: &str) {
+        let answer = match method {
+            "initialize" => {
+                let client: mcp::Initialize = mcp::params(params).unwrap_or_default();
+                mcp::result(&id, client.answer(self.is_pushable()))
+            }
             "tools/list" => {
                 self.session.listed.get_or_insert_with(Instant::now);
-                print(&mcp::result(&id, tools::list(self.is_pushable())))
+                mcp::result(&id, tools::list(self.is_pushable()))
             }
-            "tools/call" => self.call(id, params),
-            "resources/list" => self.list_resources(id),
-            "resources/templates/list" => print(&mcp::result(&id, resources::templates())),
+            "tools/call" => return self.call(id, params),
+            "resources/list" => return self.list_resources(id),
+            "resources/templates/list" => mcp::result(&id, resources::templates()),
             "resources/read" => {
-                self.read_resource(id, params);
-                Ok(())
+                let params: Value = mcp::params(params).unwrap_or_default();
+                let uri = params["uri"].as_str().unwrap_or_default().to_owned();
+                return self.ask_hub(|id| ToHub::Peers { id }, Call::Resources(id, Some(uri)));
             }
-            "prompts/list" => print(&mcp::result(&id, resources::prompts())),
-            "prompts/get" => {
-                let prompt = mcp::params(params).and_then(|prompt: resources::Prompt| prompt.messages());
-                print(&prompt.map_or_else(
-                    |why| mcp::error(&id, mcp::INVALID_PARAMS, &why),
-                    |messages| mcp::result(&id, messages),
-                ))
-            }
-            other => print(&answer_other(&id, other)),
-        }
+            "prompts/list" => mcp::result(&id, resources::prompts()),
+            "prompts/get" => match mcp::params(params).and_then(|params| resources::prompt(&params)) {
+                Ok(messages) => mcp::result(&id, messages),
+                Err(why) => return self.refuse(&id, &why),
+            },
+            other => answer_other(&id, other),
+        };
+        self.print(&answer);
     }
 
     /// Claude Code's id of the conversation. Another client that runs inside of a session has that session's in its environment.
@@ -351,13 +293,14 @@ impl Channel {
         self.session.id().filter(|_| self.program == mcp::Client::ClaudeCode)
     }
 
+    /// Whether messages reach the model by themselves.
     fn is_pushable(&self) -> bool {
-        is_pushable(self.program, &self.session)
+        self.program.can_be_pushed_to() || self.session.is_way_forced()
     }
 
     /// The paths to this session, the preferred one first. A client that can't be pushed to has one only while `relay_wait` waits.
     fn paths(&self) -> Vec<Path> {
-        match self.waits.is_open() {
+        match self.wait.is_some() {
             _ if self.is_pushable() => self.session.find_paths(),
             true => vec![Path::Tool],
             false => Vec::new(),
@@ -376,23 +319,23 @@ impl Channel {
         }
     }
 
-    fn take_events(&mut self, events: Vec<Event>) -> io::Result<()> {
+    fn take_events(&mut self, events: Vec<Event>) {
         for event in events {
             match event {
                 Event::Registered { name } => self.registered(&name),
                 Event::Refused(fault) => log::warn!(code = fault.code.name(); "refused"),
                 Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_disconnect"),
-                Event::Ended { id, result, waiting, .. } => self.ended(id, &result, waiting)?,
-                Event::Push(parcel) => self.push(parcel)?,
+                Event::Ended { id, request, result } => self.ended(id, &request, &result),
+                Event::Push(parcel) => self.push(parcel),
                 Event::Told(ToClient::RosterChanged) => self.resources_changed = true,
                 Event::Told(ToClient::Over { ask_id, .. }) => {
                     self.texts.remove_question(&ask_id);
-                    self.close_forms(&ask_id)?;
+                    self.close_forms(&ask_id);
                 }
                 Event::Told(_) => {}
             }
         }
-        Ok(())
+        self.settle_arrived();
     }
 
     fn registered(&mut self, name: &str) {
@@ -409,22 +352,19 @@ impl Channel {
     }
 
     /// Pushes a text into the session by the path that the hub chose.
-    fn push(&mut self, parcel: Parcel) -> io::Result<()> {
-        match parcel.path {
-            Path::Channel => {
-                print(&mcp::channel_message(&fence::body(&parcel), fence::channel_meta(&parcel)))?;
-                self.pushed(&parcel.push, parcel.path, None);
+    fn push(&mut self, parcel: Parcel) {
+        let (push, path) = (parcel.push.clone(), parcel.path);
+        let error = match (path, self.session.inbox()) {
+            (Path::Form, _) => return self.open_form(parcel),
+            (Path::Tool, _) => return self.arrived.push(parcel),
+            (Path::Inbox, Some(socket)) => return drop(self.inbox.send((socket, parcel))), // it runs as long as the channel
+            (Path::Channel, _) => {
+                let message = mcp::channel_message(&fence::body(&parcel), fence::channel_meta(&parcel));
+                (!self.print(&message)).then(|| "nobody reads stdout".to_owned())
             }
-            Path::Form => self.open_form(parcel)?,
-            Path::Inbox => drop(self.inbox.send(parcel)), // the thread runs as long as the channel
-            Path::Tool if self.waits.is_open() => self.waits.arrive(parcel, Instant::now()),
-            Path::Tool => self.give_back(vec![parcel], "no tool call can carry it"),
-            Path::Hook | Path::Socket => {
-                let error = Some(format!("a channel has no path {}", parcel.path.name()));
-                self.pushed(&parcel.push, parcel.path, error);
-            }
-        }
-        Ok(())
+            _ => Some(format!("this session has no path {}", path.name())),
+        };
+        self.pushed(&push, path, error);
     }
 
     fn pushed(&mut self, push: &str, path: Path, error: Option<String>) {
@@ -436,14 +376,11 @@ impl Channel {
 
     /// Reports changes of the session to the hub: name, activity, branch, paths.
     fn check_session(&mut self) {
-        let file = &self.session.file;
-        let before = (file.name.clone(), (file.status, file.status_at));
-        let git = self.session.look_at_git();
-        let branch = (git.branch != self.session.git.branch).then(|| git.branch.clone().unwrap_or_default());
-        self.session.git = git;
-        self.session.file.changed();
-        let file = &self.session.file;
-        let mut status = file.status.filter(|_| before.1 != (file.status, file.status_at));
+        let (file_before, git_before) = self.session.refresh();
+        let (file, git) = (&self.session.file, &self.session.git);
+        let branch = (git.branch != git_before.branch).then(|| git.branch.clone().unwrap_or_default());
+        let is_new = (file.status, file.status_at) != (file_before.status, file_before.status_at);
+        let mut status = file.status.filter(|_| is_new);
         let mut age_ms = file.status_age();
         let was_stopped = std::mem::replace(&mut self.is_stopped, process::is_stopped(self.session.pid));
         if self.is_stopped != was_stopped {
@@ -453,7 +390,8 @@ impl Channel {
                 false => (file.status.or(Some(Activity::Unknown)), Some(CHECK.as_millis() as u64)),
             };
         }
-        self.client.who.branch.clone_from(&self.session.git.branch);
+        let name = file.name.clone().filter(|_| file.name != file_before.name);
+        self.client.who.branch.clone_from(&git.branch);
         self.update_paths();
         if !self.client.is_registered() {
             return;
@@ -468,11 +406,15 @@ impl Channel {
             self.client.who.session = Some(session.clone());
             self.client.send(&ToHub::Session { session });
         }
-        if let Some(name) = self.session.file.name.clone()
-            && before.0.as_ref() != Some(&name)
-        {
+        if let Some(name) = name {
             self.client.request(|id| ToHub::Rename { id, name, exact: false });
         }
+    }
+    /// Prints one message, and returns whether that was possible. If not, the channel ends.
+    fn print(&mut self, line: &str) -> bool {
+        let printed = print(line);
+        self.ending |= printed.is_err();
+        printed.is_ok()
     }
 }
 

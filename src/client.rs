@@ -36,12 +36,11 @@ pub enum Event {
     },
     /// The hub refused the registration.
     Refused(Fault),
-    /// A request has ended. `waiting` has the texts for the session that came with the answer.
+    /// A request has ended. Texts that came with the answer were [`Push`](Self::Push) before.
     Ended {
         id: u64,
         request: ToHub,
         result: Result<Answer, Fault>,
-        waiting: Vec<Parcel>,
     },
     /// Push this, and report it with [`Client::pushed`] or [`Client::seen`].
     Push(Parcel),
@@ -72,8 +71,6 @@ pub struct Client {
     next_epoch: String,
     /// Why there is no hub, or none that answers.
     away: Fault,
-    /// Whether the present connection was closed because its hub does not answer.
-    hung: bool,
     next_id: u64,
     requests: BTreeMap<u64, Request>,
     /// The last pushes, oldest first, each with the report about it once it is made.
@@ -94,7 +91,6 @@ impl Client {
             epoch: None,
             next_epoch: String::new(),
             away,
-            hung: false,
             next_id: REGISTER,
             requests: BTreeMap::new(),
             pushes: VecDeque::new(),
@@ -134,7 +130,7 @@ impl Client {
     }
 
     /// Sends a message that has no answer, if the client is connected.
-    pub fn send(&mut self, message: &ToHub) {
+    pub fn send(&self, message: &ToHub) {
         if let Some(sender) = &self.sender
             && sender.send(message).is_err()
         {
@@ -157,18 +153,6 @@ impl Client {
         if let Some((_, known)) = self.pushes.iter_mut().find(|(known, _)| known == push) {
             *known = Some(report);
         }
-    }
-
-    /// Remembers a push; `false` if it is known already.
-    pub fn remember(&mut self, push: &str) -> bool {
-        if self.pushes.iter().any(|(known, _)| known == push) {
-            return false;
-        }
-        if self.pushes.len() >= MAX_PUSHES {
-            self.pushes.pop_front();
-        }
-        self.pushes.push_back((push.to_owned(), None));
-        true
     }
 
     /// Sends `bye`; `false` if the client is not connected.
@@ -198,9 +182,7 @@ impl Client {
     fn disconnected(&mut self, why: Fault) -> Vec<Event> {
         let was_connected = self.sender.take().is_some();
         self.registered = false;
-        if !std::mem::take(&mut self.hung) {
-            self.away = why.clone();
-        }
+        self.away = why.clone();
         for request in self.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
         }
@@ -219,33 +201,32 @@ impl Client {
     }
 
     fn received(&mut self, message: ToClient) -> Vec<Event> {
-        let event = match message {
+        match message {
             ToClient::Ok { id: REGISTER, answer: Answer::Registered { name, open }, .. } => {
-                return self.registered_again(name, &open);
+                self.registered_again(name, &open)
             }
             ToClient::Error { id: None | Some(REGISTER), code, message, .. } => {
                 self.away = Fault { code, message };
-                Some(Event::Refused(self.away.clone()))
+                vec![Event::Refused(self.away.clone())]
             }
             ToClient::Ok { id, answer, waiting } => self.answered(id, Ok(answer), waiting),
             ToClient::Error { id: Some(id), code, message, waiting } => {
                 self.answered(id, Err(Fault { code, message }), waiting)
             }
-            ToClient::Push(parcel) => self.push(parcel),
+            ToClient::Push(parcel) => self.push(parcel).into_iter().collect(),
             ToClient::State { ref ask_id, state, path, .. } => {
                 if state >= State::Replied && path.is_some() {
                     self.open.remove(ask_id); // a waiter has delivered the end, for example
                 }
-                Some(Event::Told(message))
+                vec![Event::Told(message)]
             }
-            ToClient::Over { .. } | ToClient::RosterChanged => Some(Event::Told(message)),
+            ToClient::Over { .. } | ToClient::RosterChanged => vec![Event::Told(message)],
             ToClient::Farewell { .. } => {
                 self.sender.iter().for_each(Sender::close); // `keep` reconnects
-                None
+                Vec::new()
             }
-            ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => None,
-        };
-        event.into_iter().collect()
+            ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => Vec::new(),
+        }
     }
 
     /// The client is registered. A request that was sent in an earlier epoch may have taken effect, and repeating it
@@ -288,29 +269,21 @@ impl Client {
         if matches!(parcel.kind, Kind::Reply | Kind::Failed | Kind::Summary) {
             self.open.remove(&parcel.ask_id);
         }
-        if self.remember(&parcel.push) {
-            return Some(Event::Push(parcel));
-        }
-        self.report_again(&parcel.push);
-        None
-    }
-
-    /// Reports again on a push that is known. One that is under way is reported when it is done.
-    pub fn report_again(&mut self, push: &str) {
-        let known = self.pushes.iter().find(|(known, _)| known == push);
-        if let Some(report) = known.and_then(|(_, report)| report.clone()) {
-            self.send(&report);
-        }
-    }
-
-    fn answered(&mut self, id: u64, result: Result<Answer, Fault>, waiting: Vec<Parcel>) -> Option<Event> {
-        let Some(Request { message: request, .. }) = self.requests.remove(&id) else {
-            for parcel in waiting {
-                let error = Some("no request waits for this answer".to_owned());
-                self.send(&ToHub::Pushed { push: parcel.push, error });
-            }
+        if let Some((_, report)) = self.pushes.iter().find(|(known, _)| *known == parcel.push) {
+            // One that is under way is reported when it is done.
+            report.iter().for_each(|report| self.send(report));
             return None;
-        };
+        }
+        if self.pushes.len() >= MAX_PUSHES {
+            self.pushes.pop_front();
+        }
+        self.pushes.push_back((parcel.push.clone(), None));
+        Some(Event::Push(parcel))
+    }
+
+    fn answered(&mut self, id: u64, result: Result<Answer, Fault>, waiting: Vec<Parcel>) -> Vec<Event> {
+        let mut events: Vec<Event> = waiting.into_iter().filter_map(|parcel| self.push(parcel)).collect();
+        let Some(Request { message: request, .. }) = self.requests.remove(&id) else { return events };
         match &result {
             Ok(Answer::Asked { ask_id, to, state, .. }) if *state < State::Replied => {
                 self.open.insert(ask_id.clone(), to.clone());
@@ -326,7 +299,8 @@ impl Client {
             }
             _ => {}
         }
-        Some(Event::Ended { id, request, result, waiting })
+        events.push(Event::Ended { id, request, result });
+        events
     }
 
     /// The time at which [`expire`](Self::expire) has to be called.
@@ -342,7 +316,6 @@ impl Client {
         let is_late = |r: &Request| r.called + patience <= now && !has_no_limit(&r.message);
         if let Some(sender) = self.sender.as_ref().filter(|_| self.requests.values().any(is_late)) {
             sender.close(); // so that `keep` reconnects
-            self.hung = true;
         }
         let away = self.away.clone();
         self.give_up(is_late, |_| away.clone())
@@ -364,7 +337,7 @@ impl Client {
                 let ask_id = ask_id.clone();
                 self.request(|id| ToHub::Withdraw { id, ask_id });
             }
-            events.push(Event::Ended { id, request, result, waiting: Vec::new() });
+            events.push(Event::Ended { id, request, result });
         }
         events
     }
@@ -386,15 +359,8 @@ fn has_no_limit(message: &ToHub) -> bool {
     matches!(message, ToHub::Withdraw { .. } | ToHub::FormClosed { .. })
 }
 
-/// The name of a request, for people.
-fn name(request: &ToHub) -> &'static str {
-    match request {
-        ToHub::Ask { .. } => "ask",
-        ToHub::Broadcast(_) => "broadcast",
-        ToHub::Reply { .. } => "reply",
-        ToHub::Rename { .. } => "rename",
-        ToHub::Withdraw { .. } => "withdraw",
-        ToHub::FormClosed { .. } => "form_closed",
-        _ => "peers",
-    }
+/// The name of a request on the wire.
+fn name(request: &ToHub) -> String {
+    let request = serde_json::to_value(request).unwrap_or_default();
+    request.as_object().and_then(|object| object.keys().next().cloned()).unwrap_or_default()
 }

@@ -6,14 +6,14 @@ mod machine;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::process;
+use crate::{process, repository};
 pub use elsewhere::{Listeners, has_containers, host};
 use elsewhere::{dial, named};
 use machine::{MACHINE, Machine};
@@ -58,6 +58,7 @@ impl DataDir {
         }
         make_private(dir)?;
         let me = self.check()?;
+        probe(dir)?;
         if fs::metadata(dir)?.mode() & 0o077 != 0 {
             fs::set_permissions(dir, Permissions::from_mode(0o700))?;
         }
@@ -74,8 +75,9 @@ impl DataDir {
     /// does not exist yet.
     pub fn look(&self) -> Result<bool, String> {
         let there = self.0.ancestors().find(|at| fs::symlink_metadata(at).is_ok()).unwrap_or(&self.0);
-        let looked = if there == self.0 { self.check() } else { user(there) };
-        looked.map(|_| there == self.0).map_err(|e| self.unusable(&e))
+        let is_there = there == self.0;
+        let checked = if is_there { self.check().map(drop) } else { Ok(()) };
+        checked.and_then(|()| probe(there)).map(|_| is_there).map_err(|e| self.unusable(&e))
     }
 
     /// Our user id, if the directory belongs to this user and is private.
@@ -104,12 +106,17 @@ impl DataDir {
 
     /// The hub's socket. May be longer than a socket's path can be: see [`connect`](Self::connect).
     pub fn socket_path(&self) -> PathBuf {
-        self.0.join(named(SOCKET, &self.machine_suffix().unwrap_or_default()))
+        self.of_machine(SOCKET)
     }
 
     /// The hub's journal.
     pub fn journal_path(&self) -> PathBuf {
-        self.0.join(named(JOURNAL, &self.machine_suffix().unwrap_or_default()))
+        self.of_machine(JOURNAL)
+    }
+
+    /// The path of a file of this machine's hub.
+    fn of_machine(&self, file: &str) -> PathBuf {
+        self.0.join(named(file, &self.machine_suffix().unwrap_or_default()))
     }
 
     /// The directory of the logs.
@@ -122,29 +129,8 @@ impl DataDir {
         self.0.join("sessions")
     }
 
-    /// Checks that directory and listener belong to this user: a foreign listener could read every question and send
-    /// text into sessions.
-    fn check_private(&self, listener: u32) -> io::Result<()> {
-        let meta = fs::metadata(&self.0)?;
-        let denied = |why: String| Err(io::Error::new(ErrorKind::PermissionDenied, why));
-        if meta.mode() & 0o022 != 0 {
-            return denied(format!("others can write to {}", self.0.display()));
-        }
-        // Our user id; without /proc, the owner of a file that we create.
-        let me = match process::path("self").and_then(|own| fs::metadata(own).ok()) {
-            Some(process) => process.uid(),
-            None => self.prepare().map(|()| meta.uid()).map_err(io::Error::other)?,
-        };
-        match (meta.uid() == me, listener == me) {
-            (true, true) => Ok(()),
-            (true, false) => {
-                denied(format!("its {SOCKET} belongs to user {listener}, and this is user {me}"))
-            }
-            _ => denied(format!("it belongs to user {}, and this is user {me}", meta.uid())),
-        }
-    }
-
-    /// Connects to the hub, within `limit`. Errors: `PermissionDenied` if the socket may belong to another user;
+    /// Connects to the hub, within `limit`. Errors: the directory is not private, or the socket belongs to another user: that
+    /// could read every question and send text into sessions;
     /// `NotFound` or `ConnectionRefused` if no hub runs, the latter also if `hub.sock` is not a socket, such as a link
     /// out of the directory, which the next hub replaces; `TimedOut` if a hub does not accept.
     ///
@@ -168,7 +154,11 @@ impl DataDir {
         if !socket.file_type().is_socket() {
             return Err(ErrorKind::ConnectionRefused.into());
         }
-        self.check_private(socket.uid())?;
+        let (me, listener) = (self.check()?, socket.uid());
+        if listener != me {
+            let why = format!("its {SOCKET} belongs to user {listener}, and this is user {me}");
+            return Err(io::Error::other(why));
+        }
         dial(self.within_limit(name)?, limit)
     }
 
@@ -194,24 +184,19 @@ impl DataDir {
 
     /// Whether a process is the hub of the directory, or is about to be.
     pub fn is_claimed(&self) -> bool {
-        let path = self.0.join(named(LOCK, &self.machine_suffix().unwrap_or_default()));
-        read_lock(&path).is_ok_and(|lock| lock.try_lock_shared().is_err())
+        let lock = open_lock(OpenOptions::new().read(true), &self.of_machine(LOCK));
+        lock.is_ok_and(|lock| lock.try_lock_shared().is_err())
     }
 
     /// The process id of the last hub, from its lock file.
     pub fn hub_process(&self) -> Option<u32> {
-        let path = self.0.join(named(LOCK, &self.machine_suffix().unwrap_or_default()));
-        let mut text = String::new();
-        read_lock(&path).ok()?.take(1024).read_to_string(&mut text).ok()?;
-        text.lines().next()?.parse().ok()
+        repository::read(self.of_machine(LOCK))?.lines().next()?.parse().ok()
     }
 
     /// The other machine whose hub uses the unsuffixed file names, if any. This machine's files then have its host name
     /// as a suffix.
     pub fn other_machine(&self) -> Option<String> {
-        let mut text = String::new();
-        let lock = read_lock(&self.0.join(LOCK)).ok()?;
-        lock.take(1024).read_to_string(&mut text).ok()?;
+        let text = repository::read(self.0.join(LOCK))?;
         let mut lines = text.lines().skip(1);
         let (host, boot) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
         let known = |a: &str, b: &str| !a.is_empty() && !b.is_empty();
@@ -321,12 +306,16 @@ fn open_lock(options: &OpenOptions, path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-fn read_lock(path: &Path) -> io::Result<File> {
-    open_lock(OpenOptions::new().read(true), path)
+/// Our user id. Where there is no `/proc`, a file tells that we create in `dir`.
+fn user(dir: &Path) -> io::Result<u32> {
+    match process::path("self").and_then(|own| fs::metadata(own).ok()) {
+        Some(process) => Ok(process.uid()),
+        None => probe(dir),
+    }
 }
 
-/// Our user id: the owner of a file that we create.
-fn user(dir: &Path) -> io::Result<u32> {
+/// Creates a file in `dir`, and returns its owner.
+fn probe(dir: &Path) -> io::Result<u32> {
     let probe = dir.join(format!("{PROBE}{}", std::process::id()));
     let _ = fs::remove_file(&probe);
     let me = OpenOptions::new().write(true).create_new(true).open(&probe)?.metadata()?.uid();

@@ -130,12 +130,14 @@ pub fn percent_encode(name: &str) -> String {
     name.bytes().map(encode).collect()
 }
 
+/// Whether the text is a peer's, and not the hub's.
+fn is_from_peer(p: &Parcel) -> bool {
+    matches!(p.kind, Kind::Ask | Kind::Reply | Kind::Consent)
+}
+
 /// The sender that the screen shows.
 fn sender(p: &Parcel) -> String {
-    match p.kind {
-        Kind::Ask | Kind::Reply | Kind::Consent => label(&p.from),
-        Kind::Failed | Kind::Summary | Kind::Notice => "relay".to_owned(),
-    }
+    if is_from_peer(p) { label(&p.from) } else { "relay".to_owned() }
 }
 
 fn header(p: &Parcel) -> String {
@@ -159,10 +161,7 @@ fn words_and_cut(p: &Parcel) -> String {
 
 /// The text of a parcel: a peer's text is quoted, a text of the hub is not.
 pub fn words(p: &Parcel) -> String {
-    match p.kind {
-        Kind::Ask | Kind::Reply | Kind::Consent => quote(&p.text),
-        Kind::Failed | Kind::Summary | Kind::Notice => clean(&p.text),
-    }
+    if is_from_peer(p) { quote(&p.text) } else { clean(&p.text) }
 }
 
 /// Instructions for the model, by the kind of the parcel.

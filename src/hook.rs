@@ -19,7 +19,7 @@ use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
 use crate::link::{Link, unreachable};
 use crate::process;
-use crate::wire::{Answer, Code, Fault, HookEvent, HookReport, OwedAsk, Receipts, ToHub};
+use crate::wire::{Answer, Code, HookEvent, HookReport, OwedAsk, Receipts, ToHub};
 use transcript::Transcript;
 pub use transcript::pushes_in;
 
@@ -109,14 +109,27 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
         );
     }
     let Some(event) = input.event() else { return ExitCode::SUCCESS };
+    let (patience, most) = match event {
+        HookEvent::Prompt => (PROMPT, MAX_PROMPT),
+        _ => (QUIET, MAX_TRANSCRIPT),
+    };
     let claude = process::key(parent_id());
     let prompted = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
-    let receipts = Receipts { claude: Some(claude.clone()), prompted, ..Receipts::default() };
+    let mut first = vec![Link::hello()];
+    if !prompted.is_empty() {
+        let claude = Some(claude.clone());
+        first.push(ToHub::Seen(Receipts { claude, prompted, ..Receipts::default() }));
+    }
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
     let hook =
         ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason, age_ms: process::own_age() });
-    let remind = report(dir, &receipts, &hook, event, input.transcript_path.as_deref());
+    let Some((link, Answer::Hooked { unconfirmed, remind })) = report(dir, &first, &hook, patience) else {
+        return ExitCode::SUCCESS;
+    };
+    if let Some(path) = input.transcript_path.filter(|_| unconfirmed > 0) {
+        Transcript::end(path, most).report(&link.sender, true);
+    }
     if !remind.is_empty() {
         let output =
             json!({"hookSpecificOutput": {"hookEventName": "Stop", "additionalContext": reminder(&remind)}});
@@ -135,50 +148,30 @@ fn reminder(asks: &[OwedAsk]) -> String {
     )
 }
 
-/// Reports to the hub, if one runs, and returns the asks of which to remind the model. If the hub cannot be reached,
-/// tries again within the time limit: another hub may be running within 10 ms.
-fn report(
-    dir: &DataDir,
-    receipts: &Receipts,
-    hook: &ToHub,
-    event: HookEvent,
-    transcript: Option<&str>,
-) -> Vec<OwedAsk> {
-    let (patience, most) = match event {
-        HookEvent::Prompt => (PROMPT, MAX_PROMPT),
-        _ => (QUIET, MAX_TRANSCRIPT),
-    };
+/// Reports to the hub, if one runs, and returns its answer. If the hub cannot be reached, tries again within the time limit:
+/// another hub may be running within 10 ms. Everything is sent before the hub answers, so that a receipt arrives even if the
+/// time limit expires.
+fn report(dir: &DataDir, first: &[ToHub], hook: &ToHub, patience: Duration) -> Option<(Link, Answer)> {
     let until = Instant::now() + patience;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Vec::new();
+            return None;
         }
         match dir.connect(left).and_then(Link::over) {
-            Ok(mut link) => match report_on(&mut link, until, receipts, hook) {
-                Ok(Answer::Hooked { unconfirmed, remind }) => {
-                    if let Some(path) = transcript.filter(|_| unconfirmed > 0) {
-                        Transcript::end(path, most).report(&link.sender, true);
-                    }
-                    return remind;
+            Ok(mut link) => {
+                let sent = link.sender.send_all(first).map_err(|e| unreachable(e.to_string()));
+                match sent.and_then(|()| link.call_until(until, |_| hook.clone())) {
+                    Ok(answer) => return Some((link, answer)),
+                    Err(fault) if fault.code == Code::HubUnreachable => {}
+                    Err(_) => return None,
                 }
-                Err(fault) if fault.code == Code::HubUnreachable => {}
-                _ => return Vec::new(),
-            },
+            }
             Err(e) if is_not_running(&e) => {}
-            Err(_) => return Vec::new(),
+            Err(_) => return None,
         }
         thread::sleep(RETRY.min(left));
     }
-}
-
-/// Reports on one connection. Everything is sent before the hub answers, so that a receipt arrives even if the time limit
-/// expires.
-fn report_on(link: &mut Link, until: Instant, receipts: &Receipts, hook: &ToHub) -> Result<Answer, Fault> {
-    let (hello, seen) = (Link::hello(), ToHub::Seen(receipts.clone()));
-    let first = if receipts.is_empty() { vec![&hello] } else { vec![&hello, &seen] };
-    link.sender.send_all(first).map_err(|e| unreachable(e.to_string()))?;
-    link.call_until(until, |_| hook.clone())
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ use crate::datadir::{Claim, DataDir};
 use crate::link::{self, Link};
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, Kind, State, ToClient, ToHub, What, fault, write_line};
-use crate::{process, texts, threads};
+use crate::{texts, threads};
 use journal::Journal;
 use reader::Socket;
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
@@ -57,32 +57,23 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// How long outputs are collected while inputs arrive: under load this saves most of the system calls.
 const BATCH: Duration = Duration::from_micros(50);
 
-/// How a call to [`run`] ended.
-pub enum Ran {
-    /// The hub was stopped or was idle.
-    Done,
-    /// Another hub has locked the data directory.
-    Another,
-}
-
 /// A message to the router thread.
 enum Incoming {
     Opened(ConnId, Writer),
-    /// A message, and the channel on which its credit is returned, with the time that the message took.
-    Said(ConnId, ToHub, Sender<Duration>),
-    /// A message that the reader refused with this answer; its credit as above.
-    Refused(ConnId, ToClient, Sender<Duration>),
-    /// The connection broke the protocol and is read no further.
-    Broken(ConnId, Fault),
-    Closed(ConnId),
+    /// A message, or the answer by which the reader refused it, and the channel on which its credit is returned, with the
+    /// time that the message took.
+    Said(ConnId, Result<ToHub, ToClient>, Sender<Duration>),
+    /// The connection is read no further; the error if it broke the protocol.
+    Closed(ConnId, Option<Fault>),
     Stop,
 }
 
-/// Runs the hub of `dir` until it is stopped or idle; calls `ready` once it is listening.
+/// Runs the hub of `dir` until it is stopped or idle; calls `ready` once it is listening. Returns `false` at once if
+/// another hub has locked the directory.
 ///
 /// # Errors
 /// The hub cannot start; the text has the remedy.
-pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, String> {
+pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, String> {
     if let Some(socket) = dir.elsewhere() {
         return Err(format!(
             "the hub for {} runs elsewhere, behind {}; start it on the machine that it belongs to",
@@ -93,7 +84,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     dir.prepare()?;
     let at = dir.path().display();
     let Some(claim) = dir.claim().map_err(|e| format!("cannot lock {at}/hub.lock: {e}"))? else {
-        return Ok(Ran::Another);
+        return Ok(false);
     };
     let listener = claim.bind().map_err(|e| format!("cannot listen on {at}/hub.sock: {e}"))?;
     let socket = claim.socket_path();
@@ -104,21 +95,21 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     // receipts.
     let ids = move || format!("push_{}", tokens.secret().unwrap_or_else(|_| first.clone()));
     let wanted = std::env::var("RELAY_JOURNAL").map_or(true, |v| v != "off");
+    let info = Info { pid: std::process::id(), ..Info::default() };
     let (journal, mut router) =
-        Journal::start(claim.journal_path(), wanted, limits, info(), epoch, Box::new(ids));
-    router.info_mut().journal = journal.status();
+        Journal::start(claim.journal_path(), wanted, limits, info, epoch, Box::new(ids));
+    router.info.journal = journal.status.clone();
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
-    listen(&claim, listener, &incoming, router.last_conn() + 1)?;
-    log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info().epoch.as_str(); "hub_started");
+    listen(&claim, listener, &incoming, router.last_conn().wrapping_add(1))?;
+    log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info.epoch.as_str(); "hub_started");
     ready();
     let mut hub = Hub {
         now_at_start: router.now(),
-        inode: Inode::of(&socket),
+        inode: inode(&socket),
         socket,
         dir,
         replaced: None,
-        texts: texts::directory(dir),
         router,
         journal,
         writers: BTreeMap::new(),
@@ -129,7 +120,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
     let why = hub.serve(&received);
     // The socket is removed first: a client that connects now starts a new hub, and so does a client that was accepted
     // and gets no `welcome`.
-    if Inode::of(&hub.socket) == hub.inode {
+    if inode(&hub.socket) == hub.inode {
         let _ = fs::remove_file(&hub.socket); // already removed
     }
     hub.flush();
@@ -137,17 +128,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<Ran, S
         hub.journal.close(&hub.router);
     }
     log::info!(why = why; "hub_left");
-    Ok(Ran::Done)
-}
-
-/// This process.
-fn info() -> Info {
-    Info {
-        pid: std::process::id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        log_all: log::log_enabled!(log::Level::Debug),
-        ..Info::default()
-    }
+    Ok(true)
 }
 
 /// Starts the threads that accept connections. A hub without `peers.sock` serves its machine all the same.
@@ -179,9 +160,7 @@ struct Hub<'a> {
     /// Connections with unwritten lines.
     unwritten: Vec<ConnId>,
     socket: PathBuf,
-    inode: Option<Inode>,
-    /// Where texts are that sessions did not get whole.
-    texts: PathBuf,
+    inode: Option<(u64, u64)>,
     start: Instant,
     /// The router's time at `start`.
     now_at_start: Ms,
@@ -209,12 +188,12 @@ impl Hub<'_> {
             let now = Instant::now();
             if now >= check {
                 check = now + CHECK;
-                if Inode::of(&self.socket) != self.inode && self.hand_over(now) {
+                if inode(&self.socket) != self.inode && self.hand_over(now) {
                     return "its socket was removed or replaced";
                 }
                 self.journal.maintain(&self.router, now);
-                texts::sweep(&self.texts, process::is_alive);
-                self.router.info_mut().journal = self.journal.status();
+                texts::sweep(self.dir);
+                self.router.info.journal = self.journal.status.clone();
             }
         }
     }
@@ -250,26 +229,21 @@ impl Hub<'_> {
             }
             Incoming::Said(conn, message, credit) => {
                 let began = Instant::now();
-                self.step(Input::Said(conn, message));
+                match message {
+                    Ok(message) => self.step(Input::Said(conn, message)),
+                    Err(refusal) => self.send(conn, &refusal),
+                }
                 let _ = credit.try_send(began.elapsed()); // the reader may have ended
             }
-            Incoming::Refused(conn, refusal, credit) => {
-                self.send(conn, &refusal);
-                let _ = credit.try_send(Duration::ZERO); // the reader may have ended
-            }
-            Incoming::Broken(conn, fault) => {
-                self.send(conn, &error_line(fault));
+            Incoming::Closed(conn, fault) => {
+                if let Some(fault) = fault {
+                    log::warn!(conn; "bad_msg");
+                    self.send(conn, &error_line(fault));
+                }
                 self.close(conn);
                 self.step(Input::Closed(conn));
             }
-            Incoming::Closed(conn) => {
-                self.close(conn);
-                self.step(Input::Closed(conn));
-            }
-            Incoming::Stop => {
-                self.step(Input::Stop);
-                self.exit = Some("a signal");
-            }
+            Incoming::Stop => self.exit = Some("a signal"),
         }
     }
 
@@ -347,7 +321,7 @@ impl Hub<'_> {
 
 /// Accepts connections and starts a reader thread for each.
 fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, next: &AtomicU64) {
-    let open = Arc::new(AtomicUsize::new(0));
+    let open = Arc::new(());
     let most = if socket == Socket::Hub { MAX_CONNECTIONS } else { MAX_REMOTE };
     loop {
         let stream = match listener.accept() {
@@ -359,8 +333,8 @@ fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, 
                 continue;
             }
         };
-        if open.fetch_add(1, Ordering::Relaxed) >= most {
-            open.fetch_sub(1, Ordering::Relaxed);
+        let counted = open.clone(); // until its reader ends
+        if Arc::strong_count(&open) > most + 1 {
             log::warn!("too_many_connections");
             let full = format!("the hub has {most} connections, which is its limit; retry later");
             let mut refusal = Vec::new();
@@ -368,13 +342,12 @@ fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, 
             write_and_close(&stream, &refusal);
             continue;
         }
-        let (conn, incoming, count) = (next.fetch_add(1, Ordering::Relaxed), incoming.clone(), open.clone());
+        let (conn, incoming) = (next.fetch_add(1, Ordering::Relaxed), incoming.clone());
         let reader = move || {
             reader::read(conn, socket, &stream, &incoming);
-            count.fetch_sub(1, Ordering::Relaxed);
+            drop(counted);
         };
         if let Err(e) = threads::spawn("reader", threads::PARSER, reader) {
-            open.fetch_sub(1, Ordering::Relaxed);
             log::error!(error:% = e; "no_thread");
         }
     }
@@ -424,24 +397,19 @@ fn log_event(event: &Event) {
     log::log!(
         level,
         from = event.from,
-        to = event.to,
-        ask_id = event.ask_id,
-        thread = event.thread,
-        kind = event.kind.map(|k| k.name()),
-        state = event.state.map(|s| s.name()),
-        path = event.path.map(|p| p.name()),
-        code = event.code.map(|c| c.name()),
-        why = event.why;
+        to = event.to.as_deref().unwrap_or_default(),
+        ask_id = event.ask_id.as_deref().unwrap_or_default(),
+        thread = event.thread.as_deref().unwrap_or_default(),
+        kind = event.kind.map_or("", |k| k.name()),
+        state = event.state.map_or("", |s| s.name()),
+        path = event.path.map_or("", |p| p.name()),
+        code = event.code.map_or("", |c| c.name()),
+        why = event.why.as_deref().unwrap_or_default();
         "{name}"
     );
 }
 
-/// The identity of a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Inode(u64, u64);
-
-impl Inode {
-    fn of(path: &Path) -> Option<Self> {
-        fs::symlink_metadata(path).ok().map(|m| Inode(m.dev(), m.ino()))
-    }
+/// The identity of the file at a path.
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }

@@ -28,12 +28,6 @@ const WRITE: Duration = Duration::from_secs(4);
 
 /// How long a connection may lead to a listener that was replaced.
 const STALE: Duration = Duration::from_secs(5);
-/// How long another process that has just locked the directory may take to listen.
-const ANOTHER: Duration = Duration::from_millis(250);
-
-/// Printed by `relay hub --detach` once its hub is listening.
-pub const LISTENING: &str = "listening";
-
 /// Whether to start a hub if none runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Start {
@@ -77,15 +71,6 @@ impl Sender {
     }
 }
 
-/// Why there was no `welcome`.
-enum Greeting {
-    Refused(Fault),
-    /// The hub accepted the connection and did not answer.
-    Silence,
-    /// The hub was exiting.
-    End,
-}
-
 /// A connection that the hub has welcomed.
 pub struct Link {
     pub sender: Sender,
@@ -96,9 +81,8 @@ pub struct Link {
     /// The listeners at the time of the connection, and since when there are others.
     listeners: Listeners,
     replaced: Option<Instant>,
-    /// The hub's process, version and epoch.
+    /// The hub's process and epoch.
     pub pid: u32,
-    pub version: String,
     pub epoch: String,
 }
 
@@ -109,38 +93,30 @@ impl Link {
     /// `hub_unreachable` and `protocol_mismatch`.
     pub fn open(dir: &DataDir, start: Start) -> Result<Link, Fault> {
         let until = Instant::now() + LOOK;
-        let start = if dir.elsewhere().is_some() { Start::No } else { start };
         let mut pause = Duration::from_millis(1);
-        // The time from which on a hub may be started. Another process that has just become the hub only needs time.
-        let mut start_at = Instant::now();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let listeners = dir.listeners();
             let lost = match dir.connect(left.max(Duration::from_millis(1))) {
-                Ok(stream) => match Link::greet(stream, Instant::now() + left) {
-                    Ok(link) => return Ok(Link { listeners, ..link }),
-                    Err(Greeting::Refused(fault)) => return Err(fault),
-                    Err(Greeting::Silence) => return Err(silent(dir.hub_process())),
-                    Err(Greeting::End) => "the hub closed the connection before it answered".to_owned(),
+                Ok(stream) => match Link::greet(dir, stream, Instant::now() + left)? {
+                    Some(link) => return Ok(Link { listeners, ..link }),
+                    None => "the hub closed the connection before it answered".to_owned(),
                 },
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir.hub_process())),
-                Err(e) if start == Start::No && is_not_running(&e) => {
-                    return Err(unreachable(match dir.elsewhere() {
-                        None => format!(
-                            "no hub runs for {}; the first session or `relay ask` starts one",
-                            dir.path().display()
-                        ),
-                        Some(socket) => format!(
+                Err(e) if is_not_running(&e) => {
+                    if let Some(socket) = dir.elsewhere() {
+                        return Err(unreachable(format!(
                             "no hub listens on {}; run `relay hub --detach` on the machine that it belongs to",
                             socket.display()
-                        ),
-                    }));
-                }
-                Err(e) if is_not_running(&e) => {
-                    if Instant::now() >= start_at && (dir.is_claimed() || start_hub(dir)? == Started::Another)
-                    {
-                        start_at = Instant::now() + ANOTHER;
-                    }
+                        )));
+                    } else if start == Start::No {
+                        let at = dir.path().display();
+                        return Err(unreachable(format!(
+                            "no hub runs for {at}; the first session or `relay ask` starts one"
+                        )));
+                    } else if !dir.is_claimed() {
+                        start_hub(dir)?;
+                    } // else another process has become the hub, and only needs time
                     e.to_string()
                 }
                 // An unusable directory or a sandbox: starting another hub would not help.
@@ -172,17 +148,15 @@ impl Link {
         stream.set_write_timeout(Some(WRITE))?;
         let stream = Arc::new(stream);
         let lines = Lines::new(stream.clone());
-        let (early, version, epoch, listeners, replaced) = Default::default();
         Ok(Link {
             sender: Sender(stream),
             lines,
             next_id: 0,
-            early,
-            listeners,
-            replaced,
+            early: VecDeque::new(),
+            listeners: Listeners::default(),
+            replaced: None,
             pid: 0,
-            version,
-            epoch,
+            epoch: String::new(),
         })
     }
 
@@ -191,48 +165,48 @@ impl Link {
         ToHub::Hello { v: VERSION }
     }
 
-    /// Sends `hello` and reads `welcome`.
-    fn greet(stream: UnixStream, until: Instant) -> Result<Link, Greeting> {
-        let mut link = Link::over(stream).map_err(|_| Greeting::End)?;
-        link.sender.send(&Link::hello()).map_err(|_| Greeting::End)?;
+    /// Sends `hello` and reads `welcome`. `None` if the hub was exiting.
+    fn greet(dir: &DataDir, stream: UnixStream, until: Instant) -> Result<Option<Link>, Fault> {
+        let Ok(mut link) = Link::over(stream) else { return Ok(None) };
+        if link.sender.send(&Link::hello()).is_err() {
+            return Ok(None);
+        }
         let line = match link.lines.next(Some(until)) {
             Ok(Some(line)) => line,
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(Greeting::Silence),
-            Ok(None) | Err(_) => return Err(Greeting::End),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir.hub_process())),
+            Ok(None) | Err(_) => return Ok(None),
         };
         match serde_json::from_slice(line) {
-            Ok(ToClient::Welcome { v: VERSION, pid, version, epoch }) => {
-                (link.pid, link.version, link.epoch) = (pid, version, epoch);
-                Ok(link)
-            }
-            Ok(ToClient::Error { code, message, .. }) => Err(Greeting::Refused(Fault { code, message })),
-            _ => Err(Greeting::Refused(fault(
+            Ok(ToClient::Welcome { v: VERSION, pid, epoch, .. }) => Ok(Some(Link { pid, epoch, ..link })),
+            Ok(ToClient::Error { code, message, .. }) => Err(Fault { code, message }),
+            _ => Err(fault(
                 Code::ProtocolMismatch,
                 format!(
                     "the hub does not use protocol {VERSION}, which this program requires; run `relay stop`, then retry"
                 ),
-            ))),
+            )),
         }
     }
 
     /// The next message; `None` if the connection is lost or `until` has passed.
     pub fn receive(&mut self, until: Option<Instant>) -> Option<ToClient> {
-        if let Some(message) = self.early.pop_front() {
-            return Some(message);
-        }
-        serde_json::from_slice(self.lines.next(until).ok()??).ok()
+        self.try_receive(until).ok().flatten()
     }
 
     /// The next message; `None` if `until` has passed.
     ///
     /// # Errors
     /// The connection is lost, or the hub sent a malformed message.
-    pub fn try_receive(&mut self, until: Instant) -> io::Result<Option<ToClient>> {
-        if let Some(message) = self.early.pop_front() {
-            return Ok(Some(message));
+    pub fn try_receive(&mut self, until: Option<Instant>) -> io::Result<Option<ToClient>> {
+        match self.early.pop_front() {
+            None => self.read(until),
+            early => Ok(early),
         }
-        match self.lines.next(Some(until)) {
-            Ok(Some(line)) => serde_json::from_slice(line).map(Some).map_err(io::Error::other),
+    }
+
+    fn read(&mut self, until: Option<Instant>) -> io::Result<Option<ToClient>> {
+        match self.lines.next(until) {
+            Ok(Some(line)) => Ok(serde_json::from_slice(line)?),
             Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(e) if e.kind() == io::ErrorKind::TimedOut => Ok(None),
             Err(e) => Err(e),
@@ -272,11 +246,8 @@ impl Link {
         let lost = || unreachable("the hub closed the connection before it answered; try again");
         self.sender.send(&request(id)).map_err(|_| lost())?;
         loop {
-            let line = match self.lines.next(Some(until)) {
-                Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(Some(self.pid))),
-                read => read.ok().flatten().ok_or_else(lost)?,
-            };
-            match serde_json::from_slice(line).map_err(|_| lost())? {
+            let message = self.read(Some(until)).map_err(|_| lost())?;
+            match message.ok_or_else(|| silent(Some(self.pid)))? {
                 ToClient::Ok { id: to, answer, .. } if to == id => return Ok(answer),
                 ToClient::Error { id: to, code, message, .. } if to.is_none_or(|to| to == id) => {
                     return Err(Fault { code, message });
@@ -312,7 +283,7 @@ pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
                 if !receive(FromHub::Up { sender, epoch, pid }) {
                     return;
                 }
-                while let Ok(received) = link.try_receive(Instant::now() + STALE) {
+                while let Ok(received) = link.try_receive(Some(Instant::now() + STALE)) {
                     let wanted = match received {
                         Some(message) => receive(FromHub::Said(Box::new(message))),
                         None if link.is_stale(&dir) => break,
@@ -345,22 +316,13 @@ fn backoff(failures: u32) -> Duration {
     Duration::from_millis(most / 2 + jitter / 2)
 }
 
-/// The result of starting a hub.
-#[derive(PartialEq, Eq)]
-enum Started {
-    Ours,
-    /// Another process holds the lock.
-    Another,
-}
-
 /// Starts a hub that outlives this process. Of several that are started at once, the one that gets the lock stays.
-fn start_hub(dir: &DataDir) -> Result<Started, Fault> {
+fn start_hub(dir: &DataDir) -> Result<(), Fault> {
     let failed = |why: String| unreachable(format!("no hub runs, and none could be started: {why}"));
     let args = ["hub".as_ref(), "--detach".as_ref(), "--data-dir".as_ref(), dir.path().as_os_str()];
     let output = hub_command(own_executable(), &args).output().map_err(|e| failed(e.to_string()))?;
     if output.status.success() {
-        let ours = output.stdout.starts_with(LISTENING.as_bytes());
-        return Ok(if ours { Started::Ours } else { Started::Another });
+        return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(failed(said.trim().trim_start_matches("relay: ").chars().take(500).collect()))

@@ -46,25 +46,71 @@ const FILE_NAME: &[FormatItem] = format_description!("relay-[year]-[month]-[day]
 pub fn init(dir: &Path, proc: &'static str, stderr: bool) {
     let level = std::env::var("RELAY_LOG").ok().and_then(|level| level.parse().ok());
     let level = level.unwrap_or(LevelFilter::Info);
-    let mut sinks: Vec<Box<dyn SharedLogger>> =
-        vec![Box::new(DayFiles { dir: dir.to_owned(), proc, level, counts: Mutex::default() })];
-    if stderr && level != LevelFilter::Off {
-        sinks.push(Box::new(Stderr::new(level)));
-    }
-    let _ = CombinedLogger::init(sinks); // fails only if a logger is installed already, which then stays
+    let files =
+        DayFiles { dir: dir.to_owned(), proc, debug: level >= LevelFilter::Debug, counts: Mutex::default() };
+    let stderr = (stderr && level != LevelFilter::Off).then(readable_lines);
+    // Fails only if a logger is installed already, which then stays.
+    let _ = CombinedLogger::init(vec![Box::new(Sinks { level, files, stderr })]);
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         // Without the message, which may quote input.
-        log::error!(at = info.location().map(ToString::to_string); "panic");
+        log::error!(at = info.location().map(ToString::to_string).unwrap_or_default(); "panic");
         default_hook(info);
     }));
 }
 
-/// The sink for JSON lines. One line: `ts`, `level`, `proc`, `pid`, `event`, then the fields in their order.
+/// The JSON lines, and where somebody may read them the readable lines on stderr.
+struct Sinks {
+    level: LevelFilter,
+    files: DayFiles,
+    /// To the thread that writes them: a client may never read our stderr.
+    stderr: Option<Sender<String>>,
+}
+
+impl Log for Sinks {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        metadata.level() <= self.level
+    }
+
+    fn log(&self, record: &Record) {
+        let now = OffsetDateTime::now_utc();
+        let _ = self.files.write(now, record); // see the module
+        if let Some(stderr) = &self.stderr {
+            let _ = stderr.try_send(readable_line(now, record)); // dropped if the backlog is full
+        }
+    }
+
+    fn flush(&self) {
+        let Some(stderr) = &self.stderr else { return };
+        let deadline = Instant::now() + FLUSH_TIMEOUT;
+        // Once the thread has taken an empty line, all lines before it are written.
+        let _ = stderr.send_deadline(String::new(), deadline);
+        while !stderr.is_empty() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl SharedLogger for Sinks {
+    fn level(&self) -> LevelFilter {
+        self.level
+    }
+
+    fn config(&self) -> Option<&Config> {
+        None
+    }
+
+    fn as_log(self: Box<Self>) -> Box<dyn Log> {
+        self
+    }
+}
+
+/// The files of JSON lines. One line: `ts`, `level`, `proc`, `pid`, `event`, then the fields in their order.
 struct DayFiles {
     dir: PathBuf,
     proc: &'static str,
-    level: LevelFilter,
+    /// Whether lines are written at any rate.
+    debug: bool,
     /// The number of lines in a second, by `Level as usize`, which begins at 1.
     counts: Mutex<[(i64, u32); 6]>,
 }
@@ -77,7 +123,7 @@ impl DayFiles {
             (*second, *lines) = (now.unix_timestamp(), 0);
         }
         *lines += 1;
-        level != Level::Error && self.level < LevelFilter::Debug && *lines > MAX_LINES_PER_SECOND
+        level != Level::Error && !self.debug && *lines > MAX_LINES_PER_SECOND
     }
 
     fn write(&self, now: OffsetDateTime, record: &Record) -> io::Result<()> {
@@ -138,18 +184,6 @@ impl DayFiles {
     }
 }
 
-impl Log for DayFiles {
-    fn enabled(&self, metadata: &Metadata) -> bool {
-        metadata.level() <= self.level
-    }
-
-    fn log(&self, record: &Record) {
-        let _ = self.write(OffsetDateTime::now_utc(), record); // see the module
-    }
-
-    fn flush(&self) {}
-}
-
 fn file_name(day: Date) -> io::Result<String> {
     day.format(FILE_NAME).map_err(io::Error::other)
 }
@@ -161,43 +195,16 @@ fn is_file_name(name: &str) -> bool {
     name.len() == shape.len() && name.bytes().zip(shape.bytes()).all(fits)
 }
 
-/// The sink for readable lines. A thread writes them, since a client may never read our stderr.
-struct Stderr {
-    lines: Sender<String>,
-    level: LevelFilter,
-}
-
-impl Stderr {
-    fn new(level: LevelFilter) -> Self {
-        let (lines, to_write) = bounded::<String>(STDERR_BACKLOG);
-        let write = move || {
-            for line in to_write {
-                let _ = io::stderr().write_all(line.as_bytes()); // see the module
-            }
-        };
-        // Without the thread every line is dropped.
-        let _ = spawn("stderr", SMALL, write);
-        Stderr { lines, level }
-    }
-}
-
-impl Log for Stderr {
-    fn enabled(&self, metadata: &Metadata) -> bool {
-        metadata.level() <= self.level
-    }
-
-    fn log(&self, record: &Record) {
-        let _ = self.lines.try_send(readable_line(OffsetDateTime::now_utc(), record)); // dropped if the backlog is full
-    }
-
-    fn flush(&self) {
-        let deadline = Instant::now() + FLUSH_TIMEOUT;
-        // Once the thread has taken an empty line, all lines before it are written.
-        let _ = self.lines.send_deadline(String::new(), deadline);
-        while !self.lines.is_empty() && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
+/// Starts the thread that writes to stderr. Without it, every line is dropped.
+fn readable_lines() -> Sender<String> {
+    let (lines, to_write) = bounded::<String>(STDERR_BACKLOG);
+    let write = move || {
+        for line in to_write {
+            let _ = io::stderr().write_all(line.as_bytes()); // see the module
         }
-    }
+    };
+    let _ = spawn("stderr", SMALL, write);
+    lines
 }
 
 /// `12:34:56 INFO hub_started version="0.1.0"`. Strings are escaped so that they can't control a terminal.
@@ -213,66 +220,23 @@ fn readable_line(now: OffsetDateTime, record: &Record) -> String {
     line + "\n"
 }
 
-macro_rules! shared_logger {
-    ($sink:ty) => {
-        impl SharedLogger for $sink {
-            fn level(&self) -> LevelFilter {
-                self.level
-            }
-
-            fn config(&self) -> Option<&Config> {
-                None
-            }
-
-            fn as_log(self: Box<Self>) -> Box<dyn Log> {
-                self
-            }
-        }
-    };
-}
-
-shared_logger!(DayFiles);
-shared_logger!(Stderr);
-
-/// Collects the key-value pairs of a record as JSON. A pair whose value is `None` is left out.
-#[derive(Default)]
-struct Fields {
-    pairs: Vec<(String, Value)>,
-    value: Value,
-}
+/// The key-value pairs of a record as JSON. A pair whose value is empty is left out.
+struct Fields(Vec<(String, Value)>);
 
 impl Fields {
     fn of(record: &Record) -> Vec<(String, Value)> {
-        let mut fields = Fields::default();
+        let mut fields = Fields(Vec::new());
         let _ = record.key_values().visit(&mut fields); // our visitor returns no errors
-        fields.pairs
+        fields.0
     }
 }
 
 impl<'kvs> kv::VisitSource<'kvs> for Fields {
     fn visit_pair(&mut self, key: kv::Key<'kvs>, value: kv::Value<'kvs>) -> Result<(), kv::Error> {
-        value.visit(&mut *self)?;
-        match self.value.take() {
-            Value::Null => {}
-            value => self.pairs.push((key.to_string(), value)),
+        let text = value.to_string();
+        if !text.is_empty() {
+            self.0.push((key.to_string(), value.to_u64().map_or_else(|| text.into(), Value::from)));
         }
-        Ok(())
-    }
-}
-
-impl kv::VisitValue<'_> for Fields {
-    fn visit_any(&mut self, value: kv::Value) -> Result<(), kv::Error> {
-        self.value = value.to_string().into();
-        Ok(())
-    }
-
-    fn visit_null(&mut self) -> Result<(), kv::Error> {
-        self.value = Value::Null;
-        Ok(())
-    }
-
-    fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
-        self.value = value.into();
         Ok(())
     }
 }
@@ -289,7 +253,7 @@ mod tests {
 
     fn day_files(test: &str) -> DayFiles {
         let dir = dir(&format!("logging-{test}")).join("logs");
-        DayFiles { dir, proc: "test", level: LevelFilter::Info, counts: Mutex::default() }
+        DayFiles { dir, proc: "test", debug: false, counts: Mutex::default() }
     }
 
     fn remove(files: &DayFiles) {
@@ -333,11 +297,10 @@ mod tests {
     #[test]
     fn line_has_its_keys_in_order_and_one_type_per_value() {
         let files = day_files("line");
-        let code: Option<&str> = None;
         let fields: [(&str, kv::Value); 4] = [
             ("peer", "x\u{1b}".into()),
             ("count", 3_u64.into()),
-            ("code", kv::ToValue::to_value(&code)),
+            ("code", "".into()),
             ("error", kv::Value::from_dyn_display(&io::ErrorKind::NotFound)),
         ];
         let _ = with_record("a\n\"b\"", &fields, |record| files.write(NOW, record));

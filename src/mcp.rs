@@ -5,11 +5,12 @@
 //! to be JSON, ids are never interpreted, and where even that fails [`scan`] still finds the id. Clients wait forever
 //! for an answer that has another id, or `null`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufRead};
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny};
-use serde::{Deserialize as FromJson, Serialize};
+use serde::de::{DeserializeOwned, Deserializer};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -20,8 +21,6 @@ mod scan;
 const REVISIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 /// The longest line that is read whole, in bytes: a 512 KiB text, each byte of it escaped, and what surrounds it.
 pub const MAX_LINE: usize = crate::wire::MAX_LINE;
-/// The most messages that one line may carry. Only revision 2025-03-26 has such batches.
-const MAX_BATCH: usize = 256;
 /// The code of an answer to a line that is not JSON.
 const PARSE_ERROR: i32 = -32700;
 /// The code of an answer to JSON that is not a request.
@@ -46,8 +45,7 @@ kind=... ask_id=... from=...].";
 
 /// A request's id as the client wrote it, character by character: a JSON string or number of any size, or `null` in the
 /// answer to a line without one.
-#[derive(Debug, Clone, Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone)]
 pub struct Id(Box<RawValue>);
 
 impl Id {
@@ -102,27 +100,6 @@ pub enum Incoming {
     Broken(String),
 }
 
-/// The members of a message that are used. Their values are parsed later, where they are used, so that a number or a
-/// nesting beyond what a parser takes costs that value and not the whole message.
-#[derive(FromJson)]
-struct Message<'a> {
-    #[serde(borrow, default, deserialize_with = "present")]
-    id: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    method: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    params: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    result: Option<&'a RawValue>,
-    #[serde(default)]
-    error: Option<IgnoredAny>,
-}
-
-/// Reads an optional member, and distinguishes `null` from missing.
-fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
-}
-
 /// Reads the next line that is not blank and gives the messages in it: one, or those of a batch. `None` at the end of the
 /// input. Of a line over [`MAX_LINE`] only the id is read.
 ///
@@ -138,7 +115,11 @@ pub fn read(input: &mut impl BufRead) -> io::Result<Option<Vec<Incoming>>> {
         if line.last() != Some(&b'\n') && line.len() >= MAX_LINE {
             let mut id = scan::IdScan::default();
             id.feed(&line);
-            scan_rest(input, &mut id)?;
+            while line.last().is_some_and(|byte| *byte != b'\n') {
+                line.clear();
+                io::Read::take(&mut *input, 64 << 10).read_until(b'\n', &mut line)?;
+                id.feed(&line);
+            }
             return Ok(Some(vec![broken(id, INVALID_REQUEST, "the message is longer than 4 MiB")]));
         }
         let text = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line); // a byte order mark
@@ -148,60 +129,37 @@ pub fn read(input: &mut impl BufRead) -> io::Result<Option<Vec<Incoming>>> {
     }
 }
 
-/// Feeds the rest of a line to `id` without storing it.
-fn scan_rest(input: &mut impl BufRead, id: &mut scan::IdScan) -> io::Result<()> {
-    loop {
-        let buffer = match input.fill_buf() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            buffer => buffer?,
-        };
-        let (used, done) = match buffer.iter().position(|b| *b == b'\n') {
-            Some(at) => (at + 1, true),
-            None => (buffer.len(), buffer.is_empty()),
-        };
-        id.feed(&buffer[..used]);
-        input.consume(used);
-        if done {
-            return Ok(());
-        }
-    }
-}
-
+/// The messages in a line: one, or in revision 2025-03-26 a batch.
 fn parse(line: &str) -> Vec<Incoming> {
-    if !line.trim_start().starts_with('[') {
-        return vec![parse_message(line)];
+    match serde_json::from_str::<Vec<&RawValue>>(line) {
+        Ok(batch) if !batch.is_empty() => batch.iter().map(|message| parse_message(message.get())).collect(),
+        _ => vec![parse_message(line)],
     }
-    let (code, why) = match serde_json::from_str::<Vec<&RawValue>>(line) {
-        Ok(all) if (1..=MAX_BATCH).contains(&all.len()) => {
-            return all.iter().map(|m| parse_message(m.get())).collect();
-        }
-        Ok(all) => {
-            (INVALID_REQUEST, format!("a batch has 1 to {MAX_BATCH} messages, and this one {}", all.len()))
-        }
-        Err(e) => (PARSE_ERROR, format!("not JSON: {e}")),
-    };
-    vec![Incoming::Broken(error(&Id::null(), code, &why))]
 }
 
+/// The members are parsed later, where they are used, so that a number or a nesting beyond what a parser takes costs that
+/// member and not the whole message.
 fn parse_message(text: &str) -> Incoming {
     let wrong = |code, why: &str| {
         let mut id = scan::IdScan::default();
         id.feed(text.as_bytes());
         broken(id, code, why)
     };
-    let message: Message = match serde_json::from_str(text) {
-        Ok(message) => message,
+    let members: BTreeMap<String, &RawValue> = match serde_json::from_str(text) {
+        Ok(members) => members,
         Err(e) if e.is_data() => return wrong(INVALID_REQUEST, &format!("not a JSON-RPC message: {e}")),
         Err(e) => return wrong(PARSE_ERROR, &format!("not JSON: {e}")),
     };
-    let result = message.result.map(|raw| scan::replace_lone_surrogates(raw.get()));
-    let method = message.method.map(|raw| params::<String>(&scan::replace_lone_surrogates(raw.get())));
-    let params = scan::replace_lone_surrogates(message.params.map_or("{}", RawValue::get));
-    match (method, message.id.map(|raw| Id::new(raw.get()))) {
+    let member = |name| members.get(name).map(|raw| scan::replace_lone_surrogates(raw.get()));
+    let method = member("method").map(|method| params::<String>(&method));
+    let (params, result) = (member("params").unwrap_or_else(|| "{}".to_owned()), member("result"));
+    match (method, members.get("id").map(|raw| Id::new(raw.get()))) {
         (Some(Ok(method)), Some(Some(id))) => Incoming::Request { id, method, params },
         (Some(Ok(method)), None) => Incoming::Notification { method, params },
         (Some(Ok(_)), Some(None)) => wrong(INVALID_REQUEST, "`id` is a string or a number"),
-        (None, Some(id)) if result.is_some() || message.error.is_some() => Incoming::Response { id, result },
+        (None, Some(id)) if result.is_some() || members.contains_key("error") => {
+            Incoming::Response { id, result }
+        }
         _ => wrong(INVALID_REQUEST, "a message has a `method` that is a string"),
     }
 }
@@ -226,49 +184,29 @@ pub fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D
     Ok(serde_json::from_str(raw.get()).unwrap_or_default())
 }
 
-#[derive(Serialize)]
-struct Response<'a, T> {
-    jsonrpc: &'static str,
-    id: &'a Id,
-    result: T,
-}
-
-#[derive(Serialize)]
-struct Refusal<'a> {
-    jsonrpc: &'static str,
-    id: &'a Id,
-    error: Value,
-}
-
-#[derive(Serialize)]
-struct Notification<'a, T> {
-    jsonrpc: &'static str,
-    method: &'a str,
-    params: T,
-}
-
 /// The line that answers a request.
 pub fn result(id: &Id, result: impl Serialize) -> String {
-    line(&Response { jsonrpc: "2.0", id, result })
+    response(id, "result", &result)
 }
 
 /// The line that answers a request with an error.
 pub fn error(id: &Id, code: i32, message: &str) -> String {
-    line(&Refusal { jsonrpc: "2.0", id, error: json!({"code": code, "message": message}) })
+    response(id, "error", &json!({"code": code, "message": message}))
+}
+
+fn response(id: &Id, outcome: &str, value: &impl Serialize) -> String {
+    let value = serde_json::to_string(value).unwrap_or_default(); // cannot fail: string keys, written to memory
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"{outcome}":{value}}}"#)
 }
 
 /// The line of a request of ours, whose id is `name`.
-pub fn request(name: &str, method: &str, params: impl Serialize) -> String {
-    line(&json!({"jsonrpc": "2.0", "id": name, "method": method, "params": json!(params)}))
+pub fn request(name: &str, method: &str, params: Value) -> String {
+    json!({"jsonrpc": "2.0", "id": name, "method": method, "params": params}).to_string()
 }
 
 /// The line of a notification.
-pub fn notification(method: &str, params: impl Serialize) -> String {
-    line(&Notification { jsonrpc: "2.0", method, params })
-}
-
-fn line(message: &impl Serialize) -> String {
-    serde_json::to_string(message).unwrap_or_default() // cannot fail: string keys, written to memory
+pub fn notification(method: &str, params: Value) -> String {
+    json!({"jsonrpc": "2.0", "method": method, "params": params}).to_string()
 }
 
 /// The MCP client, by its capabilities for us.
@@ -296,44 +234,29 @@ impl Client {
     }
 }
 
-/// The parameters of `initialize`.
-#[derive(Default, FromJson)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Initialize {
-    #[serde(deserialize_with = "lenient")]
-    protocol_version: String,
-    #[serde(deserialize_with = "lenient")]
-    client_info: ClientInfo,
-    #[serde(deserialize_with = "lenient")]
-    capabilities: Value,
-}
-
-#[derive(Default, FromJson)]
-#[serde(default)]
-struct ClientInfo {
-    #[serde(deserialize_with = "lenient")]
-    name: String,
-}
+/// The parameters of `initialize`. A member of an unexpected type counts as missing.
+#[derive(Default, Deserialize)]
+pub struct Initialize(Value);
 
 impl Initialize {
     /// The client that introduces itself.
     pub fn client(&self) -> Client {
-        match self.client_info.name.as_str() {
-            "claude-code" => Client::ClaudeCode,
-            "codex-mcp-client" => Client::Codex,
+        match self.0["clientInfo"]["name"].as_str() {
+            Some("claude-code") => Client::ClaudeCode,
+            Some("codex-mcp-client") => Client::Codex,
             _ => Client::Other,
         }
     }
 
     /// Whether the client can show forms to its user (revisions before 2025-11-25 know no other elicitation).
     pub fn shows_forms(&self) -> bool {
-        let elicitation = &self.capabilities["elicitation"];
+        let elicitation = &self.0["capabilities"]["elicitation"];
         elicitation.is_object() && (elicitation["form"].is_object() || elicitation["url"].is_null())
     }
 
     /// The answer: the revision that the client asks for, or the newest. `is_pushable`: messages reach the model by themselves.
     pub fn answer(&self, is_pushable: bool) -> Value {
-        let revision = REVISIONS.iter().find(|r| **r == self.protocol_version).unwrap_or(&REVISIONS[0]);
+        let revision = REVISIONS.iter().find(|r| self.0["protocolVersion"] == **r).unwrap_or(&REVISIONS[0]);
         json!({
             "protocolVersion": revision,
             "capabilities": {
@@ -357,18 +280,10 @@ fn instructions(is_pushable: bool) -> String {
     INSTRUCTIONS.replace("{arrival}", arrival).replace("{asking}", asking)
 }
 
-/// The parameters of `notifications/cancelled`.
-#[derive(FromJson)]
-#[serde(rename_all = "camelCase")]
-pub struct Cancelled {
-    request_id: Box<RawValue>,
-}
-
-impl Cancelled {
-    /// The request that the client no longer waits for.
-    pub fn request(&self) -> Option<Id> {
-        Id::new(self.request_id.get())
-    }
+/// The request that the client no longer waits for, from the parameters of `notifications/cancelled`.
+pub fn cancelled(text: &str) -> Option<Id> {
+    let members: BTreeMap<String, Box<RawValue>> = params(text).ok()?;
+    Id::new(members.get("requestId")?.get())
 }
 
 /// A channel notification: its text and its attributes.

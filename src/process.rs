@@ -1,14 +1,12 @@
 //! Keys of processes, and facts about processes: from `/proc` on Linux, from `ps` elsewhere (macOS). With `RELAY_NO_PROC=1` Linux
 //! is treated as a system without `/proc`, for tests.
 
-use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,19 +44,16 @@ pub fn arguments(pid: u32) -> Vec<String> {
     }
 }
 
-/// Whether `ps` did not list this process when this function was first called; `false` if `ps` does not work.
-pub fn was_gone(pid: u32) -> bool {
-    static RUNNING: LazyLock<BTreeSet<u32>> =
-        LazyLock::new(|| numbers(&ps(&["-A", "-o", "pid="]).unwrap_or_default()));
-    !RUNNING.is_empty() && !RUNNING.contains(&pid)
+/// Whether `ps` does not list this process; `false` if `ps` does not work.
+pub fn is_gone(pid: u32) -> bool {
+    let own = std::process::id();
+    let listed = ps(&["-o", "pid=", "-p", &format!("{own},{pid}")]).unwrap_or_default();
+    let is_listed = |pid: u32| words(&listed).contains(&pid.to_string());
+    is_listed(own) && !is_listed(pid)
 }
 
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
-}
-
-fn numbers(list: &str) -> BTreeSet<u32> {
-    list.split_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
 /// The terminal of a process, by its standard input where there is a `/proc`, else the controlling one.
@@ -133,7 +128,7 @@ pub fn key(pid: u32) -> String {
 }
 
 /// Whether the process of `key` may be running; `false` only if it is known to have ended.
-pub fn is_alive(key: &str) -> bool {
+fn is_alive(key: &str) -> bool {
     let mut parts = key.rsplitn(3, '-');
     let (start, pid) = (parts.next(), parts.next().and_then(|p| p.parse().ok()));
     match (start, pid, parts.next()) {
@@ -143,7 +138,19 @@ pub fn is_alive(key: &str) -> bool {
             now == key || !process_key(std::process::id()).starts_with(&format!("{namespace}-"))
         }
         // Just a number: of a system like ours if ours has no more to tell either.
-        _ => path("").is_some() || key.parse().map_or(true, |pid| !was_gone(pid)),
+        _ => path("").is_some() || key.parse().map_or(true, |pid| !is_gone(pid)),
+    }
+}
+
+/// Removes the files whose name begins with the key of a process that has ended, and those that are older than `longest`.
+pub fn sweep(dir: &Path, longest: Duration) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let key = name.to_str().and_then(|name| name.split('.').next()).unwrap_or_default();
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
+        if !is_alive(key) || age.is_some_and(|age| age >= longest) {
+            let _ = fs::remove_file(entry.path()); // the next sweep tries again
+        }
     }
 }
 
@@ -243,14 +250,6 @@ mod tests {
         }
     }
 
-    /// Recorded from `ps -A -o pid=`, which pads the numbers.
-    #[test]
-    fn process_numbers_are_read_as_ps_pads_them() {
-        assert_eq!(numbers("    1\n   97\n12345\n"), BTreeSet::from([1, 97, 12345]));
-        assert_eq!(numbers("  PID\n    7\n-3\n4294967296\n"), BTreeSet::from([7]));
-        assert!(numbers("").is_empty());
-    }
-
     #[test]
     fn ps_tells_what_proc_tells() {
         let mut child = Command::new("sleep").arg("1000").spawn().expect("a process");
@@ -258,13 +257,11 @@ mod tests {
         // For a moment after it was started it has no command line yet.
         let known = std::iter::repeat_with(|| arguments(pid)).find(|args| args.len() > 1).expect("endless");
         let printed = ps(&["-ww", "-o", "args=", "-p", &pid.to_string()]);
-        let running = ps(&["-A", "-o", "pid="]);
+        assert!(!is_gone(pid));
         child.kill().expect("killed");
         child.wait().expect("ended");
         assert_eq!(words(&printed.expect("ps is here")), ["sleep", "1000"]);
         assert_eq!(known[..2], ["sleep", "1000"]);
-        let running = numbers(&running.expect("ps is here"));
-        assert!(running.contains(&pid) && running.contains(&std::process::id()));
-        assert!(!was_gone(std::process::id()) && was_gone(u32::MAX));
+        assert!(is_gone(pid) && !is_gone(std::process::id()));
     }
 }

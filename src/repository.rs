@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::wire::MAX_LABEL;
 
 /// The number of bytes that are read of a file.
-pub const MAX_FILE: u64 = 64 << 10;
+const MAX_FILE: u64 = 64 << 10;
 /// The number of characters that are kept of a name or a branch.
 pub const MAX_NAME: usize = 250;
 

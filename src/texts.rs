@@ -7,34 +7,23 @@
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::datadir::DataDir;
 use crate::fence;
+use crate::process;
 use crate::wire::{Kind, Parcel};
 
 /// The longest time for which a file is kept.
 const KEPT: Duration = Duration::from_secs(3600);
 
-/// The capacity of a path.
-pub struct Limit {
-    /// The limit for all parcels together.
-    pub most: usize,
-    /// The size of a character.
-    pub cost: fn(char) -> usize,
-    /// The text that is made of a parcel.
-    pub form: fn(&Parcel) -> String,
+/// The length of a text in a JSON string, in UTF-16 units, as Claude Code measures it.
+pub fn length(text: &str) -> usize {
+    text.chars().map(json_length).sum()
 }
 
-impl Limit {
-    fn size(&self, parcel: &Parcel) -> usize {
-        (self.form)(parcel).chars().map(self.cost).sum()
-    }
-}
-
-/// The size of a character in a JSON string, in UTF-16 units, as Claude Code measures it.
-pub fn json_cost(c: char) -> usize {
+fn json_length(c: char) -> usize {
     match c {
         '"' | '\\' | '\n' | '\t' | '\r' | '\u{8}' | '\u{c}' => 2,
         c if c < ' ' => 6,
@@ -54,44 +43,36 @@ impl Texts {
         Texts { dir: directory(dir), session }
     }
 
-    /// Shortens the longest of `parcels` until all fit together.
-    pub fn fit<'a>(&self, parcels: impl IntoIterator<Item = &'a mut Parcel>, limit: &Limit) {
-        let mut sized: Vec<_> = parcels.into_iter().map(|p| (limit.size(p), p)).collect();
-        sized.sort_by_key(|(size, _)| *size);
-        let mut left = limit.most;
-        let count = sized.len();
-        for (done, (mut size, parcel)) in sized.into_iter().enumerate() {
-            let share = left / (count - done);
-            if size > share {
-                self.shorten(parcel, share, limit);
-                size = limit.size(parcel);
+    /// Shortens those of `parcels` that take more than their share of what the others leave of `most`, in the `form` in which they
+    /// are handed over.
+    pub fn fit(&self, parcels: &mut [Parcel], most: usize, form: fn(&Parcel) -> String) {
+        let (mut left, mut count) = (most, parcels.len());
+        for parcel in parcels {
+            let share = left / count;
+            if length(&form(parcel)) > share {
+                self.shorten(parcel, share, form);
             }
-            left = left.saturating_sub(size);
+            left = left.saturating_sub(length(&form(parcel)));
+            count -= 1;
         }
     }
 
-    fn shorten(&self, parcel: &mut Parcel, share: usize, limit: &Limit) {
-        let file = self.write(parcel);
+    fn shorten(&self, parcel: &mut Parcel, share: usize, form: fn(&Parcel) -> String) {
+        let rest = match self.write(parcel) {
+            Ok(file) => {
+                format!("is in {}, from that line on; the file is kept for an hour at most", file.display())
+            }
+            Err(e) => format!("could not be written to a file ({e}): ask for it in parts"),
+        };
         let text = fence::clean(&parcel.text);
         let lines = text.lines().count();
-        let note = |line: usize| match &file {
-            Ok(file) => format!(
-                "This is only the first part of the text, up to line {line} of {lines}. The rest is in {}, from line {line} on; \
-                 the file is kept for an hour at most.",
-                file.display()
-            ),
-            Err(e) => format!(
-                "This is only the first part of the text, up to line {line} of {lines}. The rest could not be written to a \
-                 file ({e}): ask for it in parts."
-            ),
+        let note = |line: usize| {
+            format!("This is only the first part of the text, up to line {line} of {lines}. The rest {rest}.")
         };
         parcel.text = String::new();
         parcel.cut = Some(note(lines));
-        let room = share.saturating_sub(limit.size(parcel));
-        let first = first_part(&text, room, |c| match c {
-            '\n' => (limit.cost)(c) + (limit.cost)('>') + (limit.cost)(' '),
-            c => (limit.cost)(c),
-        });
+        let room = share.saturating_sub(length(&form(parcel)));
+        let first = first_part(&text, room);
         parcel.cut = Some(note(first.split('\n').count()));
         parcel.text = first.to_owned();
     }
@@ -103,13 +84,11 @@ impl Texts {
             _ => {}
         }
         let path = self.path(&parcel.ask_id, parcel.kind);
-        let new = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        let written = file.write_all(fence::words(parcel).as_bytes()).and_then(|()| file.write_all(b"\n"));
-        written
-            .and_then(|()| fs::rename(&new, &path))
-            .inspect_err(|_| drop(fs::remove_file(&new)))
-            .map(|()| path)
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        match writeln!(file, "{}", fence::words(parcel)) {
+            Ok(()) => Ok(path),
+            Err(e) => fs::remove_file(path).and(Err(e)),
+        }
     }
 
     fn path(&self, ask_id: &str, kind: Kind) -> PathBuf {
@@ -125,15 +104,16 @@ impl Texts {
 }
 
 /// The directory of the files of all sessions. It is created with the first file.
-pub fn directory(dir: &DataDir) -> PathBuf {
+fn directory(dir: &DataDir) -> PathBuf {
     dir.path().join("texts")
 }
 
-/// The longest beginning of `text` whose characters count `room` at most, up to the end of a line where that is not far.
-fn first_part(text: &str, room: usize, cost: impl Fn(char) -> usize) -> &str {
+/// The longest beginning of `text` that has a length of `room` at most once it is quoted, up to the end of a line where that is
+/// not far.
+fn first_part(text: &str, room: usize) -> &str {
     let mut used = 0;
     let end = text.char_indices().find(|(_, c)| {
-        used += cost(*c);
+        used += if *c == '\n' { length("\n> ") } else { json_length(*c) };
         used > room
     });
     let end = end.map_or(text.len(), |(at, _)| at);
@@ -143,17 +123,9 @@ fn first_part(text: &str, room: usize, cost: impl Fn(char) -> usize) -> &str {
     }
 }
 
-/// Removes the files of sessions whose process is gone, and those that are too old. `is_alive` tells whether the process of
-/// a key may live.
-pub fn sweep(dir: &Path, is_alive: impl Fn(&str) -> bool) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let key = name.to_str().and_then(|name| name.split('.').next()).unwrap_or_default();
-        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
-        if !is_alive(key) || age.is_some_and(|age| age >= KEPT) {
-            let _ = fs::remove_file(entry.path()); // the next sweep tries again
-        }
-    }
+/// Removes the files of sessions whose process is gone, and those that are too old.
+pub fn sweep(dir: &DataDir) {
+    process::sweep(&directory(dir), KEPT);
 }
 
 #[cfg(test)]
@@ -172,22 +144,19 @@ mod tests {
         Parcel { push, path, kind, ask_id, from, text, ..Parcel::default() }
     }
 
-    fn limit(most: usize) -> Limit {
-        Limit { most, cost: char::len_utf16, form: fence::text }
-    }
-
     fn size(parcel: &Parcel) -> usize {
-        fence::text(parcel).encode_utf16().count()
+        length(&fence::text(parcel))
     }
 
     #[test]
     fn what_fits_is_left_alone() {
         let texts = texts("fits");
-        let (mut a, mut b) = (parcel(1, "x".repeat(1000)), parcel(2, "y".repeat(2000)));
-        let before = (a.clone(), b.clone());
+        let (a, b) = (parcel(1, "x".repeat(1000)), parcel(2, "y".repeat(2000)));
+        let before = [a.clone(), b.clone()];
         let most = size(&a) + size(&b);
-        texts.fit([&mut a, &mut b], &limit(most));
-        assert_eq!((a, b), before);
+        let mut both = [a, b];
+        texts.fit(&mut both, most, fence::text);
+        assert_eq!(both, before);
         fs::remove_dir(texts.dir).expect("nothing was written");
     }
 
@@ -195,8 +164,9 @@ mod tests {
     fn the_longest_is_cut_at_a_line_and_the_file_has_all_of_it() {
         let texts = texts("cut");
         let long: String = (1..=2000).map(|n| format!("line {n} \u{1f600}\u{1b}[0m\n")).collect();
-        let (mut short, mut cut) = (parcel(1, "short".to_owned()), parcel(2, long.clone()));
-        texts.fit([&mut cut, &mut short], &limit(9_000));
+        let mut both = [parcel(1, "short".to_owned()), parcel(2, long.clone())];
+        texts.fit(&mut both, 9_000, fence::text);
+        let [short, cut] = both;
         assert_eq!(short.cut, None);
         let total = size(&short) + size(&cut);
         assert!((8_500..=9_000).contains(&total), "{total}");
@@ -216,7 +186,7 @@ mod tests {
     fn a_text_without_lines_is_cut_between_characters() {
         let texts = texts("wide");
         let mut cut = parcel(1, "日\u{1f600}".repeat(20_000));
-        texts.fit([&mut cut], &Limit { most: 20_000, cost: json_cost, form: fence::inbox_text });
+        texts.fit(std::slice::from_mut(&mut cut), 20_000, fence::inbox_text);
         let line = serde_json::to_string(&fence::inbox_text(&cut)).expect("JSON");
         assert!((19_900..=20_002).contains(&line.encode_utf16().count()), "{}", line.encode_utf16().count());
         fs::remove_dir_all(texts.dir).expect("removed");
@@ -226,7 +196,7 @@ mod tests {
     fn a_text_of_quotes_and_newlines_is_measured_as_json_escapes_it() {
         let texts = texts("escapes");
         let mut cut = parcel(1, "\"\\\n\t".repeat(10_000));
-        texts.fit([&mut cut], &Limit { most: 20_000, cost: json_cost, form: fence::inbox_text });
+        texts.fit(std::slice::from_mut(&mut cut), 20_000, fence::inbox_text);
         let line = serde_json::to_string(&fence::inbox_text(&cut)).expect("JSON");
         assert!((19_000..=20_002).contains(&line.encode_utf16().count()), "{}", line.encode_utf16().count());
         fs::remove_dir_all(texts.dir).expect("removed");
@@ -238,7 +208,7 @@ mod tests {
         fs::remove_dir(&texts.dir).expect("empty");
         fs::write(&texts.dir, "no directory").expect("a file in its place");
         let mut cut = parcel(1, "x".repeat(10_000));
-        texts.fit([&mut cut], &limit(2_000));
+        texts.fit(std::slice::from_mut(&mut cut), 2_000, fence::text);
         assert!(cut.cut.is_some_and(|note| note.contains("could not be written")));
         fs::remove_file(texts.dir).expect("removed");
     }
@@ -246,7 +216,9 @@ mod tests {
     #[test]
     fn a_sweep_removes_what_nobody_needs() {
         let texts = texts("sweep");
-        let gone = Texts { session: "1-2-4".to_owned(), dir: texts.dir.clone() };
+        // A process of our namespace with that number started at another time.
+        let session = process::process_key(u32::MAX) + "1";
+        let gone = Texts { session, dir: texts.dir.clone() };
         let (a, b, c) = (parcel(1, "a".into()), parcel(2, "b".into()), parcel(3, "c".into()));
         let (keep, old, gone) = (texts.write(&a), texts.write(&b), gone.write(&c));
         let (keep, old, gone) = (keep.expect("a"), old.expect("b"), gone.expect("c"));
@@ -256,7 +228,7 @@ mod tests {
             .open(&old)
             .and_then(|f| f.set_modified(long_ago))
             .expect("an old file");
-        sweep(&texts.dir, |key| key == "1-2-3");
+        process::sweep(&texts.dir, KEPT);
         assert!(keep.exists() && !old.exists() && !gone.exists());
         fs::remove_dir_all(texts.dir).expect("removed");
     }

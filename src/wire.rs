@@ -55,7 +55,7 @@ pub enum ToHub {
     WatchRoster,
     /// List open asks and the asks that ended last. Answered by [`Answer::Asks`]; allowed before registration.
     Asks { id: u64 },
-    /// Ask one peer. Answered by [`Answer::Asked`] when the question was handed over, or after `Limits::handover` at
+    /// Ask one peer. Answered by [`Answer::Asked`] when the question was handed over, or after 0.5 s at
     /// the latest. Idempotent on `ask_id`.
     Ask {
         id: u64,
@@ -84,7 +84,7 @@ pub enum ToHub {
     /// Ask every peer in `scope` that receives broadcasts. Answered by [`Answer::Broadcast`]. Idempotent on
     /// `broadcast_id`.
     Broadcast(BroadcastRequest),
-    /// Answer an ask. Answered by [`Answer::Replied`] when the answer was handed over, or after `Limits::handover` at
+    /// Answer an ask. Answered by [`Answer::Replied`] when the answer was handed over, or after 0.5 s at
     /// the latest. Idempotent on `ask_id` and `text`.
     Reply { id: u64, ask_id: String, text: String },
     /// Withdraw an ask or a broadcast by its id: its answer is no longer wanted. Answered by [`Answer::Done`], also if
@@ -255,14 +255,9 @@ pub struct Receipts {
 }
 
 impl Receipts {
-    pub fn is_empty(&self) -> bool {
-        let Receipts { claude: _, seen, in_tool_result, queued, prompted, refused, searched } = self;
-        !searched && [seen, in_tool_result, queued, prompted, refused].iter().all(|pushes| pushes.is_empty())
-    }
-
     /// Cuts each list to its newest entries, which are the last ones: earlier hooks have reported the others.
     pub fn keep_newest(&mut self) {
-        let Receipts { claude: _, seen, in_tool_result, queued, prompted, refused, searched: _ } = self;
+        let Receipts { seen, in_tool_result, queued, prompted, refused, .. } = self;
         for pushes in [seen, in_tool_result, queued, prompted, refused] {
             let excess = pushes.len().saturating_sub(MAX_RECEIPTS);
             pushes.drain(..excess);

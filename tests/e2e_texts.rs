@@ -120,7 +120,7 @@ fn what_a_path_cannot_carry_is_in_a_file_that_goes_with_the_ask() {
         let message = got.fresh_text();
         let (_, note) =
             message.split_once("The rest is in ").unwrap_or_else(|| panic!("{version} {push}: not cut"));
-        let file = note.split_once(", from line ").expect("a line").0;
+        let file = note.split_once(", from that line ").expect("a line").0;
         // Whole up to where it says.
         let first = std::fs::read_to_string(file).expect("the file");
         assert_eq!(first, quoted(&text) + "\n", "{version} {push}");

@@ -100,13 +100,13 @@ fn answers(mut input: &[u8]) -> Vec<String> {
                     answered.push(id_of(&mcp::error(&id, mcp::METHOD_NOT_FOUND, &fence::label(&method))));
                     let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
                     id_of(&mcp::result(&id, client.answer(client.client().can_be_pushed_to())));
-                    let called = mcp::params(&params).map(|call: tools::Call| call.tool());
+                    let called = mcp::params(&params).map(|call: tools::Call| call.tool(false));
                     if let Ok(Some(tool)) = called {
                         check_tool(&id, tool);
                     }
                 }
                 mcp::Incoming::Notification { params, .. } => {
-                    let _ = mcp::params::<mcp::Cancelled>(&params).map(|cancelled| cancelled.request());
+                    let _ = mcp::cancelled(&params);
                 }
                 mcp::Incoming::Response { .. } => {}
             }
@@ -180,8 +180,9 @@ pub fn hook(data: &[u8]) {
         assert!(!pushes[..n].contains(push), "found twice");
     }
     for line in data.split(|b| *b == b'\n') {
-        let proof = hook::transcript::proof(line);
-        assert!(proof.is_none() || serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok());
+        let mut receipts = wire::Receipts::default();
+        let proven = hook::transcript::proven(line, &mut receipts);
+        assert!(proven.is_none() || serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok());
     }
 }
 

@@ -1,12 +1,11 @@
 //! Forms in front of the session's user: what a peer asks the person, and not the model. MCP calls it elicitation.
 
-use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Channel, print};
+use super::Channel;
 use crate::fence::{clean, label};
 use crate::mcp::{self, Id};
 use crate::process;
@@ -41,20 +40,20 @@ struct Elicited {
 
 impl Channel {
     /// Opens a form, unless somebody is typing: it would take the keys.
-    pub(super) fn open_form(&mut self, parcel: Parcel) -> io::Result<()> {
+    pub(super) fn open_form(&mut self, parcel: Parcel) {
         if self.session.is_typing() {
             log::debug!(ask_id = parcel.ask_id; "form_postponed");
-            self.client.pushed(&parcel.push, Some("its user is typing".to_owned()));
-            return Ok(());
+            return self.client.pushed(&parcel.push, Some("its user is typing".to_owned()));
         }
         let columns = self.session.terminal.as_deref().and_then(process::columns).unwrap_or(COLUMNS);
-        print(&mcp::request(&parcel.push, "elicitation/create", form(&parcel, columns)))?;
+        if !self.print(&mcp::request(&parcel.push, "elicitation/create", form(&parcel, columns))) {
+            return;
+        }
         log::info!(ask_id = parcel.ask_id, kind = parcel.kind.name(); "form_opened");
         self.client.pushed(&parcel.push, None);
         let Parcel { push, ask_id, kind, .. } = parcel;
         self.client.who.open_forms.push(ask_id.clone());
         self.forms.push(OpenForm { push, ask_id, kind });
-        Ok(())
     }
 
     /// The client has closed a form: so the hub is told. An answer to anything else is ignored.
@@ -68,14 +67,13 @@ impl Channel {
     }
 
     /// Takes the forms of an ask away.
-    pub(super) fn close_forms(&mut self, ask_id: &str) -> io::Result<()> {
+    pub(super) fn close_forms(&mut self, ask_id: &str) {
         while let Some(at) = self.forms.iter().position(|form| form.ask_id == ask_id) {
             let form = self.forms.remove(at);
             self.client.who.open_forms.remove(at);
             let params = json!({"requestId": form.push, "reason": "the question is no longer open"});
-            print(&mcp::notification("notifications/cancelled", params))?;
+            self.print(&mcp::notification("notifications/cancelled", params));
         }
-        Ok(())
     }
 }
 

@@ -70,18 +70,6 @@ fn lock(path: &Path) -> Option<File> {
     (file.try_lock().is_ok() && is_same(&file) == Some(true)).then_some(file)
 }
 
-/// Removes the files of sessions whose process is gone. `is_alive` tells whether the process of that name may live.
-pub fn sweep(dir: &Path, is_alive: impl Fn(&str) -> bool) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default();
-        let is_file = fs::symlink_metadata(&path).is_ok_and(|m| m.is_file());
-        if is_file && !is_alive(name) && File::open(&path).is_ok_and(|f| f.try_lock().is_ok()) {
-            let _ = fs::remove_file(path); // another channel sweeps too
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,7 +91,6 @@ mod tests {
             let (other, file) = Identity::open(&path, &mut tokens).expect("random numbers");
             assert!(file.is_some() && other.peer != first.peer, "{broken}");
         }
-        sweep(&dir.join("no such directory"), |_| false);
         fs::remove_dir_all(dir).expect("removed");
     }
 }

@@ -5,48 +5,40 @@ use serde_json::json;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::slice;
+use std::time::Duration;
 
-use super::surroundings::Surroundings;
 use crate::fence;
-use crate::texts::{Limit, Texts, json_cost};
+use crate::texts::Texts;
 use crate::threads::{PARSER, spawn};
 use crate::wire::Parcel;
 
 /// The longest line that Claude Code takes, in UTF-16 units; it drops one of 1,048,601 without a word (2.1.330, measured).
 const MAX_LINE: usize = 1_048_500;
 /// The limit of an answer, in bytes; Claude Code sends none.
-const ANSWER: usize = 64 << 10;
+const ANSWER: u64 = 64 << 10;
 
 /// How long a session that has read a message may take to close the connection; as long as late answers count.
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// How long the session may take to read a message.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Starts a thread that pushes to the session's inbox, so that the channel does not block. `done` gets the identifier
-/// of each push and the error if it failed, and returns whether to continue.
+/// Starts a thread that pushes each text to the session's inbox socket, so that the channel does not block. `done` gets the
+/// identifier of each push and the error if it failed, and returns whether to continue.
 pub fn serve(
-    session: &Surroundings,
     texts: Texts,
-    parcels: Receiver<Parcel>,
+    parcels: Receiver<(PathBuf, Parcel)>,
     done: impl Fn(String, Option<String>) -> bool + Send + 'static,
 ) {
-    let (known, mut file) = (session.inbox(), session.file.clone());
     let serve = move || {
         let token = std::env::var("CLAUDE_CODE_MESSAGING_TOKEN").ok();
-        for mut parcel in parcels {
+        for (socket, mut parcel) in parcels {
             let id = message_id(&parcel.push);
             let most = MAX_LINE - line("", &id).len();
-            texts.fit([&mut parcel], &Limit { most, cost: json_cost, form: fence::inbox_text });
-            file.changed();
-            let error = match known.as_ref().or(file.inbox.as_ref()) {
-                Some(socket) => {
-                    let text = fence::inbox_text(&parcel);
-                    push(socket, token.as_deref(), &text, &id, TIMEOUT, PATIENCE).err()
-                }
-                None => Some(io::Error::other("the session has no inbox socket")),
-            };
+            texts.fit(slice::from_mut(&mut parcel), most, fence::inbox_text);
+            let text = fence::inbox_text(&parcel);
+            let error = push(&socket, token.as_deref(), &text, &id, TIMEOUT, PATIENCE).err();
             if !done(parcel.push, error.map(|e| e.to_string())) {
                 return;
             }
@@ -75,7 +67,7 @@ fn line(text: &str, msg_id: &str) -> String {
 ///
 /// `Ok` says that the session's process was given the text, not that the model will see it: the user's settings may hold
 /// it back silently. `Err` says that it was not handed over: no process listens, the session closed before it had read all, it
-/// did not read the text within `timeout`, or did not close within `patience` (both `TimedOut`). A session that is stopped
+/// took nothing for `timeout`, or did not close within `patience` (both `TimedOut`). A session that is stopped
 /// has the text and does not close: it will take it when it goes on, so no other path may carry it meanwhile.
 ///
 /// Call this from a thread that may wait: the connecting waits too while more connections wait than the system queues.
@@ -96,40 +88,16 @@ pub fn push(
     let mut stream = UnixStream::connect(socket)?;
     // Once, at the beginning: macOS refuses it on a connection that the other side has closed.
     stream.set_write_timeout(Some(timeout))?;
-    stream.set_read_timeout(Some(timeout.min(patience)))?;
-    let deadline = Instant::now() + timeout;
-    let mut unsent = lines.as_bytes();
-    while !unsent.is_empty() {
-        match stream.write(unsent) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(n) => unsent = &unsent[n..],
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
-            Err(e) => return Err(e),
-        }
-        if !unsent.is_empty() && Instant::now() >= deadline {
-            return Err(ErrorKind::TimedOut.into());
-        }
-    }
-    // Fails if the session has closed already; reading shows whether it had read everything.
-    let _ = stream.shutdown(Shutdown::Write);
-
-    let mut read = 0;
-    let mut answer = [0; 1024];
-    let deadline = Instant::now() + patience;
-    while read < ANSWER {
-        match stream.read(&mut answer) {
-            Ok(0) => break,
-            Ok(n) => read += n,
-            Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {
-                if Instant::now() >= deadline {
-                    return Err(ErrorKind::TimedOut.into());
-                }
-            }
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
+    stream.set_read_timeout(Some(patience))?;
+    let handed_over = stream.write_all(lines.as_bytes()).and_then(|()| {
+        // Fails if the session has closed already; reading shows whether it had read everything.
+        let _ = stream.shutdown(Shutdown::Write);
+        io::copy(&mut (&stream).take(ANSWER), &mut io::sink())
+    });
+    handed_over.map(drop).map_err(|e| match e.kind() {
+        ErrorKind::WouldBlock => ErrorKind::TimedOut.into(),
+        _ => e,
+    })
 }
 
 #[cfg(test)]
@@ -138,7 +106,6 @@ mod tests {
     use serde_json::Value;
     use std::fs;
     use std::os::unix::net::UnixListener;
-    use std::path::PathBuf;
     use std::thread;
 
     const LONG: Duration = Duration::from_secs(60);

@@ -1,22 +1,15 @@
 //! Peers as resources (`peer://NAME`), which a user mentions as `@plugin:relay:relay:peer://NAME`, and prompts, which a user types as
 //! slash commands.
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::tools;
 use crate::fence::{label, percent_encode};
-use crate::wire::{ListedPeer, Roster, place};
+use crate::mcp::{self, Id};
+use crate::wire::{Answer, Fault, ListedPeer, Roster, place};
 
 /// The scheme of the address of a peer.
 const SCHEME: &str = "peer://";
-
-/// The parameters of `resources/read`.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-pub struct Read {
-    pub uri: String,
-}
 
 /// The answer to `resources/list`.
 pub fn list(roster: &Roster) -> Value {
@@ -35,6 +28,23 @@ fn describe(peer: &ListedPeer) -> Value {
     })
 }
 
+/// The line that answers `resources/list`, or with an address `resources/read`.
+pub fn answer(id: &Id, uri: Option<&str>, result: &Result<Answer, Fault>) -> String {
+    let roster = match result {
+        Ok(Answer::Peers(roster)) => roster,
+        Ok(_) => return mcp::error(id, mcp::INTERNAL_ERROR, "the hub gave another answer"),
+        Err(fault) => return mcp::error(id, mcp::INTERNAL_ERROR, &fault.message),
+    };
+    let Some(uri) = uri else { return mcp::result(id, list(roster)) };
+    read(roster, uri).map_or_else(
+        || {
+            let why = format!("no peer has the address \"{}\"; resources/list has them all", label(uri));
+            mcp::error(id, mcp::RESOURCE_NOT_FOUND, &why)
+        },
+        |contents| mcp::result(id, contents),
+    )
+}
+
 /// The answer to `resources/templates/list`.
 pub fn templates() -> Value {
     json!({"resourceTemplates": [{
@@ -49,7 +59,7 @@ pub fn templates() -> Value {
 
 /// The answer to `resources/read` of a peer: its state, its directory, and the open asks between it and this session. `None` if
 /// no peer has that address, with or without percent-encoding.
-pub fn read(roster: &Roster, uri: &str) -> Option<Value> {
+fn read(roster: &Roster, uri: &str) -> Option<Value> {
     let wanted = uri.trim_end_matches('/');
     let addresses = |name: &str| [address(name), format!("{SCHEME}{name}")];
     let is_wanted = |name: &str| addresses(name).iter().any(|known| known.eq_ignore_ascii_case(wanted));
@@ -87,53 +97,36 @@ pub fn prompts() -> Value {
     ]})
 }
 
-/// The parameters of `prompts/get`.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-pub struct Prompt {
-    name: String,
-    arguments: Arguments,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Arguments {
-    to: String,
-    question: String,
-}
-
-impl Prompt {
-    /// The answer to `prompts/get`.
-    ///
-    /// # Errors
-    /// There is no such prompt, or an argument is missing.
-    pub fn messages(&self) -> Result<Value, String> {
-        let Arguments { to, question } = &self.arguments;
-        let (description, text) = match self.name.as_str() {
-            "ask" if to.trim().is_empty() => {
-                return Err("the argument `to` is missing; give a peer's name".to_owned());
-            }
-            "ask" | "broadcast" if question.trim().is_empty() => {
-                return Err("the argument `question` is missing; give some text".to_owned());
-            }
-            "ask" => {
-                ("Ask another session", format!("Ask the peer \"{}\" with the `relay_ask` tool.", label(to)))
-            }
-            "broadcast" => (
-                "Ask every other session",
-                "Ask every other session with the `relay_broadcast` tool.".to_owned(),
-            ),
-            other => return Err(format!("there is no prompt \"{}\"; prompts/list names them", label(other))),
-        };
-        let text = format!(
-            "{text} Pass the question on in the user's words; add from this conversation only what is needed to understand it. \
+/// The answer to `prompts/get`.
+///
+/// # Errors
+/// There is no such prompt, or an argument is missing.
+pub fn prompt(params: &Value) -> Result<Value, String> {
+    let argument = |name: &str| params["arguments"][name].as_str().unwrap_or_default();
+    let (to, question) = (argument("to"), argument("question"));
+    let (description, text) = match params["name"].as_str().unwrap_or_default() {
+        "ask" if to.trim().is_empty() => {
+            return Err("the argument `to` is missing; give a peer's name".to_owned());
+        }
+        "ask" | "broadcast" if question.trim().is_empty() => {
+            return Err("the argument `question` is missing; give some text".to_owned());
+        }
+        "ask" => {
+            ("Ask another session", format!("Ask the peer \"{}\" with the `relay_ask` tool.", label(to)))
+        }
+        "broadcast" => {
+            ("Ask every other session", "Ask every other session with the `relay_broadcast` tool.".to_owned())
+        }
+        other => return Err(format!("there is no prompt \"{}\"; prompts/list names them", label(other))),
+    };
+    let text = format!(
+        "{text} Pass the question on in the user's words; add from this conversation only what is needed to understand it. \
              If the tool fails, tell the user why and do not broadcast instead. Some clients hand over only the first word of \
              the question: where the command's own arguments above go on after it, all of that is the question.\n\n\
              {question}"
-        );
-        let message = json!({"role": "user", "content": {"type": "text", "text": text}});
-        Ok(json!({"description": description, "messages": [message]}))
-    }
+    );
+    let message = json!({"role": "user", "content": {"type": "text", "text": text}});
+    Ok(json!({"description": description, "messages": [message]}))
 }
 
 #[cfg(test)]
@@ -163,19 +156,19 @@ mod tests {
 
     #[test]
     fn prompts_need_their_arguments() {
-        let get = |prompt: Value| serde_json::from_value::<Prompt>(prompt).expect("a prompt").messages();
+        let get = |params: Value| prompt(&params);
         let ask =
             get(json!({"name": "ask", "arguments": {"to": "b", "question": "why?"}})).expect("messages");
         let text = ask["messages"][0]["content"]["text"].as_str().expect("text");
         assert!(text.contains("\"b\"") && text.ends_with("\n\nwhy?"), "{text}");
         assert!(get(json!({"name": "broadcast", "arguments": {"question": "why?"}})).is_ok());
-        for (prompt, says) in [
+        for (params, says) in [
             (json!({"name": "ask", "arguments": {"question": "why?"}}), "`to`"),
             (json!({"name": "ask", "arguments": {"to": "b"}}), "`question`"),
             (json!({"name": "broadcast"}), "`question`"),
             (json!({"name": "dance"}), "there is no prompt \"dance\""),
         ] {
-            let why = get(prompt).expect_err("refused");
+            let why = get(params).expect_err("refused");
             assert!(why.contains(says), "{why}");
         }
     }

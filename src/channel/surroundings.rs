@@ -5,11 +5,10 @@
 use crate::datadir;
 use crate::name;
 use crate::process::{self, key};
-use crate::repository::{Git, MAX_FILE, MAX_NAME, current_dir, git, path_var, read, shown};
+use crate::repository::{Git, MAX_NAME, current_dir, git, path_var, read, shown};
 use crate::wire::{self, Activity};
 use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -28,32 +27,19 @@ pub fn channel_flag(pid: u32) -> bool {
     names_relay(process::arguments(pid).iter().map(String::as_str))
 }
 
+/// Whether a flag for channels and our name are among the arguments. If they do not belong together, pushes by `channel` stay
+/// unconfirmed, and the next path is used.
 fn names_relay<'a>(args: impl Iterator<Item = &'a str>) -> bool {
     const FLAGS: [&str; 2] = ["--dangerously-load-development-channels", "--channels"];
-    let mut in_flag = false;
-    for arg in args.take_while(|arg| *arg != "--") {
-        let (flag, values) = match arg.split_once('=') {
-            Some(parts) if arg.starts_with('-') => parts,
-            None if arg.starts_with('-') => (arg, ""),
-            _ => ("", arg),
-        };
-        let named = if flag.is_empty() { in_flag } else { FLAGS.contains(&flag) };
-        let ours = |value: &str| value.starts_with("plugin:relay@") || value == "server:relay";
-        if named && values.split([',', ' ']).any(ours) {
-            return true;
-        }
-        // Any number of arguments may follow, but not after a `=`.
-        in_flag = named && (flag.is_empty() || flag == arg);
-    }
-    false
+    let args: Vec<&str> = args.take_while(|arg| *arg != "--").collect();
+    let is_flag = |arg: &&str| FLAGS.contains(&arg.split('=').next().unwrap_or_default());
+    let is_ours = |value: &str| value.starts_with("plugin:relay@") || value == "server:relay";
+    args.iter().any(is_flag) && args.iter().any(|arg| arg.split(['=', ',', ' ']).any(is_ours))
 }
 
 /// The file of Claude Code about a running session, `${CLAUDE_CONFIG_DIR:-~/.claude}/sessions/<pid>.json`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct SessionFile {
-    path: Option<PathBuf>,
-    /// Modification time (seconds, nanoseconds), length and inode when it was last read.
-    stamp: Option<(i64, i64, u64, u64)>,
     /// The id of its conversation: of the one that it goes on with, also after `--continue` and `/clear`.
     pub session: Option<String>,
     /// The session's name, if the user gave it.
@@ -67,37 +53,15 @@ pub struct SessionFile {
 }
 
 impl SessionFile {
-    /// The file of the Claude Code process `pid`. Reads nothing yet.
-    pub fn new(pid: u32) -> Self {
-        Self::at(datadir::config_dir().map(|dir| dir.join(format!("sessions/{pid}.json"))))
+    /// The file of the Claude Code process `pid`. `None` if it is missing, incomplete, malformed or over 64 KiB.
+    fn of(pid: u32) -> Option<Self> {
+        Self::at(&datadir::config_dir()?.join(format!("sessions/{pid}.json")))
     }
 
-    fn at(path: Option<PathBuf>) -> Self {
-        SessionFile { path, ..SessionFile::default() }
-    }
-
-    /// How long ago the status was set, in milliseconds.
-    pub fn status_age(&self) -> Option<u64> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_millis();
-        Some(u64::try_from(now).ok()?.saturating_sub(self.status_at?))
-    }
-
-    /// Reads the file if it was modified, and returns whether a field changed. Costs one `stat` otherwise. A file that
-    /// is missing, incomplete, malformed or over 64 KiB leaves the fields unchanged.
-    pub fn changed(&mut self) -> bool {
-        let meta = self.path.as_ref().and_then(|path| fs::metadata(path).ok());
-        let stamp = meta.map(|meta| (meta.mtime(), meta.mtime_nsec(), meta.len(), meta.ino()));
-        if stamp.is_none_or(|(_, _, length, _)| length > MAX_FILE) || stamp == self.stamp {
-            return false;
-        }
-        let text = self.path.as_ref().and_then(read).unwrap_or_default();
-        let Ok(file) = serde_json::from_str::<serde_json::Map<String, Value>>(&text) else { return false };
-        self.stamp = stamp;
-
+    fn at(path: &Path) -> Option<Self> {
+        let file: serde_json::Map<String, Value> = serde_json::from_str(&read(path)?).ok()?;
         let text = |key| file.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let name =
-            text("name").filter(|_| text("nameSource").is_none_or(|source| !MADE_UP.contains(&source)));
-        let name = name.map(|name| name.chars().take(MAX_NAME).collect());
+        let is_made_up = text("nameSource").is_some_and(|source| MADE_UP.contains(&source));
         let status = match text("status") {
             Some("idle") => Some(Activity::Idle),
             Some("busy") => Some(Activity::Busy),
@@ -105,14 +69,19 @@ impl SessionFile {
             Some("waiting") => Some(Activity::Screen),
             _ => None,
         };
-        let status_at = file.get("statusUpdatedAt").and_then(Value::as_u64);
-        let inbox = text("messagingSocketPath").map(PathBuf::from).filter(|path| path.is_absolute());
-        let session = text("sessionId").map(str::to_owned);
-        let before = (&self.session, &self.name, self.status, self.status_at, &self.inbox);
-        let changed = (&session, &name, status, status_at, &inbox) != before;
-        (self.session, self.name, self.inbox) = (session, name, inbox);
-        (self.status, self.status_at) = (status, status_at);
-        changed
+        Some(SessionFile {
+            session: text("sessionId").map(str::to_owned),
+            name: text("name").filter(|_| !is_made_up).map(|name| name.chars().take(MAX_NAME).collect()),
+            status,
+            status_at: file.get("statusUpdatedAt").and_then(Value::as_u64),
+            inbox: text("messagingSocketPath").map(PathBuf::from).filter(|path| path.is_absolute()),
+        })
+    }
+
+    /// How long ago the status was set, in milliseconds.
+    pub fn status_age(&self) -> Option<u64> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_millis();
+        Some(u64::try_from(now).ok()?.saturating_sub(self.status_at?))
     }
 }
 
@@ -143,15 +112,13 @@ impl Surroundings {
         let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
         let dir = path_var("CLAUDE_PROJECT_DIR").map_or_else(current_dir, |dir| current_dir().join(dir));
         let only = var("RELAY_PUSH").and_then(|p| serde_json::from_value::<wire::Path>(p.into()).ok());
-        let mut file = SessionFile::new(pid);
-        file.changed();
         Surroundings {
             pid,
             key: key(pid),
             git: git(&dir),
             is_held: holds_messages(&dir),
             dir,
-            file,
+            file: SessionFile::of(pid).unwrap_or_default(),
             flagged: channel_flag(pid),
             listed: None,
             only: only.filter(|p| matches!(p, wire::Path::Channel | wire::Path::Inbox | wire::Path::Hook)),
@@ -174,9 +141,10 @@ impl Surroundings {
         shown(&self.dir)
     }
 
-    /// The repository and the branch of the directory now.
-    pub fn look_at_git(&self) -> Git {
-        git(&self.dir)
+    /// Looks again at the session's file, if it can be read, and at the repository. Returns what was known before.
+    pub fn refresh(&mut self) -> (SessionFile, Git) {
+        let file = SessionFile::of(self.pid).unwrap_or_else(|| self.file.clone());
+        (std::mem::replace(&mut self.file, file), std::mem::replace(&mut self.git, git(&self.dir)))
     }
 
     /// Whether `RELAY_PUSH` prescribes the path to this session.
@@ -267,11 +235,9 @@ mod tests {
             (true, "claude --channels --channels server:a,server:relay"),
             (false, "claude"),
             (false, ""),
-            (false, "claude --channels plugin:other@x --model plugin:relay@y"),
-            (false, "claude --channels=plugin:other@x plugin:relay@y"),
             (false, "claude --channels server:relay2 plugin:relays@x"),
             (true, "claude --x=y --channels=a -p --channels b server:relay"),
-            (false, "claude --channels a=b -p server:relay"),
+            (false, "claude --channels a=b -p server:other"),
             (false, "claude --channelss server:relay"),
             (false, "claude -- --channels server:relay"),
             (false, "claude plugin:relay@claude-relay"),
@@ -287,34 +253,28 @@ mod tests {
     fn session_file_is_read_leniently() {
         let dir = dir("file");
         let path = dir.join("1.json");
-        let mut file = SessionFile::at(Some(path.clone()));
-        assert!(!file.changed());
-        write(
-            &path,
+        let read = |text: &str| {
+            write(&path, text);
+            SessionFile::at(&path)
+        };
+        assert_eq!(SessionFile::at(&path), None);
+        let file = read(
             r#"{"name":"me","nameSource":"user","status":"busy","messagingSocketPath":"/tmp/x.sock","new":[1]}"#,
-        );
-        assert!(file.changed());
-        assert_eq!(file.name.as_deref(), Some("me"));
-        assert_eq!(file.status, Some(Activity::Busy));
+        )
+        .expect("valid");
+        assert_eq!((file.name.as_deref(), file.status), (Some("me"), Some(Activity::Busy)));
         assert_eq!(file.inbox.as_deref(), Some(Path::new("/tmp/x.sock")));
-        assert!(!file.changed());
-        write(&path, r#"{"name":"me","#);
-        assert!(!file.changed());
-        write(&path, &format!(r#"{{"name":"{}"}}"#, "x".repeat(MAX_FILE as usize)));
-        assert!(!file.changed());
-        write(&path, "[1]");
-        assert!(!file.changed());
-        assert_eq!(file.name.as_deref(), Some("me"));
-        write(&path, r#"{"name":"made up","nameSource":"derived","status":7,"messagingSocketPath":"rel"}"#);
-        assert!(file.changed());
-        assert_eq!((file.name.clone(), file.status, file.inbox.clone()), (None, None, None));
-        for source in ["auto", "collision"] {
-            write(&path, &format!(r#"{{"name":"made up by {source}","nameSource":"{source}"}}"#));
-            assert!(!file.changed() && file.name.is_none(), "{source}");
+        for text in [r#"{"name":"me","#, &format!(r#"{{"name":"{}"}}"#, "x".repeat(64 << 10)), "[1]"] {
+            assert_eq!(read(text), None);
         }
-        write(&path, r#"{"name":"old client","status":"idle"}"#);
-        assert!(file.changed());
-        assert_eq!(file.name.as_deref(), Some("old client"));
+        let odd = r#"{"name":"made up","nameSource":"derived","status":7,"messagingSocketPath":"rel"}"#;
+        assert_eq!(read(odd), Some(SessionFile::default()));
+        for source in ["auto", "collision"] {
+            let made_up = format!(r#"{{"name":"made up by {source}","nameSource":"{source}"}}"#);
+            assert_eq!(read(&made_up), Some(SessionFile::default()), "{source}");
+        }
+        let old = read(r#"{"name":"old client","status":"idle"}"#).expect("valid");
+        assert_eq!((old.name.as_deref(), old.status), (Some("old client"), Some(Activity::Idle)));
         fs::remove_dir_all(dir).expect("removed");
     }
 }

@@ -1,9 +1,7 @@
 //! The tools as types, and the requests that they make.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -12,7 +10,7 @@ use crate::wire::{BroadcastRequest, Code, Fault, MAX_TEXT, MAX_THREAD, MAX_TIMEO
 
 mod results;
 
-pub use results::{Delivery, peer_line, render, render_fault, render_wait};
+pub use results::{peer_line, render, render_fault, render_wait};
 
 /// The default timeout of an ask, in seconds.
 pub const TIMEOUT_S: u64 = 600;
@@ -23,6 +21,8 @@ const MAX_LABEL: usize = 256;
 /// The longest error about arguments, in characters: it may quote them.
 const MAX_ERROR: usize = 500;
 
+/// The tools, each without `relay_`.
+const NAMES: [&str; 6] = ["peers", "ask", "reply", "broadcast", "rename", "wait"];
 /// The tools as `tools/list` describes them, on several lines; the last one is `relay_wait`.
 const LIST: &str = include_str!("tools.json");
 /// Placeholders in the descriptions, with the text for clients that can be pushed to and for others.
@@ -61,96 +61,54 @@ pub struct Meta {
     /// The model's call; missing where no model called.
     #[serde(deserialize_with = "crate::mcp::lenient")]
     pub call_id: Option<String>,
-    /// The client's own conversation.
-    #[serde(deserialize_with = "crate::mcp::lenient")]
-    pub thread_id: Option<String>,
 }
 
 /// A tool with its arguments.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Tool {
-    Peers(Peers),
-    Ask(Ask),
-    Reply(Reply),
-    Broadcast(Broadcast),
-    Rename(Rename),
-    Wait(Wait),
-}
-
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Peers {}
-
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Ask {
-    to: Label,
-    question: Text,
-    #[serde(default)]
-    who: Option<Asked>,
-    #[serde(default)]
-    thread_id: Option<Bounded<MAX_THREAD>>,
-    #[serde(default)]
-    timeout_s: Option<Seconds>,
+    Peers {},
+    Ask {
+        to: Label,
+        question: Text,
+        who: Option<Asked>,
+        thread_id: Option<Bounded<MAX_THREAD>>,
+        timeout_s: Option<Seconds>,
+    },
+    Reply {
+        ask_id: Label,
+        #[serde(alias = "text")]
+        answer: Text,
+    },
+    Broadcast {
+        question: Text,
+        scope: Option<Scope>,
+        exclude_self: Option<bool>,
+        collect: Option<bool>,
+        collect_s: Option<Seconds>,
+        timeout_s: Option<Seconds>,
+    },
+    Rename {
+        #[serde(alias = "new_name")]
+        name: Label,
+    },
+    Wait {
+        timeout_s: Option<Seconds>,
+    },
 }
 
 /// Who is to answer.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Asked {
+pub enum Asked {
     Session,
     Person,
-}
-
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Reply {
-    ask_id: Label,
-    #[serde(alias = "text")]
-    answer: Text,
-}
-
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Broadcast {
-    question: Text,
-    #[serde(default)]
-    scope: Option<Scope>,
-    #[serde(default)]
-    exclude_self: Option<bool>,
-    #[serde(default)]
-    collect: Option<bool>,
-    #[serde(default)]
-    collect_s: Option<Seconds>,
-    #[serde(default)]
-    timeout_s: Option<Seconds>,
-}
-
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rename {
-    #[serde(alias = "new_name")]
-    name: Label,
-}
-
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Wait {
-    #[serde(default)]
-    timeout_s: Option<Seconds>,
-}
-
-impl Wait {
-    /// How long to wait at most.
-    pub fn duration(&self) -> Duration {
-        Duration::from_secs(self.timeout_s.map_or(WAIT_S, |Seconds(s)| s))
-    }
 }
 
 /// A text of at most `MOST` bytes that is not blank: a question or an answer, a name or an id.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(try_from = "String")]
-struct Bounded<const MOST: usize>(String);
+pub struct Bounded<const MOST: usize>(String);
 
 type Text = Bounded<MAX_TEXT>;
 type Label = Bounded<MAX_LABEL>;
@@ -170,9 +128,9 @@ impl<const MOST: usize> TryFrom<String> for Bounded<MOST> {
 }
 
 /// A time in seconds, at least 1 and at most a day. `60.0` and `6e1` are whole numbers too.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 #[serde(try_from = "f64")]
-struct Seconds(u64);
+pub struct Seconds(pub u64);
 
 impl TryFrom<f64> for Seconds {
     type Error = String;
@@ -211,18 +169,10 @@ impl Call {
     ///
     /// # Errors
     /// `bad_args`, which names the argument and the remedy.
-    pub fn tool(&self) -> Option<Result<Tool, Fault>> {
-        let arguments = self.arguments.as_deref();
-        let tool = match self.name.as_str() {
-            "relay_peers" => read(arguments).map(Tool::Peers),
-            "relay_ask" => read(arguments).map(Tool::Ask),
-            "relay_reply" => read(arguments).map(Tool::Reply),
-            "relay_broadcast" => read(arguments).map(Tool::Broadcast),
-            "relay_rename" => read(arguments).map(Tool::Rename),
-            "relay_wait" => read(arguments).map(Tool::Wait),
-            _ => return None,
-        };
-        Some(tool.map_err(|why| fault(Code::BadArgs, why)))
+    pub fn tool(&self, is_pushable: bool) -> Option<Result<Tool, Fault>> {
+        let name = self.name.strip_prefix("relay_")?;
+        let is_offered = NAMES.contains(&name) && !(is_pushable && name == "wait");
+        is_offered.then(|| read(name, self.arguments.as_deref()).map_err(|why| fault(Code::BadArgs, why)))
     }
 }
 
@@ -230,19 +180,20 @@ impl Call {
 ///
 /// # Errors
 /// What is wrong with which argument.
-fn read<T: DeserializeOwned>(arguments: Option<&RawValue>) -> Result<T, String> {
+fn read(tool: &str, arguments: Option<&RawValue>) -> Result<Tool, String> {
     let shown = |e: serde_json::Error| {
         let (why, at) = (e.to_string(), format!(" at line {} column {}", e.line(), e.column()));
         clean(why.trim_end_matches(&at)).chars().take(MAX_ERROR).collect::<String>()
     };
+    let read = |arguments: &str| serde_json::from_str::<Tool>(&format!("{{\"{tool}\":{arguments}}}"));
     let text = arguments.map_or("{}", RawValue::get);
     let each: BTreeMap<String, &RawValue> =
         serde_json::from_str(text).map_err(|e| format!("the arguments are no object: {}", shown(e)))?;
-    serde_json::from_str(text).map_err(|e| {
+    read(text).map_err(|e| {
         // The error does not tell which argument is wrong: that one is wrong by itself too.
         let wrong = each.iter().find_map(|(name, value)| {
             let alone = serde_json::to_string(&BTreeMap::from([(name, value)])).ok()?;
-            let why = shown(serde_json::from_str::<T>(&alone).err()?);
+            let why = shown(read(&alone).err()?);
             (!why.starts_with("missing field")).then(|| format!("`{name}`: {why}"))
         });
         wrong.unwrap_or_else(|| shown(e))
@@ -255,42 +206,32 @@ impl Tool {
     pub fn request(self, id: u64, unique: &str) -> ToHub {
         match self {
             // Every answer brings the messages that wait for the session.
-            Tool::Peers(Peers {}) | Tool::Wait(_) => ToHub::Peers { id },
-            Tool::Ask(Ask { to: Bounded(to), question: Bounded(text), who, thread_id, timeout_s }) => {
-                let (timeout_ms, thread) = (milliseconds(timeout_s), thread_id.map(|Bounded(id)| id));
-                let person = who == Some(Asked::Person);
-                ToHub::Ask { id, ask_id: format!("ask_{unique}"), to, text, timeout_ms, thread, person }
-            }
-            Tool::Reply(Reply { ask_id: Bounded(ask_id), answer: Bounded(text) }) => {
-                ToHub::Reply { id, ask_id, text }
-            }
-            Tool::Broadcast(call) => {
-                let collect_ms = call.collect_ms();
-                let Broadcast { question: Bounded(text), scope, exclude_self, timeout_s, .. } = call;
-                let scope = scope.unwrap_or(Scope::Machine);
+            Tool::Peers {} | Tool::Wait { .. } => ToHub::Peers { id },
+            Tool::Ask { to, question, who, thread_id, timeout_s } => ToHub::Ask {
+                id,
+                ask_id: format!("ask_{unique}"),
+                to: to.0,
+                text: question.0,
+                timeout_ms: milliseconds(timeout_s),
+                thread: thread_id.map(|id| id.0),
+                person: who == Some(Asked::Person),
+            },
+            Tool::Reply { ask_id, answer } => ToHub::Reply { id, ask_id: ask_id.0, text: answer.0 },
+            Tool::Broadcast { question, scope, exclude_self, collect, collect_s, timeout_s } => {
                 let timeout_ms = milliseconds(timeout_s);
-                let include_self = !exclude_self.unwrap_or(true);
-                let broadcast_id = format!("bc_{unique}");
+                let together_ms = collect_s.map_or(timeout_ms, |Seconds(s)| s * 1000);
                 ToHub::Broadcast(BroadcastRequest {
                     id,
-                    broadcast_id,
-                    text,
-                    scope,
+                    broadcast_id: format!("bc_{unique}"),
+                    text: question.0,
+                    scope: scope.unwrap_or(Scope::Machine),
                     timeout_ms,
-                    include_self,
-                    collect_ms,
+                    include_self: !exclude_self.unwrap_or(true),
+                    collect_ms: collect.unwrap_or(true).then_some(together_ms),
                 })
             }
-            Tool::Rename(Rename { name: Bounded(name) }) => ToHub::Rename { id, name, exact: true },
+            Tool::Rename { name } => ToHub::Rename { id, name: name.0, exact: true },
         }
-    }
-}
-
-impl Broadcast {
-    /// After how many milliseconds the answers that are in are handed over together; `None` if each is handed over by itself.
-    pub fn collect_ms(&self) -> Option<u64> {
-        let together = self.collect.unwrap_or(true);
-        together.then(|| self.collect_s.map_or(milliseconds(self.timeout_s), |Seconds(s)| s * 1000))
     }
 }
 

@@ -78,7 +78,7 @@ impl DataDir {
 
     /// The second socket of this machine's hub.
     pub fn peers_socket(&self) -> PathBuf {
-        self.path().join(named(PEERS, &self.machine_suffix().unwrap_or_default()))
+        self.of_machine(PEERS)
     }
 }
 

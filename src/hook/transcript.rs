@@ -47,7 +47,7 @@ impl Transcript {
         let before = self.at;
         let Ok(mut receipts) = self.search() else { return false };
         receipts.searched = searched;
-        if !receipts.is_empty() {
+        if receipts != Receipts::default() {
             receipts.claude = Some(process::key(parent_id()));
             let _ = sender.send(&ToHub::Seen(receipts)); // if the hub has just exited, another hook reports it
         }
@@ -70,14 +70,10 @@ impl Transcript {
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line)? > 0 {
             let pushes = pushes_in(&line);
-            if !pushes.is_empty() {
-                match proof(&line) {
-                    Some(Proof::Conversation) => found.seen.extend(pushes),
-                    Some(Proof::ToolResult) => found.in_tool_result.extend(pushes),
-                    Some(Proof::Queue) => found.queued.extend(pushes),
-                    Some(Proof::Refusal) => found.refused.extend(pushes),
-                    None => {}
-                }
+            if !pushes.is_empty()
+                && let Some(proven) = proven(&line, &mut found)
+            {
+                proven.extend(pushes);
             }
             // A line that is half written is read again, unless it is too long for that.
             let length = line.len() as u64;
@@ -85,23 +81,8 @@ impl Transcript {
             line.clear();
         }
         found.keep_newest();
-        let Receipts { seen, queued, .. } = &mut found;
-        queued.retain(|push| !seen.contains(push));
         Ok(found)
     }
-}
-
-/// What a line proves about a push in it.
-#[derive(Debug, PartialEq)]
-pub enum Proof {
-    /// The model has the text.
-    Conversation,
-    /// The text is in the result of a tool call.
-    ToolResult,
-    /// The text is in the client's queue.
-    Queue,
-    /// A hook refused the prompt that held it.
-    Refusal,
 }
 
 /// The fields of a transcript line that are used.
@@ -121,23 +102,23 @@ struct Kind {
     kind: Option<String>,
 }
 
-/// What one line of a transcript proves about the pushes in it.
-pub fn proof(line: &[u8]) -> Option<Proof> {
+/// The receipts that one line of a transcript proves for the pushes in it.
+pub fn proven<'a>(line: &[u8], receipts: &'a mut Receipts) -> Option<&'a mut Vec<String>> {
     let line: Line = serde_json::from_slice(line).ok()?; // the last line may be half written: next time
     let kind = |k: &Option<Kind>| k.as_ref().and_then(|k| k.kind.clone());
     match line.r#type.as_str() {
         "user" => match kind(&line.origin).as_deref() {
             Some("human") => None, // the user pasted it
-            Some(_) => Some(Proof::Conversation),
-            None => Some(Proof::ToolResult),
+            Some(_) => Some(&mut receipts.seen),
+            None => Some(&mut receipts.in_tool_result),
         },
         "attachment" if kind(&line.attachment).as_deref() == Some("queued_command") => {
-            Some(Proof::Conversation)
+            Some(&mut receipts.seen)
         }
-        "queue-operation" if line.operation.as_deref() == Some("enqueue") => Some(Proof::Queue),
+        "queue-operation" if line.operation.as_deref() == Some("enqueue") => Some(&mut receipts.queued),
         "system" => {
             let text = line.content.as_ref().and_then(Value::as_str).unwrap_or_default();
-            text.starts_with(REFUSED).then_some(Proof::Refusal)
+            text.starts_with(REFUSED).then_some(&mut receipts.refused)
         }
         _ => None,
     }
@@ -185,31 +166,32 @@ mod tests {
     #[test]
     fn transcript_lines_are_classified_by_their_type() {
         for (line, expected) in [
-            (
-                r#"{"type":"user","message":{},"origin":{"kind":"peer","from":"unknown"}}"#,
-                Some(Proof::Conversation),
-            ),
-            (r#"{"type":"user","origin":{"kind":"channel"}}"#, Some(Proof::Conversation)),
-            (r#"{"type":"user","origin":{"kind":"task-notification"}}"#, Some(Proof::Conversation)),
-            (r#"{"type":"user","origin":{"kind":"human"}}"#, None),
-            (r#"{"type":"user","message":{"content":[{"type":"tool_result"}]}}"#, Some(Proof::ToolResult)),
-            (
-                r#"{"type":"attachment","attachment":{"type":"queued_command","prompt":"x"}}"#,
-                Some(Proof::Conversation),
-            ),
-            (r#"{"type":"attachment","attachment":{"type":"hook_additional_context"}}"#, None),
-            (r#"{"type":"queue-operation","operation":"enqueue","content":"x"}"#, Some(Proof::Queue)),
-            (r#"{"type":"queue-operation","operation":"remove","content":"x"}"#, None),
+            (r#"{"type":"user","message":{},"origin":{"kind":"peer","from":"unknown"}}"#, "seen"),
+            (r#"{"type":"user","origin":{"kind":"channel"}}"#, "seen"),
+            (r#"{"type":"user","origin":{"kind":"task-notification"}}"#, "seen"),
+            (r#"{"type":"user","origin":{"kind":"human"}}"#, ""),
+            (r#"{"type":"user","message":{"content":[{"type":"tool_result"}]}}"#, "in_tool_result"),
+            (r#"{"type":"attachment","attachment":{"type":"queued_command","prompt":"x"}}"#, "seen"),
+            (r#"{"type":"attachment","attachment":{"type":"hook_additional_context"}}"#, ""),
+            (r#"{"type":"queue-operation","operation":"enqueue","content":"x"}"#, "queued"),
+            (r#"{"type":"queue-operation","operation":"remove","content":"x"}"#, ""),
             (
                 r#"{"type":"system","subtype":"informational","content":"UserPromptSubmit operation blocked by hook:\nx"}"#,
-                Some(Proof::Refusal),
+                "refused",
             ),
-            (r#"{"type":"system","content":"other"}"#, None),
-            (r#"{"type":"assistant","message":{}}"#, None),
-            (r#"{"type":"user","mess"#, None),
-            ("", None),
+            (r#"{"type":"system","content":"other"}"#, ""),
+            (r#"{"type":"assistant","message":{}}"#, ""),
+            (r#"{"type":"user","mess"#, ""),
+            ("", ""),
         ] {
-            assert_eq!(proof(line.as_bytes()), expected, "{line}");
+            let mut receipts = Receipts::default();
+            if let Some(proven) = proven(line.as_bytes(), &mut receipts) {
+                proven.push(A.to_owned());
+            }
+            let receipts = serde_json::to_value(&receipts).expect("JSON");
+            for list in ["seen", "in_tool_result", "queued", "prompted", "refused"] {
+                assert_eq!(receipts[list][0] == A, list == expected, "{list}: {line}");
+            }
         }
     }
 
@@ -219,10 +201,10 @@ mod tests {
         let line = format!(r#"{{"type":"user","origin":{{"kind":"peer"}},"message":"{A}"}}"#);
         fs::write(&path, &line[..20]).expect("written");
         let mut transcript = Transcript::end(&path, 1 << 20);
-        assert!(transcript.search().expect("read").is_empty());
+        assert_eq!(transcript.search().expect("read"), Receipts::default());
         fs::write(&path, format!("{line}\n")).expect("written");
         assert_eq!(transcript.search().expect("read").seen, [A]);
-        assert!(transcript.search().expect("read").is_empty());
+        assert_eq!(transcript.search().expect("read"), Receipts::default());
         fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 

@@ -14,11 +14,11 @@ use super::MAX_PROMPT;
 use super::transcript::Transcript;
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
-use crate::texts::{Limit, Texts};
+use crate::texts::Texts;
 use crate::wire::{Parcel, ToClient, ToHub};
 use crate::{fence, process};
 
-/// The most that is printed, in UTF-16 units. Of about 100,000 Claude Code 2.1.330 keeps the first and the last half
+/// The most that is printed, in UTF-16 units as JSON has them. Of about 100,000 Claude Code 2.1.330 keeps the first and the last half
 /// (measured).
 const MAX_OUTPUT: usize = 90_000;
 /// How often a waiter checks that its session is running, and reads the transcript.
@@ -126,7 +126,7 @@ fn wait_on(dir: &DataDir, link: &mut Link, stay: &Stay, transcript: &str) -> Opt
             active_until = now + ACTIVE;
         }
         let pause = if now < active_until { SHORT_CHECK } else { stay.check() };
-        match link.try_receive(now + pause) {
+        match link.try_receive(Some(now + pause)) {
             Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(dir, link, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),
             Ok(_) if stay.is_over() => return Some(ExitCode::SUCCESS),
@@ -143,8 +143,7 @@ fn hand_over(dir: &DataDir, link: &mut Link, first: Parcel) -> ExitCode {
     while let Some(ToClient::Push(parcel)) = link.receive(Some(Instant::now() + Duration::from_millis(10))) {
         parcels.push(parcel);
     }
-    let limit = Limit { most: MAX_OUTPUT, cost: char::len_utf16, form: fence::text };
-    Texts::new(dir, process::key(parent_id())).fit(&mut parcels, &limit);
+    Texts::new(dir, process::key(parent_id())).fit(&mut parcels, MAX_OUTPUT, fence::text);
     let texts: Vec<String> = parcels.iter().map(fence::text).collect();
     // Claude Code puts a text of its own before the output, and the header has to start a line.
     let text = format!("\n{}\n", texts.join("\n\n"));

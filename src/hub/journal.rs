@@ -16,16 +16,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::router::{Change, Info, Input, Limits, Ms, Router, Step, is_plausible};
-use crate::wire::{JournalStatus, ToHub};
+use super::router::{Info, Input, Limits, Ms, OUT_OF_RANGE, Router, Step, is_in_range};
+use crate::wire::JournalStatus;
 
 /// The format that this version writes and reads.
 pub const FORMAT: u32 = 1;
 /// A file up to this size, in bytes, is not compacted because of its size.
 const SMALL: u64 = 1 << 20;
-/// How long unneeded text may stay in the file: half of the documented minute.
-const STALE_TEXT: Duration = Duration::from_secs(30);
+/// How long records stay in the file, and with them text that nobody needs any more: half of the documented minute.
+const COMPACTION: Duration = Duration::from_secs(30);
 /// The pause before a failed journal is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -80,18 +81,17 @@ impl<R: BufRead> Records<R> {
     /// As for `open`.
     pub fn read(mut lines: R) -> io::Result<(Header<Router>, Records<R>)> {
         let first = whole_line(&mut lines)?.ok_or_else(|| io::Error::other("it has no whole line"))?;
-        #[derive(Deserialize)]
-        struct Format {
-            format: u32,
-        }
-        let format = serde_json::from_slice::<Format>(&first)?.format;
-        if format != FORMAT {
+        let first: Value = serde_json::from_slice(&first)?;
+        let format = &first["format"];
+        if *format != FORMAT {
             return Err(io::Error::other(format!("it has format {format}, and this version reads {FORMAT}")));
         }
-        let header: Header<Router> = serde_json::from_slice(&first)?;
-        header.snapshot.check().map_err(io::Error::other)?;
-        if !is_plausible(header.epoch_started_ms, &Input::Tick) {
-            return Err(io::Error::other("its `epoch_started_ms` is out of range"));
+        if !is_in_range(&first) {
+            return Err(io::Error::other("a number in it is out of range"));
+        }
+        let header: Header<Router> = serde_json::from_value(first)?;
+        if !header.snapshot.is_complete() {
+            return Err(io::Error::other("it refers to a peer that it does not hold"));
         }
         Ok((header, Records { lines, broken: false }))
     }
@@ -109,7 +109,7 @@ impl<R: BufRead> Records<R> {
 /// # Errors
 /// Those of `out`.
 pub fn write_header(out: &mut impl Write, router: &Router) -> io::Result<()> {
-    let info = router.info();
+    let info = &router.info;
     let header = Header {
         format: FORMAT,
         epoch: info.epoch.clone(),
@@ -122,23 +122,21 @@ pub fn write_header(out: &mut impl Write, router: &Router) -> io::Result<()> {
 }
 
 /// Steps `router`, and appends to `batch` the line by which a replay repeats the step, if it changed the state.
-///
-/// # Errors
-/// The input can't be written as JSON. The step was made all the same.
-pub fn step(router: &mut Router, now: Ms, input: Input, batch: &mut Vec<u8>) -> (Step, io::Result<()>) {
-    let text = serde_json::to_string(&input);
+pub fn step(router: &mut Router, now: Ms, input: Input, batch: &mut Vec<u8>) -> Step {
+    let text = json(&input);
     let step = router.step(now, input);
-    let record = || {
-        let text = match step.change {
-            Change::None => return Ok(()),
-            Change::Time => serde_json::to_string(&Input::Tick)?,
-            Change::Input => text?,
-        };
-        let ids = serde_json::to_string(&step.drawn)?;
-        writeln!(batch, "{{\"at\":{},\"ids\":{ids},\"input\":{text}}}", router.now())
+    let text = match step.is_change {
+        true => text,
+        false if step.expired => json(&Input::Tick),
+        false => return step,
     };
-    let recorded = record();
-    (step, recorded)
+    let (at, ids) = (router.now(), json(&step.drawn));
+    batch.extend_from_slice(format!("{{\"at\":{at},\"ids\":{ids},\"input\":{text}}}\n").as_bytes());
+    step
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("invariant: what a journal holds has string keys")
 }
 
 impl<R: BufRead> Iterator for Records<R> {
@@ -148,7 +146,7 @@ impl<R: BufRead> Iterator for Records<R> {
     fn next(&mut self) -> Option<Record> {
         let line = whole_line(&mut self.lines).ok().flatten().filter(|_| !self.broken)?;
         let record = serde_json::from_slice(&line).ok();
-        let record = record.filter(|Record { at, input, .. }| is_plausible(*at, input));
+        let record = record.filter(|record: &Record| record.at < OUT_OF_RANGE);
         self.broken = record.is_none();
         record
     }
@@ -167,21 +165,13 @@ pub struct Journal {
     path: PathBuf,
     /// `None` while nothing is written.
     file: Option<File>,
-    /// Why nothing is written.
-    off: Option<String>,
     /// Records that are not written yet.
     batch: Vec<u8>,
-    /// Bytes in the file, and in its first line.
-    size: u64,
+    /// The size of the file's first line, in bytes.
     snapshot_size: u64,
-    /// `Router::text_removed` at the last compaction.
-    text_removed: u64,
-    /// Whether a record since then holds text.
-    has_text: bool,
-    /// When the next compaction is due because of text.
-    compact_at: Option<Instant>,
-    /// When to try again to write.
-    retry_at: Option<Instant>,
+    pub status: JournalStatus,
+    /// When the next file is due, after records or after a failure.
+    renew_at: Option<Instant>,
 }
 
 impl Journal {
@@ -208,11 +198,13 @@ impl Journal {
                 Router::new(limits, Info { epoch: new_epoch, epoch_started_ms, ..info }, ids)
             }
         };
-        let off = (!wanted).then(|| "RELAY_JOURNAL=off".to_owned());
-        let mut journal = Journal { path, off, ..Journal::default() };
+        let mut journal = Journal { path, ..Journal::default() };
         match wanted {
             true => journal.compact(&router),
-            false => journal.remove(),
+            false => {
+                journal.status.off = Some("RELAY_JOURNAL=off".to_owned());
+                journal.remove();
+            }
         }
         (journal, router)
     }
@@ -220,55 +212,28 @@ impl Journal {
     /// Steps the router and records the input if it may have changed the state. Nothing is written before
     /// [`append`](Self::append).
     pub fn step(&mut self, router: &mut Router, now: Ms, input: Input) -> Step {
-        if self.file.is_none() {
-            return router.step(now, input);
-        }
-        self.has_text |= matches!(
-            input,
-            Input::Said(
-                _,
-                ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. } | ToHub::FormClosed { .. }
-            )
-        );
-        let (step, recorded) = step(router, now, input, &mut self.batch);
-        if let Err(e) = recorded {
-            self.give_up(&e);
-        }
-        step
+        step(router, now, input, &mut self.batch)
     }
 
     /// Writes the records of this batch; to be called before any of its outputs is sent.
     pub fn append(&mut self) {
-        if self.batch.is_empty() {
-            return;
+        let batch = std::mem::take(&mut self.batch);
+        let Some(file) = self.file.as_mut().filter(|_| !batch.is_empty()) else { return };
+        match file.write_all(&batch) {
+            Ok(()) => self.status.bytes += batch.len() as u64,
+            Err(e) => return self.give_up(&e),
         }
-        if let Some(file) = &mut self.file {
-            match file.write_all(&self.batch) {
-                Ok(()) => self.size += self.batch.len() as u64,
-                Err(e) => self.give_up(&e),
-            }
-        }
-        self.batch.clear();
-        if self.batch.capacity() > SMALL as usize {
-            self.batch.shrink_to(64 << 10);
-        }
+        self.renew_at.get_or_insert_with(|| Instant::now() + COMPACTION);
     }
 
-    /// Compacts the file if it is too large or contains unneeded text, and retries a failed journal. To be called about
-    /// once per second, and with an empty batch.
+    /// Compacts the file if it is too large, has old records or was removed, and retries a failed journal. To be called
+    /// about once per second, and with an empty batch.
     pub fn maintain(&mut self, router: &Router, now: Instant) {
-        if self.retry_at.is_some_and(|at| at <= now) {
-            self.compact(router);
-        }
-        if self.file.is_none() {
-            return;
-        }
-        let is_missing = fs::symlink_metadata(&self.path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-        if self.has_text || router.text_removed() != self.text_removed {
-            self.compact_at.get_or_insert(now + STALE_TEXT);
-        }
-        let too_large = self.size > SMALL && self.size > 2 * self.snapshot_size;
-        if is_missing || too_large || self.compact_at.is_some_and(|at| at <= now) {
+        let is_missing =
+            || fs::symlink_metadata(&self.path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        let is_too_large = self.status.bytes > SMALL.max(2 * self.snapshot_size);
+        let is_due = self.renew_at.is_some_and(|at| at <= now);
+        if is_due || is_too_large || self.file.is_some() && is_missing() {
             self.compact(router);
         }
     }
@@ -279,11 +244,6 @@ impl Journal {
             self.append();
             self.compact(router);
         }
-    }
-
-    /// The status of the journal.
-    pub fn status(&self) -> JournalStatus {
-        JournalStatus { bytes: self.size, off: self.off.clone() }
     }
 
     /// Whether the path names another file than the one that is written. It belongs to another hub: the directory was
@@ -298,14 +258,13 @@ impl Journal {
         if self.is_replaced() {
             return self.give_up(&io::Error::other("another file is there"));
         }
-        (self.compact_at, self.retry_at, self.has_text) = (None, None, false);
-        self.text_removed = router.text_removed();
+        self.renew_at = None;
         match write_new(&self.path, router) {
             Ok((file, size)) => {
-                if self.off.take().is_some() {
+                if self.status.off.take().is_some() {
                     log::info!("journal_resumed");
                 }
-                (self.file, self.size, self.snapshot_size) = (Some(file), size, size);
+                (self.file, self.status.bytes, self.snapshot_size) = (Some(file), size, size);
             }
             Err(e) => self.give_up(&e),
         }
@@ -313,16 +272,16 @@ impl Journal {
 
     /// Continues in memory only. Removes the file, since a journal without all steps must never be replayed.
     fn give_up(&mut self, e: &io::Error) {
-        self.off = Some(format!("cannot write {}: {e}", self.path.display()));
+        self.status.off = Some(format!("cannot write {}: {e}", self.path.display()));
         let is_replaced = self.is_replaced();
         if let Some(file) = self.file.take() {
             let _ = file.set_len(0); // if the file cannot be removed, an empty one is ignored as well
         }
-        self.size = 0;
+        self.status.bytes = 0;
         self.batch.clear();
+        self.renew_at = (!is_replaced).then(|| Instant::now() + RETRY);
         if !is_replaced {
             self.remove();
-            self.retry_at = Some(Instant::now() + RETRY);
         }
         log::error!(error:% = e; "journal_off"); // last: on a full disk there is room for it now
     }

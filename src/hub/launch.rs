@@ -4,9 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ExitCode, Stdio};
 
 use super::router::Limits;
-use super::{Ran, run};
+use super::run;
 use crate::datadir::DataDir;
-use crate::link::{LISTENING, hub_command, own_executable};
+use crate::link::{hub_command, own_executable};
 
 /// A shell script that becomes the hub. A shell can do two things that need unsafe code in Rust: raise the limit of
 /// open files, since the usual 1,024 are too few for 1,024 peers, and close inherited files, such as the lock of a
@@ -32,10 +32,11 @@ pub fn main(dir: &DataDir, announce: bool) -> ExitCode {
             let _ = writeln!(std::io::stderr(), "relay: {what} in {}", dir.path().display());
         }
     };
-    match run(dir, limits(), || say(LISTENING)) {
-        Ok(Ran::Done) => ExitCode::SUCCESS,
-        Ok(Ran::Another) => {
-            say("another hub is running");
+    match run(dir, limits(), || say("listening")) {
+        Ok(ran) => {
+            if !ran {
+                say("another hub is running");
+            }
             ExitCode::SUCCESS
         }
         Err(why) => {

@@ -53,26 +53,20 @@ pub fn read(conn: ConnId, socket: Socket, stream: &Arc<UnixStream>, incoming: &S
             Ok(Some(line)) => serde_json::from_slice::<ToHub>(line)
                 .map_err(|e| format!("not a message of protocol {VERSION}: {e}")),
             Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(e.to_string()),
-            Ok(None) | Err(_) => break Incoming::Closed(conn),
+            Ok(None) | Err(_) => break None,
         };
         let mut message = match message {
             Ok(message) => message,
-            Err(why) => {
-                log::warn!(conn; "bad_msg");
-                break Incoming::Broken(conn, fault(Code::BadMsg, why));
-            }
+            Err(why) => break Some(fault(Code::BadMsg, why)),
         };
         let Ok(used) = credits.recv() else { return };
         thread::sleep(share.pause(used));
-        let next = match admit(socket, &mut message) {
-            None => Incoming::Said(conn, message, credit.clone()),
-            Some(refusal) => Incoming::Refused(conn, refusal, credit.clone()),
-        };
-        if incoming.send(next).is_err() {
+        let message = admit(socket, &mut message).map_or(Ok(message), Err);
+        if incoming.send(Incoming::Said(conn, message, credit.clone())).is_err() {
             return;
         }
     };
-    let _ = incoming.send(last);
+    let _ = incoming.send(Incoming::Closed(conn, last));
 }
 
 /// What the hub knows better than a client, and the limits of `peers.sock`. It refuses what a peer does not need; that is

@@ -39,18 +39,20 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, fault};
+use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, VERSION, fault};
 use ask::Ask;
 use broadcast::Broadcast;
 use delivery::Delivery;
 use ended::EndedAsks;
 use ids::Ids;
-pub use integrity::is_plausible;
+pub use integrity::{OUT_OF_RANGE, is_in_range};
 pub use limits::Limits;
 use naming::Names;
 use peer::Peer;
 use session::Session;
 
+/// The version of this program.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
 /// Milliseconds since the start of the epoch.
 pub type Ms = u64;
 /// A connection, numbered by the hub in the order of arrival, over all hub processes of the epoch.
@@ -58,6 +60,8 @@ pub type ConnId = u64;
 /// An `ask_id` or `broadcast_id`.
 type Id = Arc<str>;
 type PeerNo = u64;
+/// A request: its connection and its `id`.
+type Starter = (ConnId, u64);
 type DeliveryNo = u64;
 
 /// An input of the state machine.
@@ -72,8 +76,6 @@ pub enum Input {
     Closed(ConnId),
     /// A deadline passed.
     Tick,
-    /// SIGTERM.
-    Stop,
     /// A linked hub, of this epoch, has taken the socket over; the hub exits.
     HandOver(String),
 }
@@ -95,19 +97,12 @@ pub enum Output {
 #[derive(Debug, Default)]
 pub struct Step {
     pub outputs: Vec<Output>,
-    pub change: Change,
+    /// Whether the input may have changed the state: the journal must record it.
+    pub is_change: bool,
+    /// Whether timers expired: the journal must record the time.
+    pub expired: bool,
     /// The random identifiers that the step drew, in order. A replay needs them.
     pub drawn: Vec<String>,
-}
-
-/// What may have changed the state in a step: the journal must record it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Change {
-    #[default]
-    None,
-    /// Timers expired; the input itself changed nothing.
-    Time,
-    Input,
 }
 
 /// A timer; ignored if it no longer applies when it expires.
@@ -131,7 +126,7 @@ enum Timer {
     Collect(Id),
     /// The session's inbox takes one more text.
     InboxRoom(PeerNo),
-    /// The hub may be idle.
+    /// The hub has had no peers for so long that it exits.
     Idle,
 }
 
@@ -152,7 +147,7 @@ pub struct Router {
     /// The limits of the hub that wrote the snapshot: a replay needs them.
     limits: Limits,
     #[serde(skip)]
-    info: Info,
+    pub info: Info,
     #[serde(skip)]
     ids: Ids,
     now: Ms,
@@ -175,39 +170,32 @@ pub struct Router {
     by_identity: BTreeMap<String, PeerNo>,
     names: Names,
     sessions: BTreeMap<String, Session>,
+    /// Of a peer without hooks and waiter.
+    #[serde(skip)]
+    unknown_session: Session,
     asks: BTreeMap<Id, Ask>,
     broadcasts: BTreeMap<Id, Broadcast>,
     deliveries: BTreeMap<DeliveryNo, Delivery>,
     /// The bytes of text that the state holds.
     text: usize,
-    /// The bytes of text that the state no longer holds.
-    text_removed: u64,
     /// By the identifier of a push.
     pushes: BTreeMap<String, DeliveryNo>,
     ended: EndedAsks,
     timers: BTreeSet<(Ms, Timer)>,
-    /// Since when no peer is registered.
-    empty_since: Option<Ms>,
     #[serde(skip)]
     out: Vec<Output>,
-    /// Whether a timer expired in this step.
-    #[serde(skip)]
-    expired: bool,
 }
 
 /// Facts about the hub process. Not part of the state, since they differ in each process.
 #[derive(Debug, Clone, Default)]
 pub struct Info {
     pub pid: u32,
-    pub version: String,
     /// The epoch of the state.
     pub epoch: String,
     /// The wall clock at the router's time 0, in milliseconds since 1970.
     pub epoch_started_ms: u64,
     /// The router's time when this hub process started.
     pub started: Ms,
-    /// Whether to log every ask and every state change.
-    pub log_all: bool,
     pub journal: JournalStatus,
 }
 
@@ -219,11 +207,7 @@ impl Router {
     pub fn new(limits: Limits, info: Info, ids: Box<dyn FnMut() -> String + Send>) -> Self {
         let ids = Ids { source: Some(ids), ..Ids::default() };
         let timers = BTreeSet::from([(limits.idle_exit, Timer::Idle)]);
-        Router { limits, info, ids, timers, empty_since: Some(0), ..Router::default() }
-    }
-
-    pub fn info_mut(&mut self) -> &mut Info {
-        &mut self.info
+        Router { limits, info, ids, timers, ..Router::default() }
     }
 
     pub fn now(&self) -> Ms {
@@ -234,15 +218,6 @@ impl Router {
         self.last_conn
     }
 
-    pub fn info(&self) -> &Info {
-        &self.info
-    }
-
-    /// How many bytes of text the state no longer holds.
-    pub fn text_removed(&self) -> u64 {
-        self.text_removed
-    }
-
     /// The time of the next [`Input::Tick`], unless another input comes first.
     pub fn next_deadline(&self) -> Option<Ms> {
         self.timers.first().map(|(at, _)| *at)
@@ -251,64 +226,47 @@ impl Router {
     /// Handles one input at time `now`, which never decreases, and returns the outputs in order.
     pub fn step(&mut self, now: Ms, input: Input) -> Step {
         self.now = self.now.max(now);
-        self.expired = false;
-        self.expire_timers();
+        let expired = self.expire_timers();
         let drawn_by_timers = self.ids.drawn.len();
-        let mut changes = false; // the input itself
-        match input {
+        let changes = match input {
             Input::Opened(conn) => {
                 self.open.insert(conn);
                 self.last_conn = self.last_conn.max(conn);
-                self.welcome(conn);
+                let Info { pid, epoch, .. } = self.info.clone();
+                self.send(conn, ToClient::Welcome { v: VERSION, pid, version: RELEASE.to_owned(), epoch });
+                false
             }
             Input::Said(conn, message) if self.open.contains(&conn) => {
-                let reads_only = |m: &ToHub| {
-                    matches!(
-                        m,
-                        ToHub::Peers { .. }
-                            | ToHub::WatchRoster
-                            | ToHub::Asks { .. }
-                            | ToHub::Watch { .. }
-                            | ToHub::Status { .. }
-                    )
-                };
-                changes = !reads_only(&message);
+                let reads_only = matches!(
+                    message,
+                    ToHub::Peers { .. }
+                        | ToHub::WatchRoster
+                        | ToHub::Asks { .. }
+                        | ToHub::Watch { .. }
+                        | ToHub::Status { .. }
+                );
                 self.handle(conn, message);
+                !reads_only
             }
-            Input::Said(..) => {} // an earlier step closed it
-            Input::Closed(conn) => {
-                changes = self.roles.contains_key(&conn);
-                self.closed(conn);
-            }
-            Input::Tick => {}
-            Input::Stop => self.out.push(Output::Exit),
+            Input::Closed(conn) => self.closed(conn),
+            Input::Said(..) | Input::Tick => false, // an earlier step closed that connection
             Input::HandOver(epoch) => {
-                changes = true;
                 self.hand_over(&epoch);
+                true
             }
-        }
-        let drawn = std::mem::take(&mut self.ids.drawn);
-        let change = match changes || drawn.len() > drawn_by_timers {
-            true => Change::Input,
-            false if self.expired => Change::Time,
-            false => Change::None,
         };
-        Step { outputs: std::mem::take(&mut self.out), change, drawn }
+        let drawn = std::mem::take(&mut self.ids.drawn);
+        let is_change = changes || drawn.len() > drawn_by_timers; // texts were taken along
+        Step { outputs: std::mem::take(&mut self.out), is_change, expired, drawn }
     }
 
-    fn welcome(&mut self, conn: ConnId) {
-        let Info { pid, version, epoch, .. } = self.info.clone();
-        self.send(conn, ToClient::Welcome { v: crate::wire::VERSION, pid, version, epoch });
-    }
-
-    fn expire_timers(&mut self) {
-        while let Some((at, _)) = self.timers.first()
-            && *at <= self.now
+    /// Returns whether there were any.
+    fn expire_timers(&mut self) -> bool {
+        let mut expired = false;
+        while self.next_deadline().is_some_and(|at| at <= self.now)
+            && let Some((_, timer)) = self.timers.pop_first()
         {
-            let Some((at, timer)) = self.timers.pop_first() else {
-                return;
-            };
-            self.expired = true;
+            expired = true;
             match timer {
                 Timer::Timeout(id) => self.fail(&id, Code::Timeout),
                 Timer::Grace(peer) => self.end_grace(peer),
@@ -318,13 +276,10 @@ impl Router {
                 Timer::Nudge(id) => self.nudge(&id),
                 Timer::Collect(id) => self.hand_over_collected(&id),
                 Timer::InboxRoom(peer) | Timer::Form(peer) => self.dispatch_all(peer),
-                Timer::Idle => {
-                    if self.empty_since.is_some_and(|t| t + self.limits.idle_exit <= at) {
-                        self.out.push(Output::Exit);
-                    }
-                }
+                Timer::Idle => self.out.push(Output::Exit),
             }
         }
+        expired
     }
 
     fn handle(&mut self, conn: ConnId, message: ToHub) {
@@ -376,7 +331,8 @@ impl Router {
         }
     }
 
-    fn closed(&mut self, conn: ConnId) {
+    /// Returns whether the connection had a role.
+    fn closed(&mut self, conn: ConnId) -> bool {
         self.open.remove(&conn);
         self.watchers.remove(&conn);
         self.roster_watchers.remove(&conn);
@@ -384,8 +340,9 @@ impl Router {
         match self.roles.remove(&conn) {
             Some(Role::Waiter { claude, .. }) => self.waiter_left(conn, &claude),
             Some(Role::Peer(peer)) => self.vanished(peer, conn),
-            None => {}
+            None => return false,
         }
+        true
     }
 
     /// Sends one error and closes a connection that violated the protocol.
@@ -428,10 +385,6 @@ impl Router {
         })
     }
 
-    fn name_of(&self, conn: ConnId) -> String {
-        self.peer_on(conn).map(|no| self.peer(no).who.name.clone()).unwrap_or_default()
-    }
-
     fn no(&mut self) -> u64 {
         self.next_no += 1;
         self.next_no
@@ -439,6 +392,14 @@ impl Router {
 
     fn arm(&mut self, at: Ms, timer: Timer) {
         self.timers.insert((at, timer));
+    }
+
+    /// The hub exits after a time without peers, which begins anew.
+    fn arm_exit(&mut self) {
+        self.timers.retain(|(_, timer)| *timer != Timer::Idle);
+        if self.peers.is_empty() {
+            self.arm(self.now + self.limits.idle_exit, Timer::Idle);
+        }
     }
 
     fn disarm(&mut self, at: Ms, timer: Timer) {

@@ -1,10 +1,10 @@
 //! Finds the id in a line that is no valid message, so that the error can be sent under the id that the client waits for.
 
-/// The longest id that is found in a line that can't be kept whole, in bytes.
-const MAX_ID: usize = 4096;
+/// How much of a member is kept, in bytes: an id that makes it longer is not found.
+const MAX_MEMBER: usize = 4096;
 
-/// Finds the id of a JSON object without parsing it. Takes the line in pieces of any size and keeps at most one short token
-/// of it, so a line may be longer than memory. Nothing outside the outermost object counts, and nothing inside a nested value.
+/// Finds the id of a JSON object without parsing it. Takes the line in pieces of any size and keeps only the beginning of one
+/// member, so a line may be longer than memory. Nothing outside the outermost object counts, and nothing inside a nested value.
 /// Of two ids the last one counts, as in every JSON parser that accepts both.
 #[derive(Default)]
 pub struct IdScan {
@@ -14,13 +14,9 @@ pub struct IdScan {
     done: bool,
     in_string: bool,
     escaped: bool,
-    /// What is read at depth 1: a member's name, or after its colon the value.
-    in_value: bool,
-    /// The string or number that is read at depth 1, as it is written.
-    token: Vec<u8>,
-    /// The current member is the id.
-    is_id: bool,
-    id: Vec<u8>,
+    /// The beginning of the present member, without nested values.
+    member: Vec<u8>,
+    id: Option<String>,
     has_method: bool,
     has_outcome: bool,
 }
@@ -28,80 +24,50 @@ pub struct IdScan {
 impl IdScan {
     /// Reads the next piece of the line.
     pub fn feed(&mut self, piece: &[u8]) {
-        for byte in piece {
+        for &byte in piece {
             if self.done {
                 return;
             }
-            if self.in_string { self.string(*byte) } else { self.structure(*byte) }
-        }
-    }
-
-    fn string(&mut self, byte: u8) {
-        self.keep(byte);
-        match byte {
-            _ if self.escaped => self.escaped = false,
-            b'\\' => self.escaped = true,
-            b'"' => self.in_string = false,
-            _ => {}
-        }
-    }
-
-    fn structure(&mut self, byte: u8) {
-        match byte {
-            b'"' => {
-                self.in_string = true;
-                self.keep(byte);
-            }
-            b'{' | b'[' => {
-                self.done = self.depth == 0 && byte == b'['; // a message is an object
-                self.depth += 1;
-            }
-            b'}' | b']' => {
+            let is_structure = !self.in_string;
+            if self.depth == 1 && is_structure && matches!(byte, b',' | b'}' | b']') {
                 self.end_member();
-                self.depth = self.depth.saturating_sub(1);
-                self.done = self.depth == 0;
+            } else if self.depth == 1 && self.member.len() < MAX_MEMBER {
+                self.member.push(byte);
             }
-            b':' if self.depth == 1 && !self.in_value => {
-                let name = std::mem::take(&mut self.token);
-                let name = name.trim_ascii_end();
-                self.is_id = name == b"\"id\"";
-                self.has_method |= name == b"\"method\"";
-                self.has_outcome |= name == b"\"result\"" || name == b"\"error\"";
-                self.in_value = true;
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' => self.escaped = self.in_string,
+                b'"' => self.in_string = is_structure,
+                b'{' | b'[' if is_structure => {
+                    self.done = self.depth == 0 && byte == b'['; // a message is an object
+                    self.depth += 1;
+                }
+                b'}' | b']' if is_structure => {
+                    self.depth = self.depth.saturating_sub(1);
+                    self.done = self.depth == 0;
+                }
+                _ => {}
             }
-            b',' => self.end_member(),
-            // Inside a token it stays, for `1 2` is no id.
-            _ if byte.is_ascii_whitespace() && self.token.is_empty() => {}
-            _ => self.keep(byte),
-        }
-    }
-
-    fn keep(&mut self, byte: u8) {
-        // One byte more than an id may have shows that it is too long.
-        if self.depth == 1 && self.token.len() <= MAX_ID {
-            self.token.push(byte);
         }
     }
 
     fn end_member(&mut self) {
-        if self.depth != 1 {
-            return;
+        let member = String::from_utf8_lossy(&self.member);
+        let (name, value) = member.split_once(':').unwrap_or_default();
+        match name.trim() {
+            "\"id\"" => self.id = (self.member.len() < MAX_MEMBER).then(|| value.trim().to_owned()),
+            "\"method\"" => self.has_method = true,
+            "\"result\"" | "\"error\"" => self.has_outcome = true,
+            _ => {}
         }
-        let token = std::mem::take(&mut self.token);
-        if std::mem::take(&mut self.in_value) && std::mem::take(&mut self.is_id) {
-            self.id = token;
-        }
+        self.member.clear();
     }
 
-    /// The id as the client wrote it, if the line has one; invalid UTF-8 in it is replaced. `None` for the answer to a
+    /// What stands in the place of the id, as the client wrote it; invalid UTF-8 in it is replaced. `None` for the answer to a
     /// request of ours, which must not be answered again.
     pub fn finish(mut self) -> Option<Option<String>> {
         self.end_member();
-        if self.has_outcome && !self.has_method {
-            return None;
-        }
-        let id = self.id.trim_ascii_end();
-        Some((!id.is_empty() && id.len() <= MAX_ID).then(|| String::from_utf8_lossy(id).into_owned()))
+        (self.has_method || !self.has_outcome).then_some(self.id)
     }
 }
 
@@ -166,7 +132,7 @@ mod tests {
 
     #[test]
     fn no_id_is_made_up() {
-        let long = format!(r#"{{"id":"{}"}}"#, "x".repeat(MAX_ID));
+        let long = format!(r#"{{"id":"{}"}}"#, "x".repeat(MAX_MEMBER));
         for line in ["", "}", "]]]{", "42", r#""id":1"#, r#"[{"id":1}]"#, r#"{"params":{"id":1},x"#, &long] {
             assert_eq!(scan(line), Some(None), "{line}");
         }

@@ -196,7 +196,7 @@ fn is_running(session: &SessionFile) -> bool {
         Some((_, started)) => {
             started != "0" && session.process_start.as_ref().is_none_or(|recorded| recorded == started)
         }
-        None => !process::was_gone(session.pid),
+        None => !process::is_gone(session.pid),
     }
 }
 

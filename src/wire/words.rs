@@ -53,8 +53,10 @@ words! {
     }
 
     /// The state of a delivery or an ask.
+    #[derive(Default)]
     pub enum State {
         /// The hub has it.
+        #[default]
         Queued = "queued",
         /// It was handed to the session.
         Pushed = "pushed",

@@ -43,7 +43,7 @@ fn files(dir: &DataDir) -> Vec<PathBuf> {
 fn file_in(message: &str, text: &str) -> PathBuf {
     let note = message.split("[relay: ").nth(1).expect("a cut text").lines().next().expect("a note");
     let (_, after) = note.split_once("The rest is in ").unwrap_or_else(|| panic!("{note}"));
-    let file = PathBuf::from(after.split_once(", from line ").expect("a line").0);
+    let file = PathBuf::from(after.split_once(", from that line ").expect("a line").0);
     assert_eq!(fs::read_to_string(&file).expect("the file"), quoted(text) + "\n");
     assert_eq!(fs::metadata(&file).expect("the file").mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(file.parent().expect("a directory")).expect("it").mode() & 0o777, 0o700);

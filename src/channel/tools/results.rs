@@ -3,31 +3,28 @@
 use serde_json::{Value, json};
 
 use crate::fence;
-use crate::wire::{Activity, Answer, Code, Fault, ListedPeer, PeerKind, Roster, State, place};
+use crate::wire::{
+    Activity, Answer, BroadcastRequest, Code, Fault, ListedPeer, PeerKind, Roster, State, ToHub, place,
+};
 
-/// How answers reach the model.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Delivery {
-    /// By themselves, and not only with the result of a tool call.
-    pub is_pushed: bool,
-    /// For a broadcast: after so many milliseconds those that are in come together.
-    pub collect_ms: Option<u64>,
-}
-
-/// The text and the structured content of an answer. `None` for an answer to another request than a tool's.
-pub fn render(answer: &Answer, delivery: Delivery) -> Option<(String, Value)> {
-    Some(match answer {
+/// The text and the structured content of an answer to a tool's request. `is_pushed`: messages reach the model by themselves, and
+/// not only with the result of a tool call.
+pub fn render(request: &ToHub, answer: &Answer, is_pushed: bool) -> (String, Value) {
+    match answer {
         Answer::Peers(roster) => (describe(roster), peers(roster)),
-        Answer::Asked { ask_id, to, state, thread } => asked(ask_id, to, *state, thread, delivery),
+        Answer::Asked { ask_id, to, state, thread } => asked(ask_id, to, *state, thread, is_pushed),
         Answer::Broadcast { broadcast_id, asks } => {
             let names: Vec<&str> = asks.iter().map(|ask| ask.to.as_str()).collect();
-            let (n, names, arrival) = (asks.len(), names.join(", "), arrival_of_all(delivery));
+            let collect_s = match request {
+                ToHub::Broadcast(BroadcastRequest { collect_ms, .. }) => collect_ms.map(|ms| ms / 1000),
+                _ => None,
+            };
+            let (n, names, arrival) = (asks.len(), names.join(", "), arrival_of_all(collect_s, is_pushed));
             let text = match n {
                 0 => "Nobody was asked: no other session is in that scope. relay_peers lists the peers."
                     .to_owned(),
                 n => format!("Asked {n} (broadcast_id {broadcast_id}): {names}. {arrival}"),
             };
-            let collect_s = delivery.collect_ms.map(|ms| ms / 1000);
             let structured = json!({
                 "ok": true, "broadcast_id": broadcast_id, "peer_count": n, "asks": asks, "collect_s": collect_s,
             });
@@ -45,21 +42,20 @@ pub fn render(answer: &Answer, delivery: Delivery) -> Option<(String, Value)> {
         Answer::Renamed { name } => {
             (format!("This session is now called \"{name}\"."), json!({"ok": true, "name": name}))
         }
-        _ => return None,
-    })
+        _ => (String::new(), Value::Null), // of another request than a tool's
+    }
 }
 
 /// How the answers to a broadcast arrive.
-fn arrival_of_all(delivery: Delivery) -> String {
-    let mut how = match delivery.collect_ms {
-        Some(ms) => format!(
-            "The answers come together in one message, when the last is in or after {} s; those that come later than that \
-             come one by one.",
-            ms / 1000
+fn arrival_of_all(collect_s: Option<u64>, is_pushed: bool) -> String {
+    let mut how = match collect_s {
+        Some(s) => format!(
+            "The answers come together in one message, when the last is in or after {s} s; those that come later than that \
+             come one by one."
         ),
         None => "Each answer comes as a message of its own, then one closing summary.".to_owned(),
     };
-    how += match delivery.is_pushed {
+    how += match is_pushed {
         true => " They arrive by themselves; go on without waiting or polling.",
         false => " They come with the result of a later relay tool call; relay_wait waits for them.",
     };
@@ -67,7 +63,7 @@ fn arrival_of_all(delivery: Delivery) -> String {
 }
 
 /// What `relay_ask` brought.
-fn asked(ask_id: &str, to: &str, state: State, thread: &str, delivery: Delivery) -> (String, Value) {
+fn asked(ask_id: &str, to: &str, state: State, thread: &str, is_pushed: bool) -> (String, Value) {
     let far = match state {
         State::Queued => "The relay has it; it is handed over as soon as that session can take it.",
         State::Pushed => "It was handed to that session.",
@@ -75,7 +71,7 @@ fn asked(ask_id: &str, to: &str, state: State, thread: &str, delivery: Delivery)
         State::Replied => "It has been answered.",
         State::Ended => "It has ended already.",
     };
-    let arrival = match delivery.is_pushed {
+    let arrival = match is_pushed {
         true => "arrives by itself as a message with this ask_id; go on without waiting or polling",
         false => {
             "comes as a message with this ask_id with the result of a later relay tool call; relay_wait waits for it"

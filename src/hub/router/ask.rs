@@ -9,7 +9,7 @@ use super::ended::Tombstone;
 use super::limits::overloaded;
 use super::peer::MAX_LOST;
 use super::standing::Standing;
-use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
+use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Starter, Timer};
 use crate::fence::label;
 use crate::wire::{
     Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State,
@@ -32,7 +32,7 @@ pub(super) struct Question {
 }
 
 /// A question that has not ended.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Ask {
     pub asker: PeerNo,
     pub target: PeerNo,
@@ -88,40 +88,11 @@ impl Router {
         if self.is_by_form(question.person, target) {
             self.within_form_rate(me, target)?;
         }
-        let thread = question.thread.unwrap_or_else(|| self.new_thread());
-        let mut ask = self.new_ask(me, target, thread, None, question.timeout_ms);
-        ask.person = question.person;
+        let thread = question.thread.unwrap_or_else(|| self.ids.draw().replacen("push_", "thr_", 1));
+        let (to, person, deadline) = (self.name(target), question.person, self.now + question.timeout_ms);
+        let ask = Ask { asker: me, target, to, thread, person, deadline, ..Ask::default() };
         self.open_ask(&Id::from(question.ask_id), ask, question.text, Some((conn, id)));
         Ok(None)
-    }
-
-    fn new_thread(&mut self) -> String {
-        self.ids.draw().replacen("push_", "thr_", 1)
-    }
-
-    pub(super) fn new_ask(
-        &self,
-        asker: PeerNo,
-        target: PeerNo,
-        thread: String,
-        broadcast: Option<Id>,
-        timeout: Ms,
-    ) -> Ask {
-        Ask {
-            asker,
-            target,
-            to: self.peer(target).who.name.clone(),
-            thread,
-            about: String::new(),
-            broadcast,
-            asked_at: self.now,
-            deadline: self.now + timeout,
-            progress: Progress::queued(self.now),
-            delivery: None,
-            standing: Standing::default(),
-            person: false,
-            consent: None,
-        }
     }
 
     /// The answer to a repeated `ask` request: requests are idempotent.
@@ -171,18 +142,10 @@ impl Router {
     }
 
     /// Opens an ask and starts the delivery of its question. `starter` is the request to answer.
-    pub(super) fn open_ask(&mut self, id: &Id, ask: Ask, text: String, starter: Option<(ConnId, u64)>) {
-        let (asker, target, thread) = (ask.asker, ask.target, ask.thread.clone());
-        let (from, to) = (self.peer(asker).who.name.clone(), ask.to.clone());
-        let said = text.clone();
-        self.report(What::Ask, |e| {
-            e.from = from;
-            e.to = Some(to);
-            e.ask_id = Some(id.to_string());
-            e.thread = Some(thread);
-            e.text = Some(said.clone());
-        });
+    pub(super) fn open_ask(&mut self, id: &Id, ask: Ask, text: String, starter: Option<Starter>) {
+        let (asker, target, said) = (ask.asker, ask.target, text.clone());
         let mut parcel = self.parcel(Kind::Ask, id, asker, text, &ask.thread);
+        self.report(self.event_of(What::Ask, &parcel, target));
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
         if self.is_by_form(ask.person, target) {
             parcel.path = Path::Form;
@@ -194,7 +157,8 @@ impl Router {
         let about = label(parcel.text.trim().lines().next().unwrap_or_default());
         let about = about.chars().take(MAX_ABOUT).collect();
         let no = self.deliver(target, parcel, starter);
-        self.asks.insert(id.clone(), Ask { delivery: Some(no), about, ..ask });
+        let (asked_at, progress, delivery) = (self.now, Progress::queued(self.now), Some(no));
+        self.asks.insert(id.clone(), Ask { asked_at, progress, delivery, about, ..ask });
         self.seek_consent(id, &said);
         self.dispatch(no);
     }
@@ -224,9 +188,21 @@ impl Router {
             self.replied(&Id::from(ask_id), text, Some((conn, id)));
             return Ok(None);
         }
+        self.reply_late(me, (conn, id), ask_id, text, false)
+    }
+
+    /// Handles an answer to an ask that has ended: by the model, or by the person if it was asked by a form.
+    pub(super) fn reply_late(
+        &mut self,
+        me: PeerNo,
+        starter: Starter,
+        ask_id: &str,
+        text: String,
+        by_form: bool,
+    ) -> Reply {
         let identity = &self.peer(me).who.peer;
         // For other peers the ask does not exist.
-        let is_mine = |t: &&Tombstone| t.target == *identity && !identity.is_empty() && !t.by_form;
+        let is_mine = |t: &&Tombstone| t.target == *identity && !identity.is_empty() && t.by_form == by_form;
         let Some(ended) = self.ended.get(ask_id).filter(is_mine) else {
             return unknown("this session was not asked anything with that ask_id");
         };
@@ -244,69 +220,37 @@ impl Router {
             }
             (Some(Code::Timeout), None, Some(asker)) => {
                 self.room_for_text(asker)?;
-                self.late_reply(&Id::from(ask_id), me, None, asker, text, (conn, id));
+                let (thread, broadcast) = (ended.thread.clone(), ended.broadcast.clone());
+                self.ended.get_mut(ask_id).into_iter().for_each(|ended| ended.answer = Some(digest(&text)));
+                let mut parcel = self.parcel(Kind::Reply, &Id::from(ask_id), me, text, &thread);
+                (parcel.late, parcel.broadcast) = (true, broadcast.map(|b| b.to_string()));
+                parcel.by = parcel.by.or(by_form.then_some(PeerKind::Person));
+                self.report(self.event_of(What::Reply, &parcel, asker));
+                self.post(asker, parcel, Some(starter));
                 Ok(None)
             }
             _ => refused(Code::PeerGone, ANSWER_NOT_NEEDED),
         }
     }
 
-    /// Delivers a late answer. It is not a second end of the ask.
-    pub(super) fn late_reply(
-        &mut self,
-        id: &Id,
-        from: PeerNo,
-        by: Option<PeerKind>,
-        to: PeerNo,
-        text: String,
-        starter: (ConnId, u64),
-    ) {
-        let Some(tombstone) = self.ended.get_mut(id) else { return };
-        tombstone.answer = Some(digest(&text));
-        let (thread, broadcast) = (tombstone.thread.clone(), tombstone.broadcast.clone());
-        let mut parcel = self.parcel(Kind::Reply, id, from, text, &thread);
-        parcel.broadcast = broadcast.map(|b| b.to_string());
-        parcel.late = true;
-        parcel.by = by.or(parcel.by);
-        self.send_reply(parcel, to, Some(starter));
-    }
-
     /// Ends an ask with an answer.
-    pub(super) fn replied(&mut self, id: &Id, text: String, starter: Option<(ConnId, u64)>) {
-        // The answer proves that the model has seen the question.
-        if let Some(no) = self.asks.get(id).and_then(|ask| ask.delivery)
-            && let Some(path) = self.last_attempt(no).map(|attempt| attempt.path)
-        {
-            self.confirm(no, path);
-        }
+    pub(super) fn replied(&mut self, id: &Id, text: String, starter: Option<Starter>) {
+        self.confirm_question(id); // the answer proves that the model has seen it
         let Some(ask) = self.end(id, None, Some(digest(&text))) else { return };
         if ask.broadcast.as_ref().is_some_and(|all| self.collect(all, ask.target, &text)) {
             if let Some((conn, request)) = starter {
-                let (ask_id, to) = (id.to_string(), self.peer(ask.asker).who.name.clone());
+                let (ask_id, to) = (id.to_string(), self.name(ask.asker));
                 self.answer(conn, request, Ok(Answer::Replied { ask_id, to, state: State::Queued }));
             }
-            return self.count_outcome(id, &ask, None);
+            return self.count_outcome(&ask, None);
         }
         let mut parcel = self.parcel(Kind::Reply, id, ask.target, text, &ask.thread);
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
         parcel.about = Some(ask.about.clone());
         parcel.by = parcel.by.or(ask.person.then_some(PeerKind::Person));
-        self.send_reply(parcel, ask.asker, starter);
-        self.count_outcome(id, &ask, None);
-    }
-
-    fn send_reply(&mut self, parcel: Parcel, to: PeerNo, starter: Option<(ConnId, u64)>) {
-        let receiver = self.peer(to).who.name.clone();
-        self.report(What::Reply, |e| {
-            e.from.clone_from(&parcel.from);
-            e.to = Some(receiver);
-            e.ask_id = Some(parcel.ask_id.clone());
-            e.thread.clone_from(&parcel.thread);
-            e.by = parcel.by;
-            e.text = Some(parcel.text.clone());
-        });
-        let no = self.deliver(to, parcel, starter);
-        self.dispatch(no);
+        self.report(self.event_of(What::Reply, &parcel, ask.asker));
+        self.post(ask.asker, parcel, starter);
+        self.count_outcome(&ask, None);
     }
 
     /// Ends an ask with an error, and notifies the asker, by a push or with the summary of the broadcast.
@@ -314,22 +258,14 @@ impl Router {
         let Some(ask) = self.asks.get(id) else { return };
         let message = self.failure(ask, code);
         let Some(ask) = self.end(id, Some(code), None) else { return };
-        self.notify_target(ask.target, id, code);
-        let (from, to) = (ask.to.clone(), self.peer(ask.asker).who.name.clone());
-        self.report(What::Failed, |e| {
-            e.from = from;
-            e.to = Some(to);
-            e.ask_id = Some(id.to_string());
-            e.thread = Some(ask.thread.clone());
-            e.code = Some(code);
-        });
-        if ask.broadcast.is_some() {
-            return self.count_outcome(id, &ask, Some(code));
-        }
+        self.send_to(ask.target, ToClient::Over { ask_id: id.to_string(), code });
         let mut parcel = self.parcel(Kind::Failed, id, ask.target, message, &ask.thread);
         parcel.code = Some(code);
-        let no = self.deliver(ask.asker, parcel, None);
-        self.dispatch(no);
+        self.report(self.event_of(What::Failed, &parcel, ask.asker));
+        if ask.broadcast.is_some() {
+            return self.count_outcome(&ask, Some(code));
+        }
+        self.post(ask.asker, parcel, None);
     }
 
     /// Withdraws an ask or a broadcast by its id.
@@ -346,34 +282,29 @@ impl Router {
     /// Ends an ask without notifying its asker, which has left or has withdrawn it.
     pub(super) fn drop_ask(&mut self, id: &Id) {
         let Some(ask) = self.end(id, Some(Code::HubUnreachable), None) else { return };
-        self.notify_target(ask.target, id, Code::PeerGone);
-        self.count_outcome(id, &ask, Some(Code::HubUnreachable));
+        self.send_to(ask.target, ToClient::Over { ask_id: id.to_string(), code: Code::PeerGone });
+        self.count_outcome(&ask, Some(Code::HubUnreachable));
     }
 
     /// An ask or a broadcast that this peer takes to be open. It ends now if the hub lost it with an earlier epoch, or dropped
     /// it or its end when the peer was gone.
     pub(super) fn fail_lost_ask(&mut self, me: PeerNo, lost: LostAsk) {
         let id = Id::from(lost.ask_id);
-        let is_open = self.asks.contains_key(&id) || self.broadcasts.contains_key(&id);
-        let code = Some(Code::HubUnreachable);
-        let is_known = match self.ended.get(&id) {
-            Some(t) => !t.untold || t.asker != self.peer(me).who.peer,
+        let who = &self.peer(me).who;
+        let is_over = match self.ended.get(&id) {
+            Some(t) => !t.untold || t.asker != who.peer,
             None => check_id(&id).is_err(),
         };
         // A client has far fewer open asks; one that invents them on every registration must not fill the memory.
-        let has_room = self.peer(me).inbox.len() < MAX_LOST;
-        if is_open || is_known || !has_room {
+        let is_full = self.peer(me).inbox.len() >= MAX_LOST;
+        if is_over || is_full || self.asks.contains_key(&id) || self.broadcasts.contains_key(&id) {
             return;
         }
-        let to = label(&lost.to);
-        if let Some(tombstone) = self.ended.get_mut(&id) {
-            (tombstone.code, tombstone.untold) = (code, false);
-        } else {
-            let who = &self.peer(me).who;
-            let (asker, from, to) = (who.peer.clone(), who.name.clone(), to.clone());
-            let tombstone = Tombstone { asker, from, to, code, ..Tombstone::default() };
-            self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);
-        }
+        let (asker, from, to) = (who.peer.clone(), who.name.clone(), label(&lost.to));
+        let new = || Tombstone { asker, from, to: to.clone(), ..Tombstone::default() };
+        let tombstone = self.ended.get(&id).cloned().unwrap_or_else(new);
+        let tombstone = Tombstone { code: Some(Code::HubUnreachable), untold: false, ..tombstone };
+        self.ended.insert(self.now, id.clone(), tombstone);
         self.report_loss(me, &id, to);
     }
 
@@ -393,15 +324,12 @@ impl Router {
         );
         let mut parcel = self.parcel(Kind::Failed, id, me, text, "");
         (parcel.from, parcel.code) = (to, Some(Code::HubUnreachable));
-        let no = self.deliver(me, parcel, None);
-        self.dispatch(no);
+        self.post(me, parcel, None);
     }
 
     /// Removes an ask from all tables, stops the delivery of its question, and leaves a tombstone.
     fn end(&mut self, id: &Id, code: Option<Code>, answer: Option<u64>) -> Option<Ask> {
         let ask = self.asks.remove(id)?;
-        // The journal has to drop it as well: see `Journal::maintain`.
-        self.text_removed += ask.about.len() as u64;
         self.disarm(ask.deadline, Timer::Timeout(id.clone()));
         self.peer_mut(ask.asker).asked.remove(id);
         self.peer_mut(ask.target).owes.remove(id);
@@ -418,7 +346,7 @@ impl Router {
             answer,
             ..Tombstone::default()
         };
-        self.ended.insert(self.now, self.limits.late, id.clone(), tombstone);
+        self.ended.insert(self.now, id.clone(), tombstone);
         for no in [ask.delivery, ask.consent].into_iter().flatten() {
             self.remove_delivery(no);
         }
@@ -436,18 +364,8 @@ impl Router {
         path: Option<Path>,
         code: Option<Code>,
     ) {
-        if let Some(conn) = self.peers.get(&asker).and_then(|p| p.conn) {
-            let ask_id = id.to_owned();
-            self.send(conn, ToClient::State { ask_id, state, path, code, note: None, detail: None });
-        }
-    }
-
-    /// Notifies the target that an ask has ended without its answer.
-    fn notify_target(&mut self, target: PeerNo, id: &str, code: Code) {
-        if let Some(conn) = self.peers.get(&target).and_then(|p| p.conn) {
-            let ask_id = id.to_owned();
-            self.send(conn, ToClient::Over { ask_id, code });
-        }
+        let (ask_id, note, detail) = (id.to_owned(), None, None);
+        self.send_to(asker, ToClient::State { ask_id, state, path, code, note, detail });
     }
 }
 

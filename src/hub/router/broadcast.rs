@@ -1,7 +1,5 @@
 //! Broadcasts, and the summary that closes each.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
 use super::ask::{Ask, check_id, check_text, check_timeout};
@@ -20,7 +18,7 @@ const MAX_COLLECTED: usize = 256 << 10;
 pub(super) struct Broadcast {
     pub asker: PeerNo,
     members: Vec<Member>,
-    open: BTreeSet<Id>,
+    /// Of the members whose asks have ended.
     outcomes: Vec<Outcome>,
     /// When the collected answers are delivered; `None` if each is delivered when it arrives.
     collect_until: Option<Ms>,
@@ -63,8 +61,8 @@ impl Router {
         let targets = self.in_scope(me, call.scope, call.include_self)?;
         self.room_for_ask(me)?;
         let members: Vec<Member> = targets.iter().map(|no| self.member(&all, *no)).collect();
-        let open: BTreeSet<Id> = members.iter().map(|m| Id::from(m.ask_id.as_str())).collect();
-        if open.iter().any(|id| self.asks.contains_key(id) || self.ended.get(id).is_some()) {
+        let is_known = |id: &str| self.asks.contains_key(id) || self.ended.get(id).is_some();
+        if members.iter().any(|member| is_known(&member.ask_id)) {
             return taken();
         }
         // The request is answered first, since an ask may end while it is being opened.
@@ -77,16 +75,18 @@ impl Router {
         let collect_until = call.collect_ms.map(|ms| self.now + ms.min(call.timeout_ms));
         collect_until.into_iter().for_each(|at| self.arm(at, Timer::Collect(all.clone())));
         let (outcomes, collected) = (Vec::new(), Vec::new());
-        let new = Broadcast { asker: me, members: members.clone(), open, outcomes, collect_until, collected };
+        let new = Broadcast { asker: me, members: members.clone(), outcomes, collect_until, collected };
         self.broadcasts.insert(all.clone(), new);
         for (target, member) in targets.into_iter().zip(members) {
-            let ask = self.new_ask(me, target, all.to_string(), Some(all.clone()), call.timeout_ms);
+            let (thread, broadcast, deadline) =
+                (all.to_string(), Some(all.clone()), self.now + call.timeout_ms);
+            let ask = Ask { asker: me, target, to: member.to, thread, broadcast, deadline, ..Ask::default() };
             let id = Id::from(member.ask_id);
             match self.room_for_text(target).and_then(|()| self.within_rate(me, target)) {
                 Ok(()) => self.open_ask(&id, ask, call.text.clone(), None),
                 Err(refused) => {
                     self.notify_asker(me, &id, State::Ended, None, Some(refused.code));
-                    self.count_outcome(&id, &ask, Some(refused.code));
+                    self.count_outcome(&ask, Some(refused.code));
                 }
             }
         }
@@ -130,30 +130,27 @@ impl Router {
     }
 
     /// Counts the end of an ask. After the last one of the broadcast, delivers the summary.
-    pub(super) fn count_outcome(&mut self, id: &Id, ask: &Ask, code: Option<Code>) {
+    pub(super) fn count_outcome(&mut self, ask: &Ask, code: Option<Code>) {
         let Some(all) = &ask.broadcast else { return };
         let Some(broadcast) = self.broadcasts.get_mut(all) else { return };
-        if broadcast.open.remove(id) {
-            broadcast.outcomes.push(Outcome { to: ask.to.clone(), code });
-        }
-        if broadcast.open.is_empty()
+        broadcast.outcomes.push(Outcome { to: ask.to.clone(), code });
+        if broadcast.outcomes.len() == broadcast.members.len()
             && let Some(done) = self.end_broadcast(all)
         {
             let text = answers(&done.collected) + &super::roster::summary(&done.outcomes);
             let mut parcel = self.parcel(Kind::Summary, all, done.asker, text, all);
             parcel.from.clear(); // a text of the hub
             self.notify_asker(done.asker, all, State::Replied, None, None);
-            let no = self.deliver(done.asker, parcel, None);
-            self.dispatch(no);
+            self.post(done.asker, parcel, None);
         }
     }
 
     /// Collects an answer; `false` if it has to be delivered alone.
     pub(super) fn collect(&mut self, all: &Id, from: PeerNo, text: &str) -> bool {
-        let from = self.peer(from).who.name.clone();
+        let from = self.name(from);
         let Some(broadcast) = self.broadcasts.get_mut(all) else { return false };
-        let kept: usize = broadcast.collected.iter().map(|c| c.text.len()).sum();
-        if broadcast.collect_until.is_none() || kept + text.len() > MAX_COLLECTED {
+        let is_full = size(&broadcast.collected) + text.len() > MAX_COLLECTED;
+        if broadcast.collect_until.is_none() || is_full {
             return false;
         }
         broadcast.collected.push(Collected { from, text: text.to_owned() });
@@ -165,39 +162,33 @@ impl Router {
     pub(super) fn hand_over_collected(&mut self, all: &Id) {
         let Some(broadcast) = self.broadcasts.get_mut(all) else { return };
         broadcast.collect_until = None;
-        let (asker, open) = (broadcast.asker, broadcast.open.len());
+        let (asker, open) =
+            (broadcast.asker, broadcast.members.len().saturating_sub(broadcast.outcomes.len()));
         let collected = std::mem::take(&mut broadcast.collected);
         if collected.is_empty() {
             return;
         }
-        self.release(&collected);
+        self.text -= size(&collected);
         let text = format!(
             "{}{open} more have not answered yet; their answers come one by one.",
             answers(&collected)
         );
         let mut parcel = self.parcel(Kind::Notice, all, asker, text, all);
         parcel.from.clear();
-        let no = self.deliver(asker, parcel, None);
-        self.dispatch(no);
-    }
-
-    /// Updates the text counters for answers that are no longer collected.
-    fn release(&mut self, collected: &[Collected]) {
-        let length: usize = collected.iter().map(|c| c.text.len()).sum();
-        (self.text, self.text_removed) = (self.text - length, self.text_removed + length as u64);
+        self.post(asker, parcel, None);
     }
 
     /// Withdraws a broadcast and its open asks.
     pub(super) fn drop_broadcast(&mut self, all: &Id) {
         let Some(dropped) = self.end_broadcast(all) else { return };
-        for id in dropped.open {
-            self.drop_ask(&id);
+        for member in dropped.members {
+            self.drop_ask(&Id::from(member.ask_id));
         }
     }
 
     fn end_broadcast(&mut self, all: &Id) -> Option<Broadcast> {
         let done = self.broadcasts.remove(all)?;
-        self.release(&done.collected);
+        self.text -= size(&done.collected);
         done.collect_until.into_iter().for_each(|at| self.disarm(at, Timer::Collect(all.clone())));
         self.peer_mut(done.asker).broadcasts.remove(all);
         let who = &self.peer(done.asker).who;
@@ -208,9 +199,14 @@ impl Router {
             members: done.members.clone(),
             ..Tombstone::default()
         };
-        self.ended.insert(self.now, self.limits.late, all.clone(), tombstone);
+        self.ended.insert(self.now, all.clone(), tombstone);
         Some(done)
     }
+}
+
+/// The bytes of text in collected answers.
+fn size(collected: &[Collected]) -> usize {
+    collected.iter().map(|c| c.text.len()).sum()
 }
 
 /// The answers as one text, each quoted.

@@ -3,15 +3,24 @@
 use serde::{Deserialize, Serialize};
 
 use super::peer::Peer;
-use super::{ConnId, DeliveryNo, Id, Limits, Ms, PeerNo, Role, Router, Timer};
-use crate::wire::{Activity, Answer, Code, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault};
+use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Role, Router, Starter, Timer};
+use crate::wire::{
+    Activity, Answer, Code, Event, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault,
+};
 
 /// The limit of text in one answer for the path `tool`, in bytes. A channel hands over what fits its client's limit for
 /// a tool result, and returns the rest.
 const MAX_WAITING: usize = 480_000;
 
+/// How long the answer to `ask` and `reply` waits for the text to be handed over, in milliseconds.
+const HANDOVER: Ms = 500;
+/// How many texts the inbox of a session takes at once, and how many milliseconds it takes to make room for one more. Claude
+/// Code 2.1.330 silently drops what exceeds 30 at once, and then more than one in about 2.3 s (measured).
+const INBOX_BURST: u64 = 25;
+const INBOX_EVERY: Ms = 2_500;
+
 /// The state of a delivery, its path, and since when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Progress {
     pub state: State,
     pub path: Option<Path>,
@@ -20,12 +29,12 @@ pub(super) struct Progress {
 
 impl Progress {
     pub fn queued(since: Ms) -> Self {
-        Progress { state: State::Queued, path: None, since }
+        Progress { since, ..Progress::default() }
     }
 }
 
 /// See the module.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Delivery {
     pub to: PeerNo,
     pub parcel: Parcel,
@@ -43,7 +52,7 @@ pub(super) struct Delivery {
 }
 
 /// An attempt to hand over the text by one path.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Attempt {
     pub push: String,
     pub path: Path,
@@ -55,27 +64,32 @@ pub(super) struct Attempt {
     pub stage: Stage,
     /// The turn that the push began, once it is a prompt. The end of that turn proves that the model has the text.
     pub turn: Option<String>,
-    /// Whether the outcome is unknown because the pushing process is gone. The push counts as handed over; without a
-    /// receipt it is repeated, and its path is not marked as dead.
-    pub in_doubt: bool,
-    /// How often a hook has found the session idle while the push is in doubt.
-    #[serde(default)]
-    pub rests: u32,
 }
 
 /// The stage of a push.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// Sent to the pushing process.
+    #[default]
     Sent,
     /// Made by the pushing process.
     Handed(Ms),
+    /// The outcome is unknown because the pushing process is gone. The push counts as handed over; without a receipt it is
+    /// repeated, and its path is not marked as dead. `rests`: how often a hook has found the session idle since.
+    InDoubt { since: Ms, rests: u32 },
     /// In the client's queue; it will be delivered.
     Queued,
     /// The client has made it a prompt; another hook may still refuse it.
     Prompted(Ms),
     /// The push failed, or the client dropped the text.
     Failed,
+}
+
+impl Peer {
+    /// When the inbox of its session has room for another text.
+    fn inbox_room_at(&self) -> Ms {
+        (self.inbox_empty_at + INBOX_EVERY).saturating_sub(INBOX_BURST * INBOX_EVERY)
+    }
 }
 
 impl Delivery {
@@ -102,24 +116,23 @@ impl Router {
         !self.deliveries.values().any(|d| waits(d) && self.peer(d.to).conn.is_some())
     }
 
+    /// Creates a delivery to `to` and dispatches it.
+    pub(super) fn post(&mut self, to: PeerNo, parcel: Parcel, starter: Option<Starter>) {
+        let no = self.deliver(to, parcel, starter);
+        self.dispatch(no);
+    }
+
     /// Creates a delivery to `to`; [`dispatch`](Self::dispatch) sends it.
-    pub(super) fn deliver(
-        &mut self,
-        to: PeerNo,
-        parcel: Parcel,
-        starter: Option<(ConnId, u64)>,
-    ) -> DeliveryNo {
+    pub(super) fn deliver(&mut self, to: PeerNo, parcel: Parcel, starter: Option<Starter>) -> DeliveryNo {
         let no = self.no();
-        let until = self.now + self.limits.handover;
+        let until = self.now + HANDOVER;
         let starter = starter.map(|(conn, id)| (conn, id, until));
         if starter.is_some() {
             self.arm(until, Timer::Handover(no));
         }
         self.text += parcel.text.len();
         let progress = Progress::queued(self.now);
-        let (attempts, avoid, not_before, is_put_off) = Default::default();
-        let new = Delivery { to, parcel, progress, attempts, avoid, not_before, is_put_off, starter };
-        self.deliveries.insert(no, new);
+        self.deliveries.insert(no, Delivery { to, parcel, progress, starter, ..Delivery::default() });
         self.peer_mut(to).inbox.insert(no);
         no
     }
@@ -163,8 +176,8 @@ impl Router {
             peer.who.paths.iter().filter(|p| untried(p)).partition(|p| Some(**p) == delivery.avoid);
         first.into_iter().chain(last).find_map(|path| {
             let conn = match path {
-                Path::Hook => self.waiter_for(delivery.to, size),
-                Path::Inbox if self.inbox_room_at(peer) > self.now => None,
+                Path::Hook => self.session_of(delivery.to).waiter_for(size),
+                Path::Inbox if peer.inbox_room_at() > self.now => None,
                 _ => peer.conn,
             };
             conn.map(|c| (path, c))
@@ -185,18 +198,8 @@ impl Router {
             Some(Role::Waiter { process, .. }) => Some(process.clone()),
             _ => None,
         };
-        let (stage, turn, in_doubt) = (Stage::Sent, None, false);
-        let attempt = Attempt {
-            push: push.clone(),
-            path,
-            conn,
-            waiter,
-            sent: self.now,
-            stage,
-            turn,
-            in_doubt,
-            rests: 0,
-        };
+        let attempt =
+            Attempt { push: push.clone(), path, conn, waiter, sent: self.now, ..Attempt::default() };
         let delivery = self.deliveries.get_mut(&no).expect("invariant: callers have just looked it up");
         delivery.attempts.push(attempt);
         (delivery.parcel.push, delivery.parcel.path) = (push.clone(), path);
@@ -206,21 +209,15 @@ impl Router {
             self.load_waiter(to, parcel.text.len());
         }
         if path == Path::Inbox {
-            let (now, every) = (self.now, self.limits.inbox_every);
+            let now = self.now;
             let peer = self.peer_mut(to);
-            peer.inbox_empty_at = peer.inbox_empty_at.max(now) + every;
-            let at = self.inbox_room_at(self.peer(to));
+            peer.inbox_empty_at = peer.inbox_empty_at.max(now) + INBOX_EVERY;
+            let at = peer.inbox_room_at();
             if at > now {
                 self.arm(at, Timer::InboxRoom(to));
             }
         }
         parcel
-    }
-
-    /// The time at which Claude Code's inbox has room for another text. It silently drops texts beyond its capacity.
-    fn inbox_room_at(&self, peer: &Peer) -> Ms {
-        let Limits { inbox_burst, inbox_every, .. } = self.limits;
-        (peer.inbox_empty_at + inbox_every).saturating_sub(inbox_burst * inbox_every)
     }
 
     /// Takes the texts without a path, to send them with the answer to this request.
@@ -248,10 +245,14 @@ impl Router {
 
     /// Settles the pushes that this peer's last connection `old` did not report. If `conn` belongs to the same process,
     /// they are sent again, and the process reports from memory. If it belongs to a new one (`fresh`), they are in
-    /// doubt.
+    /// doubt, and the forms of the last one are closed.
     pub(super) fn settle_sent(&mut self, me: PeerNo, old: ConnId, conn: ConnId, fresh: bool) {
         for no in self.peer(me).inbox.clone() {
             let Some(delivery) = self.deliveries.get_mut(&no) else { continue };
+            if fresh && delivery.is_form() && delivery.is_under_way() {
+                self.forget_attempt(no);
+                continue;
+            }
             let Some(attempt) = delivery.attempts.last_mut() else { continue };
             if attempt.stage != Stage::Sent || attempt.conn != old {
                 continue;
@@ -271,9 +272,9 @@ impl Router {
     pub(super) fn put_in_doubt(&mut self, no: DeliveryNo) {
         let now = self.now;
         let Some(to) = self.deliveries.get(&no).map(|delivery| delivery.to) else { return };
-        let is_idle = self.activity_of(to).0 == Activity::Idle;
+        let is_idle = self.session_of(to).activity == Activity::Idle;
         if let Some(attempt) = self.last_attempt_mut(no) {
-            (attempt.stage, attempt.in_doubt, attempt.rests) = (Stage::Handed(now), true, is_idle.into());
+            attempt.stage = Stage::InDoubt { since: now, rests: is_idle.into() };
         }
         if self.sends_receipts(to) {
             self.arm(now + self.limits.confirm, Timer::Confirm(no));
@@ -296,7 +297,7 @@ impl Router {
         let progress = Progress { state, path, since: self.now };
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         delivery.progress = progress;
-        let (to, kind, from) = (delivery.to, delivery.parcel.kind, delivery.parcel.from.clone());
+        let (to, kind) = (delivery.to, delivery.parcel.kind);
         let id = Id::from(delivery.parcel.ask_id.as_str());
         let end = match kind {
             Kind::Reply | Kind::Summary => Some(State::Replied),
@@ -318,15 +319,9 @@ impl Router {
         {
             ask.progress = progress;
         }
-        let to = self.peer(to).who.name.clone();
-        self.report(What::State, |e| {
-            e.from = from;
-            e.to = Some(to);
-            e.ask_id = Some(id.to_string());
-            e.kind = Some(kind);
-            e.state = Some(state);
-            e.path = path;
-        });
+        let Some(delivery) = self.deliveries.get(&no) else { return };
+        let event = self.event_of(What::State, &delivery.parcel, to);
+        self.report(Event { kind: Some(kind), state: Some(state), path, ..event });
     }
 
     /// Answers the request that started the delivery with its present state.
@@ -336,7 +331,7 @@ impl Router {
         let (state, to, kind) = (delivery.progress.state, delivery.to, delivery.parcel.kind);
         let (ask_id, thread) = (delivery.parcel.ask_id.clone(), delivery.parcel.thread.clone());
         self.disarm(until, Timer::Handover(no));
-        let to = self.peer(to).who.name.clone();
+        let to = self.name(to);
         let answer = match kind {
             Kind::Ask => Answer::Asked { ask_id, to, state, thread: thread.unwrap_or_default() },
             _ => Answer::Replied { ask_id, to, state },
@@ -349,7 +344,7 @@ impl Router {
     /// Removes a delivery whose target has left.
     pub(super) fn undeliverable(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
-        let handed = |a: &Attempt| !a.in_doubt && !matches!(a.stage, Stage::Sent | Stage::Failed);
+        let handed = |a: &Attempt| !matches!(a.stage, Stage::Sent | Stage::InDoubt { .. } | Stage::Failed);
         let lost = !delivery.attempts.iter().any(handed);
         if !matches!(delivery.parcel.kind, Kind::Ask | Kind::Notice | Kind::Consent)
             && let Some(tombstone) = self.ended.get_mut(&delivery.parcel.ask_id)
@@ -388,8 +383,7 @@ impl Router {
     pub(super) fn remove_delivery(&mut self, no: DeliveryNo) {
         self.answer_starter(no);
         let Some(delivery) = self.deliveries.remove(&no) else { return };
-        let length = delivery.parcel.text.len();
-        (self.text, self.text_removed) = (self.text - length, self.text_removed + length as u64);
+        self.text -= delivery.parcel.text.len();
         for attempt in &delivery.attempts {
             self.pushes.remove(&attempt.push);
         }
@@ -410,7 +404,7 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::router::{Info, Input, Output};
+    use crate::hub::router::{Info, Input, Limits, Output};
     use crate::wire::{Code, ToHub, Who};
 
     fn who(name: &str, path: Path) -> Box<Who> {
@@ -424,7 +418,7 @@ mod tests {
     #[test]
     fn inbox_pushes_never_exceed_its_capacity() {
         let limits = Limits { asks_per_minute: 0, ..Limits::default() };
-        let (burst, every) = (limits.inbox_burst as usize, limits.inbox_every);
+        let (burst, every) = (INBOX_BURST as usize, INBOX_EVERY);
         let mut last = 0;
         let ids = move || {
             last += 1;

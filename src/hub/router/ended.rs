@@ -1,12 +1,15 @@
 //! Tombstones of asks that have ended.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Id, Ms};
 use crate::wire::{Code, Member};
 
+/// How many milliseconds a tombstone is kept, and an ask that timed out may still be answered.
+const KEEP: Ms = 3_600_000;
 /// The limit of tombstones; the oldest are dropped.
 const MAX: usize = 4_096;
 
@@ -40,25 +43,18 @@ pub(super) struct Tombstone {
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct EndedAsks {
     by_id: BTreeMap<Id, (Ms, Tombstone)>,
-    /// In the order of insertion. An entry whose time differs from the tombstone's is of an earlier insertion.
-    order: VecDeque<(Ms, Id)>,
 }
 
 impl EndedAsks {
-    /// Inserts a tombstone, and removes those older than `keep` milliseconds.
-    pub fn insert(&mut self, now: Ms, keep: Ms, id: Id, tombstone: Tombstone) {
-        while let Some((at, _)) = self.order.front()
-            && (self.order.len() >= MAX || *at + keep < now)
+    /// Inserts a tombstone, and removes those that are too old.
+    pub fn insert(&mut self, now: Ms, id: Id, tombstone: Tombstone) {
+        self.by_id.retain(|_, (at, _)| now.saturating_sub(*at) <= KEEP);
+        if self.by_id.len() >= MAX
+            && let Some((oldest, _)) = self.by_id.iter().min_by_key(|(_, (at, _))| *at)
         {
-            let Some((at, old)) = self.order.pop_front() else { return };
-            if self.by_id.get(&old).is_some_and(|(inserted, _)| *inserted == at) {
-                self.by_id.remove(&old);
-            }
+            self.by_id.remove(&oldest.clone());
         }
-        let before = self.by_id.insert(id.clone(), (now, tombstone));
-        if before.is_none_or(|(at, _)| at != now) {
-            self.order.push_back((now, id));
-        }
+        self.by_id.insert(id, (now, tombstone));
     }
 
     pub fn get(&self, id: &str) -> Option<&Tombstone> {
@@ -89,10 +85,10 @@ impl EndedAsks {
 
     /// The tombstones with the time of their end, newest first.
     pub fn latest(&self) -> impl Iterator<Item = (&Id, Ms, &Tombstone)> {
-        self.order.iter().rev().filter_map(|(at, id)| {
-            let (inserted, tombstone) = self.by_id.get(id)?;
-            (inserted == at).then_some((id, *at, tombstone))
-        })
+        let mut latest: Vec<_> =
+            self.by_id.iter().map(|(id, (at, tombstone))| (id, *at, tombstone)).collect();
+        latest.sort_by_key(|(_, at, _)| Reverse(*at));
+        latest.into_iter()
     }
 }
 
@@ -109,19 +105,19 @@ mod tests {
     fn oldest_tombstones_are_dropped_when_full_or_too_old() {
         let mut ended = EndedAsks::default();
         for n in 0..=MAX as u64 {
-            ended.insert(n, 1 << 20, Id::from(format!("ask{n}")), tombstone("x"));
+            ended.insert(n, Id::from(format!("ask{n}")), tombstone("x"));
         }
         assert!(ended.get("ask0").is_none() && ended.get("ask1").is_some());
-        ended.insert(2 << 20, 1 << 20, Id::from("late"), tombstone("late"));
+        ended.insert(2 * KEEP, Id::from("late"), tombstone("late"));
         assert!(ended.get("ask4096").is_none() && ended.get("late").is_some());
     }
 
     #[test]
     fn replaced_tombstone_is_kept_from_its_replacement_on() {
         let mut ended = EndedAsks::default();
-        ended.insert(0, 10, Id::from("one"), tombstone("one"));
-        ended.insert(8, 10, Id::from("one"), tombstone("again"));
-        ended.insert(15, 10, Id::from("two"), tombstone("two"));
+        ended.insert(0, Id::from("one"), tombstone("one"));
+        ended.insert(KEEP - 2, Id::from("one"), tombstone("again"));
+        ended.insert(KEEP + 5, Id::from("two"), tombstone("two"));
         assert_eq!(ended.get("one").map(|t| t.to.as_str()), Some("again"));
         let latest: Vec<&str> = ended.latest().map(|(id, ..)| &**id).collect();
         assert_eq!(latest, ["two", "one"]);

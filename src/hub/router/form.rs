@@ -3,10 +3,9 @@
 
 use super::ask::check_text;
 use super::delivery::Delivery;
-use super::ended::Tombstone;
 use super::limits::overloaded;
-use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Timer};
-use crate::fence::{clean, label};
+use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Starter, Timer};
+use crate::fence::clean;
 use crate::span::span;
 use crate::wire::{
     Activity, Answer, Code, Consent, Fault, FormEnd, Kind, Note, Path, PeerKind, State, ToClient, refused,
@@ -17,9 +16,14 @@ const MAX_TEXT: usize = 1_000;
 const MAX_LINES: usize = 12;
 /// How much of a question the form for its consent shows, in characters.
 const MAX_SHOWN: usize = 400;
-/// The limit of askers that are counted per session, and of forms that a registration names.
-const MAX_ASKERS: usize = 1_024;
+/// The limit of forms that a registration names.
+const MAX_OPEN: usize = 1_024;
 
+/// How many milliseconds after the start of a channel no form is opened. Claude Code closes what comes within about 0.3 s
+/// unseen (measured).
+pub(super) const FORM_START: Ms = 2_000;
+/// The limit of forms per hour from one asker at one session.
+const FORMS_PER_HOUR: u32 = 6;
 const HOUR: Ms = 3_600_000;
 
 impl Router {
@@ -52,25 +56,11 @@ impl Router {
     /// Counts a form against the limit per asker and session. Scripts and people at a shell have a new identity each time,
     /// and count as one asker.
     pub(super) fn within_form_rate(&mut self, asker: PeerNo, target: PeerNo) -> Result<(), Fault> {
-        let (now, most, key) = (self.now, self.limits.forms_per_hour, self.asker_key(asker));
-        let forms = &mut self.peer_mut(target).forms;
-        forms.retain(|_, (start, _)| now.saturating_sub(*start) < HOUR);
-        // Many that come once must not keep out the others: the oldest is forgotten.
-        if forms.len() >= MAX_ASKERS
-            && !forms.contains_key(&key)
-            && let Some(oldest) =
-                forms.iter().min_by_key(|(_, (start, _))| *start).map(|(key, _)| key.clone())
-        {
-            forms.remove(&oldest);
-        }
-        let (start, count) = forms.get(&key).copied().unwrap_or((now, 0));
-        if most != 0 && count >= most {
-            let wait = span(start.saturating_add(HOUR).saturating_sub(now).div_ceil(1_000));
-            let what = format!("its user was asked {most} times within an hour");
-            return overloaded(what, format!("in {wait}, or ask the session"));
-        }
-        forms.insert(key, (start, count.saturating_add(1)));
-        Ok(())
+        let (now, key) = (self.now, self.asker_key(asker));
+        self.peer_mut(target).forms.count(key, FORMS_PER_HOUR, HOUR, now).or_else(|wait| {
+            let wait = format!("in {}, or ask the session", span(wait.div_ceil(1_000)));
+            overloaded(format!("its user was asked {FORMS_PER_HOUR} times within an hour"), wait)
+        })
     }
 
     fn asker_key(&self, asker: PeerNo) -> String {
@@ -98,17 +88,15 @@ impl Router {
             return self.decline(id, "its user wants to be asked first, and cannot be shown a form there");
         }
         if self.within_form_rate(asker, target).is_err() {
-            return self
-                .decline(id, "its user wants to be asked first, and was asked too often within an hour");
+            let why = "its user wants to be asked first, and was asked too often within an hour";
+            return self.decline(id, why);
         }
         // What is hidden behind the lines or characters that are shown must not be overlooked.
-        let head: String = text.chars().take(8 * MAX_SHOWN).collect();
-        let is_whole = head.len() == text.len();
-        let head = clean(&head); // its lines are those of the form
-        let head = head.trim_end();
-        let shown = head.lines().take(MAX_LINES).collect::<Vec<_>>().join("\n");
-        let mut text: String = shown.chars().take(MAX_SHOWN).collect();
-        if text.len() < head.len() || !is_whole {
+        let whole = clean(text); // its lines are those of the form
+        let whole = whole.trim_end();
+        let lines = whole.lines().take(MAX_LINES).collect::<Vec<_>>().join("\n");
+        let mut text: String = lines.chars().take(MAX_SHOWN).collect();
+        if text.len() < whole.len() {
             text.push('…');
         }
         let mut parcel = self.parcel(Kind::Consent, id, asker, text, &thread);
@@ -120,16 +108,10 @@ impl Router {
 
     fn needs_consent(&self, asker: PeerNo, target: PeerNo) -> bool {
         let (from, to) = (&self.peer(asker).who, self.peer(target));
-        let is_near = match (&from.repo, &to.who.repo) {
-            (None, None) => from.cwd == to.who.cwd,
-            (from, to) => from == to,
-        };
-        let is_near = is_near && from.is_at(&to.who); // a path elsewhere is another directory
-        let applies = match to.who.consent {
-            None => false,
-            Some(Consent::Repo) => !is_near,
-            Some(Consent::All) => true,
-        };
+        let is_near = from.repo == to.who.repo
+            && (from.repo.is_some() || from.cwd == to.who.cwd)
+            && from.is_at(&to.who); // a path elsewhere is another directory
+        let applies = to.who.consent.is_some_and(|whose| whose == Consent::All || !is_near);
         applies && asker != target && !to.always.contains(&self.asker_key(asker))
     }
 
@@ -148,7 +130,7 @@ impl Router {
 
     /// The earliest time to open a form. `None` while the session is not idle: the end of its turn dispatches again.
     fn form_time(&self, delivery: &Delivery) -> Option<Ms> {
-        let quiet = self.quiet_since(delivery.to)? + self.limits.form_quiet;
+        let quiet = self.session_of(delivery.to).quiet_since()? + self.limits.form_quiet;
         Some(quiet.max(self.peer(delivery.to).form_after).max(delivery.not_before))
     }
 
@@ -186,54 +168,30 @@ impl Router {
         self.arm_form(no);
     }
 
-    /// A new process of the channel: the forms of the last one are closed, and soon opened again.
-    pub(super) fn reopen_forms(&mut self, peer: PeerNo) {
-        let start = self.now + self.limits.form_start;
-        let peer = self.peer_mut(peer);
-        peer.form_after = peer.form_after.max(start);
-        for no in peer.inbox.clone() {
-            if self.deliveries.get(&no).is_some_and(|d| d.is_form() && d.is_under_way()) {
-                self.forget_attempt(no);
-            }
-        }
-    }
-
     /// Closes the forms of a peer that comes back which are not open any more.
     pub(super) fn close_stale_forms(&mut self, me: PeerNo, conn: ConnId, open: Vec<String>) {
-        for ask_id in open.into_iter().take(MAX_ASKERS) {
-            let is_open = self.asks.get(ask_id.as_str()).is_some_and(|ask| {
-                let deliveries = [ask.delivery, ask.consent].into_iter().flatten();
-                let mut deliveries = deliveries.filter_map(|no| self.deliveries.get(&no));
-                ask.target == me && deliveries.any(|d| d.is_form() && d.is_under_way())
-            });
-            if !is_open {
+        for ask_id in open.into_iter().take(MAX_OPEN) {
+            let is_it = |d: &Delivery| d.is_form() && d.is_under_way() && d.parcel.ask_id == ask_id;
+            if !self.deliveries_to(me).any(is_it) {
                 self.send(conn, ToClient::Over { ask_id, code: Code::HubUnreachable });
             }
         }
     }
 
     /// Handles the end of a form. `starter` is the request.
-    pub(super) fn form_closed(
-        &mut self,
-        starter: (ConnId, u64),
-        push: &str,
-        ask_id: &str,
-        end: FormEnd,
-    ) -> Reply {
+    pub(super) fn form_closed(&mut self, starter: Starter, push: &str, ask_id: &str, end: FormEnd) -> Reply {
         let me = self.me(starter.0)?;
         let form = self.pushes.get(push).copied().filter(|no| {
             self.deliveries.get(no).is_some_and(|d| d.to == me && d.is_form() && d.parcel.ask_id == ask_id)
         });
         let (id, done) = (Id::from(ask_id), Ok(Some(Answer::Done)));
         let Some(no) = form else {
-            let asker = self.late_asker(me, &id);
-            if let (FormEnd::Answered { text }, Some(asker)) = (end, asker)
-                && check_text("answer", &text).is_ok()
-            {
-                self.late_reply(&id, me, Some(PeerKind::Person), asker, text, starter);
-                return Ok(None);
-            }
-            return done;
+            return match end {
+                FormEnd::Answered { text } if check_text("answer", &text).is_ok() => {
+                    self.reply_late(me, starter, ask_id, text, true).or(done)
+                }
+                _ => done,
+            };
         };
         let is_consent = self.deliveries.get(&no).is_some_and(|d| d.parcel.kind == Kind::Consent);
         match end {
@@ -247,14 +205,6 @@ impl Router {
             _ => self.decline(&id, "its user does not want to answer"),
         }
         done
-    }
-
-    /// The asker of an ask to `me` that timed out while its answer was on its way.
-    fn late_asker(&self, me: PeerNo, id: &Id) -> Option<PeerNo> {
-        let is_mine = |t: &&Tombstone| t.by_form && t.target == self.peer(me).who.peer && t.answer.is_none();
-        let ended = self.ended.get(id).filter(is_mine)?;
-        let asker = self.by_identity.get(&ended.asker).filter(|_| ended.code == Some(Code::Timeout))?;
-        self.room_for_text(*asker).is_ok().then_some(*asker)
     }
 
     /// The user lets a peer ask.
@@ -281,8 +231,8 @@ impl Router {
     fn remove_form(&mut self, target: PeerNo, no: DeliveryNo, id: &Id) {
         let is_open = self.deliveries.get(&no).is_some_and(Delivery::is_under_way);
         self.remove_delivery(no);
-        if let Some(conn) = self.peer(target).conn.filter(|_| is_open) {
-            self.send(conn, ToClient::Over { ask_id: id.to_string(), code: Code::HubUnreachable });
+        if is_open {
+            self.send_to(target, ToClient::Over { ask_id: id.to_string(), code: Code::HubUnreachable });
         }
     }
 
@@ -297,15 +247,13 @@ impl Router {
         if is_second || ask.broadcast.is_some() {
             return self.decline(id, "its user closed the form without an answer");
         }
-        let before = ask.deadline;
-        let deadline = before.saturating_add(again);
-        ask.deadline = deadline;
+        let (before, target) = (ask.deadline, ask.target);
+        ask.deadline = before.saturating_add(again);
+        let deadline = ask.deadline;
         self.disarm(before, Timer::Timeout(id.clone()));
         self.arm(deadline, Timer::Timeout(id.clone()));
         self.forget_attempt(no);
-        if let Some(to) = self.deliveries.get(&no).map(|d| d.to) {
-            self.free_form(to);
-        }
+        self.free_form(target);
         self.progress(no, State::Queued, None);
         self.set_note(id, Note::PutOff, None);
         self.arm_form(no);
@@ -327,19 +275,10 @@ impl Router {
             Some(left @ 1..) if form.is_put_off => {
                 format!("once more in {}, after it was closed without an answer", span(left / 1000))
             }
-            _ if self.peer(form.to).conn.is_none() => "when the session has its connection back".to_owned(),
-            _ if self.activity_of(form.to).0 != Activity::Idle => "when the session is idle".to_owned(),
+            _ if self.session_of(form.to).activity != Activity::Idle => "when the session is idle".to_owned(),
             _ if self.has_open_form(form.to) => "when another form there is closed".to_owned(),
             _ => "when nothing has been typed there for some seconds".to_owned(),
         };
         format!("queued: {what} {when}")
     }
-
-    /// The failure text for the asker of an ask that was declined.
-    pub(super) fn declined_text(&self, name: &str, reason: Option<&str>) -> String {
-        format!("declined: \"{name}\": {}. {REMEDY}", label(reason.unwrap_or("no")))
-    }
 }
-
-/// What an asker can do instead.
-const REMEDY: &str = "Do not ask there again about this; ask your own user";

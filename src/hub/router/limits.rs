@@ -1,11 +1,15 @@
 //! Limits of the router.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
 use super::Ms;
 use crate::wire::{Code, Fault, refused};
+
+/// The most keys of a [`Rate`].
+const MAX_KEYS: usize = 1_024;
 
 /// Limits of counts and times. Times are in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,33 +27,19 @@ pub struct Limits {
     /// How long a peer that lost its connection has to reconnect.
     pub grace: Ms,
     /// The same for a peer in a container or on another machine, whose link may come back.
-    #[serde(default)]
     pub remote_grace: Ms,
     /// How long the hub runs without peers.
     pub idle_exit: Ms,
     /// How long an idle session has to confirm a push before the next path is tried.
     pub confirm: Ms,
-    /// How many texts the inbox of a session takes at once, and how long it takes to make room for one more. Claude Code
-    /// 2.1.330 silently drops what exceeds 30 at once, and then more than one in about 2.3 s (measured).
-    pub inbox_burst: u64,
-    pub inbox_every: Ms,
     /// How long an idle session that has seen a question may take to begin a turn.
     pub begin_turn: Ms,
     /// How long after a turn failed the session is reminded of what it left unanswered.
     pub nudge: Ms,
-    /// How long the answer to `ask` and `reply` waits for the text to be handed over.
-    pub handover: Ms,
-    /// How long after its timeout an ask may still be answered.
-    pub late: Ms,
     /// How long a session must have been idle before a form is opened, and how long after one another.
     pub form_quiet: Ms,
-    /// How long after the start of a channel no form is opened. Claude Code closes what comes within about 0.3 s unseen
-    /// (measured).
-    pub form_start: Ms,
     /// How long after the person closed a form it is opened once more.
     pub form_again: Ms,
-    /// Forms per hour from one asker at one session; 0 for no limit.
-    pub forms_per_hour: u32,
 }
 
 /// Refuses a request because of a limit: `what` has reached it, `retry` says when to retry.
@@ -60,27 +50,26 @@ pub(super) fn overloaded<T>(what: impl Display, retry: impl Display) -> Result<T
     refused(Code::Overloaded, format!("{what}, which is the limit; retry {retry}"))
 }
 
-impl Limits {
-    /// All times, and the longest one that follows from the others.
-    pub fn times(&self) -> [Ms; 13] {
-        let inbox = self.inbox_burst.saturating_mul(self.inbox_every);
-        let Limits { grace, idle_exit, confirm, inbox_every, begin_turn, nudge, handover, late, .. } = *self;
-        let Limits { remote_grace, form_quiet, form_start, form_again, .. } = *self;
-        [
-            grace,
-            idle_exit,
-            confirm,
-            inbox_every,
-            begin_turn,
-            nudge,
-            handover,
-            late,
-            inbox,
-            form_quiet,
-            form_start,
-            form_again,
-            remote_grace,
-        ]
+/// How often something happened within a window of time, per key: the start of the window and the number.
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct Rate(BTreeMap<String, (Ms, u32)>);
+
+impl Rate {
+    /// Counts one more, of at most `most` per `window` milliseconds; 0 for no limit.
+    ///
+    /// # Errors
+    /// The limit is reached for so many milliseconds.
+    pub fn count(&mut self, key: String, most: u32, window: Ms, now: Ms) -> Result<(), Ms> {
+        self.0.retain(|_, (start, _)| now.saturating_sub(*start) < window);
+        if self.0.len() >= MAX_KEYS && !self.0.contains_key(&key) {
+            self.0.pop_first(); // many that come once must not keep out the others
+        }
+        let (start, count) = self.0.entry(key).or_insert((now, 0));
+        if most != 0 && *count >= most {
+            return Err(window.saturating_sub(now.saturating_sub(*start)));
+        }
+        *count += 1;
+        Ok(())
     }
 }
 
@@ -96,16 +85,10 @@ impl Default for Limits {
             remote_grace: 60_000,
             idle_exit: 300_000,
             confirm: 4_000,
-            inbox_burst: 25,
-            inbox_every: 2_500,
             begin_turn: 10_000,
             nudge: 60_000,
-            handover: 500,
-            late: 3_600_000,
             form_quiet: 5_000,
-            form_start: 2_000,
             form_again: 600_000,
-            forms_per_hour: 6,
         }
     }
 }

@@ -1,18 +1,16 @@
 //! The names of peers: choosing one, renaming, and finding a peer by its name or an old name. Case does not matter, so tables
 //! use [keys](name::key).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::{ConnId, PeerNo, Reply, Router};
 use crate::name;
-use crate::wire::{Answer, Code, Fault, MAX_LABEL, What, refused};
+use crate::wire::{Answer, Code, Event, Fault, MAX_LABEL, What, refused};
 
-/// The most old names that are known.
-const MAX_OLD: usize = 256;
-/// The most sessions whose names are kept.
-const MAX_SESSIONS: usize = 256;
+/// The limit of old names, and of sessions whose names are kept.
+const MAX: usize = 256;
 /// The longest id of a session whose name is kept, in bytes.
 const MAX_SESSION: usize = 128;
 
@@ -21,9 +19,9 @@ const MAX_SESSION: usize = 128;
 pub(super) struct Names {
     pub by_key: BTreeMap<String, PeerNo>,
     /// The keys of names that peers had before, oldest first.
-    old: VecDeque<(String, PeerNo)>,
+    old: Vec<(String, PeerNo)>,
     /// Sessions whose model gave them a name, oldest first.
-    sessions: VecDeque<SessionName>,
+    sessions: Vec<SessionName>,
 }
 
 /// The name of a conversation, for the next process that continues it.
@@ -50,10 +48,8 @@ impl Names {
     fn insert_old(&mut self, key: String, no: PeerNo) {
         let old = (key, no);
         self.old.retain(|known| *known != old);
-        self.old.push_back(old);
-        if self.old.len() > MAX_OLD {
-            self.old.pop_front();
-        }
+        self.old.push(old);
+        self.old.drain(..self.old.len().saturating_sub(MAX));
     }
 
     fn forget_session(&mut self, session: &str) {
@@ -62,10 +58,8 @@ impl Names {
 
     fn insert_session(&mut self, new: SessionName) {
         self.forget_session(&new.session);
-        self.sessions.push_back(new);
-        if self.sessions.len() > MAX_SESSIONS {
-            self.sessions.pop_front();
-        }
+        self.sessions.push(new);
+        self.sessions.drain(..self.sessions.len().saturating_sub(MAX));
     }
 }
 
@@ -111,10 +105,8 @@ impl Router {
             self.names.insert_old(old_key, no);
         }
         self.names.by_key.insert(new_key, no);
-        self.report(What::Renamed, |e| {
-            e.from = old;
-            e.to = Some(new.to_owned());
-        });
+        let to = Some(new.to_owned());
+        self.report(Event { event: What::Renamed, from: old, to, ..Event::default() });
     }
 
     /// The peer's process goes on with another conversation: `/clear` begins one, `--continue` and `/resume` take one up. A

@@ -1,14 +1,16 @@
 //! Registered peers: registration and leaving.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::overloaded;
+use super::form::FORM_START;
+use super::limits::{Rate, overloaded};
+use super::session::Session;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
 use crate::wire::{
-    Activity, Answer, Code, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, fault, refused,
+    Activity, Answer, Code, Event, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, fault, refused,
 };
 
 /// The limit of lost asks in one registration, and of undelivered texts to a peer that is told of another one.
@@ -35,7 +37,7 @@ pub(super) struct Peer {
     pub confirmed_at: Option<Ms>,
     /// Dead paths: a push by them was not confirmed.
     pub dead: Vec<Path>,
-    /// When its session's inbox is empty, at one text per [`Limits::inbox_every`](super::Limits).
+    /// When its session's inbox is empty, at one text per 2.5 s.
     pub inbox_empty_at: Ms,
     /// Deliveries to it, oldest first.
     pub inbox: BTreeSet<DeliveryNo>,
@@ -46,14 +48,14 @@ pub(super) struct Peer {
     pub broadcasts: BTreeSet<Id>,
     /// Peers with which it has exchanged an ask.
     pub met: BTreeSet<PeerNo>,
-    /// Per target, the start of the current minute and the number of asks in it.
-    rate: BTreeMap<PeerNo, (Ms, u32)>,
-    /// Before that no form is opened.
+    /// Its asks per target.
+    rate: Rate,
+    /// Before that no form is opened: the channel has just started, or another form was closed.
     #[serde(default)]
     pub form_after: Ms,
-    /// Per asker, the start of the current hour and the number of forms in it.
+    /// Forms at it per asker.
     #[serde(default)]
-    pub forms: BTreeMap<String, (Ms, u32)>,
+    pub forms: Rate,
     /// The askers that may always ask, if its user wants to be asked for consent.
     #[serde(default)]
     pub always: BTreeSet<String>,
@@ -87,28 +89,25 @@ impl Router {
         let (old, before) = (peer.conn.replace(conn), peer.newest);
         peer.newest = conn;
         peer.dead.clear();
-        if let Some(at) = peer.grace.take() {
-            self.disarm(at, Timer::Grace(no));
-        }
+        peer.grace = None;
         if let Some(old) = old {
             // The old connection is half open, or its process is exiting.
             self.roles.remove(&old);
             self.close(old);
         }
-        let name = self.peer(no).who.name.clone();
         if known.is_none() {
-            let joined = name.clone();
-            self.report(What::Joined, |e| e.from = joined);
+            self.report(Event { event: What::Joined, from: self.name(no), ..Event::default() });
         }
-        self.tie(no);
         // Answered before the deliveries that the registration starts, and without `waiting`, since there are paths
         // now.
         let peer = self.peer(no);
         let open = peer.asked.iter().chain(&peer.broadcasts).map(|id| id.to_string()).collect();
-        let answer = Answer::Registered { name, open };
+        let answer = Answer::Registered { name: peer.who.name.clone(), open };
         self.send(conn, ToClient::Ok { id, answer, waiting: Vec::new() });
         if fresh {
-            self.reopen_forms(no);
+            let start = self.now + FORM_START;
+            let peer = self.peer_mut(no);
+            peer.form_after = peer.form_after.max(start);
         }
         self.close_stale_forms(no, conn, open_forms);
         self.settle_sent(no, before, conn, fresh);
@@ -135,7 +134,7 @@ impl Router {
         self.names.by_key.insert(name::key(&who.name), no);
         self.by_identity.insert(who.peer.clone(), no);
         self.peers.insert(no, Peer { who, wanted, since: self.now, ..Peer::default() });
-        self.empty_since = None;
+        self.arm_exit();
         Ok(no)
     }
 
@@ -146,7 +145,6 @@ impl Router {
             return refused(Code::NameTaken, "this identity belongs to a session with another secret");
         }
         who.name.clone_from(&peer.who.name);
-        self.untie(no);
         self.peer_mut(no).who = who;
         Ok(no)
     }
@@ -158,20 +156,11 @@ impl Router {
 
     /// Counts an ask from `me` to `to` against the rate limit.
     pub(super) fn within_rate(&mut self, me: PeerNo, to: PeerNo) -> Result<(), Fault> {
-        let (now, most) = (self.now, self.limits.asks_per_minute);
-        let (start, count) = self.peer_mut(me).rate.entry(to).or_insert((now, 0));
-        if now - *start >= 60_000 {
-            (*start, *count) = (now, 0);
-        }
-        if most != 0 && *count >= most {
-            let wait = (60_000 - (now - *start)).div_ceil(1000);
-            return overloaded(
-                format!("{most} asks went to this peer within a minute"),
-                format!("in {wait} s"),
-            );
-        }
-        *count += 1;
-        Ok(())
+        let (now, most, key) = (self.now, self.limits.asks_per_minute, self.peer(to).who.peer.clone());
+        self.peer_mut(me).rate.count(key, most, 60_000, now).or_else(|wait| {
+            let wait = format!("in {} s", wait.div_ceil(1000));
+            overloaded(format!("{most} asks went to this peer within a minute"), wait)
+        })
     }
 
     pub(super) fn activity(
@@ -203,21 +192,19 @@ impl Router {
     /// Starts the grace period of a peer that lost its connection.
     pub(super) fn vanished(&mut self, no: PeerNo, conn: ConnId) {
         let Some(peer) = self.peers.get_mut(&no).filter(|p| p.conn == Some(conn)) else { return };
-        peer.conn = None;
         let grace = if peer.who.remote { self.limits.remote_grace } else { self.limits.grace };
         let at = self.now + grace;
-        if self.session_ended(no) {
-            return self.gone(no);
-        }
-        self.peer_mut(no).grace = Some(at);
+        (peer.conn, peer.grace) = (None, Some(at));
         self.arm(at, Timer::Grace(no));
+        if self.session_of(no).ended {
+            self.gone(no);
+        }
     }
 
     /// Handles `bye`: final, unless hooks show that the session is still running (its channel is being restarted).
     pub(super) fn bye(&mut self, conn: ConnId) {
-        if let Some(no) = self.peer_on(conn)
-            && !self.is_known_to_run(no)
-        {
+        let leaves = |session: &Session| !session.hooked || session.ended;
+        if let Some(no) = self.peer_on(conn).filter(|no| leaves(self.session_of(*no))) {
             self.roles.remove(&conn);
             self.gone(no);
         }
@@ -225,7 +212,7 @@ impl Router {
     }
 
     pub(super) fn end_grace(&mut self, no: PeerNo) {
-        if self.peers.get(&no).is_some_and(|p| p.conn.is_none()) {
+        if self.peers.get(&no).and_then(|peer| peer.grace).is_some_and(|at| at <= self.now) {
             self.gone(no);
         }
     }
@@ -246,32 +233,30 @@ impl Router {
         for delivery in self.peer(no).inbox.clone() {
             self.undeliverable(delivery);
         }
-        self.untie(no);
         let Some(peer) = self.peers.remove(&no) else { return };
         if let Some(claude) = &peer.who.claude {
             self.forget_session(claude);
         }
-        if let Some(at) = peer.grace {
-            self.disarm(at, Timer::Grace(no));
-        }
         self.names.by_key.remove(&name::key(&peer.who.name));
         self.names.forget(no);
         self.by_identity.remove(&peer.who.peer);
-        for other in &peer.met {
-            if let Some(other) = self.peers.get_mut(other) {
-                other.met.remove(&no);
-                other.rate.remove(&no);
-            }
-        }
-        // Whoever comes with its identity later is somebody else.
         for other in self.peers.values_mut() {
-            other.always.remove(&peer.who.peer);
+            other.met.remove(&no);
+            other.always.remove(&peer.who.peer); // whoever comes with its identity later is somebody else
         }
-        self.report(What::Left, |e| e.from = peer.who.name);
-        if self.peers.is_empty() {
-            self.empty_since = Some(self.now);
-            self.arm(self.now + self.limits.idle_exit, Timer::Idle);
+        self.report(Event { event: What::Left, from: peer.who.name, ..Event::default() });
+        self.arm_exit();
+    }
+
+    /// Sends a message to a peer if it is connected.
+    pub(super) fn send_to(&mut self, no: PeerNo, message: ToClient) {
+        if let Some(conn) = self.peer(no).conn {
+            self.send(conn, message);
         }
+    }
+
+    pub(super) fn name(&self, no: PeerNo) -> String {
+        self.peer(no).who.name.clone()
     }
 
     /// Looks up a number from the router's own tables.
@@ -287,22 +272,14 @@ impl Router {
 /// Checks the lengths and characters of a registration.
 fn check(who: &Who) -> Result<(), Fault> {
     let sized = |s: &str, most: usize| (1..=most).contains(&s.len());
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    let short = |s: &Option<String>| s.as_ref().is_none_or(|s| s.len() <= MAX_LABEL);
-    let checks = [
-        ("name", sized(&who.name, MAX_LABEL)),
-        ("peer", sized(&who.peer, 64) && who.peer.bytes().all(plain)),
-        ("secret", sized(&who.secret, 64)),
-        ("cwd", sized(&who.cwd, MAX_LABEL)),
-        ("paths", who.paths.len() <= 8),
-        ("repo", short(&who.repo)),
-        ("branch", short(&who.branch)),
-        ("claude", short(&who.claude)),
-        ("session", short(&who.session)),
-        ("host", short(&who.host)),
-    ];
-    match checks.iter().find(|(_, is_good)| !is_good) {
-        Some((what, _)) => refused(Code::BadMsg, format!("`who.{what}` is empty or too long")),
-        None => Ok(()),
-    }
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    let optional = [&who.repo, &who.branch, &who.claude, &who.session, &who.host];
+    let is_good = sized(&who.name, MAX_LABEL)
+        && sized(&who.cwd, MAX_LABEL)
+        && sized(&who.secret, 64)
+        && sized(&who.peer, 64)
+        && who.peer.bytes().all(is_plain)
+        && who.paths.len() <= 8
+        && optional.into_iter().flatten().all(|text| text.len() <= MAX_LABEL);
+    if is_good { Ok(()) } else { refused(Code::BadMsg, "a field of `who` is empty or too long") }
 }

@@ -3,7 +3,7 @@
 
 use super::delivery::{Attempt, Stage};
 use super::{ConnId, DeliveryNo, Id, PeerNo, Router, Timer};
-use crate::wire::{Activity, Kind, Path, Receipts, State, What};
+use crate::wire::{Activity, Event, Kind, Path, Receipts, State, What};
 
 impl Router {
     /// Handles `pushed`: the outcome of a push.
@@ -51,29 +51,18 @@ impl Router {
         receipts.keep_newest();
         let Receipts { claude, seen, in_tool_result, queued, prompted, refused, searched } = &receipts;
         let claude = claude.as_deref();
-        for push in seen {
-            if let Some((no, path)) = self.confirmable(conn, claude, push) {
+        let proofs =
+            seen.iter().map(|push| (push, false)).chain(in_tool_result.iter().map(|push| (push, true)));
+        for (push, only_by_tool) in proofs {
+            if let Some((no, path)) = self.confirmable(conn, claude, push)
+                && (path == Path::Tool || !only_by_tool)
+            {
                 self.confirm(no, path);
             }
         }
-        for push in in_tool_result {
-            if let Some((no, Path::Tool)) = self.confirmable(conn, claude, push) {
-                self.confirm(no, Path::Tool);
-            }
-        }
-        for push in queued {
-            self.accepted(conn, claude, push, Stage::Queued);
-        }
-        for push in prompted {
-            self.accepted(conn, claude, push, Stage::Prompted(self.now));
-        }
-        for push in refused {
-            if let Some((no, _)) = self.confirmable(conn, claude, push)
-                && let Some(attempt) = self.attempt(no, push)
-            {
-                attempt.stage = Stage::Failed;
-                self.dispatch(no);
-            }
+        let prompted_now = Stage::Prompted(self.now);
+        for (pushes, stage) in [(queued, Stage::Queued), (prompted, prompted_now), (refused, Stage::Failed)] {
+            pushes.iter().for_each(|push| self.reached(conn, claude, push, stage));
         }
         if let Some(claude) = claude.filter(|_| *searched) {
             self.searched(claude);
@@ -85,22 +74,26 @@ impl Router {
     /// [`unconfirmed`](Self::unconfirmed).
     fn searched(&mut self, claude: &str) {
         for no in self.inboxes(&self.peers_of(claude)) {
-            if self.last_attempt(no).is_some_and(|a| a.in_doubt && a.rests >= 2) {
+            if self.last_attempt(no).is_some_and(|a| matches!(a.stage, Stage::InDoubt { rests: 2.., .. })) {
                 self.forget_attempt(no);
                 self.dispatch(no);
             }
         }
     }
 
-    /// Records that the client has accepted a text.
-    fn accepted(&mut self, conn: ConnId, claude: Option<&str>, push: &str, stage: Stage) {
+    /// Records that the client has accepted a text, or that another hook has refused it.
+    fn reached(&mut self, conn: ConnId, claude: Option<&str>, push: &str, stage: Stage) {
         let Some((no, path)) = self.confirmable(conn, claude, push) else { return };
-        let Some(attempt) = self.attempt(no, push).filter(|a| !matches!(a.stage, Stage::Prompted(_))) else {
-            return;
-        };
-        (attempt.stage, attempt.in_doubt) = (stage, false);
-        let is_queued = self.deliveries.get(&no).is_some_and(|d| d.progress.state == State::Queued);
-        if is_queued {
+        let is_refused = stage == Stage::Failed;
+        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        let is_queued = delivery.progress.state == State::Queued;
+        let Some(attempt) = delivery.attempts.iter_mut().find(|a| a.push == push) else { return };
+        if is_refused || !matches!(attempt.stage, Stage::Prompted(_)) {
+            attempt.stage = stage;
+        }
+        if is_refused {
+            self.dispatch(no);
+        } else if is_queued {
             self.progress(no, State::Pushed, Some(path));
         }
     }
@@ -112,10 +105,6 @@ impl Router {
 
     pub(super) fn last_attempt_mut(&mut self, no: DeliveryNo) -> Option<&mut Attempt> {
         self.deliveries.get_mut(&no)?.attempts.last_mut()
-    }
-
-    fn attempt(&mut self, no: DeliveryNo, push: &str) -> Option<&mut Attempt> {
-        self.deliveries.get_mut(&no)?.attempts.iter_mut().find(|a| a.push == push)
     }
 
     /// Associates the pushes in a prompt with the turn that it began.
@@ -132,11 +121,8 @@ impl Router {
     /// Confirms the pushes that began `turn`, which has ended.
     pub(super) fn confirm_turn(&mut self, peers: &[PeerNo], turn: &str) {
         for no in self.inboxes(peers) {
-            if let Some(path) =
-                self.last_attempt(no).filter(|a| a.turn.as_deref() == Some(turn)).map(|a| a.path)
-            {
-                self.confirm(no, path);
-            }
+            let began_it = self.last_attempt(no).filter(|a| a.turn.as_deref() == Some(turn));
+            began_it.map(|a| a.path).into_iter().for_each(|path| self.confirm(no, path));
         }
     }
 
@@ -156,6 +142,15 @@ impl Router {
             None => claude.is_some() && self.peer(delivery.to).who.claude.as_deref() == claude,
         };
         is_own.then_some((no, attempt.path))
+    }
+
+    /// Confirms the delivery of a question.
+    pub(super) fn confirm_question(&mut self, id: &str) {
+        if let Some(no) = self.asks.get(id).and_then(|ask| ask.delivery)
+            && let Some(path) = self.last_attempt(no).map(|attempt| attempt.path)
+        {
+            self.confirm(no, path);
+        }
     }
 
     /// Confirms a delivery: the model has the text.
@@ -185,10 +180,11 @@ impl Router {
         let Some(delivery) = self.deliveries.get(&no) else { return };
         let to = delivery.to;
         let Some(attempt) = delivery.attempts.last() else { return };
-        let (path, in_doubt, sent) = (attempt.path, attempt.in_doubt, attempt.sent);
-        let (at, prompted) = match attempt.stage {
-            Stage::Handed(at) => (at, false),
-            Stage::Prompted(at) => (at, true),
+        let (path, sent) = (attempt.path, attempt.sent);
+        let (at, in_doubt, prompted) = match attempt.stage {
+            Stage::Handed(at) => (at, false, false),
+            Stage::InDoubt { since, .. } => (since, true, false),
+            Stage::Prompted(at) => (at, false, true),
             Stage::Sent | Stage::Queued | Stage::Failed => return,
         };
         let is_held = path == Path::Inbox && self.peer(to).who.held;
@@ -196,11 +192,15 @@ impl Router {
         if !may_swallow && !in_doubt && !prompted {
             return;
         }
-        let (Activity::Idle, idle_since) = self.activity_of(to) else { return };
-        let mut since = at.max(idle_since);
-        match self.last_hook(to).filter(|hook| *hook > if in_doubt || prompted { at } else { sent }) {
+        let session = self.session_of(to);
+        if session.activity != Activity::Idle {
+            return;
+        }
+        let is_watched = session.waiter.is_some() && session.waiting_since <= sent;
+        let mut since = at.max(session.idle_since);
+        match session.last_hook.filter(|hook| *hook > if in_doubt || prompted { at } else { sent }) {
             Some(hook) => since = since.max(hook),
-            None if !in_doubt && self.is_watched(to, sent) && (prompted || idle_since < sent) => {}
+            None if !in_doubt && is_watched && (prompted || session.idle_since < sent) => {}
             None => return, // checked again at the next hook
         }
         let due = since + self.limits.confirm;
@@ -222,11 +222,8 @@ impl Router {
         let peer = self.peer_mut(to);
         if matches!(path, Path::Channel | Path::Inbox) && !peer.dead.contains(&path) {
             peer.dead.push(path);
-            let name = peer.who.name.clone();
-            self.report(What::DeadPath, |e| {
-                e.from = name;
-                e.path = Some(path);
-            });
+            let from = peer.who.name.clone();
+            self.report(Event { event: What::DeadPath, from, path: Some(path), ..Event::default() });
         }
     }
 }

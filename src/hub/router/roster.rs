@@ -8,8 +8,7 @@ use super::{ConnId, Id, Ms, PeerNo, Router};
 use crate::fence::label;
 use crate::span::span;
 use crate::wire::{
-    Activity, AskList, Code, EndedAsk, ListedPeer, Me, Note, OpenAsk, OwedAsk, Path, Roster, State, Status,
-    VERSION,
+    Activity, AskList, Code, EndedAsk, ListedPeer, Me, OpenAsk, OwedAsk, Path, Roster, State, Status, VERSION,
 };
 
 /// The number of ended asks in a list.
@@ -50,8 +49,8 @@ impl Router {
         asks.sort_by_key(|(_, ask)| ask.asked_at);
         let describe = |(id, ask): (&Id, &Ask)| OpenAsk {
             ask_id: id.to_string(),
-            from: self.peer(ask.asker).who.name.clone(),
-            to: self.peer(ask.target).who.name.clone(),
+            from: self.name(ask.asker),
+            to: self.name(ask.target),
             state: ask.progress.state,
             note: ask.standing.note,
             age_s: (self.now - ask.asked_at) / 1000,
@@ -71,7 +70,7 @@ impl Router {
             cwd: label(&peer.who.cwd),
             branch: peer.who.branch.as_deref().map(label),
             pid: peer.who.pid,
-            activity: self.activity_of(no).0,
+            activity: self.session_of(no).activity,
             push: self.best_path(no),
             confirmed: !peer.proven.is_empty(),
             confirmed_s: peer.confirmed_at.map(|at| (self.now - at) / 1000),
@@ -84,7 +83,7 @@ impl Router {
         let info = &self.info;
         Status {
             pid: info.pid,
-            version: info.version.clone(),
+            version: super::RELEASE.to_owned(),
             protocol: VERSION,
             uptime_s: self.now.saturating_sub(info.started) / 1000,
             epoch: info.epoch.clone(),
@@ -113,12 +112,9 @@ impl Router {
                 self.accepted_by(ask),
                 self.unseen_reason(ask)
             ),
-            _ => match phrase(&ask.standing) {
-                Some(why) => format!("seen {ago} ago, {why}"),
-                None => format!("seen {ago} ago, no reply yet"),
-            },
+            _ => format!("seen {ago} ago, {}", phrase(&ask.standing)),
         };
-        if self.activity_of(ask.target).0 == Activity::Waiting {
+        if self.session_of(ask.target).activity == Activity::Waiting {
             said.push_str("; the session is waiting for its user's permission");
         }
         said
@@ -133,45 +129,37 @@ impl Router {
     }
 
     fn queued_reason(&self, ask: &Ask) -> String {
-        let target = self.peer(ask.target);
-        let consent = ask.consent.and_then(|no| self.deliveries.get(&no));
-        let question = ask.delivery.and_then(|no| self.deliveries.get(&no)).filter(|d| d.is_form());
-        if let Some(form) = consent.or(question) {
+        let deliveries = [ask.consent, ask.delivery].into_iter().flatten();
+        let mut deliveries = deliveries.filter_map(|no| self.deliveries.get(&no));
+        if let Some(form) = deliveries.find(|delivery| delivery.is_form()) {
             return self.form_reason(form);
         }
-        let last = ask.delivery.and_then(|no| self.last_attempt(no));
-        if last.is_some_and(|a| a.in_doubt) {
-            return "queued: the process that pushed it is gone; it is pushed again unless a receipt arrives"
-                .to_owned();
-        }
-        if last.is_some_and(|a| a.stage == Stage::Sent) {
-            return "queued: that session is being handed it and has not taken it yet; a client that hangs or is stopped takes \
-                    it when it goes on"
-                .to_owned();
-        }
-        if target.conn.is_none() {
-            return "queued: the peer has lost its connection and may reconnect within seconds".to_owned();
-        }
-        let is_told_at = match target.who.paths.iter().any(|p| !target.dead.contains(p)) {
-            false if target.who.paths.is_empty() => {
-                "queued: that session can't be interrupted; it is handed over with its next relay tool call"
+        let target = self.peer(ask.target);
+        let why = match ask.delivery.and_then(|no| self.last_attempt(no)) {
+            Some(last) if matches!(last.stage, Stage::InDoubt { .. }) => {
+                "the process that pushed it is gone; it is pushed again unless a receipt arrives"
             }
-            _ if last.is_some() => {
-                "queued: no path to that session works; it is handed over at its next hook event or relay tool call"
+            Some(last) if last.stage == Stage::Sent => {
+                "that session is being handed it and has not taken it yet; a client that hangs or is stopped takes it when it \
+                 goes on"
             }
-            _ if self.best_path(ask.target).is_none() => {
-                "queued: no path to that session is known yet; it is handed over at its first hook event or next relay tool call"
+            _ if target.conn.is_none() => "the peer has lost its connection and may reconnect within seconds",
+            _ if target.who.paths.is_empty() => {
+                "that session can't be interrupted; it is handed over with its next relay tool call"
             }
-            _ => "queued: it is handed over as soon as the session can take it",
+            None if self.best_path(ask.target).is_some() => {
+                "it is handed over as soon as the session can take it"
+            }
+            _ => "no path to that session works; it is handed over at its next hook event or relay tool call",
         };
-        is_told_at.to_owned()
+        format!("queued: {why}")
     }
 
     fn unseen_reason(&self, ask: &Ask) -> &'static str {
         if ask.progress.path == Some(Path::Inbox) && self.peer(ask.target).who.held {
             return "its user's setting crossSessionInbound holds it until the user accepts it there";
         }
-        match self.activity_of(ask.target).0 {
+        match self.session_of(ask.target).activity {
             Activity::Stopped => "the session's process is stopped and takes messages when it goes on",
             Activity::Screen => "the session shows a screen of its own and takes messages when that closes",
             Activity::Busy | Activity::Waiting => "the session is in the middle of a turn",
@@ -183,15 +171,7 @@ impl Router {
     /// The failure text for the asker.
     pub(super) fn failure(&self, ask: &Ask, code: Code) -> String {
         let name = &self.peer(ask.target).who.name;
-        let asked = ago(self.now - ask.asked_at);
-        let far = self.describe(ask);
-        let never = match ask.progress.state {
-            State::Queued if ask.standing.note == Some(Note::PutOff) => "",
-            State::Pushed if ask.progress.path == Some(Path::Form) => "",
-            State::Queued => "never seen; ",
-            State::Pushed if self.sends_receipts(ask.target) => "never seen; ",
-            _ => "",
-        };
+        let (asked, state) = (ago(self.now - ask.asked_at), ask.progress.state.name());
         // A script exits at the timeout.
         let then = match self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target) {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",
@@ -199,36 +179,31 @@ impl Router {
         };
         match code {
             Code::PeerGone => format!(
-                "peer_gone: \"{name}\" left before it answered, {asked} after it was asked ({}). relay_peers lists the peers",
-                gone_after(ask.progress.state)
+                "peer_gone: \"{name}\" left before it answered, {asked} after it was asked (the question was {state}). \
+                 relay_peers lists the peers"
             ),
-            Code::Declined => self.declined_text(name, ask.standing.reason.as_deref()),
-            _ => format!("timeout: \"{name}\" did not answer within {asked} ({never}{far}). {then}"),
+            Code::Declined => format!(
+                "declined: \"{name}\": {}. Do not ask there again about this; ask your own user",
+                label(ask.standing.reason.as_deref().unwrap_or("no"))
+            ),
+            _ => {
+                format!("timeout: \"{name}\" did not answer within {asked} ({}). {then}", self.describe(ask))
+            }
         }
-    }
-}
-
-fn gone_after(state: State) -> &'static str {
-    match state {
-        State::Queued => "it never got the question",
-        State::Pushed => "the question was pushed, whether it was seen is not known",
-        _ => "it had seen the question",
     }
 }
 
 /// The closing summary of a broadcast.
 pub(super) fn summary(outcomes: &[Outcome]) -> String {
-    let names = |which: &dyn Fn(&Outcome) -> Option<String>| {
-        outcomes.iter().filter_map(which).collect::<Vec<_>>().join(", ")
-    };
-    let answered = outcomes.iter().filter(|o| o.code.is_none()).count();
-    let mut text = format!("The broadcast is closed: {answered} of {} answered", outcomes.len());
-    if answered > 0 {
-        text += &format!(" ({})", names(&|o| o.code.is_none().then(|| o.to.clone())));
+    let answered: Vec<&str> = outcomes.iter().filter(|o| o.code.is_none()).map(|o| o.to.as_str()).collect();
+    let failure = |o: &Outcome| Some(format!("{} ({})", o.to, o.code?.name()));
+    let failed: Vec<String> = outcomes.iter().filter_map(failure).collect();
+    let mut text = format!("The broadcast is closed: {} of {} answered", answered.len(), outcomes.len());
+    if !answered.is_empty() {
+        text += &format!(" ({})", answered.join(", "));
     }
-    if answered < outcomes.len() {
-        let failed = names(&|o| o.code.map(|c| format!("{} ({})", o.to, c.name())));
-        text += &format!("; no answer from {failed}");
+    if !failed.is_empty() {
+        text += &format!("; no answer from {}", failed.join(", "));
     }
     text + "."
 }

@@ -1,10 +1,13 @@
 //! Reports of hooks about a Claude Code process: its activity and its waiter. Hooks and channel of a session name the
 //! same process; they use connections of their own and arrive in any order.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::delivery::{Attempt, Delivery, Stage};
 use super::limits::overloaded;
+use super::peer::Peer;
 use super::{ConnId, DeliveryNo, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::wire::{
     Activity, Answer, Code, Fault, HookEvent, HookReport, OwedAsk, Path, PeerKind, ToClient, refused,
@@ -23,9 +26,9 @@ const MAX_KEY: usize = 128;
 /// See the module.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Session {
-    activity: Activity,
+    pub activity: Activity,
     /// When it became idle.
-    idle_since: Ms,
+    pub idle_since: Ms,
     /// The turn that the last prompt was for.
     #[serde(default)]
     turn: Option<String>,
@@ -33,36 +36,32 @@ pub(super) struct Session {
     #[serde(default)]
     reminded_in: Option<String>,
     /// Whether a hook has ever reported: only then are receipts possible.
-    hooked: bool,
+    pub hooked: bool,
     /// When a turn last began or ended, by a hook or waiter. Exact, since Claude Code waits for these hooks.
-    turned: Ms,
+    pub turned: Ms,
     /// When the last hook reported.
-    last_hook: Option<Ms>,
+    pub last_hook: Option<Ms>,
     /// Whether `SessionEnd` was reported.
-    ended: bool,
-    waiter: Option<ConnId>,
+    pub ended: bool,
+    pub waiter: Option<ConnId>,
     /// When the waiter registered, and the bytes of text that it was sent.
-    waiting_since: Ms,
-    waiter_load: usize,
+    pub waiting_since: Ms,
+    pub waiter_load: usize,
     /// The ask whose answer waits at a permission dialog.
     dialog: Option<String>,
-    peers: Vec<PeerNo>,
 }
 
 impl Session {
-    /// The peers that registered for this session.
-    pub fn peers(&self) -> &[PeerNo] {
-        &self.peers
+    /// Since when nothing is known to have happened. `None` unless it is idle.
+    pub fn quiet_since(&self) -> Option<Ms> {
+        let since = self.idle_since.max(self.turned).max(self.last_hook.unwrap_or(0));
+        (self.activity == Activity::Idle).then_some(since)
     }
 
-    pub fn forget_last_hook(&mut self) {
-        self.last_hook = None;
-    }
-
-    /// Whether a peer or a waiter belongs to it.
-    #[cfg(test)]
-    pub fn is_tied(&self) -> bool {
-        !self.peers.is_empty() || self.waiter.is_some()
+    /// The waiter, if it has room for a text of `size` bytes. A text over the limit is sent alone.
+    pub fn waiter_for(&self, size: usize) -> Option<ConnId> {
+        let load = self.waiter_load;
+        self.waiter.filter(|_| load == 0 || load + size + WAITER_OVERHEAD <= MAX_WAITER_LOAD)
     }
 }
 
@@ -115,13 +114,10 @@ impl Router {
     /// Applies a hook event to the asks of its session. Returns the asks of which to remind the model.
     fn turn_news(&mut self, hook: &HookReport, peers: &[PeerNo], begins: bool) -> Vec<OwedAsk> {
         let HookReport { event, turn, ask_id, reason, .. } = hook;
-        match (event, turn) {
-            (HookEvent::Prompt, Some(turn)) if begins => self.turn_began(peers, turn),
-            (HookEvent::Stop | HookEvent::StopAgain, Some(turn)) => self.confirm_turn(peers, turn),
-            _ => {}
-        }
         match event {
+            HookEvent::Prompt if begins => turn.iter().for_each(|turn| self.turn_began(peers, turn)),
             HookEvent::Stop | HookEvent::StopAgain => {
+                turn.iter().for_each(|turn| self.confirm_turn(peers, turn));
                 let again = *event == HookEvent::StopAgain;
                 let Some(session) = self.sessions.get(&hook.claude) else { return Vec::new() };
                 let is_woken = turn.is_some() && session.reminded_in != *turn;
@@ -151,9 +147,10 @@ impl Router {
         unconfirmed.retain(|no| self.last_attempt(*no).is_some() && !is_form(no));
         for no in &unconfirmed {
             self.arm(self.now + self.limits.confirm, Timer::Confirm(*no));
-            let is_idle = self.deliveries.get(no).is_some_and(|d| self.activity_of(d.to).0 == Activity::Idle);
-            if is_idle && let Some(attempt) = self.last_attempt_mut(*no).filter(|a| a.in_doubt) {
-                attempt.rests += 1;
+            let is_idle =
+                self.deliveries.get(no).is_some_and(|d| self.session_of(d.to).activity == Activity::Idle);
+            if let Some(Stage::InDoubt { rests, .. }) = self.last_attempt_mut(*no).map(|a| &mut a.stage) {
+                *rests += u32::from(is_idle);
             }
         }
         unconfirmed.len()
@@ -194,7 +191,7 @@ impl Router {
     /// not in doubt.
     fn clear_doubt(&mut self, peers: &[PeerNo], process: &str) {
         for no in self.inboxes(peers) {
-            let unreported = |a: &Attempt| a.in_doubt || a.stage == Stage::Sent;
+            let unreported = |a: &Attempt| matches!(a.stage, Stage::Sent | Stage::InDoubt { .. });
             if self.last_attempt(no).is_some_and(|a| unreported(a) && a.waiter.as_deref() == Some(process)) {
                 self.forget_attempt(no);
             }
@@ -209,9 +206,7 @@ impl Router {
     /// Whether a waiter was sent a text and has not reported it. It must not be dismissed: it may be printing the text,
     /// and another path would deliver it twice.
     fn is_handing_over(&self, waiter: ConnId, claude: &str) -> bool {
-        let inboxes =
-            self.sessions.get(claude).into_iter().flat_map(|s| &s.peers).map(|no| &self.peer(*no).inbox);
-        let deliveries = inboxes.flatten().filter_map(|no| self.deliveries.get(no));
+        let deliveries = self.peers_of(claude).into_iter().flat_map(|no| self.deliveries_to(no));
         deliveries.flat_map(|d| &d.attempts).any(|a| a.conn == waiter && a.stage == Stage::Sent)
     }
 
@@ -260,56 +255,20 @@ impl Router {
         }
     }
 
-    /// The waiter, if it has room for a text of `size` bytes. A text over the limit is sent alone.
-    pub(super) fn waiter_for(&self, no: PeerNo, size: usize) -> Option<ConnId> {
-        let session = self.session_of(no)?;
-        let has_room =
-            session.waiter_load == 0 || session.waiter_load + size + WAITER_OVERHEAD <= MAX_WAITER_LOAD;
-        session.waiter.filter(|_| has_room)
-    }
-
     pub(super) fn load_waiter(&mut self, no: PeerNo, size: usize) {
         if let Some(session) = self.session_mut_of(no) {
             session.waiter_load += size + WAITER_OVERHEAD;
         }
     }
 
-    /// Whether a waiter has read the session's transcript since `at` or before.
-    pub(super) fn is_watched(&self, no: PeerNo, at: Ms) -> bool {
-        self.session_of(no).is_some_and(|s| s.waiter.is_some() && s.waiting_since <= at)
-    }
-
     /// Whether pushes to this peer can be confirmed: hooks run in its session, or it reads its own connection.
     pub(super) fn sends_receipts(&self, no: PeerNo) -> bool {
-        self.session_of(no).is_some_and(|s| s.hooked) || self.peer(no).who.kind != PeerKind::Session
-    }
-
-    pub(super) fn activity_of(&self, no: PeerNo) -> (Activity, Ms) {
-        self.session_of(no).map_or((Activity::Unknown, 0), |s| (s.activity, s.idle_since))
-    }
-
-    /// Since when nothing is known to have happened in an idle session. `None` unless it is idle.
-    pub(super) fn quiet_since(&self, no: PeerNo) -> Option<Ms> {
-        let session = self.session_of(no).filter(|s| s.activity == Activity::Idle)?;
-        Some(session.idle_since.max(session.turned).max(session.last_hook.unwrap_or(0)))
+        self.session_of(no).hooked || self.peer(no).who.kind != PeerKind::Session
     }
 
     /// The peers of the same session, itself included.
     pub(super) fn of_same_session(&self, no: PeerNo) -> Vec<PeerNo> {
-        self.session_of(no).map_or_else(|| vec![no], |s| s.peers.clone())
-    }
-
-    pub(super) fn last_hook(&self, no: PeerNo) -> Option<Ms> {
-        self.session_of(no).and_then(|s| s.last_hook)
-    }
-
-    pub(super) fn session_ended(&self, no: PeerNo) -> bool {
-        self.session_of(no).is_some_and(|s| s.ended)
-    }
-
-    /// Whether hooks show that the session is running.
-    pub(super) fn is_known_to_run(&self, no: PeerNo) -> bool {
-        self.session_of(no).is_some_and(|s| s.hooked && !s.ended)
+        self.peer(no).who.claude.as_ref().map_or_else(|| vec![no], |claude| self.peers_of(claude))
     }
 
     /// Applies the status of Claude Code's session file, which is `age` milliseconds old. The file shows interrupted
@@ -317,7 +276,7 @@ impl Router {
     pub(super) fn observed(&mut self, no: PeerNo, activity: Activity, age: Ms) {
         let Some(claude) = self.peer(no).who.claude.clone() else { return };
         let at = self.now.saturating_sub(age);
-        let Some(session) = self.sessions.get_mut(&claude).filter(|s| s.turned <= at) else { return };
+        let Some(session) = self.session(&claude).ok().filter(|s| s.turned <= at) else { return };
         session.turned = at;
         let before = session.activity;
         if before == Activity::Waiting && activity == Activity::Busy {
@@ -348,33 +307,25 @@ impl Router {
         }
     }
 
-    /// Associates a peer with its process.
-    pub(super) fn tie(&mut self, no: PeerNo) {
-        let Some(claude) = self.peer(no).who.claude.clone() else { return };
-        if let Ok(session) = self.session(&claude) {
-            session.peers.push(no);
-        }
-    }
-
-    pub(super) fn untie(&mut self, no: PeerNo) {
-        self.session_mut_of(no).into_iter().for_each(|session| session.peers.retain(|p| *p != no));
-    }
-
     /// Removes a process whose last peer has left.
     pub(super) fn forget_session(&mut self, claude: &str) {
-        let untied = self.sessions.get(claude).is_some_and(|s| s.peers.is_empty());
-        if untied && let Some(waiter) = self.sessions.remove(claude).and_then(|s| s.waiter) {
+        if self.peers_of(claude).is_empty()
+            && let Some(waiter) = self.sessions.remove(claude).and_then(|s| s.waiter)
+        {
             self.dismiss(waiter);
         }
     }
 
     /// Whether a peer is the first channel of its session. A second one belongs to a server that is configured twice.
     pub(super) fn is_first_of_session(&self, no: PeerNo) -> bool {
-        self.session_of(no).is_none_or(|s| s.peers.iter().min() == Some(&no))
+        let claude = &self.peer(no).who.claude;
+        claude.is_none() || self.peers.range(..no).all(|(_, other)| other.who.claude != *claude)
     }
 
-    fn session_of(&self, no: PeerNo) -> Option<&Session> {
-        self.peers.get(&no)?.who.claude.as_ref().and_then(|c| self.sessions.get(c))
+    /// What is known of a peer's session.
+    pub(super) fn session_of(&self, no: PeerNo) -> &Session {
+        let claude = self.peer(no).who.claude.as_ref();
+        claude.and_then(|claude| self.sessions.get(claude)).unwrap_or(&self.unknown_session)
     }
 
     fn session_mut_of(&mut self, no: PeerNo) -> Option<&mut Session> {
@@ -382,7 +333,8 @@ impl Router {
     }
 
     pub(super) fn peers_of(&self, claude: &str) -> Vec<PeerNo> {
-        self.sessions.get(claude).map(|s| s.peers.clone()).unwrap_or_default()
+        let is_of = |peer: &Peer| peer.who.claude.as_deref() == Some(claude);
+        self.peers.iter().filter(|(_, peer)| is_of(peer)).map(|(no, _)| *no).collect()
     }
 
     /// The entry of a process, created if missing.
@@ -391,9 +343,9 @@ impl Router {
             return refused(Code::BadMsg, "`claude` is empty or too long");
         }
         if !self.sessions.contains_key(claude) {
-            let untied = |s: &&Session| s.peers.is_empty();
-            if self.sessions.values().filter(untied).count() >= MAX_UNTIED {
-                self.sessions.retain(|_, s| !s.peers.is_empty() || s.waiter.is_some());
+            if self.sessions.len() >= MAX_UNTIED {
+                let tied: BTreeSet<_> = self.peers.values().filter_map(|p| p.who.claude.as_ref()).collect();
+                self.sessions.retain(|claude, session| session.waiter.is_some() || tied.contains(claude));
             }
             if self.sessions.len() >= MAX_UNTIED + self.limits.peers {
                 return overloaded("the hub has too many sessions", "when some have ended");

@@ -7,29 +7,17 @@ use super::{Id, PeerNo, Router, Timer};
 use crate::fence::label;
 use crate::wire::{Activity, Kind, Note, OwedAsk, Path, PeerKind, State, ToClient};
 
-/// The limit of a reason, in characters.
-const MAX_REASON: usize = 300;
-
 /// See the module.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Standing {
     pub note: Option<Note>,
     /// Why the answer was declined or the turn failed.
     pub reason: Option<String>,
-    /// Whether the model was reminded at the end of a turn.
+    /// Whether the model was reminded, at the end of a turn or by a push: once is enough.
     reminded: bool,
-    /// Whether the session was reminded by a push.
-    nudged: bool,
     /// Whether an idle session has just seen the question and should begin a turn.
     #[serde(default)]
     expects_turn: bool,
-}
-
-impl Standing {
-    /// Whether the session was reminded, in one way or the other: once is enough.
-    fn was_reminded(&self) -> bool {
-        self.reminded || self.nudged
-    }
 }
 
 impl Router {
@@ -41,19 +29,17 @@ impl Router {
         let mut remind = Vec::new();
         for id in self.owed_and_seen(peers) {
             let Some(ask) = self.asks.get_mut(&id) else { continue };
-            let is_declined = ask.standing.note == Some(Note::Declined);
-            if is_declined {
+            let is_woken = may_be_woken && ask.progress.path == Some(Path::Hook);
+            if ask.standing.note == Some(Note::Declined) {
                 continue;
             }
-            let is_woken = may_be_woken && ask.progress.path == Some(Path::Hook);
-            if again && !is_woken || ask.standing.was_reminded() {
+            if again && !is_woken || ask.standing.reminded {
                 self.set_note(&id, Note::Unanswered, None);
                 continue;
             }
             ask.standing.reminded = true;
-            let (from, age_s) = (self.asks[&id].asker, (self.now - self.asks[&id].asked_at) / 1000);
-            let from = self.peer(from).who.name.clone();
-            remind.push(OwedAsk { ask_id: id.to_string(), from, age_s });
+            let (asker, age_s) = (ask.asker, (self.now - ask.asked_at) / 1000);
+            remind.push(OwedAsk { ask_id: id.to_string(), from: self.name(asker), age_s });
         }
         remind
     }
@@ -77,13 +63,8 @@ impl Router {
     /// whether or not a receipt for it has arrived yet.
     pub(super) fn declined(&mut self, peers: &[PeerNo], ask_id: &str, reason: &str) {
         let id = Id::from(ask_id);
-        let Some(ask) = self.asks.get(&id).filter(|ask| peers.contains(&ask.target)) else { return };
-        if let Some(no) = ask.delivery
-            && let Some(path) = self.last_attempt(no).map(|attempt| attempt.path)
-        {
-            self.confirm(no, path);
-        }
-        if self.asks.contains_key(&id) {
+        if self.asks.get(&id).is_some_and(|ask| peers.contains(&ask.target)) {
+            self.confirm_question(&id);
             self.set_note(&id, Note::Declined, Some(reason));
         }
     }
@@ -91,7 +72,7 @@ impl Router {
     /// Starts the timer for an idle session to begin a turn for a question.
     pub(super) fn expect_turn(&mut self, id: &Id) {
         let Some(ask) = self.asks.get(id) else { return };
-        if self.activity_of(ask.target).0 == Activity::Idle {
+        if self.session_of(ask.target).activity == Activity::Idle {
             self.asks.get_mut(id).into_iter().for_each(|ask| ask.standing.expects_turn = true);
             self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id.clone()));
         }
@@ -108,12 +89,12 @@ impl Router {
         let Some(ask) = self.asks.get_mut(id) else { return };
         ask.standing.expects_turn = false;
         let Some(ask) = self.asks.get(id) else { return };
-        let (target, (activity, idle_since)) = (ask.target, self.activity_of(ask.target));
-        let is_known = ask.standing.note.is_some() || ask.standing.was_reminded();
-        if activity != Activity::Idle || ask.progress.state != State::Seen || is_known {
+        let (target, session) = (ask.target, self.session_of(ask.target));
+        let is_known = ask.standing.note.is_some() || ask.standing.reminded;
+        if session.activity != Activity::Idle || ask.progress.state != State::Seen || is_known {
             return self.confirmed(target);
         }
-        if idle_since <= ask.progress.since {
+        if session.idle_since <= ask.progress.since {
             self.set_note(id, Note::NoTurn, None);
             self.nudge(id);
         } else {
@@ -125,7 +106,7 @@ impl Router {
     /// the question took, where there is one.
     pub(super) fn nudge(&mut self, id: &Id) {
         let Some(ask) = self.asks.get_mut(id) else { return };
-        if ask.standing.reminded || std::mem::replace(&mut ask.standing.nudged, true) {
+        if std::mem::replace(&mut ask.standing.reminded, true) {
             return;
         }
         let (asker, target, used, thread) = (ask.asker, ask.target, ask.progress.path, ask.thread.clone());
@@ -156,18 +137,15 @@ impl Router {
             return;
         }
         ask.standing.note = Some(note);
-        ask.standing.reason = reason.map(|r| label(r).chars().take(MAX_REASON).collect());
+        ask.standing.reason = reason.map(label);
         let Some(ask) = self.asks.get(id) else { return };
         let (asker, target, state, thread) = (ask.asker, ask.target, ask.progress.state, ask.thread.clone());
         let detail = self.describe(ask);
         let is_member = ask.broadcast.is_some();
-        if let Some(conn) = self.peer(asker).conn {
-            let (ask_id, detail) = (id.to_string(), Some(detail.clone()));
-            self.send(
-                conn,
-                ToClient::State { ask_id, state, path: None, code: None, note: Some(note), detail },
-            );
-        }
+        let (ask_id, shown) = (id.to_string(), Some(detail.clone()));
+        let message =
+            ToClient::State { ask_id, state, path: None, code: None, note: Some(note), detail: shown };
+        self.send_to(asker, message);
         // People and scripts see the state; a model gets a notice. For `NoTurn` the session is reminded first.
         let has_room = self.peer(asker).inbox.len() < self.limits.undelivered;
         let is_session = self.peer(asker).who.kind == PeerKind::Session;
@@ -178,31 +156,30 @@ impl Router {
                 self.peer(target).who.name
             );
             let parcel = self.parcel(Kind::Notice, id, target, text, &thread);
-            let no = self.deliver(asker, parcel, None);
-            self.dispatch(no);
+            self.post(asker, parcel, None);
         }
     }
 }
 
 /// A note as text for people.
-pub(super) fn phrase(standing: &Standing) -> Option<String> {
+pub(super) fn phrase(standing: &Standing) -> String {
     let because = standing.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
-    Some(match standing.note? {
-        Note::NoTurn => {
+    match standing.note {
+        None => "no reply yet".to_owned(),
+        Some(Note::NoTurn) => {
             "no turn begun: the session is idle and has not taken it up; it was reminded".to_owned()
         }
-        Note::Unanswered if standing.reason.is_some() => format!("unanswered{because}"),
-        Note::Unanswered if standing.was_reminded() => {
-            "unanswered: the session ended its turn without a reply, also after a reminder".to_owned()
+        Some(Note::Unanswered) => {
+            let also = if standing.reminded { ", also after a reminder" } else { "" };
+            format!("unanswered: the session ended its turn without a reply{also}{because}")
         }
-        Note::Unanswered => "unanswered: the session ended its turn without a reply".to_owned(),
-        Note::Declined => format!("declined: the reply was refused there{because}"),
-        Note::PutOff => "put off: its user closed the form without an answer".to_owned(),
-        Note::TurnFailed => {
-            let reminded = if standing.was_reminded() { "was" } else { "will be" };
+        Some(Note::Declined) => format!("declined: the reply was refused there{because}"),
+        Some(Note::PutOff) => "put off: its user closed the form without an answer".to_owned(),
+        Some(Note::TurnFailed) => {
+            let reminded = if standing.reminded { "was" } else { "will be" };
             format!("turn failed: the session's model had an error{because}; it {reminded} reminded")
         }
-    })
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Events for the log and for connections that watch.
 
 use super::limits::overloaded;
-use super::{ConnId, Output, Reply, Router};
-use crate::wire::{Answer, Event, Fault, ToClient, What};
+use super::{ConnId, Output, PeerNo, Reply, Router};
+use crate::wire::{Answer, Event, Fault, Parcel, ToClient, What};
 
 /// The limit of connections that watch.
 const MAX_WATCHERS: usize = 32;
@@ -19,31 +19,31 @@ impl Router {
 
     /// Logs a refusal, at most once per second and connection, so that a peer that floods does not flood the log.
     pub(super) fn log_refusal(&mut self, conn: ConnId, fault: &Fault) {
-        let (now, from) = (self.now, self.name_of(conn));
-        if self.refused.get(&conn).is_none_or(|at| now >= at + 1000) {
-            self.refused.insert(conn, now);
-            self.report(What::Refused, |e| {
-                e.from = from;
-                e.code = Some(fault.code);
-                e.why = Some(fault.message.clone());
-            });
+        if self.refused.get(&conn).is_none_or(|at| self.now >= at + 1000) {
+            self.refused.insert(conn, self.now);
+            let from = self.peer_on(conn).map(|no| self.name(no)).unwrap_or_default();
+            let (code, why) = (Some(fault.code), Some(fault.message.clone()));
+            self.report(Event { event: What::Refused, from, code, why, ..Event::default() });
         }
     }
 
+    /// An event about a text from peer to peer.
+    pub(super) fn event_of(&self, event: What, parcel: &Parcel, to: PeerNo) -> Event {
+        let (from, to) = (parcel.from.clone(), Some(self.name(to)));
+        let (ask_id, thread) = (Some(parcel.ask_id.clone()), parcel.thread.clone());
+        let text = matches!(event, What::Ask | What::Reply).then(|| parcel.text.clone());
+        let Parcel { code, by, .. } = *parcel;
+        Event { event, from, to, ask_id, thread, code, by, text, ..Event::default() }
+    }
+
     /// Reports an event to the log and the watchers.
-    pub(super) fn report(&mut self, what: What, fill: impl FnOnce(&mut Event)) {
-        if matches!(what, What::Joined | What::Left | What::Renamed) {
+    pub(super) fn report(&mut self, event: Event) {
+        if matches!(event.event, What::Joined | What::Left | What::Renamed) {
             for conn in std::mem::take(&mut self.roster_watchers) {
                 self.send(conn, ToClient::RosterChanged);
             }
         }
-        let common = matches!(what, What::Ask | What::Reply | What::Summary | What::State);
-        if common && self.watchers.is_empty() && !self.info.log_all {
-            return;
-        }
-        let mut event =
-            Event { ts_ms: self.info.epoch_started_ms + self.now, event: what, ..Event::default() };
-        fill(&mut event);
+        let mut event = Event { ts_ms: self.info.epoch_started_ms + self.now, ..event };
         for conn in &self.watchers {
             self.out.push(Output::Send(*conn, ToClient::Event(event.clone())));
         }

@@ -17,9 +17,9 @@ use crate::link::{Link, Start};
 use crate::shell::args::Args;
 use crate::shell::terminal::out;
 use crate::shell::{Failure, Outcome, print, usage_error};
+use crate::texts;
 use crate::threads::{SMALL, spawn};
 use crate::wire::{Code, ToHub};
-use crate::{process, texts};
 
 /// How the name of a forwarded socket begins.
 pub const PREFIX: &str = "link-";
@@ -106,7 +106,7 @@ fn hold(dir: &DataDir, name: &str) -> Outcome {
         if claim.is_none() {
             claim = dir.claim()?;
         }
-        texts::sweep(&texts::directory(dir), process::is_alive);
+        texts::sweep(dir);
     };
     if dir.listeners() == ours {
         fs::remove_file(&socket)?;

@@ -129,7 +129,7 @@ impl Router {
             ("peers", self.peers.len()),
             ("identities", self.by_identity.len()),
             ("names", self.names.by_key.len()),
-            ("sessions", self.sessions.values().filter(|s| s.is_tied()).count()),
+            ("sessions", self.sessions.values().filter(|s| s.waiter.is_some()).count()),
             ("asks", self.asks.len()),
             ("broadcasts", self.broadcasts.len()),
             ("deliveries", self.deliveries.len()),

@@ -166,7 +166,10 @@ impl World {
         assert!(peer.who.forms && (parcel.kind == Kind::Consent || !peer.who.person_off));
         if self.is_tick {
             let (now, quiet) = (self.now - self.born, self.limits.form_quiet);
-            assert!(self.hub.quiet_since(no).is_some_and(|since| since + quiet <= now), "a form in a turn");
+            assert!(
+                self.hub.session_of(no).quiet_since().is_some_and(|since| since + quiet <= now),
+                "a form in a turn"
+            );
             assert!(peer.form_after <= now, "a form too early");
         }
     }
