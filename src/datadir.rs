@@ -238,9 +238,7 @@ impl Claim {
     /// Whether the locked file is still the one in the directory. If not, the directory was removed or moved, and its
     /// files may belong to another hub.
     pub fn is_current(&self) -> bool {
-        let inode = |file: fs::Metadata| (file.dev(), file.ino());
-        let there = fs::symlink_metadata(self.dir.0.join(named(LOCK, &self.suffix))).map(inode);
-        there.is_ok_and(|there| self.lock.metadata().is_ok_and(|open| inode(open) == there))
+        is_at(&self.lock, &self.dir.0.join(named(LOCK, &self.suffix)))
     }
 
     pub fn socket_path(&self) -> PathBuf {
@@ -268,6 +266,12 @@ impl Claim {
             .inspect_err(|_| drop(fs::remove_file(&path)))?;
         Ok(listener)
     }
+}
+
+/// Whether the open file is still the one at `path`.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    let inode = |meta: io::Result<fs::Metadata>| meta.ok().map(|meta| (meta.dev(), meta.ino()));
+    inode(fs::symlink_metadata(path)) == inode(file.metadata()) // the open file has one
 }
 
 /// Whether the error means that no hub is listening.

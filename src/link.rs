@@ -104,16 +104,8 @@ impl Link {
                 },
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir.hub_process())),
                 Err(e) if is_not_running(&e) => {
-                    if let Some(socket) = dir.elsewhere() {
-                        return Err(unreachable(format!(
-                            "no hub listens on {}; run `relay hub --detach` on the machine that it belongs to",
-                            socket.display()
-                        )));
-                    } else if start == Start::No {
-                        let at = dir.path().display();
-                        return Err(unreachable(format!(
-                            "no hub runs for {at}; the first session or `relay ask` starts one"
-                        )));
+                    if start == Start::No || dir.elsewhere().is_some() {
+                        return Err(no_hub(dir));
                     } else if !dir.is_claimed() {
                         start_hub(dir)?;
                     } // else another process has become the hub, and only needs time
@@ -349,6 +341,19 @@ pub fn hub_command(program: impl AsRef<OsStr>, args: &[&OsStr]) -> Command {
     let kept = std::env::vars_os().filter(|(name, _)| ours(name));
     command.args(args).env_clear().envs(kept).stdin(Stdio::null()).process_group(0);
     command
+}
+
+/// The error for a command that needs a hub and starts none.
+pub fn no_hub(dir: &DataDir) -> Fault {
+    unreachable(match dir.elsewhere() {
+        None => {
+            format!("no hub runs for {}; the first session or `relay ask` starts one", dir.path().display())
+        }
+        Some(socket) => {
+            let socket = socket.display();
+            format!("no hub listens on {socket}; run `relay hub --detach` on the machine that it belongs to")
+        }
+    })
 }
 
 pub fn unreachable(why: impl Into<String>) -> Fault {

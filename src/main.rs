@@ -32,8 +32,8 @@ use std::process::ExitCode;
 use datadir::DataDir;
 use shell::args::{self, Args};
 use shell::{
-    Failure, FailureJson, Outcome, ask, asks, completions, demo, doctor, hosts, join, peers, report, setup,
-    status, tail, usage_error,
+    Failure, Outcome, ask, asks, completions, demo, doctor, hosts, join, peers, report, setup, status, tail,
+    usage_error,
 };
 
 fn main() -> ExitCode {
@@ -42,14 +42,12 @@ fn main() -> ExitCode {
     let failed = |code| if is_hook { ExitCode::SUCCESS } else { code };
     let args = match args::parse(lexopt::Parser::from_env()) {
         Ok(args) => args,
-        Err(code) => return failed(code),
+        Err(failure) => return failed(report(&Args::default(), failure, ())),
     };
-    let code = match DataDir::locate(args.data_dir.as_deref()) {
-        Ok(dir) => match run(&dir, &args) {
-            Ok(code) => code,
-            Err(failure) => failed(report(&args, failure, |error| FailureJson { error })),
-        },
-        Err(why) => failed(args::usage_error(None, &why)),
+    let dir = DataDir::locate(args.data_dir.as_deref()).or_else(usage_error);
+    let code = match dir.and_then(|dir| run(&dir, &args)) {
+        Ok(code) => code,
+        Err(failure) => failed(report(&args, failure, ())),
     };
     log::logger().flush(); // the last readable lines may still wait for their thread
     code
@@ -61,36 +59,33 @@ fn replay(args: &Args) -> Outcome {
     };
     let mut out = io::stdout().lock();
     let done = if args.has("redact") { hub::redact(file, &mut out) } else { hub::replay(file, &mut out) };
-    match done {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(Failure::Output(e)),
-        Err(e) => Err(Failure::Other(format!("cannot replay {}: {e}", file.display()))),
-    }
+    Ok(done.map_err(|e| io::Error::new(e.kind(), format!("cannot replay {}: {e}", file.display())))?)
 }
 
-fn run(dir: &DataDir, args: &Args) -> Outcome {
+fn run(dir: &DataDir, args: &Args) -> Result<ExitCode, Failure> {
     match args.command {
-        "channel" => Ok(channel::run(dir)),
-        "hub" if args.has("detach") => Ok(hub::detach(dir)),
-        "hub" => Ok(hub::main(dir, args.has("announce"))),
-        "hook" => Ok(hook::run(dir, args.has("wait"))),
-        "peers" => peers::peers(dir, args),
-        "ask" => ask::ask(dir, args),
-        "asks" => asks::asks(dir, args),
-        "statusline" => asks::statusline(dir),
-        "broadcast" => ask::broadcast(dir, args),
-        "join" => join::join(dir, args),
-        "tail" => tail::tail(dir, args),
-        "status" => status::status(dir, args),
-        "stop" => status::stop(dir),
-        "link" => hosts::link(dir, args),
-        "unlink" => hosts::unlink(dir, args),
-        "linked" => hosts::far_end::linked(dir, args),
-        "replay" => replay(args),
-        "doctor" => doctor::doctor(dir, args),
-        "setup" => setup::setup(args),
-        "demo" => demo::demo(args),
-        "completions" => completions::completions(args),
-        other => usage_error(format!("unknown command '{other}'")), // in the table, but not here
+        "channel" => return Ok(channel::run(dir)),
+        "hub" if args.has("detach") => return Ok(hub::detach(dir)),
+        "hub" => return Ok(hub::main(dir, args.has("announce"))),
+        "hook" => return Ok(hook::run(dir, args.has("wait"))),
+        "peers" => peers::peers(dir, args)?,
+        "ask" => ask::ask(dir, args)?,
+        "asks" => asks::asks(dir, args)?,
+        "statusline" => asks::statusline(dir)?,
+        "broadcast" => ask::broadcast(dir, args)?,
+        "join" => join::join(dir, args)?,
+        "tail" => tail::tail(dir, args)?,
+        "status" => status::status(dir, args)?,
+        "stop" => status::stop(dir)?,
+        "link" => hosts::link(dir, args)?,
+        "unlink" => hosts::unlink(dir, args)?,
+        "linked" => hosts::far_end::linked(dir, args)?,
+        "replay" => replay(args)?,
+        "doctor" => doctor::doctor(dir, args)?,
+        "setup" => setup::setup(args)?,
+        "demo" => demo::demo(args)?,
+        "completions" => completions::completions(dir, args)?,
+        other => usage_error(format!("unknown command '{other}'"))?, // in the table, but not here
     }
+    Ok(ExitCode::SUCCESS)
 }

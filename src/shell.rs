@@ -34,17 +34,17 @@ use args::Args;
 use terminal::{err, out};
 
 /// The result of a command; `main` reports a failure with [`report`].
-pub type Outcome = Result<ExitCode, Failure>;
+pub type Outcome = Result<(), Failure>;
 
-/// Why a command failed.
+/// Why a command did not succeed.
 #[derive(Debug)]
 pub enum Failure {
     /// A usage error, an error of the hub, or an error of the connection to it.
     Fault(Fault),
-    /// Standard output could not be written.
-    Output(io::Error),
-    /// Any other failure, as a message for the user.
-    Other(String),
+    /// Any other error. `BrokenPipe` means that nobody reads standard output any more.
+    Io(io::Error),
+    /// There is nothing to report, but the exit code.
+    Exit(ExitCode),
 }
 
 impl From<Fault> for Failure {
@@ -55,57 +55,45 @@ impl From<Fault> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(e: io::Error) -> Failure {
-        Failure::Other(e.to_string())
+        Failure::Io(e)
     }
 }
 
 impl From<String> for Failure {
     fn from(message: String) -> Failure {
-        Failure::Other(message)
+        Failure::Io(io::Error::other(message))
     }
 }
 
-/// An error, as the `--json` output of every command contains it.
+/// The `--json` output of a command that failed.
 #[derive(Serialize)]
-pub struct ErrorJson {
-    /// The error code, as in the table of exit codes.
-    pub code: &'static str,
-    pub message: String,
+struct FailureJson<T> {
+    error: Fault,
+    #[serde(flatten)]
+    rest: T,
 }
 
-/// The `--json` output of a command that failed before it had a result.
-#[derive(Serialize)]
-pub struct FailureJson {
-    pub error: ErrorJson,
-}
-
-/// Reports a failure and returns its exit code. With `--json` an error that has a code is printed as the value that
-/// `wrap` makes of it; every other failure is a line on standard error. A reader that closed the pipe is not reported.
-pub fn report<T: Serialize>(args: &Args, failure: Failure, wrap: impl FnOnce(ErrorJson) -> T) -> ExitCode {
-    let fault = match failure {
-        Failure::Fault(fault) => fault,
-        Failure::Output(e) => return report_output(args, &e),
-        Failure::Other(message) => return report_message(args, &message),
-    };
-    let message = message(fault.code, &fault.message, "`relay peers`");
-    if !args.has("json") {
-        err(&format!("relay: {}: {}\n", fault.code.name(), clean(&message)));
-    } else if let Err(Failure::Output(e)) = print(&wrap(ErrorJson { code: fault.code.name(), message })) {
-        return report_output(args, &e);
+/// Reports a failure and returns its exit code. With `--json` an error that has a code is printed as JSON, with the fields of
+/// `rest`; every other failure is a line on standard error. A reader that closed the pipe is not reported.
+pub fn report(args: &Args, failure: Failure, rest: impl Serialize) -> ExitCode {
+    match failure {
+        Failure::Fault(Fault { code, message: text }) => {
+            let error = fault(code, message(code, &text, "`relay peers`"));
+            if !args.has("json") {
+                err(&format!("relay: {}: {}\n", code.name(), clean(&error.message)));
+            } else if let Err(failure) = print(&FailureJson { error, rest }) {
+                return report(args, failure, ());
+            }
+            args::exit_code(code)
+        }
+        Failure::Io(e) => {
+            if e.kind() != io::ErrorKind::BrokenPipe {
+                err(&format!("{}: {e}\n", format!("relay {}", args.command).trim_end()));
+            }
+            ExitCode::FAILURE
+        }
+        Failure::Exit(code) => code,
     }
-    args::exit_code(fault.code)
-}
-
-fn report_output(args: &Args, e: &io::Error) -> ExitCode {
-    match e.kind() {
-        io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
-        _ => report_message(args, &format!("cannot write to standard output: {e}")),
-    }
-}
-
-fn report_message(args: &Args, message: &str) -> ExitCode {
-    err(&format!("{}: {message}\n", format!("relay {}", args.command).trim_end()));
-    ExitCode::FAILURE
 }
 
 /// The hub's error message for a reader at a shell: without the code that some messages begin with, and with `peers` for
@@ -123,27 +111,21 @@ pub fn usage_error<T>(why: impl Into<String>) -> Result<T, Failure> {
 /// Prints one JSON value as a line on standard output.
 ///
 /// # Errors
-/// [`Failure::Output`].
+/// Standard output cannot be written.
 pub fn print(value: &impl Serialize) -> Result<(), Failure> {
-    let line = serde_json::to_string(value).map_err(|e| Failure::Output(e.into()))?;
+    let line = serde_json::to_string(value).map_err(io::Error::from)?;
     out(&format!("{line}\n"))
 }
 
-/// Connects to the running hub; never starts one.
+/// Connects to the running hub; `None` if no hub runs. Never starts one.
 ///
 /// # Errors
-/// No hub runs, or the data directory could not hold one.
-pub fn open(dir: &DataDir) -> Result<Link, Fault> {
-    Link::open(dir, Start::No).map_err(|fault| match dir.look() {
-        Err(why) if fault.code == Code::HubUnreachable => unreachable(why),
-        _ => fault,
+/// The hub cannot be used, or the data directory could not hold one.
+pub fn open(dir: &DataDir) -> Result<Option<Link>, Fault> {
+    Link::open(dir, Start::No).map(Some).or_else(|fault| match dir.connect(CONNECT) {
+        Err(e) if is_not_running(&e) => dir.look().map(|_| None).map_err(unreachable),
+        _ => Err(fault),
     })
-}
-
-/// Whether `fault` means that no hub runs, and that one could be started.
-pub fn is_no_hub(dir: &DataDir, fault: &Fault) -> bool {
-    let is_not_running = || dir.connect(CONNECT).is_err_and(|e| is_not_running(&e)) && dir.look().is_ok();
-    fault.code == Code::HubUnreachable && is_not_running()
 }
 
 /// The beginning of an ask's id, `ask_` and eight digits. The asks of a broadcast share it.

@@ -452,6 +452,17 @@ fn what_the_other_machine_says_is_cleaned() {
 }
 
 #[test]
+fn a_login_that_needs_a_prompt_is_explained() {
+    let (local, _bin) = with_fake_ssh("echo 'me@devbox: Permission denied (publickey).' >&2; exit 255");
+    let output = local.command(&["link", "devbox"]).output().expect("relay");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("Permission denied (publickey).; the login must work without a prompt"),
+        "{text:?}"
+    );
+}
+
+#[test]
 fn a_link_that_never_came_up_is_listed_and_can_be_ended() {
     let (local, _bin) = with_fake_ssh("exec sleep 600");
     let link = local.command(&["link", "devbox"]).stderr(Stdio::piped()).spawn().expect("relay");

@@ -6,14 +6,14 @@ use std::process::ExitCode;
 
 use lexopt::prelude::*;
 
+use super::Failure;
 use super::terminal::{err, out};
-use super::{FailureJson, report};
 use crate::fence::clean;
 use crate::name;
 use crate::wire::Code;
 
-/// `# TITLE` begins a section. `## COMMAND ARGUMENTS` begins a command: one line that says what it does, one line per
-/// option, an empty line, and the rest of its help text.
+/// `# TITLE` begins a section. `## COMMAND ARGUMENTS` begins a command: one line that says what it does, an empty line, and
+/// the rest of its help text, in which a line that begins with two spaces and `--` is about an option.
 const TABLE: &str = include_str!("commands.txt");
 
 /// A command of `relay`.
@@ -24,7 +24,7 @@ pub struct Command {
     /// What the command does, in one line.
     pub summary: &'static str,
     pub options: Vec<Opt>,
-    /// The rest of the help text.
+    /// The rest of the help text, options included.
     pub details: &'static str,
 }
 
@@ -44,16 +44,15 @@ pub fn commands() -> Vec<Command> {
 }
 
 fn parse_command(text: &'static str) -> Command {
-    let (head, details) = text.split_once("\n\n").unwrap_or((text, ""));
-    let mut lines = head.lines();
-    let (name, arguments) = split_word(lines.next().unwrap_or_default());
-    let summary = lines.next().unwrap_or_default();
-    let options = lines.map(|line| {
+    let (head, text) = text.split_once('\n').unwrap_or((text, ""));
+    let (name, arguments) = split_word(head);
+    let (summary, details) = text.split_once('\n').unwrap_or((text, ""));
+    let options = details.lines().filter_map(|line| line.strip_prefix("  --")).map(|line| {
         let (left, summary) = line.split_once("  ").unwrap_or((line, ""));
-        let (name, value) = split_word(left.trim_start_matches('-'));
+        let (name, value) = split_word(left);
         Opt { name, value, summary: summary.trim_start() }
     });
-    Command { name, arguments, summary, options: options.collect(), details: details.trim_end() }
+    Command { name, arguments, summary, options: options.collect(), details: details.trim() }
 }
 
 /// The first word and the rest.
@@ -92,8 +91,8 @@ impl Args {
 /// Parses a command line.
 ///
 /// # Errors
-/// The exit code, if there is nothing left to run: help was printed, or a usage error was reported.
-pub fn parse(mut line: lexopt::Parser) -> Result<Args, ExitCode> {
+/// [`Failure::Exit`] if there is nothing left to run: help was printed, or a usage error was reported.
+pub fn parse(mut line: lexopt::Parser) -> Result<Args, Failure> {
     let (mut command, mut args, mut wants_help) = (None::<Command>, Args::default(), false);
     loop {
         let usage = |why: lexopt::Error| usage_error(command.as_ref(), &why.to_string());
@@ -112,16 +111,14 @@ pub fn parse(mut line: lexopt::Parser) -> Result<Args, ExitCode> {
             Some(Long("data-dir")) => args.data_dir = Some(line.value().map_err(usage)?),
             Some(Long(long)) => {
                 let known = command.as_ref().and_then(|c| c.options.iter().find(|o| o.name == long));
-                let Some(Opt { name, value, .. }) = known else {
-                    return Err(unknown_option(command.as_ref(), &format!("--{long}")));
-                };
+                let Some(Opt { name, value, .. }) = known else { return Err(usage(Long(long).unexpected())) };
                 let value = match *value {
                     "" => String::new(),
                     _ => line.value().and_then(|v| v.string()).map_err(usage)?,
                 };
                 args.options.push((name, value));
             }
-            Some(Short(c)) => return Err(unknown_option(command.as_ref(), &format!("-{c}"))),
+            Some(short @ Short(_)) => return Err(usage(short.unexpected())),
             Some(Value(word)) => {
                 let word = word.string().map_err(usage)?;
                 match &command {
@@ -139,42 +136,26 @@ pub fn parse(mut line: lexopt::Parser) -> Result<Args, ExitCode> {
 }
 
 /// Prints help and ends the parsing.
-fn print(text: &str) -> Result<Args, ExitCode> {
-    let written = out(text);
-    Err(written.map_or_else(
-        |failure| report(&Args::default(), failure, |error| FailureJson { error }),
-        |()| ExitCode::SUCCESS,
-    ))
+fn print(text: &str) -> Result<Args, Failure> {
+    out(text)?;
+    Err(Failure::Exit(ExitCode::SUCCESS))
 }
 
-/// Reports a usage error and returns its exit code.
-pub fn usage_error(command: Option<&Command>, why: &str) -> ExitCode {
+/// Reports an error that is never JSON: what would say so may not be parsed yet.
+fn usage_error(command: Option<&Command>, why: &str) -> Failure {
     let name = command.map(|c| format!(" {}", c.name)).unwrap_or_default();
     err(&format!("relay{name}: {}\nTry 'relay{name} --help'.\n", clean(why))); // `why` quotes the command line
-    exit_code(Code::BadArgs)
+    Failure::Exit(exit_code(Code::BadArgs))
 }
 
-fn find(name: &str) -> Result<Command, ExitCode> {
+fn find(word: &str) -> Result<Command, Failure> {
     let mut commands = commands();
-    if let Some(at) = commands.iter().position(|c| c.name == name) {
+    if let Some(at) = commands.iter().position(|c| c.name == word) {
         return Ok(commands.swap_remove(at));
     }
-    let hint = did_you_mean(name, "relay ", commands.iter().map(|c| c.name));
-    Err(usage_error(None, &format!("unknown command '{name}'{hint}")))
-}
-
-fn unknown_option(command: Option<&Command>, option: &str) -> ExitCode {
-    let known = command.into_iter().flat_map(|c| &c.options).map(|o| o.name);
-    let mut hint = did_you_mean(option, "--", known.chain(["help", "version", "data-dir"]));
-    if hint.is_empty() && command.is_some_and(|c| c.arguments.contains("TEXT")) {
-        hint = "; write '--' before a text that begins with a dash".to_owned();
-    }
-    usage_error(command, &format!("unknown option '{option}'{hint}"))
-}
-
-fn did_you_mean(wanted: &str, prefix: &str, names: impl Iterator<Item = &'static str>) -> String {
-    let nearest = name::nearest(wanted, names);
-    nearest.first().map(|n| format!("; did you mean '{prefix}{n}'?")).unwrap_or_default()
+    let nearest = name::nearest(word, commands.iter().map(|c| c.name));
+    let hint = nearest.first().map(|n| format!("; did you mean 'relay {n}'?")).unwrap_or_default();
+    Err(usage_error(None, &format!("unknown command '{word}'{hint}")))
 }
 
 /// The text of `relay --help`: the table without the options and details of single commands.
@@ -195,14 +176,6 @@ fn overview() -> String {
 
 /// The text of `relay COMMAND --help`.
 fn help(Command { name, arguments, summary, options, details }: &Command) -> String {
-    let (mut usage, mut list) = (format!("relay {name}"), String::new());
-    let named = |o: &Opt| format!("--{} {}", o.name, o.value);
-    let width = options.iter().map(|o| named(o).len() + 1).fold(19, usize::max);
-    for option in options {
-        let (option, summary) = (named(option), option.summary);
-        usage += &format!(" [{}]", option.trim_end());
-        list += &format!("  {option:width$} {summary}\n");
-    }
-    let title = if list.is_empty() { "" } else { "\nOptions:\n" };
-    format!("{summary}\n\nUsage: {}\n{title}{list}\n{details}\n", format!("{usage} {arguments}").trim_end())
+    let options = if options.is_empty() { "" } else { " [OPTIONS]" };
+    format!("{summary}\n\nUsage: {}\n\n{details}\n", format!("relay {name}{options} {arguments}").trim_end())
 }

@@ -1,7 +1,6 @@
 //! `relay ask` and `relay broadcast`: answers on standard output, everything else on standard error.
 
-use std::io::{self, IsTerminal, Read, stderr, stdin};
-use std::process::ExitCode;
+use std::io::{IsTerminal, Read, stderr, stdin};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -9,7 +8,7 @@ use serde::Serialize;
 use super::args::Args;
 use super::guest::{Guest, News};
 use super::terminal::{self, ERASE, err, out};
-use super::{ErrorJson, Failure, Outcome, print, report, usage_error};
+use super::{Failure, Outcome, print, report, usage_error};
 use crate::client::Event;
 use crate::datadir::DataDir;
 use crate::span::span;
@@ -21,18 +20,21 @@ use crate::wire::{
 const GRACE: Duration = Duration::from_secs(15);
 /// How long a person may put a question off, which does not count towards the timeout.
 const PUT_OFF: Duration = Duration::from_secs(600);
+/// The longest timeout.
+const MAX_TIMEOUT_S: u64 = MAX_TIMEOUT_MS / 1000;
 /// How often the time in the status line is updated.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The `--json` output of an ask that was answered.
+/// The `--json` output of an answer.
 #[derive(Serialize)]
-struct AnswerJson<'a> {
-    ask_id: &'a str,
-    /// The name under which the hub delivered the ask.
-    to: &'a str,
-    from: &'a str,
-    answer: &'a str,
-    thread: Option<&'a str>,
+struct AnswerJson {
+    ask_id: String,
+    /// The name under which the hub delivered the ask; left out for a broadcast.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<String>,
+    from: String,
+    answer: String,
+    thread: Option<String>,
     /// `person` if a person answered; left out if not.
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<PeerKind>,
@@ -41,35 +43,32 @@ struct AnswerJson<'a> {
     late: bool,
 }
 
-/// The `--json` output of an ask that failed.
+impl AnswerJson {
+    fn new(parcel: Parcel, to: Option<String>) -> AnswerJson {
+        let Parcel { ask_id, from, text: answer, thread, by, late, .. } = parcel;
+        AnswerJson { ask_id, to, from, answer, thread, by, late }
+    }
+}
+
+/// What the `--json` output of an ask that failed has besides the error.
 #[derive(Serialize)]
-struct AskFailureJson<'a> {
-    ask_id: &'a str,
-    error: ErrorJson,
+struct AskJson {
+    ask_id: String,
 }
 
 /// The `--json` output of a broadcast.
-#[derive(Default, Serialize)]
+#[derive(Serialize)]
 struct BroadcastJson {
     broadcast_id: String,
-    answers: Vec<BroadcastAnswerJson>,
-    failed: Vec<BroadcastFailureJson>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<ErrorJson>,
+    answers: Vec<AnswerJson>,
+    failed: Vec<UnansweredJson>,
 }
 
 #[derive(Serialize)]
-struct BroadcastAnswerJson {
-    ask_id: String,
-    from: String,
-    answer: String,
-}
-
-#[derive(Serialize)]
-struct BroadcastFailureJson {
+struct UnansweredJson {
     ask_id: String,
     to: String,
-    code: &'static str,
+    code: Code,
 }
 
 /// A connection that waits for answers and shows the progress.
@@ -129,12 +128,10 @@ pub fn ask(dir: &DataDir, args: &Args) -> Outcome {
         waiter.timeout += PUT_OFF;
     }
     let ask_id = waiter.guest.ask(to, &text, args.get("thread"), timeout, person)?;
-    let code = match await_answer(&mut waiter, args, to) {
-        Ok(code) => code,
-        Err(failure) => report(args, failure, |error| AskFailureJson { ask_id: &ask_id, error }),
-    };
+    let outcome = await_answer(&mut waiter, args, to);
+    let outcome = outcome.map_err(|failure| Failure::Exit(report(args, failure, AskJson { ask_id })));
     waiter.guest.leave();
-    Ok(code)
+    outcome
 }
 
 /// Waits for the end of the ask and prints the answer.
@@ -154,28 +151,22 @@ fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
                 state.name().to_owned() + &path.map(|path| format!(" by {}", path.name())).unwrap_or_default()
             }
             News::Hub(Event::Lost(_)) => "reconnecting to the hub".to_owned(),
-            News::Signal(code) => return Ok(code),
             News::Hub(Event::Push(parcel)) => {
                 if let Some(code) = parcel.code {
                     waiter.guest.client.seen(&parcel.push);
                     return Err(fault(code, parcel.text).into());
                 }
-                print_answer(args, &to, &parcel)?;
-                waiter.guest.client.seen(&parcel.push); // only now: an answer that could not be printed was not received
-                return Ok(ExitCode::SUCCESS);
+                let push = parcel.push.clone();
+                match args.has("json") {
+                    true => print(&AnswerJson::new(parcel, Some(to)))?,
+                    false => out(&format!("{}\n", terminal::peer_text(&parcel.text).trim_end_matches('\n')))?,
+                }
+                waiter.guest.client.seen(&push); // only now: an answer that could not be printed was not received
+                return Ok(());
             }
             _ => continue,
         };
         waiter.progress = format!("{to}: {progress}");
-    }
-}
-
-fn print_answer(args: &Args, to: &str, parcel: &Parcel) -> Result<(), Failure> {
-    let Parcel { ask_id, from, text, by, late, .. } = parcel;
-    let thread = parcel.thread.as_deref();
-    match args.has("json") {
-        true => print(&AnswerJson { ask_id, to, from, answer: text, thread, by: *by, late: *late }),
-        false => out(&format!("{}\n", terminal::peer_text(text).trim_end_matches('\n'))),
     }
 }
 
@@ -188,18 +179,15 @@ pub fn broadcast(dir: &DataDir, args: &Args) -> Outcome {
     let (text, timeout) = (text(&args.words)?, timeout(args, "5m")?);
     let mut waiter = Waiter::new(dir, args, timeout)?;
     let broadcast_id = waiter.guest.broadcast(&text, scope, timeout)?;
-    let mut result = BroadcastJson { broadcast_id, ..BroadcastJson::default() };
-    // Answers are printed however the broadcast ended: their senders know that they were received.
-    let code = match collect(&mut waiter, args, &mut result) {
-        Err(failure) => report(args, failure, |error| BroadcastJson { error: Some(error), ..result }),
-        Ok(code) if args.has("json") => match print(&result) {
-            Err(failure) => report(args, failure, |error| error),
-            Ok(()) => code,
-        },
-        Ok(code) => code,
+    let mut result = BroadcastJson { broadcast_id, answers: Vec::new(), failed: Vec::new() };
+    let outcome = match collect(&mut waiter, args, &mut result) {
+        outcome @ (Ok(()) | Err(Failure::Exit(_))) if args.has("json") => print(&result).and(outcome),
+        outcome => outcome,
     };
+    // Also with an error: the senders of the answers know that these were received.
+    let outcome = outcome.map_err(|failure| Failure::Exit(report(args, failure, result)));
     waiter.guest.leave();
-    Ok(code)
+    outcome
 }
 
 /// Receives answers until the broadcast ends.
@@ -217,17 +205,17 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
             }
             News::Hub(Event::Told(ToClient::State { ask_id, state: State::Ended, code, .. })) => {
                 let to = asked.iter().find(|m| m.ask_id == ask_id).map_or("", |m| &m.to).to_owned();
-                let code = code.unwrap_or(Code::Timeout).name();
+                let code = code.unwrap_or(Code::Timeout);
                 if !json {
-                    err(&format!("relay: {code}: no answer from {to}\n"));
+                    err(&format!("relay: {}: no answer from {to}\n", code.name()));
                 }
-                result.failed.push(BroadcastFailureJson { ask_id, to, code });
+                result.failed.push(UnansweredJson { ask_id, to, code });
             }
             News::Hub(Event::Push(parcel)) if parcel.kind == Kind::Summary => {
                 waiter.guest.client.seen(&parcel.push);
                 return match result.answers.is_empty() {
                     true => Err(fault(Code::Timeout, "nobody answered").into()),
-                    false => Ok(ExitCode::SUCCESS),
+                    false => Ok(()),
                 };
             }
             News::Hub(Event::Push(parcel)) if parcel.kind == Kind::Reply => {
@@ -235,10 +223,8 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
                     out(&terminal::with_heading(&format!("{}:", parcel.from), &parcel.text))?;
                 }
                 waiter.guest.client.seen(&parcel.push);
-                let Parcel { ask_id, from, text: answer, .. } = parcel;
-                result.answers.push(BroadcastAnswerJson { ask_id, from, answer });
+                result.answers.push(AnswerJson::new(parcel, None));
             }
-            News::Signal(code) => return Ok(code),
             _ => {}
         }
     }
@@ -259,7 +245,11 @@ pub fn checked_name(name: Option<&str>) -> Result<Option<&str>, Failure> {
 fn text(words: &[String]) -> Result<String, Failure> {
     let mut bytes = words.join(" ").into_bytes();
     if words == ["-"] || words.is_empty() && !stdin().is_terminal() {
-        bytes = read_stdin().or_else(|e| usage_error(format!("cannot read standard input: {e}")))?;
+        bytes.clear();
+        // One byte more than the longest text and its newline, so that a longer one is noticed.
+        let mut input = stdin().lock().take(MAX_TEXT as u64 + 2);
+        let read = input.read_to_end(&mut bytes);
+        read.or_else(|e| usage_error(format!("cannot read standard input: {e}")))?;
     }
     if bytes.len() > MAX_TEXT + 1 {
         let limit = MAX_TEXT / 1024;
@@ -274,25 +264,18 @@ fn text(words: &[String]) -> Result<String, Failure> {
     }
 }
 
-/// Reads one byte more than the longest text and its newline, so that a longer one is noticed.
-fn read_stdin() -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    stdin().lock().take(MAX_TEXT as u64 + 2).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 /// The value of `--timeout`: seconds, or a number with `s`, `m` or `h`.
 fn timeout(args: &Args, default: &str) -> Result<Duration, Failure> {
     let value = args.get("timeout").unwrap_or(default);
-    let (number, unit_ms) = match value.split_at(value.trim_end_matches(char::is_alphabetic).len()) {
-        (number, "" | "s") => (number, 1000),
-        (number, "m") => (number, 60_000),
-        (number, "h") => (number, 3_600_000),
-        _ => ("", 0),
+    let (number, unit) = value.split_at(value.trim_end_matches(char::is_alphabetic).len());
+    let unit_s = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => 0,
     };
-    let ms = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_ms));
-    match ms.filter(|ms| (1..=MAX_TIMEOUT_MS).contains(ms)) {
-        Some(ms) => Ok(Duration::from_millis(ms)),
-        None => usage_error(format!("invalid timeout '{value}': give 1s to 24h, for example 30s, 10m, 2h")),
+    match number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_s)) {
+        Some(s @ 1..=MAX_TIMEOUT_S) => Ok(Duration::from_secs(s)),
+        _ => usage_error(format!("invalid timeout '{value}': give 1s to 24h, for example 30s, 10m, 2h")),
     }
 }

@@ -1,37 +1,28 @@
 //! `relay asks` and `relay statusline`: who waits for whom.
 
-use std::process::ExitCode;
-
 use super::args::Args;
 use super::peers::{is_local, request_roster};
 use super::terminal::{columns, err, out, table};
-use super::{Outcome, claude, is_no_hub, open, print, short_id, width};
+use super::{Outcome, claude, open, print, short_id, width};
 use crate::datadir::DataDir;
 use crate::fence::label;
-use crate::link::unreachable;
+use crate::link::{Link, no_hub, unreachable};
 use crate::span::span;
-use crate::wire::{Answer, AskList, Code, Fault, ListedPeer, State, ToHub};
+use crate::wire::{Answer, AskList, Code, Fault, State, ToHub};
 
 /// Runs `relay asks`.
 pub fn asks(dir: &DataDir, args: &Args) -> Outcome {
-    let list = match request_asks(dir) {
-        Ok(list) => list,
-        Err(fault) if !is_no_hub(dir, &fault) => return Err(fault.into()),
-        Err(_) if args.has("json") => AskList::default(),
-        Err(_) => {
-            err("No hub is running, so there are no asks.\n");
-            return Ok(ExitCode::SUCCESS);
-        }
-    };
-    match args.has("json") {
-        true => print(&list)?,
-        false => out(&describe(&list, columns()))?,
+    let list = open(dir)?.map(|mut link| request_asks(&mut link)).transpose()?;
+    match list {
+        list if args.has("json") => print(&list.unwrap_or_default())?,
+        Some(list) => out(&describe(&list, columns()))?,
+        None => err(&format!("There are no asks: {}\n", no_hub(dir).message)),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-fn request_asks(dir: &DataDir) -> Result<AskList, Fault> {
-    match open(dir)?.call(|id| ToHub::Asks { id })? {
+fn request_asks(link: &mut Link) -> Result<AskList, Fault> {
+    match link.call(|id| ToHub::Asks { id })? {
         Answer::Asks(list) => Ok(list),
         _ => Err(unreachable("the hub sent an unexpected answer to a request for the asks")),
     }
@@ -64,26 +55,22 @@ fn describe(list: &AskList, columns: Option<usize>) -> String {
 /// Runs `relay statusline`: one line about the session whose status line it is, for Claude Code's `statusLine` command.
 /// It always succeeds: the user's status line has no place for an error.
 pub fn statusline(dir: &DataDir) -> Outcome {
-    let line = match session_state(dir) {
-        Ok(Some((session, list))) => format_statusline(&session.name, &list),
-        Ok(None) => "relay: not connected".to_owned(),
-        Err(fault) if is_no_hub(dir, &fault) => "relay: no hub".to_owned(),
-        Err(fault) => format!("relay: {}", fault.code.name()),
-    };
-    out(&format!("{line}\n"))?;
-    Ok(ExitCode::SUCCESS)
+    let line = describe_session(dir).unwrap_or_else(|fault| fault.code.name().to_owned());
+    out(&format!("relay: {line}\n"))
 }
 
-/// The session that runs this process, if it is registered, and all asks.
-fn session_state(dir: &DataDir) -> Result<Option<(ListedPeer, AskList)>, Fault> {
-    let roster = request_roster(&mut open(dir)?)?;
+/// The state of the session that runs this process.
+fn describe_session(dir: &DataDir) -> Result<String, Fault> {
+    let Some(mut link) = open(dir)? else { return Ok("no hub".to_owned()) };
     let ancestors = claude::ancestors();
-    let session = roster.peers.into_iter().find(|peer| is_local(peer) && ancestors.contains(&peer.pid));
-    let list = || match request_asks(dir) {
-        Err(fault) if fault.code == Code::NotAllowed => Ok(AskList::default()),
-        list => list,
-    };
-    session.map(|session| Ok((session, list()?))).transpose()
+    let mut peers = request_roster(&mut link)?.peers.into_iter();
+    match peers.find(|peer| is_local(peer) && ancestors.contains(&peer.pid)) {
+        None => Ok("not connected".to_owned()),
+        Some(session) => match request_asks(&mut link) {
+            Err(fault) if fault.code == Code::NotAllowed => Ok(session.name),
+            list => Ok(format_statusline(&session.name, &list?)),
+        },
+    }
 }
 
 /// The name of the session, its open asks, the asks that it owes an answer to, and those that wait to be handed to it.
@@ -93,5 +80,5 @@ fn format_statusline(name: &str, list: &AskList) -> String {
         list.open.iter().filter(|ask| ask.to == name).partition(|ask| ask.state > State::Queued);
     let parts = [(open, "open"), (owed.len(), "owed"), (waiting.len(), "waiting")];
     let counts = parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(" · {n} {what}"));
-    format!("relay: {name}{}", counts.collect::<String>())
+    format!("{name}{}", counts.collect::<String>())
 }

@@ -1,6 +1,7 @@
 //! Claude Code as the shell commands see it: its command line program, its list of plugins, and the sessions that run.
 //! None of its files is a documented format: they are read leniently and up to a limit.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use time::{Date, Month};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::datadir::config_dir;
 use crate::fence::clean;
@@ -45,12 +47,6 @@ pub struct Plugin {
     pub errors: Vec<String>,
 }
 
-impl Plugin {
-    fn root(&self) -> &str {
-        self.read_from_folder.as_ref().unwrap_or(&self.install_path)
-    }
-}
-
 /// An entry of `claude plugin marketplace list --json`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -78,12 +74,20 @@ pub struct SessionFile {
     process_start: Option<String>,
 }
 
+impl SessionFile {
+    /// Whether the session started before a time in the format of RFC 3339, in UTC.
+    pub fn started_before(&self, time: &str) -> bool {
+        let started = OffsetDateTime::from_unix_timestamp((self.started_ms / 1000) as i64).ok();
+        started.and_then(|at| at.format(&Rfc3339).ok()).is_some_and(|at| at.as_str() < time)
+    }
+}
+
 /// Runs a program that ends within a minute. Returns what it printed; the inner error is what a program printed that failed.
 ///
 /// # Errors
 /// The program could not be started, or did not end in time.
-fn run(mut command: Command) -> Result<Result<String, String>, String> {
-    let output = process::run(&mut command, RUN_LIMIT);
+fn run(command: &mut Command) -> Result<Result<String, String>, String> {
+    let output = process::run(command, RUN_LIMIT);
     let output = output.map_err(|e| format!("cannot run {}: {e}", command.get_program().display()))?;
     let [stdout, stderr] =
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).trim().to_owned());
@@ -98,9 +102,7 @@ fn run(mut command: Command) -> Result<Result<String, String>, String> {
 /// # Errors
 /// There is no `claude`, or what it printed when it failed.
 pub fn claude(args: &[&str]) -> Result<String, String> {
-    let mut command = Command::new("claude");
-    command.args(args);
-    let printed = run(command).map_err(|why| format!("{why}; {INSTALL_CLAUDE}"))?;
+    let printed = run(Command::new("claude").args(args)).map_err(|why| format!("{why}; {INSTALL_CLAUDE}"))?;
     printed.map_err(|why| format!("`claude {}` failed: {why}", args.join(" ")))
 }
 
@@ -138,33 +140,17 @@ fn list<T: for<'a> Deserialize<'a>>(args: &[&str]) -> Result<Vec<T>, String> {
     }
 }
 
-/// The command by which Claude Code starts our server, with the plugin's directory filled in.
-///
-/// # Errors
-/// The plugin has no readable `.mcp.json`.
-pub fn server_command(plugin: &Plugin) -> Result<Vec<String>, String> {
-    let root = plugin.root();
-    let config = read_json(&Path::new(root).join(".mcp.json"))?;
-    let server = &config["mcpServers"]["relay"];
-    let args = server["args"].as_array().into_iter().flatten();
-    let words = std::iter::once(&server["command"]).chain(args);
-    Ok(words.map(|word| word.as_str().unwrap_or_default().replace("${CLAUDE_PLUGIN_ROOT}", root)).collect())
-}
-
 /// Version and path of the program that the plugin starts.
 ///
 /// # Errors
 /// Why it starts none, or that it starts another program.
 pub fn started_program(plugin: &Plugin) -> Result<String, String> {
-    let words = server_command(plugin)?;
-    let (program, args) = words.split_first().ok_or("it names no command")?;
-    let mut command = Command::new(program);
-    command.args(args.iter().filter(|arg| *arg != "channel")).arg("--which");
-    command.env("CLAUDE_PLUGIN_ROOT", plugin.root());
-    let printed = run(command)??;
+    let root = plugin.read_from_folder.as_ref().unwrap_or(&plugin.install_path);
+    let launcher = format!("{root}/bin/relay-launcher");
+    let printed = run(Command::new(&launcher).arg("--which"))??;
     match printed.starts_with(|c: char| c.is_ascii_digit()) {
         true => Ok(printed),
-        false => Err(format!("{program} is not Claude Relay (`--which` printed '{}')", clean(&printed))),
+        false => Err(format!("{launcher} is not Claude Relay (`--which` printed '{}')", clean(&printed))),
     }
 }
 
@@ -204,17 +190,12 @@ fn is_running(session: &SessionFile) -> bool {
 /// shows the environment of other processes.
 pub fn foreign_sessions() -> Vec<(PathBuf, SessionFile)> {
     let Some(ours) = config_dir() else { return Vec::new() };
-    let mut dirs: Vec<PathBuf> = Vec::new();
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        if fs::read_to_string(process.path().join("comm")).is_ok_and(|name| name.trim() == "claude")
-            && let Some(dir) = config_dir_of(&process.path())
-            && dir != ours
-            && !dirs.contains(&dir)
-        {
-            dirs.push(dir);
-        }
-    }
-    dirs.sort();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|process| process.path());
+    let is_claude = |process: &PathBuf| {
+        fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim() == "claude")
+    };
+    let dirs = processes.filter(is_claude).filter_map(|process| config_dir_of(&process));
+    let dirs: BTreeSet<PathBuf> = dirs.filter(|dir| *dir != ours).collect();
     let sessions = |dir: PathBuf| sessions_in(&dir).into_iter().map(move |session| (dir.clone(), session));
     dirs.into_iter().flat_map(sessions).collect()
 }
@@ -255,13 +236,4 @@ pub fn abbreviate_home(path: &str) -> String {
         Some(rest) if !home.is_empty() && (rest.is_empty() || rest.starts_with('/')) => format!("~{rest}"),
         _ => path.to_owned(),
     }
-}
-
-/// An RFC 3339 time in UTC, such as `2026-11-27T13:05:44.293Z`, in milliseconds since 1970.
-pub fn parse_time(text: &str) -> Option<u64> {
-    let part = |range: std::ops::Range<usize>| text.get(range)?.parse::<u8>().ok();
-    let month = Month::try_from(part(5..7)?).ok()?;
-    let date = Date::from_calendar_date(text.get(0..4)?.parse().ok()?, month, part(8..10)?).ok()?;
-    let time = date.with_hms(part(11..13)?, part(14..16)?, part(17..19)?).ok()?;
-    u64::try_from(time.assume_utc().unix_timestamp()).ok()?.checked_mul(1000)
 }

@@ -1,106 +1,69 @@
-//! `relay completions`: scripts that complete commands, options and the names of peers in a shell.
+//! `relay completions`: scripts that complete commands, options and the names of peers in a shell. They ask this program what
+//! may come next on a command line.
 
-use std::process::ExitCode;
-
-use super::args::{Args, Command, Opt, commands};
+use super::args::{Args, commands};
+use super::peers::request_roster;
 use super::terminal::out;
-use super::{Outcome, usage_error};
+use super::{Outcome, open, usage_error};
+use crate::datadir::DataDir;
 
-/// A shell expression for the names of all peers. It starts no hub.
-const PEER_NAMES: &str = "$(relay peers 2>/dev/null | tail -n +2 | cut -d\" \" -f1)";
+// Where nothing is to be completed, bash and zsh complete the names of files.
+pub const BASH: &str = r#"# bash completion for relay
+_relay() {
+    COMPREPLY=($(compgen -W "$(relay completions bash -- "${COMP_WORDS[@]:0:COMP_CWORD}" 2>/dev/null | cut -f 1)" -- "$2"))
+}
+complete -o default -F _relay relay
+"#;
+pub const ZSH: &str = r#"#compdef relay
+_relay() {
+    local choices=($(relay completions zsh -- "${(@)words[1,CURRENT-1]}" 2>/dev/null | cut -f 1))
+    compadd -- $choices || _files
+}
+if [ "$funcstack[1]" = _relay ]; then _relay "$@"; else compdef _relay relay; fi
+"#;
+pub const FISH: &str = r#"# fish completion for relay
+complete -c relay -f -a '(relay completions fish -- (commandline -opc) 2>/dev/null)'
+"#;
 
 /// Runs `relay completions`.
-pub fn completions(args: &Args) -> Outcome {
-    match args.words.first().and_then(|shell| script_for(shell)) {
-        Some(script) => out(&script)?,
-        None => return usage_error("missing or unknown shell: give bash, zsh or fish"),
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The completion script for a shell; `None` for an unknown shell.
-pub fn script_for(shell: &str) -> Option<String> {
-    let commands = commands();
-    match shell {
-        "bash" => Some(script(&commands, BASH)),
-        "zsh" => Some(script(&commands, ZSH)),
-        "fish" => Some(fish(&commands)),
-        _ => None,
-    }
-}
-
-/// The parts of the bash and zsh scripts before and after the common part: how the shell names the word to complete, and
-/// how it takes the candidates. Without candidates both complete file names.
-const BASH: [&str; 2] = [
-    r#"# bash completion for relay
-_relay() {
-    local nth=$COMP_CWORD command=${COMP_WORDS[1]} before=$3"#,
-    r#"    COMPREPLY=($(compgen -W "$choices" -- "$2"))
-}
-complete -o default -F _relay relay"#,
-];
-const ZSH: [&str; 2] = [
-    r#"#compdef relay
-_relay() {
-    local nth=$((CURRENT - 1)) command=$words[2] before=$words[CURRENT-1]"#,
-    r#"    compadd -- ${=choices} || _files
-}
-if [ "$funcstack[1]" = _relay ]; then _relay "$@"; else compdef _relay relay; fi"#,
-];
-
-/// The candidates for an argument or the value of an option, if they are known.
-fn candidates(argument: &str) -> String {
-    match argument.split(' ').next() {
-        Some("PEER") => PEER_NAMES.to_owned(),
-        Some(words) if words.contains('|') => words.replace('|', " "),
-        _ => String::new(),
-    }
-}
-
-fn concat<T>(items: &[T], text: impl Fn(&T) -> String) -> String {
-    items.iter().map(text).collect()
-}
-
-fn script(commands: &[Command], [begin, end]: [&str; 2]) -> String {
-    let names = concat(commands, |c| format!("{} ", c.name));
-    let cases = concat(commands, |c| {
-        let options = concat(&c.options, |o| format!("--{} ", o.name));
-        format!("        {}) choices=\"{options}--data-dir --help {}\" ;;\n", c.name, candidates(c.arguments))
-    });
-    let value = |o: &Opt| match o.value {
-        "" => String::new(),
-        value => format!("        --{}) choices=\"{}\" ;;\n", o.name, candidates(value)),
+pub fn completions(dir: &DataDir, args: &Args) -> Outcome {
+    let script = match args.words.first().map(String::as_str) {
+        Some("bash") => BASH,
+        Some("zsh") => ZSH,
+        Some("fish") => FISH,
+        _ => return usage_error("missing or unknown shell: give bash, zsh or fish"),
     };
-    let values = concat(commands, |c| concat(&c.options, value));
-    format!(
-        r#"{begin}
-    local choices="{names}--help --version"
-    [ "$nth" = 1 ] || case $command in
-{cases}    esac
-    case $before in
-        --data-dir) choices="" ;;
-{values}    esac
-{end}
-"#
-    )
+    let Some(line) = args.words.get(2..) else { return out(script) };
+    let words = next_words(dir, line).into_iter();
+    out(&words.map(|(word, summary)| format!("{word}\t{summary}\n")).collect::<String>())
 }
 
-fn fish(commands: &[Command]) -> String {
-    let unquoted = |text: &str| text.replace('\'', "’");
-    let lines = concat(commands, |c| {
-        let (name, summary, arguments) = (c.name, unquoted(c.summary), candidates(c.arguments));
-        let seen = format!("complete -c relay -n '__fish_seen_subcommand_from {name}'");
-        let options = concat(&c.options, |o| {
-            let value = match (o.value, candidates(o.value).as_str()) {
-                ("", _) => String::new(),
-                (_, "") => " -r".to_owned(),
-                (_, values) => format!(" -x -a '{values}'"),
-            };
-            format!("{seen} -l {} -d '{}'{value}\n", o.name, unquoted(o.summary))
-        });
-        format!(
-            "complete -c relay -n __fish_use_subcommand -a {name} -d '{summary}'\n{options}{seen} -a '{arguments}'\n"
-        )
-    });
-    format!("# fish completion for relay\ncomplete -c relay -f\n{lines}")
+/// The words that may follow on a command line after `relay` and these, each with what it is.
+fn next_words(dir: &DataDir, line: &[String]) -> Vec<(String, &'static str)> {
+    let commands = commands();
+    let Some((name, rest)) = line.split_first() else {
+        return commands.iter().map(|command| (command.name.to_owned(), command.summary)).collect();
+    };
+    let Some(command) = commands.into_iter().find(|command| command.name == name) else { return Vec::new() };
+    let last = rest.last().and_then(|word| word.strip_prefix("--"));
+    let needs_value = command.options.iter().find(|o| last == Some(o.name) && !o.value.is_empty());
+    if let Some(option) = needs_value {
+        return values(dir, option.value);
+    }
+    let options = command.options.iter().map(|option| (format!("--{}", option.name), option.summary));
+    options.chain(values(dir, command.arguments)).collect()
+}
+
+/// The values of an argument, if they are known. No hub is started.
+fn values(dir: &DataDir, argument: &str) -> Vec<(String, &'static str)> {
+    let first = argument.split(' ').next().unwrap_or_default();
+    let names = match first {
+        "PEER" => {
+            let roster = open(dir).ok().flatten().and_then(|mut link| request_roster(&mut link).ok());
+            roster.unwrap_or_default().peers.into_iter().map(|peer| peer.name).collect()
+        }
+        words if words.contains('|') => words.split('|').map(str::to_owned).collect(),
+        _ => Vec::new(),
+    };
+    names.into_iter().map(|name| (name, "")).collect()
 }

@@ -1,12 +1,13 @@
 //! `relay demo`: a real hub and real channels in a temporary directory, used by scripted sessions.
 
+use std::collections::VecDeque;
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,8 +34,7 @@ pub fn demo(args: &Args) -> Outcome {
     let stage = Stage::new(args)?;
     play(&stage)?;
     drop(stage);
-    out("The demo is over. Its hub has stopped, and its directory is removed.\n")?;
-    Ok(ExitCode::SUCCESS)
+    out("The demo is over. Its hub has stopped, and its directory is removed.\n")
 }
 
 /// The script.
@@ -48,21 +48,21 @@ fn play(stage: &Stage) -> Result<(), Failure> {
     stage.narrate("\nalice asks bob. The tool returns at once; the answer arrives later.\n")?;
     alice.call("relay_ask", json!({"to": "bob", "question": "did the auth token shape change?"}))?;
     bob.answer("Yes: since Tuesday it has `sub` and no `user_id`.")?;
-    alice.receive("reply")?;
+    alice.receive()?;
 
     stage.narrate("\nalice asks everyone. All answers come in one message, when the last is in.\n")?;
     alice.call("relay_broadcast", json!({"question": "what are you working on?"}))?;
     bob.answer("The token migration.")?;
     carol.answer("Reviewing bob's branch.")?;
-    alice.receive("summary")?;
+    alice.receive()?;
 
     stage.narrate("\ncarol is renamed to reviewer. alice asks reviewer, which exits without an answer.\n")?;
     carol.call("relay_rename", json!({"name": "reviewer"}))?;
     alice.call("relay_ask", json!({"to": "reviewer", "question": "is the branch good to merge?"}))?;
-    carol.receive("ask")?;
+    carol.receive()?;
     stage.narrate(&paint("1", " carol exits"))?;
     drop(carol);
-    alice.receive("failed")?;
+    alice.receive()?;
     out("\n")
 }
 
@@ -106,8 +106,8 @@ struct Actor<'a> {
     /// The channel's standard input and output.
     stream: Arc<UnixStream>,
     lines: Lines,
-    /// Messages that came while a response was awaited, the newest first.
-    pushed: Vec<Value>,
+    /// Messages that came while a response was awaited.
+    pushed: VecDeque<Value>,
 }
 
 impl<'a> Actor<'a> {
@@ -134,7 +134,7 @@ impl<'a> Actor<'a> {
             .spawn()?;
         let stream = Arc::new(stream);
         let lines = Lines::new(stream.clone());
-        let mut actor = Actor { stage, name, child, stream, lines, pushed: Vec::new() };
+        let mut actor = Actor { stage, name, child, stream, lines, pushed: VecDeque::new() };
         let client = json!({"name": "claude-code", "version": env!("CARGO_PKG_VERSION")});
         let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         actor.request("initialize", hello)?;
@@ -145,26 +145,26 @@ impl<'a> Actor<'a> {
     }
 
     fn send(&self, message: &Value) -> Result<(), Failure> {
-        let line = format!("{message}\n");
-        self.show_message("→", &line)?;
-        Ok((&*self.stream).write_all(line.as_bytes())?)
+        self.show_message("→", &message.to_string())?;
+        let written = writeln!(&*self.stream, "{message}");
+        Ok(written.map_err(|e| format!("the channel of {} takes nothing: {e}", self.name))?)
     }
 
     fn next(&mut self) -> Result<Value, Failure> {
         let Some(line) = self.lines.next(Some(Instant::now() + STEP_LIMIT))? else {
             return Err(format!("the channel of {} has exited", self.name).into());
         };
-        let line = String::from_utf8_lossy(line).into_owned();
-        self.show_message("←", &line)?;
-        serde_json::from_str(&line).map_err(|e| Failure::Other(format!("{} sent no JSON: {e}", self.name)))
+        let message: Value = serde_json::from_slice(line).map_err(io::Error::from)?;
+        self.show_message("←", &message.to_string())?;
+        Ok(message)
     }
 
     /// Prints a JSON-RPC message, with `--verbose`.
-    fn show_message(&self, arrow: &str, line: &str) -> Result<(), Failure> {
+    fn show_message(&self, arrow: &str, message: &str) -> Result<(), Failure> {
         if !self.stage.is_verbose {
             return Ok(());
         }
-        let line = format!("      {} {arrow} {}", self.name, first_line(line, MESSAGE_COLUMNS));
+        let line = format!("      {} {arrow} {}", self.name, first_line(message, MESSAGE_COLUMNS));
         out(&format!("{}\n", paint("2", &line)))
     }
 
@@ -176,7 +176,7 @@ impl<'a> Actor<'a> {
             if message["id"] == 1 {
                 return Ok(message["result"].clone());
             }
-            self.pushed.insert(0, message);
+            self.pushed.push_back(message);
         }
     }
 
@@ -185,47 +185,37 @@ impl<'a> Actor<'a> {
         let heading = paint("1", &format!("{:>6} calls {tool}", self.name));
         self.stage.narrate(&format!("{heading} {arguments}"))?;
         let result = self.request("tools/call", json!({"name": tool, "arguments": arguments}))?;
-        for line in result["content"][0]["text"].as_str().unwrap_or_default().lines() {
-            print_indented(line)?;
-        }
-        match result["isError"] == true || result.is_null() {
-            true => Err(format!("{tool} failed: {result}").into()),
-            false => Ok(()),
-        }
+        print_indented(result["content"][0]["text"].as_str().unwrap_or_default())
     }
 
-    /// Waits for a push of this kind and prints what Claude Code would show to the model.
-    fn receive(&mut self, kind: &str) -> Result<Value, Failure> {
-        let message = match self.pushed.pop() {
+    /// Waits for a push, prints what Claude Code would show to the model, and returns its attributes.
+    fn receive(&mut self) -> Result<Value, Failure> {
+        let message = match self.pushed.pop_front() {
             Some(message) => message,
             None => self.next()?,
         };
         if message["method"] != "notifications/claude/channel" {
-            return self.receive(kind);
+            return self.receive();
         }
         let (meta, text) = (&message["params"]["meta"], &message["params"]["content"]);
         let field = |key: &str| meta[key].as_str().unwrap_or_default();
-        let from = if kind == "summary" { "" } else { &format!(" from {}", field("from")) };
-        let heading = paint("1", &format!("{:>6} receives: {}{from}", self.name, field("kind")));
-        self.stage.narrate(&format!("{heading} ({}{})", field("ask_id"), field("broadcast_id")))?;
-        if let Some(line) = text.as_str().and_then(|text| text.lines().next()) {
-            print_indented(line)?;
-        }
-        match field("kind") == kind {
-            true => Ok(meta.clone()),
-            false => Err(format!("{} expected a {kind}: {message}", self.name).into()),
-        }
+        let from = if field("from").is_empty() { "" } else { &format!(" from {}", field("from")) };
+        let heading = format!("{:>6} receives: {}{from}", self.name, field("kind"));
+        let id = format!("{}{}", field("ask_id"), field("broadcast_id"));
+        self.stage.narrate(&format!("{} ({id})", paint("1", &heading)))?;
+        print_indented(text.as_str().and_then(|text| text.lines().next()).unwrap_or_default())?;
+        Ok(meta.clone())
     }
 
     /// Receives a question and answers it.
     fn answer(&mut self, answer: &str) -> Result<(), Failure> {
-        let meta = self.receive("ask")?;
+        let meta = self.receive()?;
         self.call("relay_reply", json!({"ask_id": meta["ask_id"], "answer": answer}))
     }
 }
 
-fn print_indented(line: &str) -> Result<(), Failure> {
-    out(&format!("         {}\n", first_line(line, RESULT_COLUMNS)))
+fn print_indented(text: &str) -> Result<(), Failure> {
+    text.lines().try_for_each(|line| out(&format!("         {}\n", first_line(line, RESULT_COLUMNS))))
 }
 
 impl Drop for Actor<'_> {

@@ -1,9 +1,7 @@
 //! `relay doctor`: diagnoses problems and suggests fixes. It changes nothing.
 
-use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,21 +10,18 @@ use serde_json::Value;
 
 use super::args::Args;
 use super::claude::{self, CHANNEL_FLAG, INSTALL_CLAUDE, PLUGIN, Plugin, SessionFile, claude};
-use super::peers::{is_local, request_roster, unregistered};
-use super::settings::{self, RULE, Settings};
-use super::setup::AUTO_MODE;
+use super::peers::{request_roster, unregistered};
+use super::settings::{self, RULE, Settings, replace};
+use super::setup::WHY_ALLOW;
 use super::status::request_status;
 use super::terminal::{out, paint};
-use super::{Failure, Outcome, count, is_no_hub, print};
+use super::{Failure, Outcome, count, open, print};
 use crate::datadir::DataDir;
-use crate::link::{Link, Start};
 use crate::span::span;
-use crate::wire::{Code, PeerKind, Roster};
+use crate::wire::{Code, PeerKind, Roster, Status};
 
 /// The first version of Claude Code whose sessions have an inbox.
 const INBOX: [u32; 3] = [2, 1, 224];
-/// The first version of Claude Code that starts in auto mode.
-const AUTO: [u32; 3] = [2, 1, 332];
 /// The size of all logs, in bytes, from which they are a problem.
 const LARGE_LOGS: u64 = 45_000_000;
 /// How much is written to find a full disk, in bytes.
@@ -48,134 +43,106 @@ enum Level {
 #[derive(Serialize)]
 struct Finding {
     check: &'static str,
-    /// Whether this is no error.
-    ok: bool,
     level: Level,
     detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    remedy: String,
 }
 
-/// The `--json` output: all findings. Without `--json` each is printed at once.
-#[derive(Serialize)]
+/// The `--json` output.
+#[derive(Default, Serialize)]
 struct Report {
     findings: Vec<Finding>,
-    #[serde(skip)]
-    json: bool,
-    /// The first error of printing.
-    #[serde(skip)]
-    printed: Result<(), Failure>,
 }
 
 impl Report {
     fn ok(&mut self, check: &'static str, detail: impl Into<String>) {
-        self.add(check, Level::Ok, detail.into(), None);
+        self.add(check, Level::Ok, detail, "");
     }
 
     fn warning(&mut self, check: &'static str, detail: impl Into<String>, remedy: &str) {
-        self.add(check, Level::Warning, detail.into(), Some(remedy.to_owned()));
+        self.add(check, Level::Warning, detail, remedy);
     }
 
     fn error(&mut self, check: &'static str, detail: impl Into<String>, remedy: &str) {
-        self.add(check, Level::Error, detail.into(), Some(remedy.to_owned()));
+        self.add(check, Level::Error, detail, remedy);
     }
 
-    fn add(&mut self, check: &'static str, level: Level, detail: String, remedy: Option<String>) {
-        let mark = match level {
-            Level::Ok => paint("32", "ok     "),
-            Level::Warning => paint("33", "warning"),
-            Level::Error => paint("31", "ERROR  "),
-        };
-        if !self.json && self.printed.is_ok() {
-            let fix = remedy.as_ref().map(|remedy| format!("{:20}→ {remedy}\n", "")).unwrap_or_default();
-            self.printed = out(&format!("{mark} {check:11} {detail}\n{fix}"));
-        }
-        self.findings.push(Finding { check, ok: level < Level::Error, level, detail, remedy });
+    fn add(&mut self, check: &'static str, level: Level, detail: impl Into<String>, remedy: &str) {
+        self.findings.push(Finding { check, level, detail: detail.into(), remedy: remedy.to_owned() });
     }
+}
+
+fn describe_finding(Finding { check, level, detail, remedy }: &Finding) -> String {
+    let mark = match level {
+        Level::Ok => paint("32", "ok     "),
+        Level::Warning => paint("33", "warning"),
+        Level::Error => paint("31", "ERROR  "),
+    };
+    let fix = if remedy.is_empty() { "" } else { &format!("{:20}→ {remedy}\n", "") };
+    format!("{mark} {check:11} {detail}\n{fix}")
 }
 
 /// Runs `relay doctor`. Exit code 1 means that there is an error.
 pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
-    let mut report = Report { findings: Vec::new(), json: args.has("json"), printed: Ok(()) };
+    let mut report = Report::default();
     let program = std::env::current_exe().unwrap_or_default();
     report.ok("relay", format!("{VERSION}, {}", program.display()));
-    let cwd = std::env::current_dir().unwrap_or_default();
-    let plugin = check_client(&mut report, &cwd);
+    let plugin = check_client(&mut report);
     let is_usable = check_directory(&mut report, dir);
     if let Some(roster) = check_hub(&mut report, dir, is_usable) {
         check_peers(&mut report, &roster);
-        check_sessions(&mut report, &roster, plugin.as_ref());
+        check_sessions(&mut report, &roster, &plugin);
     }
     check_logs(&mut report, dir);
-    if report.json {
-        print(&report)?;
+    match args.has("json") {
+        true => print(&report)?,
+        false => out(&report.findings.iter().map(describe_finding).collect::<String>())?,
     }
-    report.printed?;
-    let is_healthy = report.findings.iter().all(|finding| finding.ok);
-    Ok(if is_healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_healthy = report.findings.iter().all(|finding| finding.level < Level::Error);
+    if is_healthy { Ok(()) } else { Err(Failure::Exit(ExitCode::FAILURE)) }
 }
 
-/// Claude Code, its settings and the plugin in it. Returns the plugin.
-fn check_client(report: &mut Report, cwd: &Path) -> Option<Plugin> {
-    let version = match claude(&["--version"]) {
-        Ok(version) => version,
-        Err(why) => {
-            report.error("claude", why.replace(&format!("; {INSTALL_CLAUDE}"), ""), INSTALL_CLAUDE);
-            return None;
-        }
-    };
-    let number = claude::parse_version(&version);
-    let paths = match number.as_slice() >= INBOX.as_slice() {
+/// Claude Code, its settings and the plugin in it. The error is why no session has the plugin.
+fn check_client(report: &mut Report) -> Result<Plugin, String> {
+    let version = claude(&["--version"]).inspect_err(|why| {
+        report.error("claude", why.replace(&format!("; {INSTALL_CLAUDE}"), ""), INSTALL_CLAUDE);
+    })?;
+    let paths = match claude::parse_version(&version).as_slice() >= INBOX.as_slice() {
         true => "every session can receive messages, with or without the channel flag",
         false => "sessions before 2.1.224 have no inbox; they receive messages by a hook or the channel flag",
     };
     report.ok("claude", format!("{version}: {paths}"));
     if let Some(why) = settings::parse_error() {
         let detail = format!("Claude Code enables no plugin, because its settings are not JSON: {why}");
-        report.error("settings", detail, "correct that file by hand");
-        return None;
+        report.error("settings", &detail, "correct that file by hand");
+        return Err(detail);
     }
-    let plugin = check_plugin(report);
-    check_settings(report, cwd, &number);
-    plugin
-}
-
-fn check_plugin(report: &mut Report) -> Option<Plugin> {
-    let missing = || format!("{PLUGIN} is not installed");
-    let plugin = match claude::plugin().and_then(|plugin| plugin.ok_or_else(missing)) {
-        Ok(plugin) => plugin,
-        Err(why) => {
-            report.error("plugin", why, "relay setup");
-            return None;
-        }
-    };
-    let version = &plugin.version;
     // The checkout or copy that the plugin is read from may have been moved or deleted.
     let moved = claude::marketplace().ok().flatten().and_then(|marketplace| marketplace.path);
     if let Some(path) = moved.filter(|path| !path.join(".claude-plugin/marketplace.json").exists()) {
         let detail = format!("{} is gone, and sessions start without the plugin", path.display());
         report.error("marketplace", detail, "relay setup");
     }
-    if !plugin.errors.is_empty() {
-        let errors = plugin.errors.join("; ");
-        report.error("plugin", format!("{PLUGIN} {version} failed to load: {errors}"), "relay setup");
-        return Some(plugin);
-    }
-    match plugin.enabled {
-        true => report.ok("plugin", format!("{PLUGIN} {version}, enabled")),
-        false => report.error("plugin", format!("{PLUGIN} {version} is disabled"), "relay setup"),
-    }
+    let plugin = enabled_plugin().inspect_err(|why| report.error("plugin", why, "relay setup"))?;
+    report.ok("plugin", format!("{PLUGIN} {}, enabled", plugin.version));
     check_launcher(report, &plugin);
-    Some(plugin)
+    check_settings(report);
+    Ok(plugin)
+}
+
+fn enabled_plugin() -> Result<Plugin, String> {
+    match claude::plugin()? {
+        None => Err("the plugin is not installed".to_owned()),
+        Some(plugin) if !plugin.errors.is_empty() => {
+            Err(format!("the plugin failed to load: {}", plugin.errors.join("; ")))
+        }
+        Some(plugin) if !plugin.enabled => Err("the plugin is disabled".to_owned()),
+        Some(plugin) => Ok(plugin),
+    }
 }
 
 fn check_launcher(report: &mut Report, plugin: &Plugin) {
-    let program = claude::server_command(plugin).ok().and_then(|words| words.into_iter().next());
-    let is_file =
-        |path: &String| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 == 0);
-    if let Some(path) = program.filter(is_file) {
-        return report.error("launcher", format!("{path} is not executable"), &format!("chmod +x '{path}'"));
-    }
     let why = match claude::started_program(plugin) {
         Ok(program) if program.starts_with(VERSION) => {
             return report.ok("launcher", format!("starts relay {program}"));
@@ -186,9 +153,10 @@ fn check_launcher(report: &mut Report, plugin: &Plugin) {
     report.error("launcher", why, "run `relay setup`, then restart the sessions");
 }
 
-/// What the settings that apply in `cwd` mean for us.
-fn check_settings(report: &mut Report, cwd: &Path, version: &[u32]) {
-    let settings = Settings::read(cwd);
+/// What the settings that apply in the working directory mean for us.
+fn check_settings(report: &mut Report) {
+    let cwd = std::env::current_dir().unwrap_or_default();
+    let settings = Settings::read(&cwd);
     if let Some(path) = settings.disables_hooks() {
         let path = path.display();
         let detail = format!(
@@ -196,20 +164,16 @@ fn check_settings(report: &mut Report, cwd: &Path, version: &[u32]) {
         );
         report.error("hooks", detail, "remove disableAllHooks from that file");
     }
-    let is_auto = settings.mode().map_or(version >= AUTO.as_slice(), |mode| mode == "auto");
     if let Some((rule, path)) = settings.denial() {
         let detail = format!("permissions.deny in {} has {rule}: sessions cannot answer", path.display());
         report.error("permission", detail, "remove that rule");
     } else if settings.is_allowed() {
         report.ok("permission", "sessions use the relay tools without a dialog");
     } else {
-        let detail = match is_auto {
-            true => format!("{RULE} is not allowed. {AUTO_MODE}"),
-            false => "a dialog asks on the first use of a relay tool, also to answer".to_owned(),
-        };
+        let detail = format!("{RULE} is not allowed. {WHY_ALLOW}");
         report.warning("permission", detail, "relay setup --allow");
     }
-    let others = settings::other_servers(&settings::state(), cwd);
+    let others = settings::other_servers(&settings::state(), &cwd);
     if !others.is_empty() {
         let detail = format!("MCP server {} starts a second channel in each session", others.join(", "));
         report.error("channels", detail, &format!("claude mcp remove {}", others[0]));
@@ -218,13 +182,10 @@ fn check_settings(report: &mut Report, cwd: &Path, version: &[u32]) {
 
 /// The data directory and the files in it. Returns whether a hub can use the directory.
 fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
-    let mode = |path: &Path| fs::symlink_metadata(path).map_or(0, |meta| meta.permissions().mode() & 0o777);
     let (path, choose) = (dir.path().display(), "choose another directory with RELAY_DATA_DIR");
-    let close = format!("check the files in it, then chmod 700 {path}");
     match dir.look() {
         Err(why) => {
-            let remedy = if why.contains("others can") { &close } else { choose };
-            report.error("directory", why, remedy);
+            report.error("directory", why, choose);
             return false;
         }
         Ok(false) => {
@@ -233,12 +194,15 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
         }
         Ok(true) => {}
     }
-    let dir_mode = mode(dir.path());
-    if dir_mode & 0o077 != 0 {
-        report.error("directory", format!("{path} is open to other users (mode {dir_mode:o})"), &close);
+    let mode = fs::metadata(dir.path()).map_or(0, |meta| meta.permissions().mode() & 0o777);
+    if mode & 0o077 != 0 {
+        let remedy = format!("check the files in it, then chmod 700 {path}");
+        report.error("directory", format!("{path} is open to other users (mode {mode:o})"), &remedy);
         return false;
     }
-    match probe(dir) {
+    // A disk or a quota that is full shows only so. The name is one that does not count as content of the directory.
+    let probe = dir.path().join(".probe-doctor");
+    match replace(&probe, &[0; PROBE], 0o600).and_then(|()| fs::remove_file(probe)) {
         Err(e) => {
             let detail = format!("cannot write {} KiB to {path}: {e}", PROBE >> 10);
             report.error("directory", detail, &format!("free some space, or {choose}"));
@@ -250,56 +214,45 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
         report.ok("machine", detail);
     }
     let socket = dir.socket_path();
-    match fs::symlink_metadata(&socket) {
-        Ok(meta) if !meta.file_type().is_socket() => {
-            let what = if meta.is_dir() { "a directory" } else { "a file" };
-            let detail = format!("{} is {what}, so sessions cannot reach a hub", socket.display());
-            report.error("socket", detail, &format!("rm -r '{}'", socket.display()));
-        }
-        Ok(_) if mode(&socket) & 0o077 != 0 => {
-            let detail = format!("other users can connect to it (mode {:o})", mode(&socket));
-            report.error("socket", detail, &format!("chmod 600 '{}'", socket.display()));
-        }
-        _ => {}
+    if let Some(meta) = fs::symlink_metadata(&socket).ok().filter(|meta| !meta.file_type().is_socket()) {
+        let what = if meta.is_dir() { "a directory" } else { "a file" };
+        let detail = format!("{} is {what}, so sessions cannot reach a hub", socket.display());
+        report.error("socket", detail, &format!("rm -r '{}'", socket.display()));
     }
     true
 }
 
-/// Writes a file and removes it again: a disk or a quota that is full shows only so.
-fn probe(dir: &DataDir) -> std::io::Result<()> {
-    // The name is one that does not count as content of the directory; see `DataDir`.
-    let path = dir.path().join(format!(".probe-doctor-{}", std::process::id()));
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    let written = file.and_then(|mut file| file.write_all(&vec![0; PROBE]));
-    let removed = fs::remove_file(&path);
-    written.and(removed)
-}
-
 /// The hub. Returns its roster, which is empty if no hub runs; `None` if the hub can't be used.
 fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Roster> {
-    let opened = Link::open(dir, Start::No).and_then(|mut link| Ok((request_status(&mut link)?, link)));
-    let (status, mut link) = match opened {
-        Ok(opened) => opened,
-        Err(fault) if fault.code == Code::NotAllowed => {
-            report.ok("hub", format!("it runs elsewhere, behind {}", dir.client_socket().display()));
-            return Link::open(dir, Start::No).and_then(|mut link| request_roster(&mut link)).ok();
-        }
-        Err(fault) if !is_usable && fault.code == Code::HubUnreachable => return None, // reported already
-        Err(fault) if is_no_hub(dir, &fault) => {
-            report.ok(
-                "hub",
-                match dir.elsewhere() {
-                    None => "not running; the first session starts it".to_owned(),
-                    Some(_) => fault.message,
-                },
-            );
+    let mut link = match open(dir) {
+        Ok(Some(link)) => link,
+        Ok(None) => {
+            match dir.elsewhere() {
+                None => report.ok("hub", "not running; the first session starts it"),
+                Some(socket) => {
+                    let detail = format!("no hub listens on {}, so there are no peers", socket.display());
+                    report.warning("hub", detail, "relay hub --detach, on the machine that it belongs to");
+                }
+            }
             return Some(Roster::default());
         }
+        Err(_) if !is_usable => return None, // reported already
         Err(fault) => {
             report.error("hub", fault.message, RESTART);
             return None;
         }
     };
+    match request_status(&mut link) {
+        Ok(status) => check_status(report, dir, &status),
+        Err(fault) if fault.code == Code::NotAllowed => {
+            report.ok("hub", format!("it runs elsewhere, behind {}", dir.client_socket().display()));
+        }
+        Err(fault) => report.error("hub", fault.message, RESTART),
+    }
+    request_roster(&mut link).ok()
+}
+
+fn check_status(report: &mut Report, dir: &DataDir, status: &Status) {
     let (version, up, peers) = (&status.version, span(status.uptime_s), count(status.peers, "peer"));
     match version == VERSION {
         true => report.ok("hub", format!("{version}, process {}, up for {up}, {peers}", status.pid)),
@@ -315,23 +268,23 @@ fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Rost
             report.ok("journal", format!("{size} KiB, {}", path.display()));
         }
     }
-    request_roster(&mut link).ok()
 }
 
 /// The sessions that are registered with the hub.
 fn check_peers(report: &mut Report, roster: &Roster) {
-    let mut processes: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
     for peer in roster.peers.iter().filter(|peer| peer.kind == PeerKind::Session) {
-        if is_local(peer) {
-            processes.entry(peer.pid).or_default().push(&peer.name);
+        let (name, others) = (&peer.name, &peer.other_channels);
+        if !others.is_empty() {
+            let remedy =
+                "keep the plugin; remove the other server with `claude mcp remove`, then restart the session";
+            let detail = format!("{name} has {} channels: {name}, {}", others.len() + 1, others.join(", "));
+            report.error("channels", detail, remedy);
         }
-        let name = &peer.name;
         let Some(path) = peer.push.map(|path| path.name()) else {
             let detail =
                 format!("{name}: no path works; it receives messages with its next use of a relay tool");
-            let remedy = format!(
-                "for Claude Code: restart it, preferably as claude {CHANNEL_FLAG}; another client: relay_wait"
-            );
+            let remedy =
+                format!("allow hooks or the inbox in its settings, or restart it as claude {CHANNEL_FLAG}");
             report.error("session", detail, &remedy);
             continue;
         };
@@ -341,19 +294,16 @@ fn check_peers(report: &mut Report, roster: &Roster) {
         };
         report.ok("session", format!("{name}: reached by {path}{confirmed}"));
     }
-    for (pid, names) in processes.into_iter().filter(|(_, names)| names.len() > 1) {
-        let (n, names) = (names.len(), names.join(", "));
-        let remedy =
-            "keep the plugin; remove the other server with `claude mcp remove`, then restart the session";
-        report.error("channels", format!("the session with process {pid} has {n} channels: {names}"), remedy);
-    }
 }
 
 /// The sessions that run and are not registered, each with the reason.
-fn check_sessions(report: &mut Report, roster: &Roster, plugin: Option<&Plugin>) {
+fn check_sessions(report: &mut Report, roster: &Roster, plugin: &Result<Plugin, String>) {
     let state = settings::state();
     for session in unregistered(roster, claude::running_sessions()) {
-        let (reason, remedy) = absence_reason(&session, plugin, &state);
+        let (reason, remedy) = match plugin {
+            Ok(plugin) => absence_reason(&session, plugin, &state),
+            Err(why) => (why.clone(), "run `relay setup`, then restart it"),
+        };
         report.error("session", format!("{} cannot be asked: {reason}", describe(&session)), remedy);
     }
     for (dir, session) in claude::foreign_sessions() {
@@ -368,20 +318,14 @@ fn describe(session: &SessionFile) -> String {
     format!("{name} (process {}, in {})", session.pid, claude::abbreviate_home(&session.cwd))
 }
 
-/// Why a running session is not registered, and the remedy.
-fn absence_reason(session: &SessionFile, plugin: Option<&Plugin>, state: &Value) -> (String, &'static str) {
-    const RESTART: &str = "run `relay setup`, then restart it";
-    let Some(plugin) = plugin else { return ("the plugin is not installed".to_owned(), "relay setup") };
-    let (reason, remedy) = if !plugin.errors.is_empty() {
-        ("the plugin failed to load", RESTART)
-    } else if let Some(path) = Settings::read(Path::new(&session.cwd)).disables_plugin() {
+/// Why a running session is not registered although the plugin is enabled, and the remedy.
+fn absence_reason(session: &SessionFile, plugin: &Plugin, state: &Value) -> (String, &'static str) {
+    let (reason, remedy) = if let Some(path) = Settings::read(Path::new(&session.cwd)).disables_plugin() {
         let reason = format!("the plugin is disabled in {}", path.display());
         return (reason, "enable it there, then restart the session");
-    } else if !plugin.enabled {
-        ("the plugin is disabled", RESTART)
     } else if settings::is_server_disabled(state, &session.cwd) {
         ("its MCP server is disabled in that project", "enable plugin:relay:relay with /mcp in it")
-    } else if claude::parse_time(&plugin.installed_at).is_some_and(|at| session.started_ms < at) {
+    } else if session.started_before(&plugin.installed_at) {
         ("it started before the plugin was installed", "type /reload-plugins in it, or restart it")
     } else {
         ("its channel is not connected to this hub", "see /mcp in it; its errors are in the MCP log")

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::width::{columns, keep_start, width};
+use super::width::{columns, keep_end, keep_start, width};
 use crate::wire::MAX_TEXT;
 
 /// The longest escape sequence, in bytes; a longer one is dropped.
@@ -18,24 +18,11 @@ pub enum Input {
     Line(String),
     /// Tab was pressed.
     Complete,
-    /// Ctrl-L was pressed.
-    ClearScreen,
     /// Ctrl-D was pressed on an empty line.
     End,
 }
 
-/// The result of a completion.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Completion {
-    /// The line was extended.
-    Extended,
-    /// No candidate matches.
-    NoMatch,
-    /// These candidates match, and they have no longer common beginning.
-    Ambiguous(Vec<String>),
-}
-
-/// A line that is being edited, with a history. Keys are those of readline's Emacs mode.
+/// A line that is being edited, with a history. Keys are among those of readline's Emacs mode.
 #[derive(Default)]
 pub struct Editor {
     text: String,
@@ -49,8 +36,6 @@ pub struct Editor {
     recalled: usize,
     /// The new line while an earlier one is shown.
     draft: String,
-    /// What was cut last.
-    clipboard: String,
 }
 
 impl Editor {
@@ -85,7 +70,6 @@ impl Editor {
             b"\t" if self.is_pasting => self.insert("\t"),
             b"\n" | b"\r" => return Some(Input::Line(self.finish())),
             b"\t" => return Some(Input::Complete),
-            b"\x0c" => return Some(Input::ClearScreen),
             b"\x04" if self.text.is_empty() => return Some(Input::End),
             b"\x02" | b"\x1b[D" | b"\x1bOD" => self.cursor = self.before(self.cursor),
             b"\x06" | b"\x1b[C" | b"\x1bOC" => self.cursor = self.after(self.cursor),
@@ -93,13 +77,12 @@ impl Editor {
             b"\x05" | b"\x1b[F" | b"\x1bOF" | b"\x1b[4~" | b"\x1b[8~" => self.cursor = self.text.len(),
             b"\x1bb" | b"\x1b[1;5D" | b"\x1b[1;3D" => self.cursor = self.word_start(),
             b"\x1bf" | b"\x1b[1;5C" | b"\x1b[1;3C" => self.cursor = self.word_end(),
-            b"\x7f" | b"\x08" => drop(self.delete(self.before(self.cursor), self.cursor)),
-            b"\x04" | b"\x1b[3~" => drop(self.delete(self.cursor, self.after(self.cursor))),
-            b"\x0b" => self.cut(self.cursor, self.text.len()),
-            b"\x15" => self.cut(0, self.cursor),
-            b"\x17" | b"\x1b\x7f" => self.cut(self.word_start(), self.cursor),
-            b"\x1bd" => self.cut(self.cursor, self.word_end()),
-            b"\x19" => self.insert(&self.clipboard.clone()),
+            b"\x7f" | b"\x08" => self.delete(self.before(self.cursor), self.cursor),
+            b"\x04" | b"\x1b[3~" => self.delete(self.cursor, self.after(self.cursor)),
+            b"\x0b" => self.delete(self.cursor, self.text.len()),
+            b"\x15" => self.delete(0, self.cursor),
+            b"\x17" | b"\x1b\x7f" => self.delete(self.word_start(), self.cursor),
+            b"\x1bd" => self.delete(self.cursor, self.word_end()),
             b"\x10" | b"\x1b[A" | b"\x1bOA" => self.recall(self.recalled.checked_sub(1)),
             b"\x0e" | b"\x1b[B" | b"\x1bOB" => self.recall(self.recalled.checked_add(1)),
             [0..0x20, ..] => {} // a key without a meaning here
@@ -116,15 +99,9 @@ impl Editor {
         }
     }
 
-    fn delete(&mut self, from: usize, to: usize) -> String {
+    fn delete(&mut self, from: usize, to: usize) {
         self.cursor = from;
-        self.text.drain(from..to).collect()
-    }
-
-    fn cut(&mut self, from: usize, to: usize) {
-        if from < to {
-            self.clipboard = self.delete(from, to);
-        }
+        self.text.drain(from..to);
     }
 
     /// Takes the line, adds it to the history, and begins a new one.
@@ -158,19 +135,16 @@ impl Editor {
         self.text.replace(['\n', '\t'], " ")
     }
 
-    /// The offsets at which the cursor can stand: before every character that has a column of its own, and at the end.
-    fn stops(&self) -> Vec<usize> {
-        let shown = self.shown();
-        let starts = columns(&shown).filter(|(_, width)| *width > 0).map(|(at, _)| at);
-        starts.chain([shown.len()]).collect()
-    }
-
+    /// The offset before the last character with a column of its own that begins before `at`.
     fn before(&self, at: usize) -> usize {
-        self.stops().into_iter().rev().find(|stop| *stop < at).unwrap_or(0)
+        columns(&self.shown()[..at]).filter(|(_, width)| *width > 0).last().map_or(0, |(start, _)| start)
     }
 
+    /// The offset after the character at `at`, and the marks that follow it.
     fn after(&self, at: usize) -> usize {
-        self.stops().into_iter().find(|stop| *stop > at).unwrap_or(self.text.len())
+        let shown = self.shown();
+        let next = columns(&shown[at..]).filter(|(_, width)| *width > 0).nth(1);
+        next.map_or(shown.len(), |(start, _)| at + start)
     }
 
     fn word_start(&self) -> usize {
@@ -190,52 +164,39 @@ impl Editor {
         Some(&self.text[..self.cursor]).filter(|word| !word.is_empty() && !word.contains(char::is_whitespace))
     }
 
-    /// Completes [`word`](Self::word) from `candidates`, ignoring case.
-    pub fn complete(&mut self, candidates: impl IntoIterator<Item = String>) -> Completion {
-        let Some(word) = self.word().map(str::to_lowercase) else { return Completion::NoMatch };
-        let mut matches: Vec<String> = candidates.into_iter().filter(|c| c.starts_with(&word)).collect();
-        let Some(first) = matches.first() else { return Completion::NoMatch };
-        let common = matches.iter().fold(first.as_str(), |common, other| common_start(common, other));
-        let end = if matches.len() == 1 { " " } else { "" };
-        if common.len() == word.len() && end.is_empty() {
-            matches.sort();
-            return Completion::Ambiguous(matches);
+    /// Completes [`word`](Self::word) from `candidates`, ignoring case. Returns the candidates that match, if they have no longer
+    /// common beginning.
+    pub fn complete(&mut self, candidates: impl IntoIterator<Item = String>) -> Option<Vec<String>> {
+        let word = self.word().map(str::to_lowercase);
+        let is_match = |candidate: &String| {
+            word.as_ref().is_some_and(|word| candidate.to_lowercase().starts_with(word.as_str()))
+        };
+        let mut matches: Vec<String> = candidates.into_iter().filter(is_match).collect();
+        matches.sort();
+        let mut common = matches.first().cloned().unwrap_or_default();
+        while !matches.iter().all(|candidate| candidate.starts_with(&common)) {
+            common.pop();
         }
-        let whole = format!("{common}{end}");
+        if matches.len() == 1 {
+            common.push(' ');
+        }
+        if matches.is_empty() || Some(common.to_lowercase()) == word {
+            return Some(matches);
+        }
         self.delete(0, self.cursor);
-        self.insert(&whole);
-        Completion::Extended
+        self.insert(&common);
+        None
     }
 
     /// The prompt and the part of the line around the cursor that fits into `most` columns, and the column of the cursor.
     pub fn render(&self, most: usize) -> (String, usize) {
         let room = most.saturating_sub(PROMPT.len() + 1).max(4); // the last column stays free
         let shown = self.shown();
-        let cursor = width(&shown[..self.cursor]);
-        // Scroll by half the room, so that the text does not move with every key.
-        let page = room / 2;
-        let skipped = if width(&shown) <= room { 0 } else { (cursor / page).saturating_sub(1) * page };
-        let mut seen = 0;
-        let start = columns(&shown).find(|(_, width)| {
-            seen += width;
-            seen > skipped
-        });
-        let start = if skipped == 0 { 0 } else { start.map_or(shown.len(), |(at, _)| at) };
-        let column = width(&shown[start.min(self.cursor)..self.cursor]);
-        let mark = if start > 0 { "…" } else { "" };
-        let rest: String = shown[start..].chars().skip(usize::from(start > 0)).collect();
-        (format!("{PROMPT}{}", keep_start(&format!("{mark}{rest}"), room)), PROMPT.len() + column)
+        let (before, after) = shown.split_at(self.cursor);
+        let before = keep_end(before, room - width(after).min(room / 2));
+        let column = PROMPT.len() + width(&before);
+        (format!("{PROMPT}{before}{}", keep_start(after, room - width(&before))), column)
     }
-}
-
-/// The longest common beginning of two texts.
-fn common_start<'a>(a: &'a str, b: &str) -> &'a str {
-    let end = a
-        .char_indices()
-        .zip(b.chars())
-        .find(|((_, x), y)| x != y)
-        .map_or(a.len().min(b.len()), |((at, _), _)| at);
-    &a[..end]
 }
 
 #[cfg(test)]
@@ -266,7 +227,7 @@ mod tests {
             ("abc\x01\x04", "|bc"),
             ("one two\x17", "one |"),
             ("one two\x1bb\x0b", "one |"),
-            ("one two\x1b[1;5D\x15\x05\x19", "twoone |"),
+            ("one two\x1b[1;5D\x15", "|two"),
             ("one two\x01\x1bf!", "one!| two"),
             ("one two\x01\x1bd", "| two"),
             ("日本\x1b[Dx", "日x|本"),
@@ -307,26 +268,26 @@ mod tests {
 
     #[test]
     fn tab_completes_the_first_word() {
-        let names = || ["@web-app", "@web-api", "@docs"].map(str::to_owned);
+        let names = || ["@Web-app", "@Web-api", "@docs"].map(str::to_owned);
         let mut editor = Editor::default();
         assert_eq!(editor.feed(b"@D\t"), [Input::Complete]);
-        assert_eq!(editor.complete(names()), Completion::Extended);
+        assert_eq!(editor.complete(names()), None);
         assert_eq!(editor.text, "@docs ");
-        assert_eq!(editor.complete(names()), Completion::NoMatch, "the second word is no name");
+        assert_eq!(editor.complete(names()), Some(vec![]), "the second word is no name");
         editor.feed(b"\x15@w");
-        assert_eq!(editor.complete(names()), Completion::Extended);
-        assert_eq!(editor.text, "@web-ap");
-        let both = vec!["@web-api".to_owned(), "@web-app".to_owned()];
-        assert_eq!(editor.complete(names()), Completion::Ambiguous(both));
+        assert_eq!(editor.complete(names()), None);
+        assert_eq!(editor.text, "@Web-ap");
+        let both = vec!["@Web-api".to_owned(), "@Web-app".to_owned()];
+        assert_eq!(editor.complete(names()), Some(both));
         editor.feed(b"x");
-        assert_eq!(editor.complete(names()), Completion::NoMatch);
+        assert_eq!(editor.complete(names()), Some(vec![]));
     }
 
     #[test]
     fn a_long_line_scrolls_and_the_cursor_stays_visible() {
         let mut editor = Editor::default();
         editor.feed("日本語 and more words, ".repeat(5).as_bytes());
-        for _ in 0..editor.stops().len() {
+        while editor.cursor > 0 {
             for most in [12, 20, 79] {
                 let (line, column) = editor.render(most);
                 assert!(width(&line) < most && column < most, "{line:?} {column} {most}");
@@ -334,7 +295,6 @@ mod tests {
             }
             editor.feed(b"\x02");
         }
-        assert_eq!(editor.cursor, 0);
         assert!(editor.render(20).0.starts_with("> 日本語"));
     }
 

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::Failure;
 use crate::client::{Client, Event};
 use crate::datadir::DataDir;
 use crate::link::{self, FromHub, unreachable};
@@ -32,8 +33,6 @@ pub enum News {
     Hub(Event),
     /// Bytes from stdin; empty at its end.
     Typed(Vec<u8>),
-    /// A signal says to leave, with this exit code.
-    Signal(ExitCode),
     /// Nothing happened for the time given.
     Quiet,
 }
@@ -61,14 +60,11 @@ impl Guest {
             .map_err(cannot)?;
         if joins {
             let typed = send.clone();
-            let read = move || {
+            let read = move || loop {
                 let mut buffer = [0; 4096];
-                loop {
-                    let n = stdin().lock().read(&mut buffer).unwrap_or(0);
-                    let typed = typed.send(Received::Typed(buffer[..n].to_vec()));
-                    if n == 0 || typed.is_err() {
-                        return;
-                    }
+                let n = stdin().lock().read(&mut buffer).unwrap_or(0);
+                if typed.send(Received::Typed(buffer[..n].to_vec())).is_err() || n == 0 {
+                    return;
                 }
             };
             spawn("stdin", SMALL, read).map_err(cannot)?;
@@ -135,41 +131,29 @@ impl Guest {
     /// The next event, or [`News::Quiet`] after `patience`.
     ///
     /// # Errors
-    /// No hub can be reached, or it refused the registration.
-    pub fn next(&mut self, patience: Duration) -> Result<News, Fault> {
+    /// No hub can be reached, it refused the registration, or a signal says to leave.
+    pub fn next(&mut self, patience: Duration) -> Result<News, Failure> {
         let until = Instant::now() + patience;
         loop {
-            if let Some(event) = self.early.pop_front() {
-                return Ok(News::Hub(event));
+            match self.early.pop_front() {
+                Some(Event::Refused(fault)) => return Err(fault.into()),
+                Some(Event::Ended { request: ToHub::Withdraw { .. }, .. }) => continue,
+                Some(event) => return Ok(News::Hub(event)),
+                None if Instant::now() >= until => return Ok(News::Quiet),
+                None => {}
             }
             let wake = self.client.deadline().map_or(until, |at| at.min(until));
-            let events = match self.received.recv_deadline(wake) {
+            match self.received.recv_deadline(wake) {
                 Ok(Received::Typed(bytes)) => return Ok(News::Typed(bytes)),
                 Ok(Received::Signal(signal)) => {
-                    return Ok(News::Signal(ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))));
+                    let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
+                    return Err(Failure::Exit(ExitCode::from(code)));
                 }
-                Ok(Received::Hub(message)) => {
-                    let no_hub = match &message {
-                        FromHub::Down(why) if !self.client.is_connected() => Some(why.clone()),
-                        _ => None,
-                    };
-                    let events = self.client.handle(message);
-                    if let Some(why) = no_hub {
-                        return Err(why);
-                    }
-                    events
+                Ok(Received::Hub(FromHub::Down(why))) if !self.client.is_connected() => {
+                    return Err(why.into());
                 }
-                Err(_) => self.client.expire(Instant::now()),
-            };
-            if events.is_empty() && Instant::now() >= until {
-                return Ok(News::Quiet);
-            }
-            for event in events {
-                match event {
-                    Event::Refused(fault) => return Err(fault),
-                    Event::Ended { request: ToHub::Withdraw { .. }, .. } => {}
-                    event => self.early.push_back(event),
-                }
+                Ok(Received::Hub(message)) => self.early.extend(self.client.handle(message)),
+                Err(_) => self.early.extend(self.client.expire(Instant::now())),
             }
         }
     }

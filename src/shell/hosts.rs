@@ -6,28 +6,50 @@ mod near_end;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::{Value, json};
+use crossbeam_channel::{Receiver, bounded};
+use serde::{Deserialize, Serialize};
 
 use super::args::Args;
 use super::terminal::{columns, err, out, table};
 use super::{Failure, Outcome, print, usage_error, width};
-use crate::datadir::DataDir;
+use crate::datadir::{DataDir, is_at};
 use crate::fence::clean;
 use crate::link::own_executable;
+use crate::repository::read_limited;
 use crate::span::span;
+use crate::threads::{SMALL, spawn};
 use near_end::{LINKED, keep};
 
 /// How long a link may take to end: it answers between two steps of a connection.
 const END: Duration = Duration::from_secs(40);
 /// The largest state that is read, in bytes.
 const MAX_STATE: u64 = 4096;
+/// The longest line that is read from the other end of a link, in bytes.
+const MAX_LINE: u64 = 8192;
+
+/// The content of a link's file, and an element of the `--json` output.
+#[derive(Serialize, Deserialize)]
+struct State {
+    host: String,
+    state: String,
+    /// Milliseconds since 1970 (UTC).
+    since_ms: u64,
+    pid: u32,
+    detail: Option<String>,
+}
+
+/// The `--json` output of `relay link`.
+#[derive(Serialize)]
+struct LinksJson {
+    links: Vec<State>,
+}
 
 /// The file of a link, locked while its process lives.
 pub struct Entry {
@@ -53,20 +75,18 @@ impl Entry {
         }
     }
 
-    /// Records that the link is `connecting` for the first time, `up`, or `down` and why. Without room on the disk the list shows the earlier state.
+    /// Records that the link is `connecting` for the first time, `up`, or `down` and why. Without room on the disk the list
+    /// shows the earlier state.
     pub fn write(&self, host: &str, state: &str, detail: Option<&str>) {
-        let (pid, detail) = (std::process::id(), detail.map(clean));
-        let state = json!({"host": host, "state": state, "since_ms": now_ms(), "pid": pid, "detail": detail});
-        let text = state.to_string();
-        let _ =
-            self.file.write_all_at(text.as_bytes(), 0).and_then(|()| self.file.set_len(text.len() as u64));
+        let (host, state, detail) = (host.to_owned(), state.to_owned(), detail.map(clean));
+        let state = State { host, state, since_ms: now_ms(), pid: std::process::id(), detail };
+        let text = serde_json::to_vec(&state).unwrap_or_default();
+        let _ = self.file.write_all_at(&text, 0).and_then(|()| self.file.set_len(text.len() as u64)); // see above
     }
 
     /// Whether the file is still there: `relay unlink` removes it.
     pub fn is_wanted(&self) -> bool {
-        let inode = |file: fs::Metadata| (file.dev(), file.ino());
-        let there = fs::symlink_metadata(&self.path).map(inode);
-        there.is_ok_and(|there| self.file.metadata().is_ok_and(|open| inode(open) == there))
+        is_at(&self.file, &self.path)
     }
 }
 
@@ -95,7 +115,7 @@ pub fn link(dir: &DataDir, args: &Args) -> Outcome {
             entry.write(host, "connecting", None);
             Ok(keep(dir, host, &entry)?)
         }
-        None => Err(Failure::Other(format!("{host} is linked already; see `relay link`"))),
+        None => Err(format!("{host} is linked already; see `relay link`").into()),
     }
 }
 
@@ -113,28 +133,20 @@ fn check_host(host: &str) -> Result<(), Failure> {
 
 /// Starts the process that keeps the link, and returns once that is up.
 fn in_background(dir: &DataDir, host: &str) -> Outcome {
+    let (input, output) = io::pipe()?;
     let mut command = Command::new(own_executable());
     command.args(["link", "--foreground", host, "--data-dir"]).arg(dir.path());
-    let command = command.process_group(0).current_dir("/").stdin(Stdio::null());
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = child.map_err(|e| format!("cannot start the link: {e}"))?;
+    command.process_group(0).current_dir("/").stdin(Stdio::null());
+    command.stdout(output.try_clone()?).stderr(output);
+    command.spawn().map_err(|e| format!("cannot start the link: {e}"))?;
+    drop(command); // and our end of the pipe for its output
     let mut said = String::new();
-    if let Some(from) = child.stdout.take() {
-        let _ = BufReader::new(from.take(1000)).read_line(&mut said); // on an error the line stays empty
+    let _ = BufReader::new(input.take(MAX_STATE)).read_line(&mut said); // on an error the line stays empty
+    match said.trim().trim_start_matches("relay link: ") {
+        "" => Err(format!("the link to {host} was ended before it was up").into()),
+        line if line.starts_with(LINKED) => out(&said),
+        why => Err(why.to_owned().into()),
     }
-    if said.starts_with(LINKED) {
-        out(&said)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut why = String::new();
-    if let Some(from) = child.stderr.take() {
-        let _ = from.take(MAX_STATE).read_to_string(&mut why); // as above
-    }
-    let why = match why.trim().trim_start_matches("relay link: ") {
-        "" => format!("the link to {host} was ended before it was up"),
-        why => why.to_owned(),
-    };
-    Err(Failure::Other(why))
 }
 
 /// The links, by host.
@@ -142,34 +154,45 @@ fn list(dir: &DataDir, args: &Args) -> Outcome {
     let mut paths: Vec<PathBuf> =
         fs::read_dir(links(dir)).into_iter().flatten().flatten().map(|e| e.path()).collect();
     paths.sort();
-    let states: Vec<Value> = paths.iter().filter_map(|path| read(path)).collect();
+    let links: Vec<State> = paths.iter().filter_map(|path| read(path)).collect();
     if args.has("json") {
-        print(&json!({"links": states}))?;
-    } else if states.is_empty() {
-        err("There are no links. `relay link HOST` makes one.\n");
-    } else {
-        let text = |state: &Value, key: &str| state[key].as_str().unwrap_or_default().to_owned();
-        let mut rows = vec![["HOST", "STATE", "SINCE", "PROCESS", "DETAIL"].map(str::to_owned)];
-        rows.extend(states.iter().map(|state| {
-            let since = span(now_ms().saturating_sub(state["since_ms"].as_u64().unwrap_or_default()) / 1000);
-            let pid = state["pid"].to_string();
-            [text(state, "host"), text(state, "state"), since, pid, text(state, "detail")]
-        }));
-        out(&table(&rows, columns(), width::keep_start))?;
+        return print(&LinksJson { links });
     }
-    Ok(ExitCode::SUCCESS)
+    if links.is_empty() {
+        err("There are no links. `relay link HOST` makes one.\n");
+        return Ok(());
+    }
+    let mut rows = vec![["HOST", "STATE", "SINCE", "PROCESS", "DETAIL"].map(str::to_owned)];
+    rows.extend(links.into_iter().map(|State { host, state, since_ms, pid, detail }| {
+        let since = span(now_ms().saturating_sub(since_ms) / 1000);
+        [host, state, since, pid.to_string(), detail.unwrap_or_default()]
+    }));
+    out(&table(&rows, columns(), width::keep_start))
 }
 
 /// The state of the link with this file; `None` if it has none yet. It is `stopped` if its process is gone.
-fn read(path: &Path) -> Option<Value> {
-    let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|m| m.is_file()))?;
-    let mut text = String::new();
-    Read::take(&file, MAX_STATE).read_to_string(&mut text).ok()?;
-    let mut state: Value = serde_json::from_str(&text).ok().filter(Value::is_object)?;
-    if file.try_lock_shared().is_ok() {
-        state["state"] = json!("stopped");
+fn read(path: &Path) -> Option<State> {
+    let mut state: State = serde_json::from_slice(&read_limited(path, MAX_STATE).ok()?).ok()?;
+    if File::open(path).ok()?.try_lock_shared().is_ok() {
+        state.state = "stopped".to_owned();
     }
     Some(state)
+}
+
+/// The lines that the other end of a link sends, without the space around them; disconnected at the end.
+fn read_lines(input: impl Read + Send + 'static) -> io::Result<Receiver<String>> {
+    let (send, lines) = bounded(64);
+    let read = move || {
+        let mut input = BufReader::new(input);
+        let mut line = Vec::new();
+        while let Ok(1..) = input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
+            if send.send(String::from_utf8_lossy(&line).trim().to_owned()).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    };
+    spawn("lines", SMALL, read).map(|()| lines)
 }
 
 /// Milliseconds since 1970.
@@ -194,10 +217,9 @@ pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
     let until = Instant::now() + END;
     while file.try_lock_shared().is_err() {
         if Instant::now() >= until {
-            return Err(Failure::Other(format!("the link to {host} does not end; end its process")));
+            return Err(format!("the link to {host} does not end; end its process").into());
         }
         thread::sleep(Duration::from_millis(20));
     }
-    out(&format!("{host} is no longer linked.\n"))?;
-    Ok(ExitCode::SUCCESS)
+    out(&format!("{host} is no longer linked.\n"))
 }

@@ -1,6 +1,6 @@
 //! `relay join`: a person as a peer. Questions appear as they arrive, and answers are typed.
 
-use std::process::ExitCode;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::args::{self, Args};
@@ -9,7 +9,7 @@ use super::console::Console;
 use super::editor::Input;
 use super::guest::{Guest, News};
 use super::peers::peer_table;
-use super::terminal::{err, with_heading};
+use super::terminal::with_heading;
 use super::{Failure, Outcome, message};
 use crate::client::Event;
 use crate::datadir::DataDir;
@@ -37,8 +37,8 @@ struct Member {
     console: Console,
     /// Question number n is at n - 1.
     questions: Vec<Question>,
-    /// Our open asks: id and the name of the asked peer.
-    asked: Vec<(String, String)>,
+    /// Our open asks by id, with the name of the asked peer.
+    asked: BTreeMap<String, String>,
     /// The lines that ended in a backslash, for the line that they continue.
     continued: String,
     /// Whether the next list of peers is for a completion, and not to be printed.
@@ -65,51 +65,40 @@ impl Member {
         // At the end of its input a script still waits for the answers to its questions.
         while !(is_leaving && self.asked.is_empty() && !self.guest.client.is_waiting()) {
             match self.guest.next(PATIENCE)? {
-                News::Signal(code) => return Ok(code),
                 News::Typed(bytes) => {
                     self.console.feed(&bytes);
                     while let Some(input) = self.console.next()? {
                         match input {
-                            Input::Line(line) if !self.handle_line(&line)? => return Ok(self.exit_code()),
-                            Input::End if self.console.is_terminal() => return Ok(self.exit_code()),
-                            Input::End => is_leaving = true,
+                            Input::Line(line) if !self.handle_line(&line)? => return self.outcome(),
+                            Input::End if self.console.is_terminal() => return self.outcome(),
+                            Input::End => {
+                                is_leaving = true;
+                                break;
+                            }
                             Input::Complete => self.complete()?,
-                            Input::Line(_) | Input::ClearScreen => {}
+                            Input::Line(_) => {}
                         }
                     }
                 }
-                News::Hub(Event::Push(parcel)) => self.show_parcel(&parcel)?,
-                News::Hub(event) => {
-                    if let Some(note) = self.handle_event(event)? {
-                        self.console.note(&note)?;
-                    }
-                }
+                News::Hub(event) => self.handle_event(event)?,
                 News::Quiet => {}
             }
         }
-        Ok(self.exit_code())
+        self.outcome()
     }
 
-    fn exit_code(&self) -> ExitCode {
-        self.failed.map_or(ExitCode::SUCCESS, args::exit_code)
+    fn outcome(&self) -> Outcome {
+        self.failed.map_or(Ok(()), |code| Err(Failure::Exit(args::exit_code(code))))
     }
 
-    /// Completes a command, the number of a question, or a name; for that the hub is asked for the peers.
+    /// Completes a command, or a name; for that the hub is asked for the peers.
     fn complete(&mut self) -> Result<(), Failure> {
-        match self.console.word().and_then(|word| word.chars().next()) {
-            Some('@') => {
-                self.is_completing = true;
-                self.request_peers();
-                Ok(())
-            }
-            Some('#') => {
-                let open =
-                    self.questions.iter().enumerate().filter(|(_, question)| !question.ask_id.is_empty());
-                let numbers: Vec<String> = open.map(|(at, _)| format!("#{}", at + 1)).collect();
-                self.console.complete(numbers)
-            }
-            _ => self.console.complete(COMMANDS.map(str::to_owned)),
+        if !self.console.word().is_some_and(|word| word.starts_with('@')) {
+            return self.console.complete(COMMANDS.map(str::to_owned));
         }
+        self.is_completing = true;
+        self.request_peers();
+        Ok(())
     }
 
     fn request_peers(&mut self) {
@@ -126,25 +115,21 @@ impl Member {
         format!("relay: {}: {}", code.name(), clean(&why))
     }
 
-    /// Handles an event that is no parcel and was not typed; returns the note to print.
-    fn handle_event(&mut self, event: Event) -> Result<Option<String>, Failure> {
-        Ok(Some(match event {
+    /// Handles an event that was not typed.
+    fn handle_event(&mut self, event: Event) -> Result<(), Failure> {
+        let note = match event {
+            Event::Push(parcel) => return self.show_parcel(&parcel),
+            Event::Ended { result: Ok(Answer::Peers(roster)), .. } => {
+                return match std::mem::take(&mut self.is_completing) {
+                    true => self.console.complete(roster.peers.iter().map(|peer| format!("@{}", peer.name))),
+                    false => self.console.print(&peer_table(&roster)),
+                };
+            }
             Event::Registered { name } => format!("You are {name}. Type /help for help."),
             Event::Lost(_) => "Lost the hub; reconnecting.".to_owned(),
-            Event::Ended { result: Ok(Answer::Peers(roster)), .. } => {
-                match std::mem::take(&mut self.is_completing) {
-                    true => {
-                        self.console.complete(roster.peers.iter().map(|peer| format!("@{}", peer.name)))?
-                    }
-                    false => self.console.print(&peer_table(&roster))?,
-                }
-                return Ok(None);
-            }
             Event::Ended { result: Ok(Answer::Asked { ask_id, to, state, .. }), .. } => {
-                let note = format!("{to}: {}", state.name());
-                let ours = self.asked.iter_mut().filter(|(id, _)| *id == ask_id);
-                ours.for_each(|(_, name)| name.clone_from(&to));
-                note
+                self.asked.entry(ask_id).and_modify(|name| name.clone_from(&to));
+                format!("{to}: {}", state.name())
             }
             Event::Ended { result: Ok(Answer::Replied { ask_id, to, state }), .. } => {
                 if let Some((_, question)) = self.question(&ask_id) {
@@ -159,21 +144,23 @@ impl Member {
                 self.handle_refusal(&request, fault.code, &fault.message)
             }
             Event::Told(ToClient::State { ask_id, state, detail, .. }) => {
-                let asked = self.asked.iter().find(|(id, _)| *id == ask_id);
-                let Some((_, to)) = asked.filter(|_| state < State::Replied) else { return Ok(None) };
+                let asked = self.asked.get(&ask_id).filter(|_| state < State::Replied);
+                let Some(to) = asked else { return Ok(()) };
                 format!("{to}: {}", detail.as_deref().unwrap_or(state.name()))
             }
-            Event::Told(ToClient::Over { ask_id, code }) => {
-                return Ok(self.handle_question_end(&ask_id, code));
-            }
-            _ => return Ok(None),
-        }))
+            Event::Told(ToClient::Over { ask_id, code }) => match self.handle_question_end(&ask_id, code) {
+                Some(note) => note,
+                None => return Ok(()),
+            },
+            _ => return Ok(()),
+        };
+        self.console.note(&note)
     }
 
     fn handle_refusal(&mut self, request: &ToHub, code: Code, why: &str) -> String {
         match request {
             ToHub::Ask { ask_id, .. } => {
-                self.asked.retain(|(id, _)| id != ask_id);
+                self.asked.remove(ask_id);
                 return self.record_failure(code, why);
             }
             ToHub::Reply { ask_id, .. } => {
@@ -211,24 +198,25 @@ impl Member {
     /// Prints a parcel and confirms it. One that can't be printed is not confirmed.
     fn show_parcel(&mut self, parcel: &Parcel) -> Result<(), Failure> {
         let Parcel { ask_id, from, text, .. } = parcel;
-        if let (Some(code), false) = (parcel.code, self.console.is_terminal()) {
-            self.asked.retain(|(id, _)| id != ask_id);
-            err(&format!("{}\n", self.record_failure(code, text)));
-            self.guest.client.seen(&parcel.push);
-            return Ok(());
+        if !parcel.late {
+            self.asked.remove(ask_id);
         }
-        let heading = match parcel.kind {
-            Kind::Ask => {
-                let question = Question { ask_id: ask_id.clone(), from: from.clone(), is_next: true };
-                self.questions.push(question);
-                format!("#{} {from} asks:", self.questions.len())
-            }
-            Kind::Reply if parcel.late => format!("{from} answers (late):"),
-            Kind::Reply => format!("{from} answers:"),
-            Kind::Failed | Kind::Summary | Kind::Notice | Kind::Consent => format!("{from}:"),
-        };
-        self.asked.retain(|(id, _)| parcel.late || id != ask_id);
-        self.console.announce(&with_heading(&heading, text))?;
+        if let Some(code) = parcel.code {
+            let note = self.record_failure(code, text);
+            self.console.note(&note)?;
+        } else {
+            let heading = match parcel.kind {
+                Kind::Ask => {
+                    let question = Question { ask_id: ask_id.clone(), from: from.clone(), is_next: true };
+                    self.questions.push(question);
+                    format!("#{} {from} asks:", self.questions.len())
+                }
+                Kind::Reply if parcel.late => format!("{from} answers (late):"),
+                Kind::Reply => format!("{from} answers:"),
+                Kind::Failed | Kind::Summary | Kind::Notice | Kind::Consent => format!("{from}:"),
+            };
+            self.console.announce(&with_heading(&heading, text))?;
+        }
         self.guest.client.seen(&parcel.push);
         Ok(())
     }
@@ -252,7 +240,7 @@ impl Member {
             }
             (_, Some('/')) => self.console.note(&format!("Unknown command {first}. Type /help for help."))?,
             (_, Some('@')) => match self.guest.ask(&first[1..], rest, None, TIMEOUT, false) {
-                Ok(id) => self.asked.push((id, first[1..].to_owned())),
+                Ok(id) => drop(self.asked.insert(id, first[1..].to_owned())),
                 Err(fault) => {
                     let note = self.record_failure(fault.code, &fault.message);
                     self.console.note(&note)?;

@@ -6,14 +6,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::claude::{MARKETPLACE, read_json};
-use super::completions::script_for;
+use super::completions::{BASH, FISH, ZSH};
 use super::settings::replace;
+use crate::link::own_executable;
+use crate::repository::path_var;
 
-/// A file of the plugin: path in the marketplace, mode, content.
-type PackageFile = (&'static str, u32, &'static str);
-
-/// All files of the marketplace besides the program. A test compares an installed copy with the checkout.
-const FILES: &[PackageFile] = &[
+/// All files of the marketplace besides the program: path, mode, content. A test compares an installed copy with the checkout.
+const FILES: &[(&str, u32, &str)] = &[
     (MANIFEST, 0o644, include_str!("../../.claude-plugin/marketplace.json")),
     ("plugin/.claude-plugin/plugin.json", 0o644, include_str!("../../plugin/.claude-plugin/plugin.json")),
     ("plugin/.mcp.json", 0o644, include_str!("../../plugin/.mcp.json")),
@@ -36,9 +35,9 @@ const MAN_PAGE: &str = include_str!("../../docs/relay.1");
 /// # Errors
 /// Neither that nor `HOME` is set.
 fn data_home() -> Result<PathBuf, String> {
-    let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || Some(set("HOME")?.join(".local/share"));
-    set("XDG_DATA_HOME").or_else(home).ok_or_else(|| "HOME is not set".to_owned())
+    let home = || Some(path_var("HOME")?.join(".local/share"));
+    let set = path_var("XDG_DATA_HOME").filter(|path| path.is_absolute());
+    set.or_else(home).ok_or_else(|| "HOME is not set".to_owned())
 }
 
 /// The directory of the installed copy.
@@ -59,20 +58,23 @@ pub fn program() -> String {
 /// Copies the marketplace and this program to [`directory`], in place of an earlier version, and returns the directory.
 ///
 /// # Errors
-/// A file can't be written; the message names it.
+/// A file can't be read or written; the message names it.
 pub fn install() -> Result<PathBuf, String> {
     let dir = directory()?;
+    let new = dir.with_extension("new");
+    let _ = fs::remove_dir_all(&new); // a setup that was interrupted may have left it
     for (path, mode, content) in FILES {
-        write(&dir.join(path), content.as_bytes(), *mode)?;
+        write(&new.join(path), content.as_bytes(), *mode)?;
     }
-    let from = std::env::current_exe().map_err(|e| format!("cannot find this program: {e}"))?;
-    let to = dir.join(program());
-    // The installed program may be the one that runs.
-    if fs::canonicalize(&from).ok() != fs::canonicalize(&to).ok() {
-        let bytes = fs::read(&from).map_err(|e| format!("cannot read {}: {e}", from.display()))?;
-        write(&to, &bytes, 0o755)?;
-    }
-    remove_strangers(&dir, &dir).map_err(|e| format!("cannot clean up {}: {e}", dir.display()))?;
+    let from = own_executable();
+    let bytes = fs::read(&from).map_err(|e| format!("cannot read {}: {e}", from.display()))?;
+    write(&new.join(program()), &bytes, 0o755)?;
+    let removed = match fs::remove_dir_all(&dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    };
+    let replaced = removed.and_then(|()| fs::rename(&new, &dir));
+    replaced.map_err(|e| format!("cannot replace {}: {e}", dir.display()))?;
     Ok(dir)
 }
 
@@ -80,31 +82,14 @@ fn write(file: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
     replace(file, bytes, mode).map_err(|e| format!("cannot write {}: {e}", file.display()))
 }
 
-/// Removes the files below `dir` that only an earlier version had: a command that is gone would still be offered.
-fn remove_strangers(root: &Path, dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if fs::symlink_metadata(&path)?.is_dir() {
-            remove_strangers(root, &path)?;
-        } else if !path.strip_prefix(root).is_ok_and(is_ours) {
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
-}
-
-fn is_ours(path: &Path) -> bool {
-    path == Path::new(&program()) || FILES.iter().any(|(ours, ..)| path == Path::new(ours))
-}
-
 /// Completions and the man page: where they belong, and what is in them.
-fn extras() -> Result<Vec<(PathBuf, String)>, String> {
+fn extras() -> Result<[(PathBuf, &'static str); 4], String> {
     let data = data_home()?;
-    Ok(vec![
-        (data.join("bash-completion/completions/relay"), script_for("bash").unwrap_or_default()),
-        (data.join("zsh/site-functions/_relay"), script_for("zsh").unwrap_or_default()),
-        (data.join("fish/vendor_completions.d/relay.fish"), script_for("fish").unwrap_or_default()),
-        (data.join("man/man1/relay.1"), MAN_PAGE.to_owned()),
+    Ok([
+        (data.join("bash-completion/completions/relay"), BASH),
+        (data.join("zsh/site-functions/_relay"), ZSH),
+        (data.join("fish/vendor_completions.d/relay.fish"), FISH),
+        (data.join("man/man1/relay.1"), MAN_PAGE),
     ])
 }
 
@@ -114,7 +99,7 @@ fn extras() -> Result<Vec<(PathBuf, String)>, String> {
 /// A file can't be written, or is not ours; the message names it.
 pub fn install_extras() -> Result<PathBuf, String> {
     for (path, content) in extras()? {
-        if path.exists() && !is_version_of(&path, &content) {
+        if path.exists() && !is_version_of(&path, content) {
             return Err(format!("{} exists and was not made by relay", path.display()));
         }
         write(&path, content.as_bytes(), 0o644)?;
@@ -128,21 +113,18 @@ fn is_version_of(path: &Path, content: &str) -> bool {
     fs::read_to_string(path).is_ok_and(|text| text.lines().next() == first_line)
 }
 
-/// Removes the installed copy, completions and the man page. Returns whether there was anything.
+/// Removes the installed copy, completions and the man page, as far as they are there.
 ///
 /// # Errors
 /// A file can't be removed; the message names it.
-pub fn remove() -> Result<bool, String> {
+pub fn remove() -> Result<(), String> {
     let cannot = |path: &Path, e: io::Error| format!("cannot remove {}: {e}", path.display());
-    let mut found = false;
-    for (path, _) in extras()?.into_iter().filter(|(path, content)| is_version_of(path, content)) {
-        fs::remove_file(&path).map_err(|e| cannot(&path, e))?;
-        found = true;
+    for (path, _) in extras()?.iter().filter(|(path, content)| is_version_of(path, content)) {
+        fs::remove_file(path).map_err(|e| cannot(path, e))?;
     }
     let dir = directory()?;
-    if read_json(&dir.join(MANIFEST)).is_ok_and(|manifest| manifest["name"] == MARKETPLACE) {
-        fs::remove_dir_all(&dir).map_err(|e| cannot(&dir, e))?;
-        found = true;
+    match read_json(&dir.join(MANIFEST)).is_ok_and(|manifest| manifest["name"] == MARKETPLACE) {
+        true => fs::remove_dir_all(&dir).map_err(|e| cannot(&dir, e)),
+        false => Ok(()),
     }
-    Ok(found)
 }

@@ -1,16 +1,14 @@
 //! `relay peers`: who can be asked.
 
-use std::process::ExitCode;
-
 use serde::Serialize;
 
 use super::args::Args;
 use super::claude::{self, SessionFile};
 use super::terminal::{columns, err, out, table};
 use super::width::keep_end;
-use super::{Outcome, count, is_no_hub, open, print};
+use super::{Outcome, count, open, print};
 use crate::datadir::{DataDir, host};
-use crate::link::{Link, unreachable};
+use crate::link::{Link, no_hub, unreachable};
 use crate::span::span;
 use crate::wire::{Answer, Fault, ListedPeer, PeerKind, Roster, ToHub, place};
 
@@ -25,33 +23,22 @@ struct PeersJson {
 
 /// Runs `relay peers`.
 pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
-    let roster = match open(dir).and_then(|mut link| request_roster(&mut link)) {
-        Ok(roster) => Some(roster),
-        Err(fault) if !is_no_hub(dir, &fault) => return Err(fault.into()),
-        Err(_) => None,
-    };
+    let roster = open(dir)?.map(|mut link| request_roster(&mut link)).transpose()?;
     let is_running = roster.is_some();
     let roster = roster.unwrap_or_default();
     let unregistered = unregistered(&roster, claude::session_files());
     if args.has("json") {
-        print(&PeersJson { roster, unregistered })?;
-        return Ok(ExitCode::SUCCESS);
+        return print(&PeersJson { roster, unregistered });
     }
-    if is_running {
-        out(&peer_table(&roster))?;
-    } else if let Some(socket) = dir.elsewhere() {
-        err(&format!(
-            "No hub listens on {}, so there are no peers. Run `relay hub --detach` on the machine that it belongs to.\n",
-            socket.display()
-        ));
-    } else {
-        err("No hub is running, so there are no peers. The first session starts the hub.\n");
+    match is_running {
+        true => out(&peer_table(&roster))?,
+        false => err(&format!("There are no peers: {}\n", no_hub(dir).message)),
     }
     if !unregistered.is_empty() {
         let sessions = count(unregistered.len(), "running Claude Code session");
         err(&format!("{sessions} cannot be asked; run `relay doctor` to see why.\n")); // no row of the table
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Requests the list of peers.
@@ -79,7 +66,7 @@ pub fn is_local(peer: &ListedPeer) -> bool {
 /// The table of all peers but the one that asks for it.
 pub fn peer_table(roster: &Roster) -> String {
     if roster.peers.is_empty() {
-        return "There are no other peers.\n".to_owned();
+        return "There are no other peers. Each session that starts is one; if one is missing, run `relay doctor`.\n".to_owned();
     }
     let mut rows = vec![["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"].map(str::to_owned)];
     rows.extend(roster.peers.iter().map(|peer| {

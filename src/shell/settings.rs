@@ -1,18 +1,23 @@
 //! Claude Code's settings: what they say about us, and the allow rule that `relay setup` adds and removes.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::claude::{PLUGIN, SERVER, read_json};
 use crate::datadir::config_dir;
+use crate::repository::path_var;
 
 /// The rule that lets sessions use our tools without a dialog and without the classifier of auto mode.
 pub const RULE: &str = "mcp__plugin_relay_relay__*";
 const QUOTED: &str = "\"mcp__plugin_relay_relay__*\"";
+/// The list of allow rules.
+const ALLOW: [&str; 2] = ["permissions", "allow"];
 /// The variable by which users say that peers may not ask them.
 const PERSON: &str = "RELAY_PERSON";
 /// The prefix of the names of our tools in a session, and so of rules for single tools.
@@ -62,11 +67,6 @@ impl Settings {
         self.rule("allow").is_some_and(|(rule, _)| rule == RULE || rule == TOOLS || rule == "mcp__*")
     }
 
-    /// The permission mode in which sessions start, if a file sets one.
-    pub fn mode(&self) -> Option<&str> {
-        Some(self.first(|value| value["permissions"]["defaultMode"].as_str())?.0)
-    }
-
     /// The file that disables all hooks.
     pub fn disables_hooks(&self) -> Option<&Path> {
         Some(self.first(|value| (value["disableAllHooks"] == true).then_some(()))?.1)
@@ -81,8 +81,7 @@ impl Settings {
 
 /// Claude Code's state file `.claude.json`, which lists MCP servers; `null` if it can't be read.
 pub fn state() -> Value {
-    let is_set = std::env::var_os("CLAUDE_CONFIG_DIR").is_some_and(|dir| !dir.is_empty());
-    let dir = if is_set { config_dir() } else { std::env::home_dir() };
+    let dir = path_var("CLAUDE_CONFIG_DIR").or_else(std::env::home_dir);
     dir.and_then(|dir| read_json(&dir.join(".claude.json")).ok()).unwrap_or_default()
 }
 
@@ -102,11 +101,8 @@ pub fn other_servers(state: &Value, cwd: &Path) -> Vec<String> {
     ];
     let servers = tables.into_iter().filter_map(Value::as_object).flatten();
     let starts_relay = |server: &Value| {
-        let words =
-            std::iter::once(&server["command"]).chain(server["args"].as_array().into_iter().flatten());
-        let words: Vec<&str> = words.filter_map(Value::as_str).collect();
-        let is_relay = |word: &&str| matches!(word.rsplit('/').next(), Some("relay" | "relay-launcher"));
-        words.iter().any(is_relay) && words.contains(&"channel")
+        let is_channel = server["args"].as_array().is_some_and(|args| args.contains(&"channel".into()));
+        is_channel && server.to_string().contains("relay")
     };
     servers.filter(|(_, server)| starts_relay(server)).map(|(name, _)| name.clone()).collect()
 }
@@ -120,21 +116,19 @@ pub fn parse_error() -> Option<String> {
     user_file().ok().filter(|path| path.exists()).and_then(|path| read_json(&path).err())
 }
 
+/// The user's settings; `null` if they can't be read.
+fn user_settings() -> Value {
+    user_file().and_then(|path| read_json(&path)).unwrap_or_default()
+}
+
 /// Whether the user's settings have the allow rule.
 pub fn has_rule() -> bool {
-    user_file().and_then(|path| read_json(&path)).is_ok_and(|settings| position(&settings).is_some())
+    user_settings()["permissions"]["allow"].as_array().is_some_and(|rules| rules.contains(&RULE.into()))
 }
 
 /// Whether the user's settings keep peers from asking the user.
 pub fn forbids_person() -> bool {
-    let settings = user_file().and_then(|path| read_json(&path)).unwrap_or_default();
-    settings["env"][PERSON] == "off"
-}
-
-/// The position of the rule in the list of allow rules.
-fn position(settings: &Value) -> Option<usize> {
-    let rules = settings.pointer("/permissions/allow")?.as_array()?;
-    rules.iter().position(|rule| rule == RULE)
+    user_settings()["env"][PERSON] == "off"
 }
 
 /// Changes the user's settings, by [`with_rule`] for example, and returns the name of the file. It keeps its mode, and a link
@@ -163,7 +157,7 @@ pub fn edit(change: fn(&str) -> Option<String>) -> Result<String, String> {
 /// # Errors
 /// The directory or the file can't be written.
 pub fn replace(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mode = fs::metadata(file).map_or(mode, |meta| meta.permissions().mode() & 0o7777 | mode & 0o111);
+    let mode = fs::metadata(file).map_or(mode, |meta| meta.permissions().mode() & 0o7777);
     fs::create_dir_all(file.parent().unwrap_or(file))?;
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".relay-{}", std::process::id()));
@@ -177,103 +171,93 @@ pub fn replace(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     written.inspect_err(|_| drop(fs::remove_file(&new)))
 }
 
-// The settings are edited as text, so that nothing else in them changes, not even the layout. Where the text must change is
-// a guess: every candidate is parsed, and the first one that has the wanted value is taken.
+// The settings are edited as text, so that nothing else in them changes, not even the layout. A value is found by parsing
+// its surroundings: serde_json gives each `RawValue` as a part of the text.
 
-fn parse(text: &str) -> Option<Value> {
-    serde_json::from_slice(text.as_bytes()).ok()
+/// The value at the end of `path`, as a part of `text`.
+fn find<'a>(text: &'a str, path: &[&str]) -> Option<&'a str> {
+    path.iter().try_fold(text, |value, key| {
+        let members: BTreeMap<String, &RawValue> = serde_json::from_str(value).ok()?;
+        members.get(*key).map(|value| value.get())
+    })
 }
 
-fn pick(mut candidates: impl Iterator<Item = String>, wanted: &Value) -> Option<String> {
-    candidates.find(|candidate| parse(candidate).as_ref() == Some(wanted))
+/// Where `part`, a part of `text`, begins.
+fn offset(text: &str, part: &str) -> usize {
+    part.as_ptr() as usize - text.as_ptr() as usize
+}
+
+/// `text` with `new` at the beginning of the object or list at `path`, with the same whitespace as the first element there
+/// has. Objects that are missing are added.
+fn insert(text: &str, path: &[&str], new: &str) -> Option<String> {
+    let Some(container) = find(text, path) else {
+        let (key, parents) = path.split_last()?;
+        return insert(text, parents, &format!("\"{key}\": {{{new}}}"));
+    };
+    let bracket = container.find(['{', '['])?;
+    let (before, after) = text.split_at(offset(text, container) + bracket + 1);
+    let first = after.trim_start();
+    let gap = &after[..after.len() - first.len()];
+    let text = match (first.starts_with([']', '}']), gap) {
+        (true, _) => format!("{before}{new}{first}"),
+        (false, "") => format!("{before}{new}, {first}"),
+        (false, gap) => format!("{before}{gap}{new},{gap}{first}"),
+    };
+    // A list in the place of an object, for example.
+    serde_json::from_str::<Value>(&text).is_ok().then_some(text)
+}
+
+/// `text` without the member at `path`, and without the objects that are empty then.
+fn remove(text: &str, path: &[&str]) -> Option<String> {
+    let (key, parents) = path.split_last()?;
+    let value = find(text, path)?;
+    let start = offset(text, value);
+    let name = text[..start].trim_end().strip_suffix(':')?.trim_end();
+    let before = name.strip_suffix(&format!("\"{key}\""))?;
+    let text = join(before, &text[start + value.len()..]);
+    match serde_json::from_str::<Value>(find(&text, parents)?).ok()? == json!({}) && !parents.is_empty() {
+        true => remove(&text, parents),
+        false => Some(text),
+    }
+}
+
+/// The text before a removed member or element and that after it, without its comma.
+fn join(before: &str, after: &str) -> String {
+    match (after.trim_start().strip_prefix(','), before.trim_end().strip_suffix(',')) {
+        (Some(after), _) => format!("{before}{}", after.trim_start()),
+        (None, Some(before)) => format!("{before}{after}"),
+        (None, None) => format!("{}{}", before.trim_end(), after.trim_start()),
+    }
 }
 
 /// `text` with the rule.
 pub fn with_rule(text: &str) -> Option<String> {
-    let mut wanted = parse(text)?;
-    let new = match (wanted.get("permissions"), wanted.pointer("/permissions/allow")) {
-        (_, Some(_)) => QUOTED.to_owned(),
-        (Some(_), None) => format!("\"allow\": [{QUOTED}]"),
-        (None, None) => format!("\"permissions\": {{\"allow\": [{QUOTED}]}}"),
-    };
-    let permissions = wanted.as_object_mut()?.entry("permissions").or_insert(json!({}));
-    let rules = permissions.as_object_mut()?.entry("allow").or_insert(json!([]));
-    rules.as_array_mut()?.insert(0, RULE.into());
-    insert(text, &new, &wanted)
-}
-
-/// `text` with `RELAY_PERSON` in the environment of sessions.
-pub fn with_refusal(text: &str) -> Option<String> {
-    let text = &without_refusal(text)?;
-    let mut wanted = parse(text)?;
-    let new = format!("\"{PERSON}\": \"off\"");
-    let new = if wanted.get("env").is_some() { new } else { format!("\"env\": {{{new}}}") };
-    let env = wanted.as_object_mut()?.entry("env").or_insert(json!({}));
-    env.as_object_mut()?.insert(PERSON.to_owned(), "off".into());
-    insert(text, &new, &wanted)
-}
-
-/// `text` without it, and without the environment if that is empty then.
-pub fn without_refusal(text: &str) -> Option<String> {
-    let (mut text, mut wanted) = (text.to_owned(), parse(text)?);
-    if let Some(env) = wanted.get_mut("env").and_then(Value::as_object_mut)
-        && env.remove(PERSON).is_some()
-    {
-        let is_empty = env.is_empty();
-        let name = &text[text.find(&format!("\"{PERSON}\""))?..];
-        let value = name.match_indices('"').nth(2)?.0; // after the quotes of the name
-        text = cut(&text, &name[..=value], '"', &wanted)?;
-        if is_empty {
-            wanted.as_object_mut()?.remove("env");
-            text = cut(&text, "\"env\"", '}', &wanted)?;
-        }
+    match find(text, &ALLOW) {
+        Some(_) => insert(text, &ALLOW, QUOTED),
+        None => insert(text, &ALLOW[..1], &format!("\"allow\": [{QUOTED}]")),
     }
-    Some(text)
-}
-
-/// `text` with the member or element `new` somewhere, so that it means `wanted`.
-fn insert(text: &str, new: &str, wanted: &Value) -> Option<String> {
-    // After some opening bracket, with the same whitespace as the first element there has.
-    let candidates = text.match_indices(['{', '[']).map(|(at, _)| {
-        let (before, after) = text.split_at(at + 1);
-        let first = after.trim_start();
-        let gap = &after[..after.len() - first.len()];
-        match (first.starts_with([']', '}']), gap) {
-            (true, _) => format!("{before}{new}{first}"),
-            (false, "") => format!("{before}{new}, {first}"),
-            (false, gap) => format!("{before}{gap}{new},{gap}{first}"),
-        }
-    });
-    pick(candidates, wanted)
 }
 
 /// `text` without the rule, and without the list and the object that are empty then.
 pub fn without_rule(text: &str) -> Option<String> {
-    let (mut text, mut wanted) = (text.to_owned(), parse(text)?);
-    while let Some(at) = position(&wanted) {
-        wanted.pointer_mut("/permissions/allow")?.as_array_mut()?.remove(at);
-        text = cut(&text, QUOTED.trim_end_matches('"'), '"', &wanted)?;
-    }
-    for (parent, key, end) in [("/permissions", "allow", ']'), ("", "permissions", '}')] {
-        let parent = wanted.pointer_mut(parent)?.as_object_mut()?;
-        if parent.get(key).is_some_and(|v| *v == json!([]) || *v == json!({})) {
-            parent.remove(key);
-            text = cut(&text, &format!("\"{key}\""), end, &wanted)?;
+    let rules: Vec<&RawValue> = serde_json::from_str(find(text, &ALLOW)?).ok()?;
+    match rules.iter().find(|rule| rule.get() == QUOTED) {
+        Some(rule) => {
+            let (before, rest) = text.split_at(offset(text, rule.get()));
+            without_rule(&join(before, &rest[QUOTED.len()..]))
         }
+        None if rules.is_empty() => remove(text, &ALLOW),
+        None => Some(text.to_owned()),
     }
-    Some(text)
 }
 
-/// `text` without a part that begins with `begin` and ends with the next `end`, and without the comma of that part.
-fn cut(text: &str, begin: &str, end: char, wanted: &Value) -> Option<String> {
-    let candidates = text.match_indices(begin).filter_map(|(at, _)| {
-        let (before, rest) = (&text[..at], &text[at + begin.len()..]);
-        let rest = &rest[rest.find(end)? + 1..];
-        Some(match (rest.trim_start().strip_prefix(','), before.trim_end().strip_suffix(',')) {
-            (Some(after), _) => format!("{before}{}", after.trim_start()),
-            (None, Some(before)) => format!("{before}{rest}"),
-            (None, None) => format!("{}{}", before.trim_end(), rest.trim_start()),
-        })
-    });
-    pick(candidates, wanted)
+/// `text` with `RELAY_PERSON` in the environment of sessions.
+pub fn with_refusal(text: &str) -> Option<String> {
+    insert(&without_refusal(text)?, &["env"], &format!("\"{PERSON}\": \"off\""))
+}
+
+/// `text` without it, and without the environment if that is empty then.
+pub fn without_refusal(text: &str) -> Option<String> {
+    let path = ["env", PERSON];
+    if find(text, &path).is_some() { remove(text, &path) } else { Some(text.to_owned()) }
 }

@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal};
 use std::path::Path;
-use std::process::ExitCode;
 
 use super::args::Args;
 use super::claude::{
@@ -14,19 +13,18 @@ use super::{Failure, Outcome, package, settings, usage_error};
 use crate::fence::clean;
 
 /// Why the user should allow our tools.
-pub const AUTO_MODE: &str = "In auto mode, the default of Claude Code since 2.1.332, every call of a relay tool without an \
-    allow rule first costs a classifier request of about 147 KB, which can refuse the call.";
+pub const WHY_ALLOW: &str = "In auto mode, the default of Claude Code since 2.1.332, every call of a relay tool without an \
+    allow rule first costs a classifier request of about 147 KB, which can refuse the call. In other modes a dialog asks on \
+    the first use in each project.";
 
 /// Runs `relay setup`.
 pub fn setup(args: &Args) -> Outcome {
-    if args.has("allow") && args.has("no-allow") {
-        return usage_error("--allow and --no-allow exclude each other");
+    for (yes, no) in [("allow", "no-allow"), ("person", "no-person")] {
+        if args.has(yes) && args.has(no) {
+            return usage_error(format!("--{yes} and --{no} exclude each other"));
+        }
     }
-    if args.has("person") && args.has("no-person") {
-        return usage_error("--person and --no-person exclude each other");
-    }
-    if args.has("remove") { remove() } else { install(args) }?;
-    Ok(ExitCode::SUCCESS)
+    if args.has("remove") { remove() } else { install(args) }
 }
 
 fn install(args: &Args) -> Result<(), Failure> {
@@ -40,14 +38,11 @@ fn install(args: &Args) -> Result<(), Failure> {
     };
     step("program", &program)?;
     let is_first = permit(args)?;
-    ask_for_person(args, is_first)?;
-    let mut extras = match package::install_extras() {
-        Ok(dir) => format!("installed below {}", shown(&dir)),
+    permit_forms(args, is_first)?;
+    let extras = match package::install_extras() {
+        Ok(dir) => format!("installed below {} (for zsh, add its zsh/site-functions to fpath)", shown(&dir)),
         Err(why) => why,
     };
-    if std::env::var("SHELL").is_ok_and(|shell| shell.ends_with("zsh")) {
-        extras += "; add its zsh/site-functions to fpath";
-    }
     step("shell", &format!("completions and man page: {extras}"))?;
     out(&format!(
         "\nEvery session that starts from now on is a peer; in a running session type /reload-plugins. Then run\n\
@@ -97,11 +92,19 @@ fn install_plugin() -> Result<(), Failure> {
 
 /// Adds or removes the allow rule. Returns whether the user was asked.
 fn permit(args: &Args) -> Result<bool, Failure> {
-    let has_rule = settings::has_rule();
-    let is_asked = !has_rule && !args.has("allow") && !args.has("no-allow");
-    let wants_rule = !args.has("no-allow") && (has_rule || args.has("allow") || confirm()?);
-    let done = match (wants_rule, has_rule) {
-        (true, true) => format!("{RULE} is already allowed"),
+    let is_asked = !settings::has_rule() && !args.has("allow") && !args.has("no-allow");
+    if is_asked {
+        out(&format!("\n{WHY_ALLOW}\n"))?;
+    }
+    let is_refused =
+        is_asked && ask("Allow the relay tools, in all projects of this user? [Y/n] ") == Some(false);
+    set_rule(!args.has("no-allow") && !is_refused)?;
+    Ok(is_asked)
+}
+
+fn set_rule(is_wanted: bool) -> Result<(), Failure> {
+    let done = match (is_wanted, settings::has_rule()) {
+        (true, true) => format!("{RULE} is allowed"),
         (true, false) => {
             format!("added {RULE} to permissions.allow in {}", settings::edit(settings::with_rule)?)
         }
@@ -110,76 +113,63 @@ fn permit(args: &Args) -> Result<bool, Failure> {
         }
         (false, false) => "no allow rule; `relay setup --allow` adds it".to_owned(),
     };
-    step("permission", &done)?;
-    Ok(is_asked)
+    step("permission", &done)
 }
 
-/// Lets peers ask the user, or not. A user who is there is asked at the first installation; the default is yes.
-fn ask_for_person(args: &Args, is_first: bool) -> Result<(), Failure> {
+/// Lets peers ask the user, or not. A user who is there is asked at the first installation.
+fn permit_forms(args: &Args, is_first: bool) -> Result<(), Failure> {
     const QUESTION: &str = "\
         \nSessions can ask not only other sessions but also you, by a form in the terminal of an idle session.\n\
         May they? [Y/n] ";
     let is_off = settings::forbids_person();
     let is_asked = is_first && !is_off && !args.has("person") && !args.has("no-person");
-    let is_refused = || is_asked && answer(QUESTION).is_some_and(|answer| !is_yes(&answer));
-    let wants_off = args.has("no-person") || is_off && !args.has("person") || is_refused();
-    let change = if wants_off { settings::with_refusal } else { settings::without_refusal };
-    let name = match wants_off == is_off {
-        true => String::new(),
-        false => format!("; changed env in {}", settings::edit(change)?),
-    };
-    let done = match wants_off {
-        true => "sessions may not ask you by a form (RELAY_PERSON=off); `relay setup --person` lets them",
-        false => "sessions may ask you by a form; `relay setup --no-person` forbids it",
-    };
-    step("person", &format!("{done}{name}"))
+    let is_refused = is_asked && ask(QUESTION) == Some(false);
+    set_forms(!args.has("no-person") && !is_refused && (!is_off || args.has("person")))
 }
 
-/// What the user answers; `None` if nobody is there. Empty at the end of the input.
-fn answer(question: &str) -> Option<String> {
+fn set_forms(are_wanted: bool) -> Result<(), Failure> {
+    let (done, change): (_, fn(&str) -> Option<String>) = match are_wanted {
+        true => (
+            "sessions may ask you by a form; `relay setup --no-person` forbids it",
+            settings::without_refusal,
+        ),
+        false => (
+            "sessions may not ask you by a form (RELAY_PERSON=off); `relay setup --person` lets them",
+            settings::with_refusal,
+        ),
+    };
+    let file = match are_wanted == settings::forbids_person() {
+        true => format!("; changed env in {}", settings::edit(change)?),
+        false => String::new(),
+    };
+    step("person", &format!("{done}{file}"))
+}
+
+/// Asks the user; `None` if nobody is there. An empty line is a yes, the end of the input is not.
+fn ask(question: &str) -> Option<bool> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return None;
+    }
+    err(question);
     let mut answer = String::new();
-    let is_there = io::stdin().is_terminal() && io::stderr().is_terminal();
-    is_there.then(|| {
-        err(question);
-        let _ = io::stdin().read_line(&mut answer); // an error is no answer
-        answer
-    })
-}
-
-/// Whether an answer is yes. The end of the input is no consent.
-fn is_yes(answer: &str) -> bool {
-    !answer.is_empty() && matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes")
-}
-
-/// Explains the allow rule, and asks for it if there is somebody to ask. The default is yes.
-fn confirm() -> Result<bool, Failure> {
-    let reason = AUTO_MODE.replace(" first costs", "\nfirst costs");
-    out(&format!("\n{reason}\nIn other modes a dialog asks on the first use in each project.\n"))?;
-    let answer = answer("Allow the relay tools, in all projects of this user? [Y/n] ");
-    Ok(answer.is_none_or(|answer| is_yes(&answer)))
+    let _ = io::stdin().read_line(&mut answer); // an error is no answer
+    Some(!answer.is_empty() && matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes"))
 }
 
 fn remove() -> Result<(), Failure> {
-    const ABSENT: &str = "was not installed";
-    let absent = || Ok(ABSENT.to_owned());
+    let absent = || Ok("was not installed".to_owned());
     let plugin = plugin()?.map_or_else(absent, |_| claude(&["plugin", "uninstall", PLUGIN]))?;
     step("plugin", &plugin)?;
     let known = marketplace()?;
     let removed = known.map_or_else(absent, |_| claude(&["plugin", "marketplace", "remove", MARKETPLACE]))?;
     step("marketplace", &removed)?;
-    let rule = match settings::has_rule() {
-        true => {
-            format!("removed {RULE} from permissions.allow in {}", settings::edit(settings::without_rule)?)
-        }
-        false => ABSENT.to_owned(),
-    };
-    step("permission", &rule)?;
+    set_rule(false)?;
     if settings::forbids_person() {
         let file = settings::edit(settings::without_refusal)?;
         step("person", &format!("removed RELAY_PERSON from env in {file}"))?;
     }
-    let copy = if package::remove()? { "removed, with completions and man page" } else { ABSENT };
-    step("copy", copy)
+    package::remove()?;
+    step("copy", "removed, with completions and man page")
 }
 
 /// Prints the result of a step: the last line of what a program printed, without the progress before its check mark.

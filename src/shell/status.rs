@@ -1,7 +1,6 @@
 //! `relay status` and `relay stop`: the hub process.
 
 use std::fs;
-use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,9 +8,9 @@ use serde::Serialize;
 
 use super::args::Args;
 use super::terminal::out;
-use super::{Outcome, count, is_no_hub, open, print};
+use super::{Outcome, count, open, print};
 use crate::datadir::DataDir;
-use crate::link::{Link, silent, unreachable};
+use crate::link::{Link, no_hub, silent, unreachable};
 use crate::span::span;
 use crate::wire::{Answer, Code, Fault, JournalStatus, Status, ToHub};
 
@@ -28,11 +27,10 @@ struct StatusJson {
 
 /// Runs `relay status`.
 pub fn status(dir: &DataDir, args: &Args) -> Outcome {
-    let status = request_status(&mut open(dir)?)?;
+    let status = request_status(&mut open(dir)?.ok_or_else(|| no_hub(dir))?)?;
     if args.has("json") {
         let data_dir = dir.path().to_string_lossy().into_owned();
-        print(&StatusJson { status, data_dir })?;
-        return Ok(ExitCode::SUCCESS);
+        return print(&StatusJson { status, data_dir });
     }
     let Status {
         pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections, journal, ..
@@ -49,8 +47,7 @@ pub fn status(dir: &DataDir, args: &Args) -> Outcome {
         count(connections, "connection"),
         describe_journal(&journal),
         dir.path().display(),
-    ))?;
-    Ok(ExitCode::SUCCESS)
+    ))
 }
 
 /// Whether the state of the hub would survive its death.
@@ -75,12 +72,12 @@ pub fn request_status(link: &mut Link) -> Result<Status, Fault> {
 /// Runs `relay stop`: returns when the hub has exited.
 pub fn stop(dir: &DataDir) -> Outcome {
     out(&match stop_hub(dir) {
-        Ok(Status { pid, peers: 0, .. }) => format!("The hub (process {pid}) has stopped.\n"),
-        Ok(Status { pid, peers, .. }) => format!(
+        Ok(None) => "No hub is running.\n".to_owned(),
+        Ok(Some(Status { pid, peers: 0, .. })) => format!("The hub (process {pid}) has stopped.\n"),
+        Ok(Some(Status { pid, peers, .. })) => format!(
             "The hub (process {pid}) has stopped. Its {} will start a new hub at once and continue.\n",
             count(peers, "peer")
         ),
-        Err(fault) if is_no_hub(dir, &fault) => "No hub is running.\n".to_owned(),
         Err(fault) if fault.code == Code::ProtocolMismatch => {
             // A hub of any version exits when its socket is gone.
             fs::remove_file(dir.socket_path())
@@ -89,22 +86,21 @@ pub fn stop(dir: &DataDir) -> Outcome {
             "The hub, which spoke another protocol version, has stopped.\n".to_owned()
         }
         Err(fault) => return Err(fault.into()),
-    })?;
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
-/// Stops the hub, waits until it has exited, and returns its last status.
+/// Stops the hub, waits until it has exited, and returns its last status; `None` if no hub runs.
 ///
 /// # Errors
-/// No hub runs, it speaks another protocol, or it does not exit.
-pub fn stop_hub(dir: &DataDir) -> Result<Status, Fault> {
-    let mut link = open(dir)?;
+/// The hub speaks another protocol, or does not exit.
+pub fn stop_hub(dir: &DataDir) -> Result<Option<Status>, Fault> {
+    let Some(mut link) = open(dir)? else { return Ok(None) };
     let status = request_status(&mut link)?;
     link.call(|id| ToHub::Stop { id })?;
     let until = Instant::now() + EXIT_LIMIT;
     while link.receive(Some(until)).is_some() {} // the hub removes its socket, then closes the connections
     wait_for_exit(dir)?;
-    Ok(status)
+    Ok(Some(status))
 }
 
 /// Waits until a hub that has removed its socket has exited: its lock is free, or the next hub has made a socket.

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::{Failure, width};
-use crate::fence;
+use crate::{fence, process};
 
 /// Moves to the start of the line and erases it.
 pub const ERASE: &str = "\r\x1b[K";
@@ -13,10 +14,11 @@ pub const ERASE: &str = "\r\x1b[K";
 /// Writes `text` to standard output.
 ///
 /// # Errors
-/// [`Failure::Output`]: the reader has closed the pipe, or the device is full.
+/// The reader has closed the pipe (`BrokenPipe`), or the device is full.
 pub fn out(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    Ok(written.map_err(|e| io::Error::new(e.kind(), format!("cannot write to standard output: {e}")))?)
 }
 
 /// Writes `text` to standard error. An error is ignored: there is nowhere to report it.
@@ -63,8 +65,7 @@ pub fn columns() -> Option<usize> {
         return None;
     }
     let set = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let reported = || stty(&["size"])?.split_whitespace().nth(1)?.parse().ok();
-    set.or_else(reported).filter(|columns| *columns > 0)
+    set.filter(|columns| *columns > 0).or_else(|| process::columns(Path::new("/dev/tty")))
 }
 
 /// Runs `stty` on the controlling terminal and returns what it prints; `None` if that fails.

@@ -53,6 +53,9 @@ pub struct ListedPeer {
     pub confirmed_s: Option<u64>,
     /// Seconds since the peer registered.
     pub connected_s: u64,
+    /// The names of further channels of the same session, whose server is configured more than once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_channels: Vec<String>,
 }
 
 /// A directory, after the host if that is not the hub's: `HOST:/DIRECTORY`.

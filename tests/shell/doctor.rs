@@ -22,7 +22,7 @@ fn problem<'a>(report: &'a Value, check: &str, level: &str) -> &'a str {
     let found = findings(report, check);
     let found = found.iter().find(|finding| finding["level"] == level);
     let found = found.unwrap_or_else(|| panic!("no {level} about {check} in {report}"));
-    assert_eq!((&found["ok"], found["remedy"].is_string()), (&json!(level == "warning"), true), "{found}");
+    assert!(found["remedy"].is_string(), "{found}");
     found["detail"].as_str().expect("a detail")
 }
 
@@ -43,7 +43,7 @@ fn a_healthy_installation_has_no_errors() {
     for finding in after.json()["findings"].as_array().expect("findings") {
         // Sessions of the user who runs this test may be warned about.
         let with_remedy = finding["level"] != "ok";
-        let expected = if with_remedy { 5 } else { 4 };
+        let expected = if with_remedy { 4 } else { 3 };
         assert_eq!(keys(finding).len(), expected, "{finding}");
         assert!(!with_remedy || finding["check"] == "session", "{finding}");
     }
@@ -73,7 +73,7 @@ fn doctor_finds_what_is_wrong_with_the_installation() {
     let launcher = copy(&home).join("plugin/bin/relay-launcher");
     let original = fs::read(&launcher).expect("the launcher");
     fs::set_permissions(&launcher, fs::Permissions::from_mode(0o644)).expect("a mode");
-    assert!(problem(&diagnose(&home), "launcher", "error").contains("is not executable"));
+    assert!(problem(&diagnose(&home), "launcher", "error").contains("Permission denied"));
     fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).expect("a mode");
     fs::write(&launcher, "#!/bin/sh\necho 'relay of somebody else'\n").expect("written");
     assert!(problem(&diagnose(&home), "launcher", "error").contains("is not Claude Relay"));
@@ -101,21 +101,9 @@ fn doctor_reads_the_settings_of_claude_code() {
     setup(&home, &["--no-allow"]);
     let write = |settings: Value| home.write(".claude/settings.json", &settings.to_string());
     let allow = |rule: &str| json!({"permissions": {"allow": [rule]}});
-    assert!(
-        problem(&diagnose(&home), "permission", "warning").contains("147 KB"),
-        "2.1.332 starts in auto mode"
-    );
-    for (version, settings, in_auto_mode) in [
-        ("2.1.331", json!({}), false),
-        ("2.1.331", json!({"permissions": {"defaultMode": "auto"}}), true),
-        ("2.1.332", json!({"permissions": {"defaultMode": "plan"}}), false),
-        ("2.1.332", allow("mcp__plugin_relay_relay__relay_ask"), true),
-    ] {
-        write(settings.clone());
-        let ran = home.relay(&["doctor", "--json"]).env("FAKE_VERSION", version).output().expect("it runs");
-        let report: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
-        let detail = problem(&report, "permission", "warning");
-        assert_eq!(detail.contains("auto mode"), in_auto_mode, "{version} {settings} {detail}");
+    for settings in [json!({}), allow("mcp__plugin_relay_relay__relay_ask")] {
+        write(settings);
+        assert!(problem(&diagnose(&home), "permission", "warning").contains("147 KB"));
     }
     for rule in [RULE, "mcp__plugin_relay_relay"] {
         write(allow(rule));
@@ -177,6 +165,17 @@ fn doctor_finds_what_is_wrong_with_the_data_directory() {
 }
 
 #[test]
+fn doctor_warns_of_a_socket_that_nobody_listens_on() {
+    let home = with_claude();
+    setup(&home, &[]);
+    let socket = home.path.join("peers.sock");
+    let mut doctor = home.relay(&["doctor", "--json"]);
+    let ran = doctor.env("RELAY_SOCKET", &socket).output().expect("it runs");
+    let report: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
+    assert!(problem(&report, "hub", "warning").contains(socket.to_str().expect("text")));
+}
+
+#[test]
 fn doctor_says_why_a_running_session_cannot_be_asked() {
     let home = with_claude();
     setup(&home, &[]);
@@ -211,7 +210,7 @@ fn doctor_says_why_a_running_session_cannot_be_asked() {
 }
 
 #[test]
-fn registered_sessions_are_not_missing_and_one_with_two_channels_is_found() {
+fn registered_sessions_are_not_missing() {
     let home = with_claude();
     setup(&home, &[]);
     // A client without `claude agents`, for whose sessions there are only files. The session is this process.
@@ -233,8 +232,11 @@ fn registered_sessions_are_not_missing_and_one_with_two_channels_is_found() {
     let missing = |finding: &Value| finding["detail"].as_str().is_some_and(|d| d.starts_with("me (process"));
     assert!(!findings(&report, "session").iter().any(|finding| missing(finding)), "{report}");
     assert_eq!(home.json(&["peers", "--json"])["unregistered"], json!([]));
-    let _two = home.channel("two");
-    assert!(problem(&diagnose(&home), "channels", "error").contains("has 2 channels"));
+    let _another = home.channel("two"); // a session of its own under the same process
+    assert_eq!(findings(&diagnose(&home), "channels"), [&Value::Null; 0]);
+    let _second = home.channel("one");
+    let report = diagnose(&home);
+    assert_eq!(problem(&report, "channels", "error"), "me has 2 channels: me, me-3");
 }
 
 #[test]

@@ -67,21 +67,27 @@ impl Stage {
     /// With the plugin installed, as its user would install it.
     #[track_caller]
     pub fn new(claude: &Path) -> Stage {
-        let stage = Stage::without_plugin(claude, PLUGIN);
+        let stage = Stage::before_installation(claude);
         stage.home.install_plugin(claude, Path::new(env!("CARGO_MANIFEST_DIR")));
         stage
+    }
+
+    /// Without the plugin, which the test installs later.
+    #[track_caller]
+    pub fn before_installation(claude: &Path) -> Stage {
+        Stage::with_tools(claude, PLUGIN)
     }
 
     /// With the relay as a bare MCP server, `claude mcp add relay -- relay channel`: it has no hooks.
     #[track_caller]
     pub fn bare(claude: &Path) -> Stage {
-        let stage = Stage::without_plugin(claude, "mcp__relay__");
+        let stage = Stage::with_tools(claude, "mcp__relay__");
         let add = ["mcp", "add", "--scope", "user", "relay", "--", super::relay_path(), "channel"];
         super::home::run(stage.home.command(claude).args(add));
         stage
     }
 
-    fn without_plugin(claude: &Path, tools: &'static str) -> Stage {
+    fn with_tools(claude: &Path, tools: &'static str) -> Stage {
         Stage {
             claude: claude.to_owned(),
             home: Home::new(),

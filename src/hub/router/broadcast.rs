@@ -124,7 +124,8 @@ impl Router {
         };
         let found = self.names.by_key.values().filter(|no| {
             let who = &self.peer(**no).who;
-            (include_self || **no != me) && who.listens && within(who) && self.is_first_of_session(**no)
+            let is_other = include_self || **no != me;
+            is_other && who.listens && within(who) && self.stands_for_session(**no, Some(me))
         });
         Ok(found.copied().collect())
     }

@@ -18,7 +18,7 @@ impl Router {
     pub(super) fn roster(&self, conn: ConnId) -> Roster {
         let me = self.peer_on(conn);
         let others =
-            self.names.by_key.values().filter(|no| Some(**no) != me && self.is_first_of_session(**no));
+            self.names.by_key.values().filter(|no| Some(**no) != me && self.stands_for_session(**no, me));
         let peers: Vec<ListedPeer> = others.map(|no| self.peer_line(*no)).collect();
         let Some(no) = me else { return Roster { peers, ..Roster::default() } };
         let own = self.peer(no);
@@ -63,6 +63,7 @@ impl Router {
 
     fn peer_line(&self, no: PeerNo) -> ListedPeer {
         let peer = self.peer(no);
+        let same = self.of_same_session(no).into_iter().filter(|other| *other != no);
         ListedPeer {
             name: peer.who.name.clone(),
             kind: peer.who.kind,
@@ -75,6 +76,7 @@ impl Router {
             confirmed: !peer.proven.is_empty(),
             confirmed_s: peer.confirmed_at.map(|at| (self.now - at) / 1000),
             connected_s: (self.now - peer.since) / 1000,
+            other_channels: same.map(|no| self.peer(no).who.name.clone()).collect(),
         }
     }
 

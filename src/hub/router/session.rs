@@ -316,10 +316,11 @@ impl Router {
         }
     }
 
-    /// Whether a peer is the first channel of its session. A second one belongs to a server that is configured twice.
-    pub(super) fn is_first_of_session(&self, no: PeerNo) -> bool {
-        let claude = &self.peer(no).who.claude;
-        claude.is_none() || self.peers.range(..no).all(|(_, other)| other.who.claude != *claude)
+    /// Whether a peer stands for its session in the eyes of `me`. A session whose server is configured twice has a second channel:
+    /// for others its first one counts, for itself the one that asks.
+    pub(super) fn stands_for_session(&self, no: PeerNo, me: Option<PeerNo>) -> bool {
+        let same = self.of_same_session(no);
+        me.filter(|me| same.contains(me)).or(same.first().copied()) == Some(no)
     }
 
     /// What is known of a peer's session.

@@ -2,23 +2,21 @@
 //! name of a forwarded socket it puts that in the place of `hub.sock` and keeps it there while the connection lasts.
 
 use std::fs::{self, Permissions};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use serde_json::{Value, json};
+use crossbeam_channel::RecvTimeoutError;
+use serde::{Deserialize, Serialize};
 
+use super::read_lines;
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
 use crate::shell::args::Args;
 use crate::shell::terminal::out;
-use crate::shell::{Failure, Outcome, print, usage_error};
+use crate::shell::{Outcome, print, usage_error};
 use crate::texts;
-use crate::threads::{SMALL, spawn};
 use crate::wire::{Code, ToHub};
 
 /// How the name of a forwarded socket begins.
@@ -28,7 +26,7 @@ pub const TAKEN: &str = "linked";
 /// Printed when another link has replaced it.
 pub const REPLACED: &str = "replaced";
 /// Received from a link that was ended on purpose.
-pub const BYE: &str = "bye\n";
+pub const BYE: &str = "bye";
 /// How long the other end may be silent.
 const SILENCE: Duration = Duration::from_secs(45);
 /// How often it tries to get the lock, which the hub that it replaces still holds.
@@ -39,6 +37,7 @@ const CHECK: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(10);
 
 /// What this machine tells a link.
+#[derive(Serialize, Deserialize)]
 pub struct Remote {
     pub data_dir: String,
     /// The epoch of the hub that its sessions use.
@@ -47,19 +46,10 @@ pub struct Remote {
     pub linked: bool,
 }
 
-impl Remote {
-    /// Reads the line that `relay linked` prints; `None` if it is another one.
-    pub fn parse(line: &str) -> Option<Remote> {
-        let said: Value = serde_json::from_str(line).ok()?;
-        let text = |key: &str| said[key].as_str().map(str::to_owned);
-        Some(Remote { data_dir: text("data_dir")?, epoch: text("epoch"), linked: said["linked"] == true })
-    }
-}
-
 /// Runs `relay linked`.
 pub fn linked(dir: &DataDir, args: &Args) -> Outcome {
     if let Some(socket) = dir.elsewhere() {
-        return Err(Failure::Other(format!("the sessions here use the hub behind {}", socket.display())));
+        return Err(format!("the sessions here use the hub behind {}", socket.display()).into());
     }
     dir.prepare()?;
     match args.words.first() {
@@ -70,8 +60,7 @@ pub fn linked(dir: &DataDir, args: &Args) -> Outcome {
             let refused = hub.as_mut().and_then(|hub| hub.call(|id| ToHub::Status { id }).err());
             let linked = refused.is_some_and(|fault| fault.code == Code::NotAllowed);
             let epoch = hub.map(|hub| hub.epoch);
-            print(&json!({"data_dir": dir.path().to_string_lossy(), "epoch": epoch, "linked": linked}))?;
-            Ok(ExitCode::SUCCESS)
+            print(&Remote { data_dir: dir.path().to_string_lossy().into_owned(), epoch, linked })
         }
     }
 }
@@ -87,7 +76,7 @@ fn hold(dir: &DataDir, name: &str) -> Outcome {
         .and_then(|()| fs::rename(&from, &socket))
         .map_err(|e| format!("cannot use the forwarded socket {}: {e}", from.display()))?;
     let ours = dir.listeners();
-    let lines = read_stdin()?;
+    let lines = read_lines(io::stdin())?;
     out(&format!("{TAKEN}\n"))?;
     let (mut claim, mut heard) = (dir.claim()?, Instant::now());
     let is_lost = loop {
@@ -97,10 +86,7 @@ fn hold(dir: &DataDir, name: &str) -> Outcome {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break true,
         }
-        if heard.elapsed() >= SILENCE {
-            break true;
-        }
-        if dir.listeners() != ours {
+        if heard.elapsed() >= SILENCE || dir.listeners() != ours {
             break true;
         }
         if claim.is_none() {
@@ -110,14 +96,14 @@ fn hold(dir: &DataDir, name: &str) -> Outcome {
     };
     if dir.listeners() == ours {
         fs::remove_file(&socket)?;
-    } else if is_there(&socket) {
+    } else if socket.exists() {
         out(&format!("{REPLACED}\n"))?;
     }
     let until = Instant::now() + LINGER;
-    while is_lost && claim.is_some() && Instant::now() < until && !is_there(&socket) {
+    while is_lost && claim.is_some() && Instant::now() < until && !socket.exists() {
         thread::sleep(Duration::from_millis(50));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Removes forwarded sockets that were never used: their connection was lost in that moment.
@@ -128,24 +114,4 @@ fn remove_unused(dir: &DataDir) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn is_there(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok()
-}
-
-/// The lines from the other end; disconnected when the connection ends.
-fn read_stdin() -> io::Result<Receiver<String>> {
-    let (send, lines) = bounded(8);
-    spawn("stdin", SMALL, move || {
-        let mut input = BufReader::new(io::stdin());
-        loop {
-            let mut line = String::new();
-            match input.by_ref().take(64).read_line(&mut line) {
-                Ok(1..) if send.send(line).is_ok() => {}
-                _ => return,
-            }
-        }
-    })?;
-    Ok(lines)
 }

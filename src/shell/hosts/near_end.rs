@@ -2,23 +2,21 @@
 //! `peers.sock`. OpenSSH does all authentication and encryption. The same connection runs `relay linked` there, which
 //! puts the forwarded socket in its place and takes it away when the connection ends.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::io::{self, Write};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, never};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::Entry;
 use super::far_end::{BYE, PREFIX, REPLACED, Remote, TAKEN};
+use super::{Entry, read_lines};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
 use crate::link::{self, Link};
 use crate::shell::terminal::{err, out};
-use crate::threads::{SMALL, spawn};
 use crate::token::Tokens;
 
 /// The beginning of the line that a link prints when it is first up.
@@ -34,8 +32,6 @@ const END: Duration = Duration::from_secs(3);
 /// The pauses before the next attempt.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The longest line that is read, in bytes.
-const MAX_LINE: u64 = 8192;
 
 /// What the other machine runs: the program that `relay setup` or cargo installed, whatever the login shell.
 const PROGRAM: &str = r#"sh -c 'at="${XDG_DATA_HOME:-$HOME/.local/share}/claude-relay/plugin/bin/relay-launcher"; [ -x "$at" ] && exec "$at" "$@"; PATH="$PATH:$HOME/.cargo/bin:$HOME/.local/bin:/usr/local/bin:/opt/homebrew/bin" exec relay "$@"' relay linked"#;
@@ -53,20 +49,18 @@ const OPTIONS: [&str; 9] = [
     "-oControlPath=none",
 ];
 
-/// What ssh printed: on its standard output, or on its standard error.
-enum Said {
-    Line(String),
-    Error(String),
+/// Why a connection has ended.
+enum End {
+    /// A signal came, the link was removed from the list, or another link has replaced it.
+    Unwanted,
+    /// It was lost or never came up.
+    Lost(String),
 }
 
-/// What a link waits for.
-enum Next {
-    Line(String),
-    Ended,
-    /// Nothing came in time.
-    Quiet,
-    /// A signal came, or the link was removed from the list.
-    Leave,
+impl From<String> for End {
+    fn from(why: String) -> End {
+        End::Lost(why)
+    }
 }
 
 /// A link.
@@ -76,112 +70,94 @@ struct Keeper<'a> {
     entry: &'a Entry,
     /// Set by a signal.
     stop: Arc<AtomicBool>,
-    tokens: Tokens,
-    /// Whether the link was ever up, and whether the last connection was.
+    /// Whether the link was ever up.
     was_up: bool,
-    is_up: bool,
+    /// How long to wait before the next attempt.
+    pause: Duration,
 }
 
 /// A running ssh, which ends with this.
 struct Ssh {
     child: Child,
-    stdin: Option<ChildStdin>,
-    said: Receiver<Said>,
-    /// The last line on its standard error.
-    error: String,
+    /// What ssh, or the other machine, prints on standard output and standard error.
+    lines: Receiver<String>,
+    /// The last line that has no meaning for a link: an error message, if the connection ends.
+    said: String,
 }
 
 /// Keeps the link until it is not wanted or a signal comes. If it never comes up, that is an error.
-pub fn keep(dir: &DataDir, host: &str, entry: &Entry) -> Result<ExitCode, String> {
-    let tokens = Tokens::new().map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
+pub fn keep(dir: &DataDir, host: &str, entry: &Entry) -> Result<(), String> {
     let stop = Arc::new(AtomicBool::new(false));
     // A closing terminal sends SIGHUP to what it started: a link in the background stays.
     for (signal, flag) in [(SIGTERM, stop.clone()), (SIGINT, stop.clone()), (SIGHUP, Arc::default())] {
         signal_hook::flag::register(signal, flag).map_err(|e| format!("cannot watch signals: {e}"))?;
     }
-    let mut keeper = Keeper { dir, host, entry, stop, tokens, was_up: false, is_up: false };
-    let mut pause = PAUSE;
+    let mut keeper = Keeper { dir, host, entry, stop, was_up: false, pause: PAUSE };
     loop {
         let why = match keeper.connect() {
-            Ok(()) => return Ok(ExitCode::SUCCESS),
-            Err(why) if !keeper.was_up => return Err(why),
-            Err(why) => why,
+            Ok(()) | Err(End::Unwanted) => return Ok(()),
+            Err(End::Lost(why)) if !keeper.was_up => return Err(why),
+            Err(End::Lost(why)) => why,
         };
-        if std::mem::take(&mut keeper.is_up) {
-            pause = PAUSE;
-        }
         entry.write(host, "down", Some(&why));
-        err(&format!("relay link: {host}: {why}; trying again in {} s\n", pause.as_secs()));
-        if let Next::Leave = keeper.next(None, Instant::now() + pause) {
-            return Ok(ExitCode::SUCCESS);
+        err(&format!("relay link: {host}: {why}; trying again in {} s\n", keeper.pause.as_secs()));
+        if keeper.next(None, Instant::now() + keeper.pause).is_err() {
+            return Ok(());
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        keeper.pause = (keeper.pause * 2).min(LONGEST_PAUSE);
     }
 }
 
 impl Keeper<'_> {
-    /// One connection, until it is not wanted.
-    ///
-    /// # Errors
-    /// Why it was lost or never came up.
-    fn connect(&mut self) -> Result<(), String> {
+    /// One connection, until another link replaces it.
+    fn connect(&mut self) -> Result<(), End> {
         let epoch = self.local_hub()?;
         let mut probe = Ssh::start(self.host, &[], "")?;
-        let remote = self.first(&mut probe, Remote::parse)?;
-        let Some(remote) = remote else { return Ok(()) };
+        let remote: Remote = self.first(&mut probe, |line| serde_json::from_str(line).ok())?;
         drop(probe);
         match (remote.linked, remote.epoch) {
             (false, Some(other)) if other == epoch => {
-                return Err(format!("{} has the same data directory: its sessions use this hub", self.host));
+                Err(format!("{} has the same data directory: its sessions use this hub", self.host))?;
             }
             (true, Some(other)) if other != epoch => {
-                return Err(format!(
-                    "{} is linked to another hub; run `relay unlink` where that is",
-                    self.host
-                ));
+                Err(format!("{} is linked to another hub; run `relay unlink` where that is", self.host))?;
             }
             _ => {} // a dead connection of this link may still be there
         }
-        let name = self.tokens.id(PREFIX).map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
+        let name = Tokens::new().and_then(|mut tokens| tokens.id(PREFIX));
+        let name = name.map_err(|e| format!("cannot read /dev/urandom: {e}"))?;
         let forward = format!("{}/{name}:{}", remote.data_dir, self.dir.peers_socket().display());
         if forward.matches(':').count() > 1 || forward.contains(['\\', '%', '$']) {
             let shown = label(&forward); // the other machine has chosen a part of it
-            return Err(format!("ssh cannot forward {shown}: choose directories without : \\ % $"));
+            Err(format!("ssh cannot forward {shown}: choose directories without : \\ % $"))?;
         }
         let mut ssh = Ssh::start(self.host, &["-R", &forward], &name)?;
-        if self.first(&mut ssh, |line| (line == TAKEN).then_some(()))?.is_none() {
-            return Ok(());
-        }
+        self.first(&mut ssh, |line| (line == TAKEN).then_some(()))?;
         self.entry.write(self.host, "up", None);
         let again = if self.was_up { " again" } else { "" };
         // The reader of a link in the background leaves after the first line.
         let _ = out(&format!("{LINKED} {}{again}: its sessions are peers of the hub here.\n", self.host));
-        (self.is_up, self.was_up) = (true, true);
-        self.hold(&mut ssh)
+        (self.was_up, self.pause) = (true, PAUSE);
+        let end = self.hold(&mut ssh);
+        if let Err(End::Unwanted) = end {
+            ssh.finish();
+        }
+        end
     }
 
     /// Looks after a link that is up.
-    fn hold(&mut self, ssh: &mut Ssh) -> Result<(), String> {
-        let mut beat = Instant::now() + BEAT;
+    fn hold(&mut self, ssh: &mut Ssh) -> Result<(), End> {
         loop {
-            match self.next(Some(ssh), beat) {
-                Next::Line(line) if line == REPLACED => {
+            let beat = Instant::now() + BEAT;
+            while let Some(line) = self.next(Some(ssh), beat)? {
+                if line == REPLACED {
                     err(&format!("relay link: {}: another link has replaced this one\n", self.host));
                     return Ok(());
                 }
-                Next::Line(_) => {}
-                Next::Ended => return Err(ssh.reason("the connection was lost")),
-                Next::Quiet => {
-                    self.local_hub()?;
-                    ssh.say("\n");
-                    beat = Instant::now() + BEAT;
-                }
-                Next::Leave => {
-                    ssh.say(BYE);
-                    ssh.finish();
-                    return Ok(());
-                }
+                ssh.said = line;
             }
+            self.local_hub()?;
+            ssh.say("").map_err(|_| End::Lost(ssh.reason()))?;
         }
     }
 
@@ -194,51 +170,35 @@ impl Keeper<'_> {
         }
     }
 
-    /// The first line that `find` accepts, after those of a shell's start-up files; `None` if the link has to end.
-    fn first<T>(&self, ssh: &mut Ssh, find: impl Fn(&str) -> Option<T>) -> Result<Option<T>, String> {
+    /// The first line that `find` accepts, after those of a shell's start-up files.
+    fn first<T>(&self, ssh: &mut Ssh, find: impl Fn(&str) -> Option<T>) -> Result<T, End> {
         let until = Instant::now() + ANSWER;
-        loop {
-            match self.next(Some(ssh), until) {
-                Next::Line(line) => {
-                    if let Some(found) = find(&line) {
-                        return Ok(Some(found));
-                    }
-                }
-                Next::Ended => {
-                    let why = ssh.reason("it did not run `relay linked`");
-                    let is_missing = why.contains("relay:") && why.ends_with("not found"); // says the shell there
-                    let remedy = "; install Claude Relay there, by `relay setup` or on PATH";
-                    return Err(why + if is_missing { remedy } else { "" });
-                }
-                Next::Quiet => return Err(format!("no answer within {} s", ANSWER.as_secs())),
-                Next::Leave => return Ok(None),
+        while let Some(line) = self.next(Some(ssh), until)? {
+            ssh.said = line;
+            if let Some(found) = find(&ssh.said) {
+                ssh.said.clear();
+                return Ok(found);
             }
         }
+        Err(End::Lost(format!("no answer within {} s", ANSWER.as_secs())))
     }
 
-    fn next(&self, mut ssh: Option<&mut Ssh>, until: Instant) -> Next {
+    /// The next line; `None` if there is none until then.
+    fn next(&self, ssh: Option<&Ssh>, until: Instant) -> Result<Option<String>, End> {
+        let lines = ssh.map_or_else(never, |ssh| ssh.lines.clone());
         loop {
             if self.stop.load(Ordering::Relaxed) || !self.entry.is_wanted() {
-                return Next::Leave;
+                return Err(End::Unwanted);
             }
-            let pause = until.saturating_duration_since(Instant::now()).min(CHECK);
-            // Also if the other machine never stops talking.
-            if pause.is_zero() {
-                return Next::Quiet;
+            if Instant::now() >= until {
+                return Ok(None); // also if the other machine never stops talking
             }
-            match ssh.as_mut().map(|ssh| ssh.said.recv_timeout(pause)) {
-                Some(Ok(Said::Line(line))) => return Next::Line(line),
-                Some(Ok(Said::Error(line))) => ssh.iter_mut().for_each(|ssh| ssh.error.clone_from(&line)),
-                Some(Err(RecvTimeoutError::Disconnected)) => return Next::Ended,
-                Some(Err(RecvTimeoutError::Timeout)) => {}
-                None => thread::sleep(pause),
-            }
-            // A process that ssh has started may hold its output open.
-            if ssh
-                .as_mut()
-                .is_some_and(|ssh| ssh.said.is_empty() && !matches!(ssh.child.try_wait(), Ok(None)))
-            {
-                return Next::Ended;
+            match lines.recv_deadline(until.min(Instant::now() + CHECK)) {
+                Ok(line) => return Ok(Some(line)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(End::Lost(ssh.map(Ssh::reason).unwrap_or_default()));
+                }
             }
         }
     }
@@ -247,53 +207,45 @@ impl Keeper<'_> {
 impl Ssh {
     /// Starts `relay linked` with `socket` on `host`.
     fn start(host: &str, forward: &[&str], socket: &str) -> Result<Ssh, String> {
+        let cannot = |e: io::Error| format!("cannot start ssh: {e}");
+        let (input, output) = io::pipe().map_err(cannot)?;
         let mut command = Command::new("ssh");
         command.args(OPTIONS).args(forward).args(["--", host]).arg(format!("{PROGRAM} {socket}"));
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|e| format!("cannot start ssh: {e}"))?;
-        let (send, said) = bounded(64);
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let ssh = Ssh { stdin: child.stdin.take(), child, said, error: String::new() };
-        let errors = send.clone();
-        spawn("ssh", SMALL, move || read_lines(stdout, &send, Said::Line))
-            .and_then(|()| spawn("ssh errors", SMALL, move || read_lines(stderr, &errors, Said::Error)))
-            .map_err(|e| format!("cannot start a thread: {e}"))?;
-        Ok(ssh)
+        command.stdin(Stdio::piped()).stdout(output.try_clone().map_err(cannot)?).stderr(output);
+        let child = command.spawn().map_err(cannot)?;
+        Ok(Ssh { child, lines: read_lines(input).map_err(cannot)?, said: String::new() })
     }
 
-    /// What ssh said about its end, or `what`.
-    fn reason(&self, what: &str) -> String {
-        if self.error.is_empty() { what.to_owned() } else { clean(&self.error) }
+    /// What was said about the end of the connection, and what to do about it.
+    fn reason(&self) -> String {
+        let said = clean(&self.said);
+        let remedy = if said.is_empty() {
+            "the connection was lost"
+        } else if said.contains("Permission denied (") {
+            "; the login must work without a prompt: by a key without a passphrase, or one in an agent"
+        } else if said.contains("relay:") && said.ends_with("not found") {
+            "; install Claude Relay there, by `relay setup` or on PATH" // the shell there has said so
+        } else {
+            ""
+        };
+        said + remedy
     }
 
-    fn say(&mut self, line: &str) {
-        let _ = self.stdin.as_mut().map(|stdin| stdin.write_all(line.as_bytes())); // its end is noticed by `next`
+    fn say(&mut self, line: &str) -> io::Result<()> {
+        self.child.stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(format!("{line}\n").as_bytes()))
     }
 
-    /// Closes its input and waits for its end.
+    /// Ends the connection on purpose, so that the other machine does not wait for it.
     fn finish(&mut self) {
-        self.stdin = None;
+        let _ = self.say(BYE); // it may have ended
+        self.child.stdin = None;
         let until = Instant::now() + END;
-        while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
-            thread::sleep(Duration::from_millis(10));
-        }
+        while self.lines.recv_deadline(until).is_ok() {}
     }
 }
 
 impl Drop for Ssh {
     fn drop(&mut self) {
         let _ = self.child.kill().and_then(|()| self.child.wait()); // it may have ended
-    }
-}
-
-fn read_lines(from: Option<impl Read>, to: &Sender<Said>, said: fn(String) -> Said) {
-    let Some(from) = from else { return };
-    let mut from = BufReader::new(from);
-    let mut line = Vec::new();
-    while let Ok(1..) = from.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
-        if to.send(said(String::from_utf8_lossy(&line).trim().to_owned())).is_err() {
-            return;
-        }
-        line.clear();
     }
 }
