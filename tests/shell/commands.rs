@@ -319,7 +319,7 @@ fn broadcast_prints_answers_as_they_arrive() {
     bob.line("#3 ok");
     assert_eq!(all.code(), Some(0));
     let value: Value = serde_json::from_str(&all.out.text()).expect("JSON");
-    assert_eq!(keys(&value["answers"][0]), ["answer", "ask_id", "from"]);
+    assert_eq!(keys(&value["answers"][0]), ["answer", "ask_id", "from", "thread"]);
     assert_eq!(value["answers"][0]["answer"], "ok");
     assert_eq!(home.run(&["broadcast", "x", "--scope", "repo"]).code, Some(2), "in no repository");
 }
