@@ -29,7 +29,7 @@ use crate::process;
 use crate::texts::{self, Texts};
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{Activity, Parcel, Path, ToClient, ToHub, Who};
+use crate::wire::{Activity, Parcel, Path, ToClient, ToHub};
 use calls::{Call, Wait};
 use forms::OpenForm;
 use identity::Identity;
@@ -59,7 +59,7 @@ struct Channel {
     texts: Texts,
     /// The program at the other end of stdin.
     program: mcp::Client,
-    /// Requests by that to the hub that each waits for.
+    /// The open calls, by the id of the request to the hub that each waits for.
     calls: HashMap<u64, Call>,
     /// The open call of `relay_wait`.
     wait: Option<Wait>,
@@ -95,7 +95,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     let (received, all) = bounded(256);
     let prepared = dir.prepare();
     listen(&received)?;
-    let Some((id, method, params)) = meet(&all, session.pid)? else { return Ok(()) };
+    let Some((id, method, params)) = first_request(&all, session.pid)? else { return Ok(()) };
     let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
     let program = client.client();
     if program != mcp::Client::ClaudeCode {
@@ -109,10 +109,10 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     let away = prepared.err().unwrap_or_else(|| "the hub has not been reached yet; retry".to_owned());
     let (inbox, to_inbox) = unbounded();
     let done = move |push, error| received.send(Received::Inbox(push, error)).is_ok();
-    inbox::serve(Texts::new(dir, session.key.clone()), to_inbox, done);
+    inbox::serve(Texts::new(dir, session.key.clone()), to_inbox, done)?;
     log::debug!(key = session.key; "channel_start");
     let mut channel = Channel {
-        client: Client::new(tokens, who(&session, identity), unreachable(away)),
+        client: Client::new(tokens, session.who(identity), unreachable(away)),
         texts: Texts::new(dir, session.key.clone()),
         session,
         program,
@@ -131,7 +131,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     channel.client.who.paths = channel.paths();
     channel.client.who.session = channel.conversation();
     channel.answer_request(id, &method, &params);
-    // What earlier sessions left.
+    // Files of sessions that have ended.
     process::sweep(&dir.sessions(), Duration::MAX);
     texts::sweep(dir);
     let why = channel.serve(&all);
@@ -141,8 +141,9 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
 }
 
 /// The first request that depends on who the client is, with its method and parameters: `initialize`, or the tools for a client
-/// that does not introduce itself. Others are answered. `None` if the channel is to leave before; `parent` may be gone.
-fn meet(received: &Receiver<Received>, parent: u32) -> io::Result<Option<(Id, String, String)>> {
+/// that does not introduce itself. Other requests are answered here. `None` if the channel has to exit first, also because its
+/// `parent` is gone.
+fn first_request(received: &Receiver<Received>, parent: u32) -> io::Result<Option<(Id, String, String)>> {
     loop {
         let incoming = match received.recv_timeout(CHECK) {
             Ok(Received::Client(incoming)) => incoming,
@@ -174,7 +175,7 @@ fn listen(received: &Sender<Received>) -> io::Result<()> {
     let mut all = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     spawn("signals", SMALL, move || {
         if all.forever().next().is_some() {
-            let _ = signals.try_send(Received::Signal); // a full queue: see below
+            let _ = signals.try_send(Received::Signal); // if the queue is full, the process exits below
             std::thread::sleep(LEAVE);
             std::process::exit(1); // the client does not read what it asked for
         }
@@ -190,25 +191,6 @@ fn listen(received: &Sender<Received>) -> io::Result<()> {
     })
 }
 
-fn who(session: &Surroundings, Identity { peer, secret }: Identity) -> Who {
-    Who {
-        name: session.default_name(),
-        peer,
-        secret,
-        cwd: session.cwd(),
-        repo: session.git.repo.clone(),
-        branch: session.git.branch.clone(),
-        pid: session.pid,
-        claude: Some(session.key.clone()),
-        listens: true,
-        held: session.is_held,
-        person_off: surroundings::is_set("RELAY_PERSON", "off"),
-        consent: surroundings::consent(),
-        fresh: true,
-        ..Who::default()
-    }
-}
-
 impl Channel {
     /// Serves until the session ends, and returns why.
     fn serve(&mut self, received: &Receiver<Received>) -> &'static str {
@@ -219,13 +201,14 @@ impl Channel {
             match received.recv_deadline(until) {
                 Ok(Received::Client(incoming)) => self.answer_client(incoming),
                 Ok(Received::Hub(message)) => {
+                    self.client.who.open_forms = self.forms.iter().map(|form| form.ask_id.clone()).collect();
                     let events = self.client.handle(message);
                     self.take_events(events);
                 }
                 Ok(Received::Inbox(push, error)) => self.pushed(&push, Path::Inbox, error),
                 Ok(Received::Signal) => return "a signal",
                 Ok(Received::ClientGone) => self.ending = true,
-                Err(_) => {} // it is time for something
+                Err(_) => {} // a deadline has passed
             }
             let now = Instant::now();
             let late = self.client.expire(now);
@@ -288,14 +271,14 @@ impl Channel {
         self.print(&answer);
     }
 
-    /// Claude Code's id of the conversation. Another client that runs inside of a session has that session's in its environment.
+    /// Claude Code's id of the conversation. Another client that was started from a session inherits that session's id.
     fn conversation(&self) -> Option<String> {
         self.session.id().filter(|_| self.program == mcp::Client::ClaudeCode)
     }
 
     /// Whether messages reach the model by themselves.
     fn is_pushable(&self) -> bool {
-        self.program.can_be_pushed_to() || self.session.is_way_forced()
+        self.program == mcp::Client::ClaudeCode || self.session.only.is_some()
     }
 
     /// The paths to this session, the preferred one first. A client that can't be pushed to has one only while `relay_wait` waits.
@@ -342,7 +325,7 @@ impl Channel {
         let paths: Vec<&str> = self.client.who.paths.iter().map(|p| p.name()).collect();
         log::info!(name = name, paths = paths.join(" "); "register_ack");
         if self.lists_resources {
-            self.resources_changed = true; // meanwhile they may have
+            self.resources_changed = true; // they may have changed meanwhile
         }
         let file = &self.session.file;
         if file.status.is_some() {
@@ -357,10 +340,11 @@ impl Channel {
         let error = match (path, self.session.inbox()) {
             (Path::Form, _) => return self.open_form(parcel),
             (Path::Tool, _) => return self.arrived.push(parcel),
-            (Path::Inbox, Some(socket)) => return drop(self.inbox.send((socket, parcel))), // it runs as long as the channel
+            (Path::Inbox, Some(socket)) => return drop(self.inbox.send((socket, parcel))), // its thread runs as long as the channel
             (Path::Channel, _) => {
-                let message = mcp::channel_message(&fence::body(&parcel), fence::channel_meta(&parcel));
-                (!self.print(&message)).then(|| "nobody reads stdout".to_owned())
+                let params = json!({"content": fence::body(&parcel), "meta": fence::channel_meta(&parcel)});
+                (!self.print(&mcp::notification("notifications/claude/channel", params)))
+                    .then(|| "nobody reads stdout".to_owned())
             }
             _ => Some(format!("this session has no path {}", path.name())),
         };

@@ -166,17 +166,14 @@ impl Client {
             FromHub::Up { sender, epoch, pid } => {
                 (self.sender, self.registered, self.next_epoch) = (Some(sender), false, epoch);
                 self.away = silent(Some(pid)); // should it end a request
-                let lost = self.open_asks();
+                let open = self.open.iter();
+                let lost = open.map(|(id, to)| LostAsk { ask_id: id.clone(), to: to.clone() }).collect();
                 self.send(&ToHub::Register { id: REGISTER, who: Box::new(self.who.clone()), lost });
                 Vec::new()
             }
             FromHub::Down(why) => self.disconnected(why),
-            FromHub::Said(message) => self.received(*message),
+            FromHub::Message(message) => self.received(*message),
         }
-    }
-
-    fn open_asks(&self) -> Vec<LostAsk> {
-        self.open.iter().map(|(id, to)| LostAsk { ask_id: id.clone(), to: to.clone() }).collect()
     }
 
     fn disconnected(&mut self, why: Fault) -> Vec<Event> {
@@ -237,7 +234,7 @@ impl Client {
         (self.who.fresh, self.who.exact) = (false, false);
         self.who.name.clone_from(&name);
         // With a linked hub a client comes back to an earlier epoch. What it ended in between must not end again.
-        let ended = |id: &&String| other && !self.open.contains_key(*id) && !self.is_requested(id);
+        let ended = |id: &&String| other && !self.open.contains_key(*id);
         let ended: Vec<String> = open.iter().filter(ended).cloned().collect();
         self.open.retain(|id, _| open.contains(id));
         for ask_id in ended {
@@ -253,16 +250,6 @@ impl Client {
         self.registered = true; // not before: nothing that was lost may be sent again
         self.send_requests();
         events
-    }
-
-    /// Whether the ask or broadcast with this id is among the requests without an answer.
-    fn is_requested(&self, wanted: &str) -> bool {
-        self.requests.values().any(|r| match &r.message {
-            ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast(BroadcastRequest { broadcast_id: id, .. }) => {
-                id == wanted
-            }
-            _ => false,
-        })
     }
 
     fn push(&mut self, parcel: Parcel) -> Option<Event> {

@@ -13,7 +13,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{process, repository};
+use crate::process;
+use crate::repository::{open_regular, read};
 pub use elsewhere::{Listeners, has_containers, host};
 use elsewhere::{dial, named};
 use machine::{MACHINE, Machine};
@@ -109,14 +110,9 @@ impl DataDir {
         self.of_machine(SOCKET)
     }
 
-    /// The hub's journal.
-    pub fn journal_path(&self) -> PathBuf {
-        self.of_machine(JOURNAL)
-    }
-
     /// The path of a file of this machine's hub.
     fn of_machine(&self, file: &str) -> PathBuf {
-        self.0.join(named(file, &self.machine_suffix().unwrap_or_default()))
+        self.0.join(named(file, &self.suffix()))
     }
 
     /// The directory of the logs.
@@ -139,12 +135,8 @@ impl DataDir {
         if let Some(socket) = self.elsewhere() {
             return dial(socket, limit); // the user has named or mounted it
         }
-        let own = self.connect_to(SOCKET, limit);
-        match own {
-            Err(e) if is_not_running(&e) => match self.machine_suffix() {
-                Some(suffix) => self.connect_to(&named(SOCKET, &suffix), limit),
-                None => Err(e),
-            },
+        match self.connect_to(SOCKET, limit) {
+            Err(e) if is_not_running(&e) => self.connect_to(&named(SOCKET, &self.suffix()), limit),
             own => own,
         }
     }
@@ -164,11 +156,11 @@ impl DataDir {
 
     /// Makes this process the hub of the directory for as long as the claim lives; `None` if another process is.
     pub fn claim(&self) -> io::Result<Option<Claim>> {
-        let suffix = self.machine_suffix().unwrap_or_default();
+        let suffix = self.suffix();
         let mut options = OpenOptions::new();
         let path = self.0.join(named(LOCK, &suffix));
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut lock = open_lock(&options, &path)?;
+        let mut lock = open_regular(&options, &path)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -184,19 +176,19 @@ impl DataDir {
 
     /// Whether a process is the hub of the directory, or is about to be.
     pub fn is_claimed(&self) -> bool {
-        let lock = open_lock(OpenOptions::new().read(true), &self.of_machine(LOCK));
+        let lock = open_regular(OpenOptions::new().read(true), &self.of_machine(LOCK));
         lock.is_ok_and(|lock| lock.try_lock_shared().is_err())
     }
 
     /// The process id of the last hub, from its lock file.
     pub fn hub_process(&self) -> Option<u32> {
-        repository::read(self.of_machine(LOCK))?.lines().next()?.parse().ok()
+        read(self.of_machine(LOCK))?.lines().next()?.parse().ok()
     }
 
     /// The other machine whose hub uses the unsuffixed file names, if any. This machine's files then have its host name
     /// as a suffix.
     pub fn other_machine(&self) -> Option<String> {
-        let text = repository::read(self.0.join(LOCK))?;
+        let text = read(self.0.join(LOCK))?;
         let mut lines = text.lines().skip(1);
         let (host, boot) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
         let known = |a: &str, b: &str| !a.is_empty() && !b.is_empty();
@@ -206,9 +198,9 @@ impl DataDir {
         other.then(|| host.to_owned())
     }
 
-    /// The suffix of this machine's file names, if another machine uses the directory.
-    fn machine_suffix(&self) -> Option<String> {
-        self.other_machine().map(|_| MACHINE.host.clone())
+    /// The suffix of this machine's file names; empty unless another machine uses the directory.
+    fn suffix(&self) -> String {
+        self.other_machine().map_or_else(String::new, |_| MACHINE.host.clone())
     }
 
     /// A path for the file `name` in this directory that a socket address can hold. Where the directory's own path is too
@@ -302,14 +294,6 @@ fn locate(flag: Option<&OsStr>, var: impl Fn(&str) -> Option<OsString>) -> Resul
     Ok(DataDir(dir))
 }
 
-/// Opens a lock file. Opening a pipe could block.
-fn open_lock(options: &OpenOptions, path: &Path) -> io::Result<File> {
-    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        return Err(io::Error::other("it is not a regular file; remove it"));
-    }
-    options.open(path)
-}
-
 /// Our user id. Where there is no `/proc`, a file tells that we create in `dir`.
 fn user(dir: &Path) -> io::Result<u32> {
     match process::path("self").and_then(|own| fs::metadata(own).ok()) {
@@ -328,7 +312,7 @@ fn probe(dir: &Path) -> io::Result<u32> {
 }
 
 /// Creates a directory with mode 0700, whatever the umask; one that exists stays as it is.
-fn make_private(dir: &Path) -> io::Result<()> {
+pub fn make_private(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => fs::set_permissions(dir, Permissions::from_mode(0o700)),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -444,7 +428,7 @@ mod tests {
         assert_eq!(dir.other_machine().as_deref(), Some("other-machine"));
         let claim = dir.claim().expect("a lock file").expect("the lock");
         assert_eq!(claim.socket_path(), dir.0.join(format!("hub-{host}.sock")));
-        assert_eq!(claim.journal_path(), dir.journal_path());
+        assert_eq!(claim.journal_path(), dir.0.join(format!("hub-{host}.journal")));
         let lock = fs::read_to_string(dir.0.join(LOCK)).expect("it is there");
         assert_eq!(lock, "1\nother-machine\nother-boot\n");
         let _listener = claim.bind().expect("bound");

@@ -4,6 +4,8 @@
 //! those of the relay, the client or the user. [`clean`] removes what hides or deceives, [`quote`] marks every line as
 //! quoted, and [`label`] prepares a short string for use within a sentence of the relay. All take linear time.
 
+use std::collections::BTreeMap;
+
 use crate::wire::{Kind, Parcel};
 
 /// The longest [`label`], in characters.
@@ -88,17 +90,15 @@ pub fn fields(p: &Parcel) -> Vec<(&'static str, String)> {
 
 /// The `meta` of a channel notification: the header fields, and as `user` the sender, which Claude Code shows on the
 /// screen.
-pub fn channel_meta(p: &Parcel) -> Vec<(&'static str, String)> {
-    let mut meta = fields(p);
-    meta.push(("user", sender(p)));
-    meta
+pub fn channel_meta(p: &Parcel) -> BTreeMap<&'static str, String> {
+    fields(p).into_iter().chain([("user", sender(p))]).collect()
 }
 
 /// The text of a parcel, followed by instructions for the model.
 pub fn body(p: &Parcel) -> String {
     match advice(p) {
-        Some(advice) => format!("{}\n\n{advice}", words_and_cut(p)),
-        None => words_and_cut(p),
+        Some(advice) => format!("{}\n\n{advice}", text_and_note(p)),
+        None => text_and_note(p),
     }
 }
 
@@ -116,7 +116,7 @@ pub fn inbox_text(p: &Parcel) -> String {
     let advice = advice(p).map(|a| format!("\n{a}")).unwrap_or_default();
     format!(
         "<cross-session-message from=\"relay:{address}\" from-name=\"{name}\">\n{}\n\n{}{advice}\n</cross-session-message>",
-        words_and_cut(p),
+        text_and_note(p),
         header(p)
     )
 }
@@ -151,21 +151,26 @@ fn header(p: &Parcel) -> String {
     header + "]"
 }
 
-/// The text, and after it whether it is cut.
-fn words_and_cut(p: &Parcel) -> String {
+/// The text, and after it the note that it is cut.
+fn text_and_note(p: &Parcel) -> String {
     match &p.cut {
-        Some(cut) => format!("{}\n\n[relay: {cut}]", words(p)),
-        None => words(p),
+        Some(cut) => format!("{}\n\n[relay: {cut}]", marked_text(p)),
+        None => marked_text(p),
     }
 }
 
 /// The text of a parcel: a peer's text is quoted, a text of the hub is not.
-pub fn words(p: &Parcel) -> String {
+pub fn marked_text(p: &Parcel) -> String {
     if is_from_peer(p) { quote(&p.text) } else { clean(&p.text) }
 }
 
-/// Instructions for the model, by the kind of the parcel.
+/// Instructions for the model.
 fn advice(p: &Parcel) -> Option<String> {
+    let again = p.again.then(|| format!("This may have come already: act on {} once.", label(&p.ask_id)));
+    again.into_iter().chain(advice_by_kind(p)).reduce(|again, advice| format!("{again} {advice}"))
+}
+
+fn advice_by_kind(p: &Parcel) -> Option<String> {
     let gave = if p.by.is_some() { "A person gave this answer. " } else { "" };
     let about =
         p.about.as_deref().map(|about| format!("{gave}It answers this session's question: {}", label(about)));
@@ -407,6 +412,7 @@ mod tests {
             code: None,
             broadcast: None,
             late: false,
+            again: false,
         }
     }
 
@@ -452,6 +458,9 @@ mod tests {
             text(&typed).starts_with("[relay kind=reply ask_id=ask_1 from=backend by=person push=c0ffee]\n")
         );
         assert!(body(&typed).contains("A person gave this answer. It answers"), "{}", body(&typed));
+
+        let again = Parcel { again: true, ..parcel(Kind::Reply, "yes") };
+        assert_eq!(body(&again), "> yes\n\nThis may have come already: act on ask_1 once.");
 
         let failed = Parcel { code: Some(Code::PeerGone), ..parcel(Kind::Failed, "it left\u{1b}[0m") };
         assert_eq!(

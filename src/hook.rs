@@ -13,13 +13,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
 use crate::link::{Link, unreachable};
 use crate::process;
-use crate::wire::{Answer, Code, HookEvent, HookReport, OwedAsk, Receipts, ToHub};
+use crate::wire::{Answer, Code, HookEvent, HookReport, OwedAsk, Receipts, ToHub, VERSION};
 use transcript::Transcript;
 pub use transcript::pushes_in;
 
@@ -54,13 +54,8 @@ pub struct Input {
     #[serde(default)]
     stop_hook_active: bool,
     tool_name: Option<String>,
-    tool_input: Option<ToolInput>,
-}
-
-/// The arguments of a tool call that are used.
-#[derive(Debug, Default, Deserialize)]
-struct ToolInput {
-    ask_id: Option<String>,
+    #[serde(default)]
+    tool_input: Value,
 }
 
 impl Input {
@@ -91,9 +86,9 @@ impl Input {
     }
 
     /// The ask that a call of `relay_reply` is about.
-    pub fn answered_ask(&mut self) -> Option<String> {
-        let is_reply = self.tool_name.as_ref().is_some_and(|name| name.ends_with("__relay_reply"));
-        self.tool_input.take().filter(|_| is_reply)?.ask_id
+    pub fn answered_ask(&self) -> Option<String> {
+        let tool = self.tool_name.as_ref().filter(|name| name.ends_with("__relay_reply"));
+        tool.and_then(|_| self.tool_input["ask_id"].as_str()).map(str::to_owned)
     }
 }
 
@@ -115,7 +110,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     };
     let claude = process::key(parent_id());
     let prompted = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
-    let mut first = vec![Link::hello()];
+    let mut first = vec![ToHub::Hello { v: VERSION }];
     if !prompted.is_empty() {
         let claude = Some(claude.clone());
         first.push(ToHub::Seen(Receipts { claude, prompted, ..Receipts::default() }));
@@ -160,7 +155,10 @@ fn report(dir: &DataDir, first: &[ToHub], hook: &ToHub, patience: Duration) -> O
         }
         match dir.connect(left).and_then(Link::over) {
             Ok(mut link) => {
-                let sent = link.sender.send_all(first).map_err(|e| unreachable(e.to_string()));
+                let sent = first
+                    .iter()
+                    .try_for_each(|message| link.sender.send(message))
+                    .map_err(|e| unreachable(e.to_string()));
                 match sent.and_then(|()| link.call_until(until, |_| hook.clone())) {
                     Ok(answer) => return Some((link, answer)),
                     Err(fault) if fault.code == Code::HubUnreachable => {}

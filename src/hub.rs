@@ -29,6 +29,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::{Claim, DataDir};
@@ -101,7 +102,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     router.info.journal = journal.status.clone();
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
-    listen(&claim, listener, &incoming, router.last_conn().wrapping_add(1))?;
+    listen(&claim, listener, &incoming, router.last_conn() + 1)?;
     log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info.epoch.as_str(); "hub_started");
     ready();
     let mut hub = Hub {
@@ -238,7 +239,7 @@ impl Hub<'_> {
             Incoming::Closed(conn, fault) => {
                 if let Some(fault) = fault {
                     log::warn!(conn; "bad_msg");
-                    self.send(conn, &error_line(fault));
+                    self.send(conn, &ToClient::error(None, fault));
                 }
                 self.close(conn);
                 self.step(Input::Closed(conn));
@@ -337,9 +338,7 @@ fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, 
         if Arc::strong_count(&open) > most + 1 {
             log::warn!("too_many_connections");
             let full = format!("the hub has {most} connections, which is its limit; retry later");
-            let mut refusal = Vec::new();
-            write_line(&mut refusal, &error_line(fault(Code::Overloaded, full)));
-            write_and_close(&stream, &refusal);
+            write_and_close(&stream, &ToClient::error(None, fault(Code::Overloaded, full)));
             continue;
         }
         let (conn, incoming) = (next.fetch_add(1, Ordering::Relaxed), incoming.clone());
@@ -353,14 +352,12 @@ fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, 
     }
 }
 
-fn error_line(fault: Fault) -> ToClient {
-    ToClient::Error { id: None, code: fault.code, message: fault.message, waiting: Vec::new() }
-}
-
-/// Writes one line and closes a connection that has no writer.
-fn write_and_close(stream: &UnixStream, line: &[u8]) {
+/// Writes one message and closes a connection that has no writer.
+fn write_and_close(stream: &UnixStream, message: &impl Serialize) {
+    let mut line = Vec::new();
+    write_line(&mut line, message);
     let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
-    let _ = { stream }.write_all(line); // it may be gone already
+    let _ = { stream }.write_all(&line); // it may be gone already
     let _ = stream.shutdown(Shutdown::Both);
 }
 

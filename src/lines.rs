@@ -16,15 +16,13 @@ pub struct Lines {
     buffer: Vec<u8>,
     /// The end of the last returned line in `buffer`.
     start: usize,
-    /// The end of the part that was searched for a newline.
-    searched: usize,
     /// Whether the socket has a timeout from an earlier call.
     timed: bool,
 }
 
 impl Lines {
     pub fn new(stream: Arc<UnixStream>) -> Self {
-        Lines { stream, buffer: Vec::new(), start: 0, searched: 0, timed: false }
+        Lines { stream, buffer: Vec::new(), start: 0, timed: false }
     }
 
     /// The next line without its newline, or `None` at the end of the stream; a last line without a newline is
@@ -34,30 +32,25 @@ impl Lines {
     /// `InvalidData` for a line that is too long, `TimedOut` when `until` passes before the line is whole, and errors
     /// of the socket.
     pub fn next(&mut self, until: Option<Instant>) -> io::Result<Option<&[u8]>> {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        if self.buffer.is_empty() && self.buffer.capacity() > 16 * CHUNK {
+            self.buffer.shrink_to(CHUNK); // frees the memory of one long line
+        }
+        let mut searched = 0;
         loop {
-            let found = self.buffer[self.searched..].iter().position(|b| *b == b'\n');
-            if let Some(at) = found {
-                let line = self.start..self.searched + at;
-                self.start = line.end + 1;
-                self.searched = self.start;
-                return Ok(Some(&self.buffer[line]));
+            if let Some(at) = self.buffer[searched..].iter().position(|b| *b == b'\n') {
+                let end = searched + at;
+                self.start = end + 1;
+                return Ok(Some(&self.buffer[..end]));
             }
-            self.compact();
-            if self.buffer.len() >= MAX_LINE {
+            searched = self.buffer.len();
+            if searched >= MAX_LINE {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is longer than 4 MiB"));
             }
             if self.fill(until)? == 0 {
                 return Ok(None);
             }
-        }
-    }
-
-    fn compact(&mut self) {
-        self.buffer.drain(..self.start);
-        self.start = 0;
-        self.searched = self.buffer.len();
-        if self.buffer.is_empty() && self.buffer.capacity() > 16 * CHUNK {
-            self.buffer.shrink_to(CHUNK); // frees the memory of one long line
         }
     }
 

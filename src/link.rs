@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -43,22 +42,12 @@ impl Sender {
     /// # Errors
     /// The connection is lost, or the hub does not read.
     pub fn send(&self, message: &ToHub) -> io::Result<()> {
-        self.send_all([message])
-    }
-
-    /// Several messages in one write.
-    ///
-    /// # Errors
-    /// As for `send`.
-    pub fn send_all<'a>(&self, messages: impl IntoIterator<Item = &'a ToHub>) -> io::Result<()> {
-        let mut lines = Vec::new();
-        for message in messages {
-            write_line(&mut lines, message);
-        }
+        let mut line = Vec::new();
+        write_line(&mut line, message);
         loop {
-            match (&*self.0).write(&lines) {
+            match (&*self.0).write(&line) {
                 // A blocking write is short only if its time is up. Going on would double the time.
-                Ok(n) if n < lines.len() => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(n) if n < line.len() => return Err(io::ErrorKind::TimedOut.into()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 written => return written.map(drop),
             }
@@ -152,15 +141,10 @@ impl Link {
         })
     }
 
-    /// The first line of every connection.
-    pub fn hello() -> ToHub {
-        ToHub::Hello { v: VERSION }
-    }
-
     /// Sends `hello` and reads `welcome`. `None` if the hub was exiting.
     fn greet(dir: &DataDir, stream: UnixStream, until: Instant) -> Result<Option<Link>, Fault> {
         let Ok(mut link) = Link::over(stream) else { return Ok(None) };
-        if link.sender.send(&Link::hello()).is_err() {
+        if link.sender.send(&ToHub::Hello { v: VERSION }).is_err() {
             return Ok(None);
         }
         let line = match link.lines.next(Some(until)) {
@@ -259,12 +243,13 @@ pub enum FromHub {
         /// The hub's process.
         pid: u32,
     },
-    Said(Box<ToClient>),
+    Message(Box<ToClient>),
     /// The connection is lost, or connecting failed; [`keep`] tries again.
     Down(Fault),
 }
 
-/// Keeps a connection to the hub, and reconnects, until `receive` returns `false`.
+/// Keeps a connection to the hub, and reconnects, until `receive` returns `false`. The pause before an attempt is longer after
+/// each failure, up to 2 s.
 pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
     let mut failures = 0;
     loop {
@@ -277,7 +262,7 @@ pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
                 }
                 while let Ok(received) = link.try_receive(Some(Instant::now() + STALE)) {
                     let wanted = match received {
-                        Some(message) => receive(FromHub::Said(Box::new(message))),
+                        Some(message) => receive(FromHub::Message(Box::new(message))),
                         None if link.is_stale(&dir) => break,
                         None => true,
                     };
@@ -296,16 +281,8 @@ pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
         if !receive(FromHub::Down(why)) {
             return;
         }
-        thread::sleep(backoff(failures));
+        thread::sleep(Duration::from_millis((10 << failures.min(8)).min(2000)));
     }
-}
-
-/// The pause before the next attempt: longer after each failure, up to 2 s, with jitter for sessions that lost the same
-/// hub.
-fn backoff(failures: u32) -> Duration {
-    let most = (10_u64 << failures.min(8)).min(2000);
-    let jitter = RandomState::new().hash_one(failures) % most;
-    Duration::from_millis(most / 2 + jitter / 2)
 }
 
 /// Starts a hub that outlives this process. Of several that are started at once, the one that gets the lock stays.

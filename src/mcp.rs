@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufRead};
 
-use serde::de::{DeserializeOwned, Deserializer};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -178,12 +178,6 @@ pub fn params<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|e| e.to_string())
 }
 
-/// Reads a member leniently: a value of an unexpected type counts as missing.
-pub fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) -> Result<T, D::Error> {
-    let raw = Box::<RawValue>::deserialize(from)?;
-    Ok(serde_json::from_str(raw.get()).unwrap_or_default())
-}
-
 /// The line that answers a request.
 pub fn result(id: &Id, result: impl Serialize) -> String {
     response(id, "result", &result)
@@ -209,29 +203,13 @@ pub fn notification(method: &str, params: Value) -> String {
     json!({"jsonrpc": "2.0", "method": method, "params": params}).to_string()
 }
 
-/// The MCP client, by its capabilities for us.
+/// The MCP client. Only Claude Code has push paths, so that a message arrives without a tool call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Client {
     ClaudeCode,
     Codex,
     #[default]
     Other,
-}
-
-impl Client {
-    /// Whether this client has a push path, so that a message arrives without a tool call.
-    pub fn can_be_pushed_to(self) -> bool {
-        self == Client::ClaudeCode
-    }
-
-    /// The longest tool result that this client is given, in characters of JSON. Claude Code shows its model up to 500,000 of a
-    /// tool whose `_meta` says so, and of longer ones a short preview (measured); what others do is not known.
-    pub fn max_tool_result(self) -> usize {
-        match self {
-            Client::ClaudeCode => 490_000,
-            Client::Codex | Client::Other => 40_000,
-        }
-    }
 }
 
 /// The parameters of `initialize`. A member of an unexpected type counts as missing.
@@ -284,12 +262,6 @@ fn instructions(is_pushable: bool) -> String {
 pub fn cancelled(text: &str) -> Option<Id> {
     let members: BTreeMap<String, Box<RawValue>> = params(text).ok()?;
     Id::new(members.get("requestId")?.get())
-}
-
-/// A channel notification: its text and its attributes.
-pub fn channel_message(content: &str, attributes: Vec<(&'static str, String)>) -> String {
-    let meta: Value = attributes.into_iter().collect();
-    notification("notifications/claude/channel", json!({"content": content, "meta": meta}))
 }
 
 /// A tool's result: text for the model, and structured content for programs.

@@ -88,8 +88,8 @@ pub fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<&'
         })
         .filter(|(_, apart, distance, _)| !apart || *distance <= 1 + letters.len() / 3)
         .collect();
-    let nearest = move || Some(near.swap_remove((0..near.len()).min_by_key(|at| near[*at])?).3);
-    std::iter::from_fn(nearest).take(NEAREST).collect()
+    near.sort_unstable();
+    near.into_iter().take(NEAREST).map(|(.., name)| name).collect()
 }
 
 /// The edit distance between `wanted` and the first 40 characters of `name`.

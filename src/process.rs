@@ -3,20 +3,17 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::bounded;
 
 use crate::repository::read;
 use crate::threads::{SMALL, spawn};
 
-/// The most that is read of what a program prints, in bytes.
-const MAX_OUTPUT: u64 = 16 << 20;
 /// How long `ps` or `stty` may take.
 const PS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -28,8 +25,7 @@ pub fn path(below: impl AsRef<Path>) -> Option<PathBuf> {
 
 /// The content of a file in `/proc` that consists of one line; empty if there is no such file.
 pub fn line(below: &str) -> String {
-    let text = path(below).and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-    text.trim().to_owned()
+    path(below).and_then(read).unwrap_or_default().trim().to_owned()
 }
 
 /// The command line of a process; empty if it is unknown. `ps` prints words, not arguments: an argument with a space becomes
@@ -83,37 +79,20 @@ fn ps(args: &[&str]) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a program without input. Of each of its streams 16 MiB are read.
+/// Runs a program without input.
 ///
 /// # Errors
 /// It could not be started, or did not end within `limit` (`TimedOut`).
 pub fn run(command: &mut Command, limit: Duration) -> io::Result<Output> {
-    let until = Instant::now() + limit;
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    let (stdout, stderr) = (read_all(child.stdout.take())?, read_all(child.stderr.take())?);
-    let [stdout, stderr] = [stdout, stderr].map(|text| text.recv_deadline(until).unwrap_or_default());
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Output { status, stdout, stderr });
-        }
-        if Instant::now() >= until {
-            let _ = child.kill().and_then(|()| child.wait()); // it may have ended just now
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Reads a pipe in a thread of its own.
-fn read_all(pipe: Option<impl Read + Send + 'static>) -> io::Result<Receiver<Vec<u8>>> {
-    let (done, text) = bounded(1);
-    let read = move || {
-        let mut text = Vec::new();
-        let _ = pipe.map(|pipe| pipe.take(MAX_OUTPUT).read_to_end(&mut text)); // what was read until then counts
-        let _ = done.send(text); // nobody waits any more if it took too long
-    };
-    spawn("pipe", SMALL, read).map(|()| text)
+    let child = command.spawn()?;
+    let pid = child.id();
+    let (done, ended) = bounded(1);
+    spawn("child", SMALL, move || drop(done.send(child.wait_with_output())))?;
+    ended.recv_timeout(limit).unwrap_or_else(|_| {
+        let _ = Command::new("kill").args(["-9", &pid.to_string()]).status(); // it may have ended just now
+        Err(io::ErrorKind::TimedOut.into())
+    })
 }
 
 /// The key that the hooks of a session share with its channel: that of the process `pid` that started both, or `RELAY_SESSION`

@@ -54,6 +54,7 @@ fn parcel() -> impl Strategy<Value = Parcel> {
             broadcast,
             thread: None,
             late,
+            again: !late,
         },
     )
 }

@@ -1,6 +1,6 @@
 //! The directory that a session works in, and the git repository around it, found without running git.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -76,6 +76,17 @@ pub fn shown(path: &Path) -> String {
 pub fn read(path: impl AsRef<Path>) -> Option<String> {
     let bytes = read_limited(path, MAX_FILE).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Opens a file unless something else stands in its place. A link could lead anywhere, and opening a pipe could block.
+///
+/// # Errors
+/// It cannot be opened, or is no regular file.
+pub fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::other("it is not a regular file; remove it"));
+    }
+    options.open(path)
 }
 
 /// The first `most` bytes of a regular file. Other files might never end, or block when they are opened.

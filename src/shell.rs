@@ -96,10 +96,11 @@ pub fn report(args: &Args, failure: Failure, rest: impl Serialize) -> ExitCode {
     }
 }
 
-/// The hub's error message for a reader at a shell: without the code that some messages begin with, and with `peers` for
-/// the tool that lists the peers.
+/// The hub's error message for a reader at a shell: without the code that some messages begin with, and with commands for the
+/// tool that lists the peers, `peers`, and the asks.
 pub fn message(code: Code, text: &str, peers: &str) -> String {
     let message = text.strip_prefix(code.name()).and_then(|m| m.strip_prefix(": ")).unwrap_or(text);
+    let message = message.replace("relay_peers lists the asks", "`relay asks` lists the asks");
     message.replace("relay_peers", peers).replace("this session", "this peer")
 }
 
@@ -136,4 +137,22 @@ pub fn short_id(id: &str) -> String {
 /// A number with its noun: `1 peer`, `2 peers`.
 pub fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_commands_and_no_tools() {
+        for (text, shown) in [
+            ("peer_gone: \"bob\" left. relay_peers lists the peers", "\"bob\" left. /peers lists the peers"),
+            (
+                "no such ask; relay_peers lists the asks that this session owes",
+                "no such ask; `relay asks` lists the asks that this peer owes",
+            ),
+        ] {
+            assert_eq!(message(Code::PeerGone, text, "/peers"), shown);
+        }
+    }
 }

@@ -4,13 +4,13 @@
 //! it: cleaned, and quoted if it is a peer's. A question's file is removed when its ask ends; every file is removed within
 //! seconds after the session's process has ended, and an hour after it was written, by the hub.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::datadir::DataDir;
+use crate::datadir::{DataDir, make_private};
 use crate::fence;
 use crate::process;
 use crate::wire::{Kind, Parcel};
@@ -79,13 +79,10 @@ impl Texts {
 
     /// Writes the whole text of a parcel.
     fn write(&self, parcel: &Parcel) -> io::Result<PathBuf> {
-        match DirBuilder::new().mode(0o700).create(&self.dir) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-            _ => {}
-        }
+        make_private(&self.dir)?;
         let path = self.path(&parcel.ask_id, parcel.kind);
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        match writeln!(file, "{}", fence::words(parcel)) {
+        match writeln!(file, "{}", fence::marked_text(parcel)) {
             Ok(()) => Ok(path),
             Err(e) => fs::remove_file(path).and(Err(e)),
         }

@@ -234,6 +234,13 @@ pub enum ToClient {
     Event(Event),
 }
 
+impl ToClient {
+    /// The answer to a request that failed, or the last message before the hub closes a connection.
+    pub fn error(id: Option<u64>, Fault { code, message }: Fault) -> ToClient {
+        ToClient::Error { id, code, message, waiting: Vec::new() }
+    }
+}
+
 /// Receipts: the identifiers of pushes, by how far each push got.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -377,6 +384,9 @@ pub struct Parcel {
     /// A reply that came after its ask had timed out.
     #[serde(default)]
     pub late: bool,
+    /// Whether an earlier push of this text may have arrived.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// How a form was closed.

@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::client::{self, BEFORE_MESSAGING, NEWEST};
+use support::client::{self, BEFORE_MESSAGING, MESSAGING, NEWEST, VERSIONS};
 use support::stage::{Stage, ask_line, asks_in, field, headers_in, peer_line};
 
 #[test]
@@ -90,17 +90,17 @@ fn every_message_gets_in_once(version: &str, push: Option<&str>, path: &str) {
 
 #[test]
 fn by_inbox_through_the_death_of_the_hub() {
-    through_the_death_of_the_hub("inbox");
+    MESSAGING.into_iter().for_each(|version| through_the_death_of_the_hub(version, "inbox"));
 }
 
 #[test]
 fn by_hook_through_the_death_of_the_hub() {
-    through_the_death_of_the_hub("hook");
+    VERSIONS.into_iter().for_each(|version| through_the_death_of_the_hub(version, "hook"));
 }
 
 /// The hub crashes when a question has been pushed and not yet been seen, and once more before its answer is given.
-fn through_the_death_of_the_hub(path: &str) {
-    let Some(claude) = client::claude(NEWEST) else { return };
+fn through_the_death_of_the_hub(version: &str, path: &str) {
+    let Some(claude) = client::claude(version) else { return };
     let mut stage = Stage::new(&claude);
     stage.env("RELAY_PUSH", path);
     let (mut alice, mut bob) = (stage.piped("alice"), stage.piped("bob"));
@@ -171,33 +171,47 @@ fn past_an_inbox_that_refuses() {
     stage.finish();
 }
 
-/// Where the user reviews what comes in, no other path goes round that, and the asker is told.
+/// Where the user reviews what comes in, no other path goes round that, and the asker is told. A project can't undo it. Once
+/// the user lets it in, it comes once, and has one answer.
 #[test]
 fn an_inbox_that_holds_is_not_bypassed() {
-    let Some(claude) = client::claude(NEWEST) else { return };
-    let mut stage = Stage::new(&claude);
-    stage.home.settings(json!({"crossSessionInbound": "hold"}));
-    stage.env("RELAY_CONFIRM_S", "0.2");
-    let (mut alice, mut bob) = (stage.piped("alice"), stage.piped("bob"));
-    alice.meet("bob");
-    bob.settle();
-    let watch = stage.watch();
-    let held = alice.ask("bob", "Q-held?");
-    watch.wait_for_ask(&held, "pushed", "inbox");
-    // Two turns of the session, each longer than the time to confirm.
-    for _ in 0..2 {
-        let call = bob.long_call();
+    for claude in MESSAGING.into_iter().filter_map(client::claude) {
+        let mut stage = Stage::new(&claude);
+        stage.home.settings(json!({"crossSessionInbound": "hold"}));
+        let project = stage.home.project("bob").join(".claude");
+        std::fs::create_dir_all(&project).expect("the project's settings directory");
+        let accept = json!({"crossSessionInbound": "accept"});
+        std::fs::write(project.join("settings.json"), accept.to_string()).expect("settings");
+        stage.env("RELAY_CONFIRM_S", "0.2");
+        let (mut alice, mut bob) = (stage.piped("alice"), stage.piped("bob"));
         alice.meet("bob");
-        call.end(&bob);
+        bob.settle();
+        let watch = stage.watch();
+        let held = alice.ask("bob", "Q-held?");
+        watch.wait_for_ask(&held, "pushed", "inbox");
+        // Two turns of the session, each longer than the time to confirm.
+        for _ in 0..2 {
+            let call = bob.long_call();
+            alice.meet("bob");
+            call.end(&bob);
+        }
+        let line = ask_line(&alice.peers(), &held);
+        assert_eq!(line["state"], "pushed", "{line}");
+        assert!(line["detail"].as_str().is_some_and(|d| d.contains("crossSessionInbound")), "{line}");
+        assert_eq!(watch.course("ask", &held), ["pushed by inbox"]);
+
+        stage.answers("bob", "A-held");
+        stage.home.settings(accept);
+        stage.model.wait_for("alice", "the answer", |request| request.hears("A-held"));
+        watch.only_by("inbox", "ask", &held);
+        bob.got_each_once(&["Q-held?"]);
+        alice.got_each_once(&["A-held"]);
+        assert_eq!((watch.ends(&held), &alice.peers()["asks"]), (1, &json!([])));
+        drop(watch);
+        alice.end();
+        bob.end();
+        stage.finish();
     }
-    let line = ask_line(&alice.peers(), &held);
-    assert_eq!(line["state"], "pushed", "{line}");
-    assert!(line["detail"].as_str().is_some_and(|d| d.contains("crossSessionInbound")), "{line}");
-    assert_eq!(watch.course("ask", &held), ["pushed by inbox"]);
-    drop(watch);
-    alice.end();
-    bob.end();
-    stage.finish();
 }
 
 /// In a pipe no hook can wait before the first prompt, and this client has no inbox.

@@ -115,7 +115,6 @@ fn a_session_with_two_channels_is_one_peer() {
         bob.got_each_once(&["Q-of-all?"]);
         assert_eq!(alice.settle().received("> Q-of-all?").matches, 0, "{version}: it asked itself");
         let found = diagnose(&stage);
-        finds(&found, "channels", "error", &["MCP server talk"]);
         finds(&found, "channels", "error", &["has 2 channels", "bob"]);
         alice.end();
         bob.end();

@@ -79,12 +79,13 @@ fn every_call_is_answered_whatever_the_model_says_in_it() {
 /// A session in plan mode asks, answers and lists.
 #[test]
 fn plan_mode_does_not_silence_a_session() {
-    for claude in clients() {
+    for claude in client::VERSIONS.into_iter().filter_map(client::claude) {
         let stage = Stage::new(&claude);
         let plan = |name| stage.launch(name).arg("--permission-mode").arg("plan");
         let bob = plan("bob").piped();
         let (mut alice, mut bob) = (stage.piped("alice"), stage.act(bob, "bob"));
         alice.meet("bob");
+        bob.settle(); // 2.1.197 has no path before the first prompt
         stage.answers("bob", "A-planned");
         stage.answers("alice", "A-free");
         alice.ask("bob", "Q-to-planner?");

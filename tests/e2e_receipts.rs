@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
-use support::client::{self, BEFORE_MESSAGING, NEWEST, VERSIONS};
+use support::client::{self, BEFORE_MESSAGING, MESSAGING, NEWEST, VERSIONS, WITH_MESSAGING};
+use support::home::Home;
 use support::launch::CHANNEL;
 use support::leftovers::Stopped;
 use support::receipts::PromptHook;
@@ -19,10 +20,20 @@ use support::watch::Watch;
 /// Longer than the 4 s that an idle session has to confirm a push.
 const LONG: Duration = Duration::from_secs(6);
 
-fn stage(version: &str) -> Option<Stage> {
+/// What a text says that may have come already.
+const AGAIN: &str = "This may have come already";
+
+/// By `push` alone, or as sessions are by default.
+fn stage(version: &str, push: &str) -> Option<Stage> {
     let mut stage = Stage::new(&client::claude(version)?);
     stage.env("RELAY_ASKS_PER_MIN", "0");
+    stage.env("RELAY_PUSH", push);
     Some(stage)
+}
+
+/// One stage per client. Those before messaging have the hook as their only path outside of a terminal.
+fn stages<'a>(versions: &'a [&str], push: &'a str) -> impl Iterator<Item = Stage> + 'a {
+    versions.iter().filter_map(move |version| stage(version, push))
 }
 
 /// Two sessions in pipes that know each other, each with a hook that waits.
@@ -46,73 +57,110 @@ fn pair_by_channel<'a>(stage: &'a Stage, tmux: &Path) -> (Actor<'a, Session>, Ac
 /// call of the session takes it along.
 #[test]
 fn a_prompt_that_another_hook_refuses_is_not_called_seen() {
-    let Some(stage) = stage(NEWEST) else { return };
-    let by_inbox = "input=$(cat); case $input in *Q-never*) true;; *cross-session-message*Q-once*) true;; *) false;; esac";
-    PromptHook::that_refuses(&stage.home, by_inbox);
-    let (mut alice, mut bob) = pair(&stage);
-    let watch = stage.watch();
+    for stage in stages(&MESSAGING, "auto") {
+        refuse_once(&stage.home, "cross-session-message");
+        let (alice, bob) = pair(&stage);
+        refused(&stage, alice, bob, &["pushed by inbox", "pushed by hook"]);
+    }
+}
 
-    let once = alice.ask("bob", "Q-once?");
-    stage.wait_for_ask("bob", "Q-once?");
-    alice.wait_for_state(&once, "seen");
-    assert_eq!(watch.course("ask", &once), ["pushed by inbox", "pushed by hook", "seen by hook"]);
-
-    let never = alice.ask("bob", "Q-never?");
-    let refused = alice.wait_for_peers("the end of all paths", |peers| {
-        let line = ask_line(peers, &never);
-        line["state"] == "queued"
-            && line["detail"].as_str().is_some_and(|d| d.contains("no path to that session works"))
-    });
-    assert_eq!(ask_line(&refused, &never)["state"], "queued");
-    assert_eq!(stage.model.conversation("bob").expect("requests").received("Q-never?").matches, 0);
-    bob.peers();
-    alice.wait_for_state(&never, "seen");
-    assert_eq!(watch.course("ask", &never).last().map(String::as_str), Some("seen by tool"));
-    bob.got_each_once(&["Q-once?", "Q-never?"]);
-    stage.seen_never_early(&watch, "bob", &[(once, "Q-once?".to_owned()), (never, "Q-never?".to_owned())]);
+#[test]
+fn a_prompt_that_another_hook_refuses_by_channel() {
+    let Some(tmux) = client::tmux() else { return };
+    for (version, next) in [(NEWEST, "inbox"), (WITH_MESSAGING, "inbox"), (BEFORE_MESSAGING, "hook")] {
+        let Some(stage) = stage(version, "auto") else { return };
+        refuse_once(&stage.home, "<channel");
+        let (alice, bob) = pair_by_channel(&stage, &tmux);
+        refused(&stage, alice, bob, &["pushed by channel", &format!("pushed by {next}")]);
+    }
 }
 
 /// 2.1.197 has the hook path alone.
 #[test]
 fn a_prompt_that_another_hook_refuses_before_messaging() {
-    let Some(stage) = stage(BEFORE_MESSAGING) else { return };
+    let Some(stage) = stage(BEFORE_MESSAGING, "auto") else { return };
     PromptHook::that_refuses(&stage.home, "grep -q Q-never");
-    let (mut alice, mut bob) = pair(&stage);
+    let (alice, mut bob) = pair(&stage);
+    never_in_a_prompt(&stage, &stage.watch(), alice, &mut bob);
+    bob.got_each_once(&["Q-never?"]);
+}
+
+/// Refuses each prompt with `Q-never`, and with `Q-once` where it came by the path that this word shows.
+fn refuse_once(home: &Home, path: &str) {
+    let refuses = format!(
+        "input=$(cat); case $input in *Q-never*) true;; *) case $input in *'{path}'*Q-once*) true;; *) false;; esac;; esac"
+    );
+    PromptHook::that_refuses(home, &refuses);
+}
+
+fn refused<S: Prompted>(
+    stage: &Stage,
+    mut alice: Actor<'_, Session>,
+    mut bob: Actor<'_, S>,
+    course: &[&str],
+) {
     let watch = stage.watch();
+    let once = alice.ask("bob", "Q-once?");
+    stage.wait_for_ask("bob", "Q-once?");
+    alice.wait_for_state(&once, "seen");
+    let seen = course.last().expect("a path").replace("pushed", "seen");
+    assert_eq!(watch.course("ask", &once), [course, &[&seen]].concat());
+
+    let never = never_in_a_prompt(stage, &watch, alice, &mut bob);
+    bob.got_each_once(&["Q-once?", "Q-never?"]);
+    assert_eq!(bob.settle().received(AGAIN).matches, 0, "what was refused has not come");
+    stage.seen_never_early(&watch, "bob", &[(once, "Q-once?".to_owned()), (never, "Q-never?".to_owned())]);
+}
+
+/// A question that each path fails to bring comes with the result of a tool call.
+fn never_in_a_prompt<S: Prompted>(
+    stage: &Stage,
+    watch: &Watch,
+    mut alice: Actor<'_, Session>,
+    bob: &mut Actor<'_, S>,
+) -> String {
     let never = alice.ask("bob", "Q-never?");
-    alice.wait_for_peers("the end of all paths", |peers| {
-        ask_line(peers, &never)["detail"]
-            .as_str()
-            .is_some_and(|d| d.contains("no path to that session works"))
+    let refused = alice.wait_for_peers("the end of all paths", |peers| {
+        let line = ask_line(peers, &never);
+        line["detail"].as_str().is_some_and(|d| d.contains("no path to that session works"))
     });
+    assert_eq!(ask_line(&refused, &never)["state"], "queued");
+    let got = stage.model.conversation("bob").map_or(0, |request| request.received("Q-never?").matches);
+    assert_eq!(got, 0);
     bob.peers();
     alice.wait_for_state(&never, "seen");
-    assert!(!watch.course("ask", &never).contains(&"seen by hook".to_owned()), "{}", watch.dump());
-    bob.got_each_once(&["Q-never?"]);
+    let course = watch.course("ask", &never);
+    let after = course.iter().skip_while(|step| *step != "queued").map(String::as_str);
+    assert_eq!(after.collect::<Vec<_>>(), ["queued", "pushed by tool", "seen by tool"], "{course:?}");
+    never
 }
 
 #[test]
 fn seen_waits_for_a_slow_hook_by_inbox() {
-    let Some(stage) = stage(NEWEST) else { return };
-    let hook = PromptHook::that_holds(&stage.home, "Q-slow");
-    let (alice, bob) = pair(&stage);
-    seen_waits_for(stage.watch(), &stage, hook, alice, bob, "inbox");
+    for stage in stages(&MESSAGING, "inbox") {
+        let hook = PromptHook::that_holds(&stage.home, "Q-slow");
+        let (alice, bob) = pair(&stage);
+        seen_waits_for(stage.watch(), &stage, hook, alice, bob, "inbox");
+    }
 }
 
 #[test]
 fn seen_waits_for_a_slow_hook_by_hook() {
-    let Some(stage) = stage(BEFORE_MESSAGING) else { return };
-    let hook = PromptHook::that_holds(&stage.home, "Q-slow");
-    let (alice, bob) = pair(&stage);
-    seen_waits_for(stage.watch(), &stage, hook, alice, bob, "hook");
+    for stage in stages(&VERSIONS, "hook") {
+        let hook = PromptHook::that_holds(&stage.home, "Q-slow");
+        let (alice, bob) = pair(&stage);
+        seen_waits_for(stage.watch(), &stage, hook, alice, bob, "hook");
+    }
 }
 
 #[test]
 fn seen_waits_for_a_slow_hook_by_channel() {
-    let (Some(stage), Some(tmux)) = (stage(NEWEST), client::tmux()) else { return };
-    let hook = PromptHook::that_holds(&stage.home, "Q-slow");
-    let (alice, bob) = pair_by_channel(&stage, &tmux);
-    seen_waits_for(stage.watch(), &stage, hook, alice, bob, "channel");
+    let Some(tmux) = client::tmux() else { return };
+    for stage in stages(&VERSIONS, "auto") {
+        let hook = PromptHook::that_holds(&stage.home, "Q-slow");
+        let (alice, bob) = pair_by_channel(&stage, &tmux);
+        seen_waits_for(stage.watch(), &stage, hook, alice, bob, "channel");
+    }
 }
 
 /// Another hook holds the prompt for longer than a push has to be confirmed in.
@@ -144,25 +192,28 @@ fn seen_waits_for<S: Prompted>(
 
 #[test]
 fn forty_at_once_by_inbox() {
-    let Some(stage) = stage(NEWEST) else { return };
-    let (alice, bob) = pair(&stage);
-    // What exceeds the inbox's rate goes by the hook.
-    many_at_once(&stage, alice, bob, 40);
+    for stage in stages(&MESSAGING, "auto") {
+        let (alice, bob) = pair(&stage);
+        // What exceeds the inbox's rate goes by the hook.
+        many_at_once(&stage, alice, bob, 40);
+    }
 }
 
 #[test]
 fn forty_at_once_by_hook() {
-    let Some(mut stage) = stage(BEFORE_MESSAGING) else { return };
-    stage.env("RELAY_PUSH", "hook");
-    let (alice, bob) = pair(&stage);
-    many_at_once(&stage, alice, bob, 40);
+    for stage in stages(&VERSIONS, "hook") {
+        let (alice, bob) = pair(&stage);
+        many_at_once(&stage, alice, bob, 40);
+    }
 }
 
 #[test]
 fn twelve_at_once_by_channel() {
-    let (Some(stage), Some(tmux)) = (stage(NEWEST), client::tmux()) else { return };
-    let (alice, bob) = pair_by_channel(&stage, &tmux);
-    many_at_once(&stage, alice, bob, 12);
+    let Some(tmux) = client::tmux() else { return };
+    for stage in stages(&VERSIONS, "auto") {
+        let (alice, bob) = pair_by_channel(&stage, &tmux);
+        many_at_once(&stage, alice, bob, 12);
+    }
 }
 
 fn many_at_once<S: Prompted>(
@@ -193,19 +244,23 @@ fn many_at_once<S: Prompted>(
 /// Claude Code holds back what comes while it shows a screen of its own.
 #[test]
 fn once_behind_a_screen_of_the_client_by_channel() {
-    let (Some(stage), Some(tmux)) = (stage(NEWEST), client::tmux()) else { return };
-    let (alice, bob) = pair_by_channel(&stage, &tmux);
-    once_behind_screens(&stage, alice, bob, "channel");
+    let Some(tmux) = client::tmux() else { return };
+    for stage in stages(&VERSIONS, "auto") {
+        let (alice, bob) = pair_by_channel(&stage, &tmux);
+        once_behind_screens(&stage, alice, bob, "channel");
+    }
 }
 
 #[test]
 fn once_behind_a_screen_of_the_client_by_inbox() {
-    let (Some(stage), Some(tmux)) = (stage(NEWEST), client::tmux()) else { return };
-    let bob = stage.launch("bob").in_terminal(&tmux);
-    let mut alice = stage.piped("alice");
-    let bob = stage.act_in_terminal(bob, "bob");
-    alice.meet("bob");
-    once_behind_screens(&stage, alice, bob, "inbox");
+    let Some(tmux) = client::tmux() else { return };
+    for stage in stages(&MESSAGING, "auto") {
+        let bob = stage.launch("bob").in_terminal(&tmux);
+        let mut alice = stage.piped("alice");
+        let bob = stage.act_in_terminal(bob, "bob");
+        alice.meet("bob");
+        once_behind_screens(&stage, alice, bob, "inbox");
+    }
 }
 
 fn once_behind_screens(
@@ -216,7 +271,7 @@ fn once_behind_screens(
 ) {
     let watch = stage.watch();
     let mut asked = Vec::new();
-    for screen in ["/model", "/config"] {
+    for screen in ["/model", "/config", "/status", "/help"] {
         bob.session.prompt(screen);
         alice.wait_for_peers("the screen", |peers| peer_line(peers, "bob")["activity"] == "screen");
         let question = format!("Q-behind-{}?", &screen[1..]);
@@ -240,26 +295,30 @@ fn once_behind_screens(
 /// A pipe that is stopped, a debugger, a lid: the question waits, by the path that it took.
 #[test]
 fn once_into_a_stopped_client_by_inbox() {
-    let Some(stage) = stage(NEWEST) else { return };
-    let (alice, bob) = pair(&stage);
-    let stopped = Stopped::new(&[bob.session.pid()]);
-    once_into_stopped(&stage, alice, bob, stopped, "inbox", "queued");
+    for stage in stages(&MESSAGING, "auto") {
+        let (alice, bob) = pair(&stage);
+        let stopped = Stopped::new(&[bob.session.pid()]);
+        once_into_stopped(&stage, alice, bob, stopped, "inbox", "queued");
+    }
 }
 
 #[test]
 fn once_into_a_stopped_client_by_hook() {
-    let Some(stage) = stage(BEFORE_MESSAGING) else { return };
-    let (alice, bob) = pair(&stage);
-    let stopped = Stopped::new(&[bob.session.pid()]);
-    once_into_stopped(&stage, alice, bob, stopped, "hook", "pushed");
+    for stage in stages(&VERSIONS, "hook") {
+        let (alice, bob) = pair(&stage);
+        let stopped = Stopped::new(&[bob.session.pid()]);
+        once_into_stopped(&stage, alice, bob, stopped, "hook", "pushed");
+    }
 }
 
 #[test]
 fn once_into_a_stopped_client_by_channel() {
-    let (Some(stage), Some(tmux)) = (stage(NEWEST), client::tmux()) else { return };
-    let (alice, bob) = pair_by_channel(&stage, &tmux);
-    let stopped = bob.session.stop();
-    once_into_stopped(&stage, alice, bob, stopped, "channel", "pushed");
+    let Some(tmux) = client::tmux() else { return };
+    for stage in stages(&VERSIONS, "auto") {
+        let (alice, bob) = pair_by_channel(&stage, &tmux);
+        let stopped = bob.session.stop();
+        once_into_stopped(&stage, alice, bob, stopped, "channel", "pushed");
+    }
 }
 
 fn once_into_stopped<S: Prompted>(
@@ -286,8 +345,7 @@ fn once_into_stopped<S: Prompted>(
 /// The hub dies with an answer on its way to a busy asker, and again before a second answer to the same ask.
 #[test]
 fn an_answer_on_its_way_through_the_death_of_the_hub() {
-    for version in VERSIONS {
-        let Some(stage) = stage(version) else { return };
+    for stage in stages(&VERSIONS, "auto") {
         let (mut alice, mut bob) = pair(&stage);
         let id = alice.ask("bob", "Q-once?");
         // That bob ends his turn without an answer is news for alice, which must not be on its way as well.

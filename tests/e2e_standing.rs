@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use support::client::{self, BEFORE_MESSAGING, NEWEST, WITH_MESSAGING};
+use support::client::{self, BEFORE_MESSAGING, NEWEST, VERSIONS, WITH_MESSAGING};
 use support::model::Request;
 use support::session::Session;
 use support::stage::{Actor, Prompted, Stage, ask_line, field, headers_in, peer_line};
@@ -145,7 +145,7 @@ fn an_answer_that_the_user_refuses_at_the_dialog() {
 /// The model's server is overloaded when the question's turn begins.
 #[test]
 fn a_turn_that_fails() {
-    for version in [NEWEST, BEFORE_MESSAGING] {
+    for version in VERSIONS {
         let Some(claude) = client::claude(version) else { return };
         let mut stage = Stage::new(&claude);
         stage.env("RELAY_NUDGE_S", "3");
@@ -165,6 +165,30 @@ fn a_turn_that_fails() {
         bob.get("relay_reply", json!({"ask_id": id, "answer": "A-overloaded"}));
         stage.model.wait_for("alice", "the answer", |request| request.hears("A-overloaded"));
         alice.got_each_once(&["A-overloaded"]);
+        assert_eq!(alice.peers()["asks"], json!([]));
+    }
+}
+
+/// The next turn of the session succeeds before the time for a nudge: its end brings the question up.
+#[test]
+fn a_turn_that_fails_before_another_one() {
+    for version in VERSIONS {
+        let Some(claude) = client::claude(version) else { return };
+        let stage = Stage::new(&claude);
+        let bob = stage.launch("bob").env("CLAUDE_CODE_MAX_RETRIES", "1").piped();
+        let (mut alice, mut bob) = (stage.piped("alice"), stage.act(bob, "bob"));
+        alice.meet("bob");
+        bob.settle();
+        stage.overload("bob", true);
+        let id = alice.ask("bob", "Q-overloaded?");
+        wait_for_notice(&stage, &id, "turn failed");
+        stage.when_reminded("bob", REMINDER, "A-reminded");
+        stage.overload("bob", false);
+        bob.session.prompt("something else");
+        stage.model.wait_for("alice", "the answer", |request| request.hears("A-reminded"));
+        bob.got_each_once(&["Q-overloaded?", REMINDER]);
+        assert_eq!(bob.settle().received(NUDGE).matches, 0, "one reminder is enough");
+        alice.got_each_once(&["A-reminded"]);
         assert_eq!(alice.peers()["asks"], json!([]));
     }
 }

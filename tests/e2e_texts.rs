@@ -3,11 +3,11 @@
 mod support;
 
 use serde_json::json;
-use support::client::{self, BEFORE_MESSAGING, NEWEST, WITH_MESSAGING};
+use support::client::{self, BEFORE_MESSAGING, NEWEST, VERSIONS, WITH_MESSAGING};
 use support::launch::CHANNEL;
 use support::model::Request;
 use support::session::Session;
-use support::stage::{Actor, Stage, peer_line};
+use support::stage::{Actor, Stage, ask_line, peer_line};
 
 /// The largest text that is taken, in lines of 64 bytes.
 fn largest() -> String {
@@ -135,6 +135,30 @@ fn what_a_path_cannot_carry_is_in_a_file_that_goes_with_the_ask() {
         bob.get("relay_reply", json!({"ask_id": ask_id, "answer": "read"}));
         assert!(!std::path::Path::new(file).exists(), "{version} {push}: the ask has ended");
         drop(watch);
+        alice.end();
+        bob.end();
+        stage.finish();
+    }
+}
+
+/// A client that finds a tool result too long replaces it by a preview.
+#[test]
+fn two_texts_of_60_kib_in_a_tool_result() {
+    for claude in VERSIONS.into_iter().filter_map(client::claude) {
+        let stage = Stage::bare(&claude);
+        let (mut alice, bob) = (stage.piped("alice"), stage.launch("bob").env("RELAY_PUSH", "hook").piped());
+        let mut bob = stage.act(bob, "bob");
+        alice.meet("bob");
+        let ids = ["one", "two"].map(|name| {
+            let text = format!("{}\nthe end of {name}", format!("{name} ").repeat(15 << 10));
+            alice.ask("bob", &text)
+        });
+        let peers = alice.peers();
+        assert!(ids.iter().all(|id| ask_line(&peers, id)["state"] == "queued"), "{peers}");
+        bob.peers();
+        bob.got_each_once(&["> the end of one", "> the end of two"]);
+        let peers = alice.peers();
+        assert!(ids.iter().all(|id| ask_line(&peers, id)["state"] == "pushed"), "{peers}");
         alice.end();
         bob.end();
         stage.finish();

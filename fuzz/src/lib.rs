@@ -99,7 +99,7 @@ fn answers(mut input: &[u8]) -> Vec<String> {
                 mcp::Incoming::Request { id, method, params } => {
                     answered.push(id_of(&mcp::error(&id, mcp::METHOD_NOT_FOUND, &fence::label(&method))));
                     let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
-                    id_of(&mcp::result(&id, client.answer(client.client().can_be_pushed_to())));
+                    id_of(&mcp::result(&id, client.answer(client.client() == mcp::Client::ClaudeCode)));
                     let called = mcp::params(&params).map(|call: tools::Call| call.tool(false));
                     if let Ok(Some(tool)) = called {
                         check_tool(&id, tool);
@@ -170,7 +170,7 @@ fn id_of(answer: &str) -> String {
 
 /// A hook's input, and lines of a transcript: only identifiers that are present are found.
 pub fn hook(data: &[u8]) {
-    if let Ok(mut input) = serde_json::from_slice::<hook::Input>(data) {
+    if let Ok(input) = serde_json::from_slice::<hook::Input>(data) {
         let _ = (input.event(), input.answered_ask());
     }
     let pushes = hook::pushes_in(data);
@@ -245,5 +245,6 @@ fn parcel(kind: Kind, raw: &str) -> Parcel {
         broadcast: None,
         thread: text(),
         late: false,
+        again: true,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::hub::journal::{self, Records};
+use crate::hub::journal;
 use crate::hub::router::{ConnId, Info, Input, Limits, Output, Router};
 use crate::wire::{Answer, ToClient, ToHub};
 
@@ -119,9 +119,9 @@ impl World {
 
     /// The hub dies, and the next one replays its journal.
     fn restart(&mut self) {
-        let (header, mut records) = Records::read(&self.journal[..]).expect("a journal");
+        let (header, records) = journal::read(&self.journal[..]).expect("a journal");
         let mut next = header.snapshot;
-        records.replay(&mut next);
+        journal::replay(&mut next, records).expect("records");
         assert_eq!(state(&next), state(&self.router), "the replay differs from the router");
         self.last_no += 1;
         let (limits, info, ids) = equipment(self.last_no);

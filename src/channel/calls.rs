@@ -15,11 +15,16 @@ use crate::wire::{Answer, Fault, Parcel, Roster, ToHub};
 /// handed over together.
 const TOGETHER: Duration = Duration::from_millis(20);
 
+/// The longest tool result, in characters of JSON. Claude Code shows its model up to 500,000 of a tool whose `_meta` says so, and
+/// of longer ones a short preview (measured); what other clients do is not known.
+const MAX_RESULT: usize = 490_000;
+const MAX_RESULT_OF_OTHERS: usize = 40_000;
+
 /// A request of the client that waits for the hub.
 pub enum Call {
     /// A tool call, and whether a model reads its result.
     Tool(Id, bool),
-    /// `relay_wait`: only the error counts if there is no hub.
+    /// `relay_wait`: it ends with an error if no hub can be reached.
     Wait(Id),
     /// `resources/list`, or `resources/read` of an address.
     Resources(Id, Option<String>),
@@ -46,8 +51,8 @@ impl Channel {
             Ok(called) => called,
             Err(fault) => return self.end_call(&id, tools::render_fault(&fault), true, Vec::new()),
         };
-        // A model of Codex is behind a call only if the call says so.
-        let is_read = self.program != mcp::Client::Codex || call.meta.call_id.is_some();
+        // Codex also calls tools itself; a call by its model has an id.
+        let is_read = self.program != mcp::Client::Codex || call.meta["callId"].is_string();
         let call = match &tool {
             tools::Tool::Wait { .. } if !is_read => {
                 return self.end_call(&id, tools::render_wait(0), false, Vec::new());
@@ -87,7 +92,7 @@ impl Channel {
 
     fn end_wait_if(&mut self, is_over: impl FnOnce(&mut Wait) -> bool) {
         let Some(wait) = self.wait.take_if(is_over) else { return };
-        self.update_paths(); // first, so that the hub pushes nothing more by it
+        self.update_paths(); // first, so that the hub pushes nothing more by `tool`
         let parcels = std::mem::take(&mut self.arrived);
         self.end_call(&wait.call, tools::render_wait(parcels.len()), false, parcels);
     }
@@ -133,8 +138,8 @@ impl Channel {
         is_error: bool,
         mut parcels: Vec<Parcel>,
     ) {
-        let mut room =
-            self.program.max_tool_result().saturating_sub(structured.to_string().encode_utf16().count());
+        let most = if self.program == mcp::Client::ClaudeCode { MAX_RESULT } else { MAX_RESULT_OF_OTHERS };
+        let mut room = most.saturating_sub(structured.to_string().encode_utf16().count());
         let mut texts = vec![text];
         for (n, parcel) in parcels.iter_mut().enumerate() {
             if n == 0 {

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Channel;
@@ -12,9 +11,9 @@ use crate::process;
 use crate::width;
 use crate::wire::{FormEnd, Kind, MAX_TEXT, Parcel, PeerKind, ToHub};
 
-/// The columns of a terminal that does not tell.
+/// The assumed number of columns if the terminal does not report it.
 const COLUMNS: usize = 80;
-/// What Claude Code draws beside the text of a form, in columns, and the least that is left for it.
+/// The columns that Claude Code uses beside the text of a form, and the least that the text gets.
 const MARGIN: usize = 14;
 const LEAST: usize = 20;
 /// The longest directory in the first line, in columns: Claude Code 2.1.332 shows three lines of a message (measured).
@@ -23,19 +22,11 @@ const MAX_DIRECTORY: usize = 60;
 /// The end of an answer that was too long.
 const CUT: &str = "\n[the rest of this answer was too long]";
 
-/// A form that the client shows. Its request has the push as its id.
+/// A form that the client shows. The id of its request is the push.
 pub struct OpenForm {
     push: String,
-    ask_id: String,
+    pub(super) ask_id: String,
     kind: Kind,
-}
-
-/// The client's answer to `elicitation/create`.
-#[derive(Deserialize)]
-struct Elicited {
-    action: String,
-    #[serde(default)]
-    content: Value,
 }
 
 impl Channel {
@@ -52,16 +43,14 @@ impl Channel {
         log::info!(ask_id = parcel.ask_id, kind = parcel.kind.name(); "form_opened");
         self.client.pushed(&parcel.push, None);
         let Parcel { push, ask_id, kind, .. } = parcel;
-        self.client.who.open_forms.push(ask_id.clone());
         self.forms.push(OpenForm { push, ask_id, kind });
     }
 
-    /// The client has closed a form: so the hub is told. An answer to anything else is ignored.
+    /// Reports to the hub that the client has closed a form. An answer to anything else is ignored.
     pub(super) fn form_answered(&mut self, id: &Id, result: Option<&str>) {
         let is_it = |form: &OpenForm| Id::from_name(&form.push).as_ref() == Some(id);
         let Some(at) = self.forms.iter().position(is_it) else { return };
         let OpenForm { push, ask_id, kind } = self.forms.remove(at);
-        self.client.who.open_forms.remove(at);
         let end = end(kind, result);
         self.client.request(|id| ToHub::FormClosed { id, push, ask_id, end });
     }
@@ -70,7 +59,6 @@ impl Channel {
     pub(super) fn close_forms(&mut self, ask_id: &str) {
         while let Some(at) = self.forms.iter().position(|form| form.ask_id == ask_id) {
             let form = self.forms.remove(at);
-            self.client.who.open_forms.remove(at);
             let params = json!({"requestId": form.push, "reason": "the question is no longer open"});
             self.print(&mcp::notification("notifications/cancelled", params));
         }
@@ -79,20 +67,19 @@ impl Channel {
 
 /// What the client's answer means.
 fn end(kind: Kind, result: Option<&str>) -> FormEnd {
-    let Some(elicited) = result.and_then(|text| mcp::params::<Elicited>(text).ok()) else {
-        return FormEnd::Failed;
-    };
-    let Elicited { action, content } = elicited;
-    match (action.as_str(), kind, content["answer"].as_str()) {
-        ("accept", Kind::Consent, _) => FormEnd::Allowed { always: content["always"] == true },
-        ("accept", _, Some(answer)) if !answer.trim().is_empty() => {
-            // The hub takes no longer text, and the person cannot be told.
+    let elicited: Value = result.and_then(|text| mcp::params(text).ok()).unwrap_or_default();
+    let content = &elicited["content"];
+    match (elicited["action"].as_str(), kind, content["answer"].as_str()) {
+        (Some("accept"), Kind::Consent, _) => FormEnd::Allowed { always: content["always"] == true },
+        (Some("accept"), _, Some(answer)) if !answer.trim().is_empty() => {
+            // The hub refuses a longer text, and the person could not be told.
             let end = (0..=MAX_TEXT - CUT.len()).rev().find(|at| answer.is_char_boundary(*at));
             let (text, rest) = answer.split_at(end.unwrap_or_default());
             FormEnd::Answered { text: if rest.is_empty() { text.to_owned() } else { format!("{text}{CUT}") } }
         }
-        ("decline", ..) => FormEnd::Declined,
-        _ => FormEnd::PutOff,
+        (Some("decline"), ..) => FormEnd::Declined,
+        (Some(_), ..) => FormEnd::PutOff,
+        (None, ..) => FormEnd::Failed,
     }
 }
 

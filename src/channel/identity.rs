@@ -1,17 +1,16 @@
 //! The identity file of a session, for its next channel: the public identity and the secret that proves it. It contains
 //! nothing else.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use crate::repository::{open_regular, read};
 use crate::token::Tokens;
-
-/// The largest file that is read, in bytes.
-const MAX_FILE: u64 = 4096;
 
 /// See the module.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,19 +36,18 @@ impl Identity {
     /// # Errors
     /// The random source cannot be read.
     pub fn open(path: &Path, tokens: &mut Tokens) -> io::Result<(Identity, Option<File>)> {
-        let Some(mut file) = lock(path) else { return Ok((Identity::new(tokens)?, None)) };
-        let mut text = Vec::new();
-        let read = Read::take(&mut file, MAX_FILE).read_to_end(&mut text);
-        let known = read.ok().and_then(|_| serde_json::from_slice::<Identity>(&text).ok());
-        if let Some(identity) = known.filter(Identity::is_plausible) {
-            return Ok((identity, Some(file)));
+        let lock = lock(path);
+        let known = read(path).and_then(|text| serde_json::from_str::<Identity>(&text).ok());
+        match (lock, known.filter(Identity::is_plausible)) {
+            (None, _) => Ok((Identity::new(tokens)?, None)),
+            (lock, Some(identity)) => Ok((identity, lock)),
+            (Some(mut file), None) => {
+                let identity = Identity::new(tokens)?;
+                // If writing fails, the next channel of this session gets another identity.
+                let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", json!(identity)));
+                Ok((identity, Some(file)))
+            }
         }
-        let identity = Identity::new(tokens)?;
-        let mut text = serde_json::to_vec(&identity)?;
-        text.push(b'\n');
-        // If writing fails, the next channel of this session gets another identity.
-        let _ = file.set_len(0).and_then(|()| file.write_all(&text));
-        Ok((identity, Some(file)))
     }
 
     fn is_plausible(&self) -> bool {
@@ -60,19 +58,14 @@ impl Identity {
 
 /// Opens or creates the file and locks it; `None` if another process has locked it or it cannot be used.
 fn lock(path: &Path) -> Option<File> {
-    if fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) {
-        return None; // opening a pipe could block
-    }
-    let mut options = OpenOptions::new();
-    let file = options.read(true).append(true).create(true).mode(0o600).open(path).ok()?;
-    // A sweep may have removed it meanwhile.
-    let is_same = |file: &File| Some(file.metadata().ok()?.ino() == fs::metadata(path).ok()?.ino());
-    (file.try_lock().is_ok() && is_same(&file) == Some(true)).then_some(file)
+    let options = OpenOptions::new().read(true).append(true).create(true).mode(0o600).clone();
+    open_regular(&options, path).ok().filter(|file| file.try_lock().is_ok())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn identity_is_kept_for_the_next_channel_and_not_shared_with_a_second_one() {

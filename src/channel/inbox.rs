@@ -14,14 +14,14 @@ use crate::texts::Texts;
 use crate::threads::{PARSER, spawn};
 use crate::wire::Parcel;
 
-/// The longest line that Claude Code takes, in UTF-16 units; it drops one of 1,048,601 without a word (2.1.330, measured).
+/// The longest line that Claude Code takes, in UTF-16 units; it silently drops one of 1,048,601 (2.1.330, measured).
 const MAX_LINE: usize = 1_048_500;
 /// The limit of an answer, in bytes; Claude Code sends none.
 const ANSWER: u64 = 64 << 10;
 
 /// How long a session that has read a message may take to close the connection; as long as late answers count.
 const PATIENCE: Duration = Duration::from_secs(3600);
-/// How long the session may take to read a message.
+/// How long the session may read nothing of a message.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Starts a thread that pushes each text to the session's inbox socket, so that the channel does not block. `done` gets the
@@ -30,8 +30,8 @@ pub fn serve(
     texts: Texts,
     parcels: Receiver<(PathBuf, Parcel)>,
     done: impl Fn(String, Option<String>) -> bool + Send + 'static,
-) {
-    let serve = move || {
+) -> io::Result<()> {
+    spawn("inbox", PARSER, move || {
         let token = std::env::var("CLAUDE_CODE_MESSAGING_TOKEN").ok();
         for (socket, mut parcel) in parcels {
             let id = message_id(&parcel.push);
@@ -43,10 +43,7 @@ pub fn serve(
                 return;
             }
         }
-    };
-    if let Err(e) = spawn("inbox", PARSER, serve) {
-        log::warn!(error:% = e; "no_inbox_thread");
-    }
+    })
 }
 
 /// The message id in the form of a UUID, as the inbox requires.
@@ -70,7 +67,7 @@ fn line(text: &str, msg_id: &str) -> String {
 /// took nothing for `timeout`, or did not close within `patience` (both `TimedOut`). A session that is stopped
 /// has the text and does not close: it will take it when it goes on, so no other path may carry it meanwhile.
 ///
-/// Call this from a thread that may wait: the connecting waits too while more connections wait than the system queues.
+/// Blocks, also while the listener's queue of connections is full.
 pub fn push(
     socket: &Path,
     token: Option<&str>,

@@ -64,20 +64,13 @@ fn read(roster: &Roster, uri: &str) -> Option<Value> {
     let addresses = |name: &str| [address(name), format!("{SCHEME}{name}")];
     let is_wanted = |name: &str| addresses(name).iter().any(|known| known.eq_ignore_ascii_case(wanted));
     let peer = roster.peers.iter().find(|peer| is_wanted(&peer.name))?;
-    let mut lines = vec![tools::peer_line(peer)];
-    for ask in roster.asks.iter().filter(|ask| ask.to == peer.name) {
-        lines.push(format!(
-            "- open ask {} of this session, asked {} s ago: {}",
-            ask.ask_id, ask.age_s, ask.detail
-        ));
-    }
-    for debt in roster.owed.iter().filter(|debt| debt.from == peer.name) {
-        lines.push(format!(
-            "- this session owes it the answer to {}, asked {} s ago",
-            debt.ask_id, debt.age_s
-        ));
-    }
-    Some(json!({"contents": [{"uri": uri, "mimeType": "text/plain", "text": lines.join("\n")}]}))
+    let part = Roster {
+        peers: vec![peer.clone()],
+        asks: roster.asks.iter().filter(|ask| ask.to == peer.name).cloned().collect(),
+        owed: roster.owed.iter().filter(|ask| ask.from == peer.name).cloned().collect(),
+        ..Roster::default()
+    };
+    Some(json!({"contents": [{"uri": uri, "mimeType": "text/plain", "text": tools::describe(&part)}]}))
 }
 
 /// The address of a peer. Names hold letters of any script; an address holds few characters as they are.

@@ -2,11 +2,12 @@
 //! file, and the git repository. Claude Code documents hardly any of it, so everything is read leniently and up to a limit;
 //! what is missing or malformed counts as unknown.
 
+use super::identity::Identity;
 use crate::datadir;
 use crate::name;
 use crate::process::{self, key};
 use crate::repository::{Git, MAX_NAME, current_dir, git, path_var, read, shown};
-use crate::wire::{self, Activity};
+use crate::wire::{self, Activity, Who};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::process::parent_id;
@@ -18,7 +19,7 @@ const MADE_UP: [&str; 3] = ["derived", "auto", "collision"];
 /// How long after `tools/list` the path `channel` is offered. The client's terminal UI silently drops notifications
 /// until it has registered the channel; 14 to 196 ms were measured, on an idle and on a loaded machine.
 const CHANNEL: Duration = Duration::from_secs(1);
-/// How long after a key its user may be about to press the next one.
+/// How long after a keystroke the user counts as typing.
 const TYPING: Duration = Duration::from_secs(10);
 
 /// Whether the process `pid` was launched with a channel flag that names the relay; `false` if that cannot be
@@ -40,13 +41,13 @@ fn names_relay<'a>(args: impl Iterator<Item = &'a str>) -> bool {
 /// The file of Claude Code about a running session, `${CLAUDE_CONFIG_DIR:-~/.claude}/sessions/<pid>.json`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SessionFile {
-    /// The id of its conversation: of the one that it goes on with, also after `--continue` and `/clear`.
+    /// The id of the present conversation, also after `--continue` and `/clear`.
     pub session: Option<String>,
     /// The session's name, if the user gave it.
     pub name: Option<String>,
     /// `Idle`, `Busy`, or `Waiting` at a permission dialog. Unlike the hooks, the file shows interrupted turns.
     pub status: Option<Activity>,
-    /// When it was last set, in milliseconds since 1970: a turn may begin and be interrupted between two reads.
+    /// When the status was last set, in milliseconds since 1970: a turn may begin and be interrupted between two reads.
     pub status_at: Option<u64>,
     /// The session's inbox socket.
     pub inbox: Option<PathBuf>,
@@ -101,8 +102,8 @@ pub struct Surroundings {
     /// The time of the client's first `tools/list`.
     pub listed: Option<Instant>,
     /// `RELAY_PUSH`, unless it is `auto`.
-    only: Option<wire::Path>,
-    /// The terminal that its user sits at. Known when forms have been looked at.
+    pub only: Option<wire::Path>,
+    /// The user's terminal. Set by [`find_person`](Self::find_person).
     pub terminal: Option<PathBuf>,
 }
 
@@ -130,26 +131,36 @@ impl Surroundings {
         path_var("CLAUDE_CODE_MESSAGING_SOCKET").or_else(|| self.file.inbox.clone())
     }
 
-    /// The id of its conversation. Of a `claude --continue` the environment has another one, which is never used.
+    /// The id of its conversation. The environment of a `claude --continue` has another id, which is never used.
     pub fn id(&self) -> Option<String> {
         let var = || std::env::var("CLAUDE_CODE_SESSION_ID").ok().filter(|id| !id.is_empty());
         self.file.session.clone().or_else(var)
     }
 
-    /// Its directory, for peers to see.
-    pub fn cwd(&self) -> String {
-        shown(&self.dir)
-    }
-
-    /// Looks again at the session's file, if it can be read, and at the repository. Returns what was known before.
+    /// Reads the session's file and the repository again, and returns the previous values. An unreadable file changes nothing.
     pub fn refresh(&mut self) -> (SessionFile, Git) {
         let file = SessionFile::of(self.pid).unwrap_or_else(|| self.file.clone());
         (std::mem::replace(&mut self.file, file), std::mem::replace(&mut self.git, git(&self.dir)))
     }
 
-    /// Whether `RELAY_PUSH` prescribes the path to this session.
-    pub fn is_way_forced(&self) -> bool {
-        self.only.is_some()
+    /// The description with which the session registers.
+    pub fn who(&self, Identity { peer, secret }: Identity) -> Who {
+        Who {
+            name: self.default_name(),
+            peer,
+            secret,
+            cwd: shown(&self.dir),
+            repo: self.git.repo.clone(),
+            branch: self.git.branch.clone(),
+            pid: self.pid,
+            claude: Some(self.key.clone()),
+            listens: true,
+            held: self.is_held,
+            person_off: is_set("RELAY_PERSON", "off"),
+            consent: std::env::var("RELAY_CONSENT").ok().and_then(|v| serde_json::from_value(v.into()).ok()),
+            fresh: true,
+            ..Who::default()
+        }
     }
 
     /// The paths to this session, the preferred one first.
@@ -182,14 +193,14 @@ impl Surroundings {
         is_set("RELAY_PERSON", "on") || self.terminal.is_some() && !is_printing()
     }
 
-    /// Whether something was typed at the terminal within the last 10 s: Linux notes it to 8 s.
+    /// Whether something was typed at the terminal within the last 10 s. Linux updates that time at most every 8 s.
     pub fn is_typing(&self) -> bool {
         let read = self.terminal.as_ref().and_then(|path| fs::metadata(path).ok()?.accessed().ok());
         read.is_some_and(|at| at.elapsed().is_ok_and(|age| age < TYPING))
     }
 
-    /// The name that whoever started the session preset, or that its user gave it, or that of its directory.
-    pub fn default_name(&self) -> String {
+    /// The preset name, else the name that the user gave the session, else the name of its directory.
+    fn default_name(&self) -> String {
         let preset = std::env::var("CLAUDE_RELAY_PRESET_NAME").unwrap_or_default();
         let preset = Some(preset.trim()).filter(|name| name::is_valid(name)).map(str::to_owned);
         let directory = || name::slug(&self.dir.file_name().unwrap_or_default().to_string_lossy());
@@ -197,27 +208,25 @@ impl Surroundings {
     }
 }
 
-/// `RELAY_CONSENT`, unless it is `off`.
-pub fn consent() -> Option<wire::Consent> {
-    let value = std::env::var("RELAY_CONSENT").ok()?;
-    serde_json::from_value(value.into()).ok()
-}
-
 /// Whether an environment variable has this value.
-pub fn is_set(name: &str, value: &str) -> bool {
+fn is_set(name: &str, value: &str) -> bool {
     std::env::var_os(name).is_some_and(|set| set == value)
 }
 
-/// Whether `crossSessionInbound` is `hold` in the settings that apply in `cwd`: the user's, the project's, the user's for
-/// the project; the last one that has it counts.
+/// Whether `crossSessionInbound` is `hold` in the settings that apply in `cwd`: those of the machine, the user, and the
+/// project. The strictest counts, and one that Claude Code does not know is `hold`.
 fn holds_messages(cwd: &Path) -> bool {
+    let managed = ["/etc/claude-code", "/Library/Application Support/ClaudeCode"]
+        .map(|dir| PathBuf::from(dir).join("managed-settings.json"));
     let user = datadir::config_dir().map(|dir| dir.join("settings.json"));
     let project = ["settings.json", "settings.local.json"].map(|name| cwd.join(".claude").join(name));
     let setting = |path: PathBuf| {
         let settings: Value = serde_json::from_str(&read(path)?).ok()?;
         settings.get("crossSessionInbound")?.as_str().map(str::to_owned)
     };
-    user.into_iter().chain(project).filter_map(setting).next_back().as_deref() == Some("hold")
+    let strictness = |setting: String| ["accept", "hold", "refuse"].iter().position(|s| *s == setting);
+    let settings = managed.into_iter().chain(user).chain(project).filter_map(setting);
+    settings.map(|setting| strictness(setting).unwrap_or(1)).max() == Some(1)
 }
 
 #[cfg(test)]
@@ -247,6 +256,26 @@ mod tests {
         assert!(names_relay(["claude", "--channels", "server:a server:relay", ""].into_iter()));
         assert!(!names_relay(["claude", "say --channels server:relay"].into_iter()));
         assert!(!channel_flag(std::process::id()));
+    }
+
+    #[test]
+    fn a_project_can_hold_messages_and_not_release_them() {
+        let dir = dir("held");
+        fs::create_dir(dir.join(".claude")).expect("a directory");
+        for (shared, local, is_held) in [
+            ("accept", "accept", false),
+            ("hold", "accept", true),
+            ("accept", "hold", true),
+            ("hold", "refuse", false),
+            ("accept", "of another version", true),
+        ] {
+            for (name, setting) in [("settings.json", shared), ("settings.local.json", local)] {
+                let text = serde_json::json!({"crossSessionInbound": setting}).to_string();
+                write(&dir.join(".claude").join(name), &text);
+            }
+            assert_eq!(holds_messages(&dir), is_held, "{shared}, {local}");
+        }
+        fs::remove_dir_all(dir).expect("removed");
     }
 
     #[test]

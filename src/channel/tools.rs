@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::fence::clean;
@@ -10,11 +11,11 @@ use crate::wire::{BroadcastRequest, Code, Fault, MAX_TEXT, MAX_THREAD, MAX_TIMEO
 
 mod results;
 
-pub use results::{peer_line, render, render_fault, render_wait};
+pub use results::{describe, render, render_fault, render_wait};
 
 /// The default timeout of an ask, in seconds.
 pub const TIMEOUT_S: u64 = 600;
-/// Seconds that `relay_wait` waits when the caller does not say: official clients give up on a call after 60.
+/// The default duration of `relay_wait`, in seconds: official clients give up a call after 60.
 pub const WAIT_S: u64 = 45;
 /// The longest name or id, in bytes.
 const MAX_LABEL: usize = 256;
@@ -50,17 +51,9 @@ pub struct Call {
     pub name: String,
     #[serde(default)]
     arguments: Option<Box<RawValue>>,
-    #[serde(default, rename = "_meta", deserialize_with = "crate::mcp::lenient")]
-    pub meta: Meta,
-}
-
-/// The `_meta` of a tool call by Codex.
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Meta {
-    /// The model's call; missing where no model called.
-    #[serde(deserialize_with = "crate::mcp::lenient")]
-    pub call_id: Option<String>,
+    /// Codex sets `callId` if its model makes the call.
+    #[serde(default, rename = "_meta")]
+    pub meta: Value,
 }
 
 /// A tool with its arguments.
@@ -144,22 +137,16 @@ impl TryFrom<f64> for Seconds {
     }
 }
 
-/// The answer to `tools/list`, as JSON text on one line. A client whose model messages reach by themselves needs no
-/// `relay_wait`.
+/// The answer to `tools/list`, as JSON text on one line. A client that can be pushed to
+/// gets no `relay_wait`.
 pub fn list(is_pushable: bool) -> Box<RawValue> {
-    #[derive(Serialize, Deserialize)]
-    struct List<'a> {
-        #[serde(borrow)]
-        tools: Vec<&'a RawValue>,
-    }
-
     let mut text = LIST.replace('\n', " ");
     for (place, by_push, by_tool) in ARRIVALS {
         text = text.replace(place, if is_pushable { by_push } else { by_tool });
     }
-    let mut list: List = serde_json::from_str(&text).unwrap_or(List { tools: Vec::new() });
+    let mut list: BTreeMap<&str, Vec<&RawValue>> = serde_json::from_str(&text).unwrap_or_default();
     if is_pushable {
-        list.tools.pop();
+        list.get_mut("tools").and_then(Vec::pop);
     }
     serde_json::value::to_raw_value(&list).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
@@ -190,7 +177,7 @@ fn read(tool: &str, arguments: Option<&RawValue>) -> Result<Tool, String> {
     let each: BTreeMap<String, &RawValue> =
         serde_json::from_str(text).map_err(|e| format!("the arguments are no object: {}", shown(e)))?;
     read(text).map_err(|e| {
-        // The error does not tell which argument is wrong: that one is wrong by itself too.
+        // The error does not name the argument. A wrong argument is also wrong without the others.
         let wrong = each.iter().find_map(|(name, value)| {
             let alone = serde_json::to_string(&BTreeMap::from([(name, value)])).ok()?;
             let why = shown(read(&alone).err()?);
@@ -201,8 +188,8 @@ fn read(tool: &str, arguments: Option<&RawValue>) -> Result<Tool, String> {
 }
 
 impl Tool {
-    /// The request to the hub. `unique` makes the id of an ask or a broadcast: it is ours, so that a request can be sent again
-    /// and still counts once.
+    /// The request to the hub. `unique` makes the id of an ask or a broadcast: created here, it lets a repeated request count
+    /// once.
     pub fn request(self, id: u64, unique: &str) -> ToHub {
         match self {
             // Every answer brings the messages that wait for the session.

@@ -81,6 +81,8 @@ impl Transcript {
             line.clear();
         }
         found.keep_newest();
+        let Receipts { queued, refused, .. } = &mut found;
+        queued.retain(|push| !refused.contains(push));
         Ok(found)
     }
 }

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::process::parent_id;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,88 +33,87 @@ const BRIEF: Duration = Duration::from_millis(600);
 /// Waits, for the hook `event`, until the hub has a text for this session, prints it and exits with 2. Exits with 0 if
 /// it is not needed or the session ends.
 pub fn wait(dir: &DataDir, event: &str, transcript: &str) -> ExitCode {
-    let Some(stay) = Stay::of(event) else { return ExitCode::SUCCESS };
-    while !stay.is_over() {
+    let Some(lifetime) = Lifetime::of(event) else { return ExitCode::SUCCESS };
+    while !lifetime.is_over() {
         if let Ok(mut link) = Link::open(dir, Start::No)
-            && let Some(code) = wait_on(dir, &mut link, &stay, transcript)
+            && let Some(code) = wait_on(dir, &mut link, &lifetime, transcript)
         {
             return code;
         }
-        thread::sleep(stay.check()); // the session's channel starts a hub
+        thread::sleep(lifetime.check()); // the session's channel starts a hub
     }
     ExitCode::SUCCESS
 }
 
-/// When a waiter has to exit.
-struct Stay {
+/// When a waiter has to exit: when its session ends, at the latest.
+struct Lifetime {
     parent: u32,
-    /// For a `claude -p`.
-    input: Option<InputWatch>,
+    limit: Limit,
 }
 
-/// Observes whether a `claude -p` still reads prompts.
-struct InputWatch {
-    /// `None` if that cannot be observed.
-    stdin: Option<StdinPoll>,
-    since: Instant,
+enum Limit {
+    /// In a terminal: none.
+    None,
+    /// As long as a `claude -p` reads prompts: its epoll instance that contains standard input.
+    Polled(PathBuf),
+    /// Where that cannot be observed.
+    Until(Instant),
 }
 
-impl Stay {
+impl Lifetime {
     /// In some cases Claude Code runs an asynchronous hook in the foreground, for up to a day: `SessionStart` hooks of
     /// any `claude -p`, and all hooks of one whose input is not a stream. A waiter must exit there: `None`. A `claude
     /// -p` whose input has ended waits 30 s for its waiters before it exits. (Measured: 2.1.197, 2.1.330.)
-    fn of(event: &str) -> Option<Stay> {
+    fn of(event: &str) -> Option<Lifetime> {
         let parent = parent_id();
         let in_terminal = std::env::var("CLAUDE_CODE_ENTRYPOINT").is_ok_and(|entry| entry == "cli");
         if in_terminal {
-            return Some(Stay { parent, input: None });
+            return Some(Lifetime { parent, limit: Limit::None });
         }
         if event == "SessionStart" || !process::streams_input(parent) {
             return None;
         }
-        Some(Stay { parent, input: Some(InputWatch { stdin: StdinPoll::of(parent), since: Instant::now() }) })
+        let limit = polled_stdin(parent).map_or_else(|| Limit::Until(Instant::now() + BRIEF), Limit::Polled);
+        Some(Lifetime { parent, limit })
     }
 
     fn is_over(&self) -> bool {
-        let has_ended = |input: &InputWatch| match &input.stdin {
-            Some(stdin) => !stdin.is_polled() && StdinPoll::of(self.parent).is_none(),
-            None => input.since.elapsed() >= BRIEF,
-        };
         // 2.1.197 leaves a waiter behind when it exits; an orphan has another parent.
-        parent_id() != self.parent || self.input.as_ref().is_some_and(has_ended)
+        parent_id() != self.parent
+            || match &self.limit {
+                Limit::None => false,
+                Limit::Polled(poll) => !has_stdin(poll) && polled_stdin(self.parent).is_none(),
+                Limit::Until(at) => Instant::now() >= *at,
+            }
     }
 
     /// The pause between two calls of `is_over`.
     fn check(&self) -> Duration {
-        if self.input.is_some() { SHORT_CHECK } else { CHECK }
+        if matches!(self.limit, Limit::None) { CHECK } else { SHORT_CHECK }
     }
 }
 
-/// The epoll instance of a process that contains its standard input.
-struct StdinPoll(PathBuf);
+/// What the kernel tells about the epoll instance of a process that contains its standard input. `None` if its input has ended,
+/// or if that cannot be observed.
+fn polled_stdin(pid: u32) -> Option<PathBuf> {
+    let open = fs::read_dir(process::path(format!("{pid}/fd"))?).ok()?.filter_map(Result::ok);
+    let polls = open.filter(|fd| {
+        fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]")
+    });
+    let info = process::path(format!("{pid}/fdinfo"))?;
+    polls.map(|fd| info.join(fd.file_name())).find(|poll| has_stdin(poll))
+}
 
-impl StdinPoll {
-    /// `None` if its input has ended, or if that cannot be observed.
-    fn of(pid: u32) -> Option<StdinPoll> {
-        let open = fs::read_dir(process::path(format!("{pid}/fd"))?).ok()?.filter_map(Result::ok);
-        let polls = open.filter(|fd| {
-            fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]")
-        });
-        let info = process::path(format!("{pid}/fdinfo"))?;
-        polls.map(|fd| StdinPoll(info.join(fd.file_name()))).find(StdinPoll::is_polled)
-    }
-
-    fn is_polled(&self) -> bool {
-        let waits_for = fs::read_to_string(&self.0).unwrap_or_default();
-        waits_for.lines().any(|line| {
-            let mut words = line.split_whitespace();
-            words.next() == Some("tfd:") && words.next() == Some("0")
-        })
-    }
+fn has_stdin(poll: &Path) -> bool {
+    let waits_for = fs::read_to_string(poll).unwrap_or_default();
+    waits_for.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.next() == Some("tfd:") && words.next() == Some("0")
+    })
 }
 
 /// Waits on one connection; `None` if it is lost.
-fn wait_on(dir: &DataDir, link: &mut Link, stay: &Stay, transcript: &str) -> Option<ExitCode> {
+fn wait_on(dir: &DataDir, link: &mut Link, lifetime: &Lifetime, transcript: &str) -> Option<ExitCode> {
     let own = process::process_key(std::process::id());
     link.call(|id| ToHub::Wait { id, claude: process::key(parent_id()), process: own.clone() }).ok()?;
     // The client writes its transcript up to some 100 ms late, so the last hook of a turn may search too early.
@@ -125,11 +124,11 @@ fn wait_on(dir: &DataDir, link: &mut Link, stay: &Stay, transcript: &str) -> Opt
         if transcript.report(&link.sender, false) {
             active_until = now + ACTIVE;
         }
-        let pause = if now < active_until { SHORT_CHECK } else { stay.check() };
+        let pause = if now < active_until { SHORT_CHECK } else { lifetime.check() };
         match link.try_receive(Some(now + pause)) {
             Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(dir, link, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),
-            Ok(_) if stay.is_over() => return Some(ExitCode::SUCCESS),
+            Ok(_) if lifetime.is_over() => return Some(ExitCode::SUCCESS),
             Ok(None) if link.is_stale(dir) => return None,
             Ok(_) => {}
             Err(_) => return None,

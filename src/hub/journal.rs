@@ -11,6 +11,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::iter;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -54,54 +55,57 @@ pub struct Record {
     pub input: Input,
 }
 
-/// The records that could be read from a journal, in order.
-pub struct Records<R = BufReader<File>> {
-    lines: R,
-    /// Whether a line was not a record; the rest of the file is not read.
-    pub broken: bool,
+/// Opens a journal: its header, with the router in it, and its records, which end at a torn last line.
+///
+/// # Errors
+/// The file cannot be read, or is not a journal of [`FORMAT`].
+pub fn open(path: &Path) -> io::Result<(Header<Router>, impl Iterator<Item = io::Result<Record>>)> {
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    read(BufReader::new(File::open(path)?))
 }
 
-impl Records {
-    /// Opens a journal and reads its header, with the router in it.
-    ///
-    /// # Errors
-    /// The file cannot be read, or is not a journal of [`FORMAT`].
-    pub fn open(path: &Path) -> io::Result<(Header<Router>, Records)> {
-        if !fs::symlink_metadata(path)?.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
-        Records::read(BufReader::new(File::open(path)?))
+/// The same for a journal that is read from `lines`.
+///
+/// # Errors
+/// As for `open`.
+pub fn read<R: BufRead>(
+    mut lines: R,
+) -> io::Result<(Header<Router>, impl Iterator<Item = io::Result<Record>>)> {
+    let first = whole_line(&mut lines)?.ok_or_else(|| io::Error::other("it has no whole line"))?;
+    let first: Value = serde_json::from_slice(&first)?;
+    let format = &first["format"];
+    if *format != FORMAT {
+        return Err(io::Error::other(format!("it has format {format}, and this version reads {FORMAT}")));
     }
+    if !is_in_range(&first) {
+        return Err(io::Error::other("a number in it is out of range"));
+    }
+    let header: Header<Router> = serde_json::from_value(first)?;
+    if !header.snapshot.is_complete() {
+        return Err(io::Error::other("it refers to a peer that it does not hold"));
+    }
+    let records = iter::from_fn(move || whole_line(&mut lines).ok().flatten().map(|line| record(&line)));
+    Ok((header, records))
 }
 
-impl<R: BufRead> Records<R> {
-    /// The same for a journal that is read from `lines`.
-    ///
-    /// # Errors
-    /// As for `open`.
-    pub fn read(mut lines: R) -> io::Result<(Header<Router>, Records<R>)> {
-        let first = whole_line(&mut lines)?.ok_or_else(|| io::Error::other("it has no whole line"))?;
-        let first: Value = serde_json::from_slice(&first)?;
-        let format = &first["format"];
-        if *format != FORMAT {
-            return Err(io::Error::other(format!("it has format {format}, and this version reads {FORMAT}")));
-        }
-        if !is_in_range(&first) {
-            return Err(io::Error::other("a number in it is out of range"));
-        }
-        let header: Header<Router> = serde_json::from_value(first)?;
-        if !header.snapshot.is_complete() {
-            return Err(io::Error::other("it refers to a peer that it does not hold"));
-        }
-        Ok((header, Records { lines, broken: false }))
-    }
+fn record(line: &[u8]) -> io::Result<Record> {
+    let record = serde_json::from_slice(line).ok();
+    let record = record.filter(|Record { at, input, .. }| input.conn().max(*at) < OUT_OF_RANGE);
+    record.ok_or_else(|| io::Error::other("a line in it is not a record"))
+}
 
-    /// Repeats the steps that are left.
-    pub fn replay(&mut self, router: &mut Router) {
-        for Record { at, ids, input } in self {
-            router.replay(at, input, ids);
-        }
+/// Repeats the steps of a journal.
+///
+/// # Errors
+/// A line is not a record.
+pub fn replay(router: &mut Router, records: impl Iterator<Item = io::Result<Record>>) -> io::Result<()> {
+    for record in records {
+        let Record { at, ids, input } = record?;
+        router.replay(at, input, ids);
     }
+    Ok(())
 }
 
 /// Writes the first line of a journal, with the state of `router` as its snapshot.
@@ -137,19 +141,6 @@ pub fn step(router: &mut Router, now: Ms, input: Input, batch: &mut Vec<u8>) -> 
 
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("invariant: what a journal holds has string keys")
-}
-
-impl<R: BufRead> Iterator for Records<R> {
-    type Item = Record;
-
-    /// Ends at a torn last line.
-    fn next(&mut self) -> Option<Record> {
-        let line = whole_line(&mut self.lines).ok().flatten().filter(|_| !self.broken)?;
-        let record = serde_json::from_slice(&line).ok();
-        let record = record.filter(|record: &Record| record.at < OUT_OF_RANGE);
-        self.broken = record.is_none();
-        record
-    }
 }
 
 /// The next line with its newline; `None` at the end of the file and for a torn last line.
@@ -287,11 +278,7 @@ impl Journal {
     }
 
     fn remove(&self) {
-        if let Err(e) = fs::remove_file(&self.path)
-            && e.kind() != io::ErrorKind::NotFound
-        {
-            log::error!(error:% = e; "journal_not_removed");
-        }
+        let _ = fs::remove_file(&self.path); // there may be none, or what is there is no file
     }
 }
 
@@ -315,21 +302,19 @@ fn write_new(path: &Path, router: &Router) -> io::Result<(File, u64)> {
 
 /// The router of the last hub, and its time now, which includes the time without a hub.
 fn restore(path: &Path) -> Option<(Header<Router>, Ms)> {
-    let opened = Records::open(path).inspect_err(|e| {
+    let restored = open(path).and_then(|(mut header, records)| {
+        replay(&mut header.snapshot, records)?;
+        Ok(header)
+    });
+    let restored = restored.inspect_err(|e| {
         if e.kind() != io::ErrorKind::NotFound {
             log::error!(error:% = e; "journal_unreadable");
         }
     });
-    let (mut header, mut records) = opened.ok()?;
-    let router = &mut header.snapshot;
-    records.replay(router);
-    if records.broken {
-        log::error!(after:% = router.now(); "journal_broken");
-        return None;
-    }
+    let header = restored.ok()?;
     let written = fs::metadata(path).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
     let away = SystemTime::now().duration_since(written).unwrap_or_default(); // the clock may have been set back
-    let now = router.now() + away.as_millis() as u64;
+    let now = header.snapshot.now() + away.as_millis() as u64;
     Some((header, now))
 }
 

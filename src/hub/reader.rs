@@ -8,13 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
+use serde_json::{Value, json};
 
 use super::router::ConnId;
 use super::writer::Writer;
-use super::{Incoming, error_line, write_and_close};
+use super::{Incoming, write_and_close};
 use crate::datadir::{has_containers, host};
 use crate::lines::Lines;
-use crate::wire::{Code, Fault, HookReport, ToClient, ToHub, VERSION, fault, write_line};
+use crate::wire::{Code, HookReport, ToClient, ToHub, VERSION, fault};
 
 /// How long a connection may take to send `hello`.
 const HELLO: Duration = Duration::from_secs(10);
@@ -73,33 +74,25 @@ pub fn read(conn: ConnId, socket: Socket, stream: &Arc<UnixStream>, incoming: &S
 /// the answer. The process keys of its clients get a prefix, so that none can name a process of this machine.
 fn admit(socket: Socket, message: &mut ToHub) -> Option<ToClient> {
     let is_remote = socket == Socket::Peers;
-    let id = match message {
-        ToHub::Asks { id } | ToHub::Watch { id } | ToHub::Status { id } | ToHub::Stop { id } => *id,
+    let process = match message {
         ToHub::Register { who, .. } => {
             who.remote = is_remote;
             who.host.take_if(|name| *name == host() || name.is_empty() || !(is_remote || has_containers()));
-            return prefix(is_remote, who.claude.as_mut());
+            who.claude.as_mut()
         }
-        ToHub::Hook(HookReport { claude, .. }) | ToHub::Wait { claude, .. } => {
-            return prefix(is_remote, Some(claude));
+        ToHub::Hook(HookReport { claude, .. }) | ToHub::Wait { claude, .. } => Some(claude),
+        ToHub::Seen(receipts) => receipts.claude.as_mut(),
+        ToHub::Asks { id } | ToHub::Watch { id } | ToHub::Status { id } | ToHub::Stop { id } if is_remote => {
+            let why = format!(
+                "peers.sock, by which this client is connected, does not offer `relay tail`, `asks`, `status` or `stop`; run \
+                 the command on {}",
+                host()
+            );
+            return Some(ToClient::error(Some(*id), fault(Code::NotAllowed, why)));
         }
-        ToHub::Seen(receipts) => return prefix(is_remote, receipts.claude.as_mut()),
-        _ => return None,
+        _ => None,
     };
-    is_remote.then(|| ToClient::Error {
-        id: Some(id),
-        code: Code::NotAllowed,
-        message: format!(
-            "peers.sock, by which this client is connected, does not offer `relay tail`, `asks`, `status` or `stop`; \
-             run the command on {}",
-            host()
-        ),
-        waiting: Vec::new(),
-    })
-}
-
-fn prefix(is_remote: bool, process: Option<&mut String>) -> Option<ToClient> {
-    process.filter(|_| is_remote)?.insert_str(0, "peers:");
+    process.filter(|_| is_remote).into_iter().for_each(|process| process.insert_str(0, "peers:"));
     None
 }
 
@@ -132,41 +125,34 @@ impl Share {
     }
 }
 
-/// The first line must be `hello` with our version. Returns the line that refuses another.
-fn hello(lines: &mut Lines) -> Result<(), (Code, Vec<u8>)> {
-    let refuse = |fault: Fault| {
-        let (code, mut line) = (fault.code, Vec::new());
-        write_line(&mut line, &error_line(fault));
-        Err((code, line))
-    };
-    let bad = |why: String| refuse(fault(Code::BadMsg, why));
+/// The first line must be `hello` with our version. Returns the message that refuses another.
+fn hello(lines: &mut Lines) -> Result<(), (Code, Value)> {
+    let refuse = |code: Code, why: String| Err((code, json!(ToClient::error(None, fault(code, why)))));
     let line = match lines.next(Some(Instant::now() + HELLO)) {
-        Ok(Some(line)) => line,
-        Ok(None) => return bad("the connection was closed before `hello`".into()),
-        Err(e) => return bad(format!("no hello: {e}")),
+        Ok(line) => line.unwrap_or_default(),
+        Err(e) => return refuse(Code::BadMsg, format!("no hello: {e}")),
     };
-    let mismatch = |v: u32| {
-        let why = format!(
-            "the client speaks protocol {v}, this hub {VERSION}; run `relay stop`, or restart the older of the two"
-        );
-        fault(Code::ProtocolMismatch, why)
+    let is_old = is_hello_of_version_1(line);
+    let version = match serde_json::from_slice::<ToHub>(line) {
+        Ok(ToHub::Hello { v: VERSION }) => return Ok(()),
+        Ok(ToHub::Hello { v }) => v,
+        _ if is_old => 1,
+        _ => return refuse(Code::BadMsg, "the first line must be `hello` with `v`".to_owned()),
     };
-    match serde_json::from_slice::<ToHub>(line) {
-        Ok(ToHub::Hello { v: VERSION }) => Ok(()),
-        Ok(ToHub::Hello { v }) => refuse(mismatch(v)),
-        Ok(_) => bad("the first line must be `hello`".into()),
-        Err(_) if is_hello_of_version_1(line) => {
-            let Fault { code, message } = mismatch(1);
-            let refusal = serde_json::json!({"type": "error", "code": code, "message": message});
-            Err((code, format!("{refusal}\n").into_bytes()))
-        }
-        Err(e) => bad(format!("the first line must be `hello` with `v`: {e}")),
+    let why = format!(
+        "the client speaks protocol {version}, this hub {VERSION}; run `relay stop`, or restart the older of the two"
+    );
+    let code = Code::ProtocolMismatch;
+    if is_old {
+        Err((code, json!({"type": "error", "code": code, "message": why})))
+    } else {
+        refuse(code, why)
     }
 }
 
 /// Messages of version 1 are tagged by `type`; its clients are refused in that form.
 fn is_hello_of_version_1(line: &[u8]) -> bool {
-    let line: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
+    let line: Value = serde_json::from_slice(line).unwrap_or_default();
     line["type"] == "hello" && line["v"] == 1
 }
 

@@ -80,6 +80,16 @@ pub enum Input {
     HandOver(String),
 }
 
+impl Input {
+    /// The connection that it came by; 0 for none.
+    pub fn conn(&self) -> ConnId {
+        match self {
+            Input::Opened(conn) | Input::Said(conn, _) | Input::Closed(conn) => *conn,
+            Input::Tick | Input::HandOver(_) => 0,
+        }
+    }
+}
+
 /// An output of the state machine.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -271,7 +281,7 @@ impl Router {
                 Timer::Timeout(id) => self.fail(&id, Code::Timeout),
                 Timer::Grace(peer) => self.end_grace(peer),
                 Timer::Confirm(no) => self.unconfirmed(no),
-                Timer::Handover(no) => self.answer_starter(no),
+                Timer::Handover(no) => self.answer_starter(no, None),
                 Timer::NoTurn(id) => self.no_turn(&id),
                 Timer::Nudge(id) => self.nudge(&id),
                 Timer::Collect(id) => self.hand_over_collected(&id),
@@ -347,8 +357,7 @@ impl Router {
 
     /// Sends one error and closes a connection that violated the protocol.
     fn refuse(&mut self, conn: ConnId, why: &str) {
-        let (code, message, waiting) = (Code::BadMsg, why.to_owned(), Vec::new());
-        self.send(conn, ToClient::Error { id: None, code, message, waiting });
+        self.send(conn, ToClient::error(None, fault(Code::BadMsg, why)));
         self.close(conn);
     }
 

@@ -1,6 +1,7 @@
 //! The command line. `commands.txt` is the one table of all commands, options, exit codes and environment variables: the
 //! parser, every `--help` and the completions are made from it, and a test compares the man page with it.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -74,17 +75,17 @@ pub struct Args {
     pub command: &'static str,
     pub data_dir: Option<OsString>,
     pub words: Vec<String>,
-    options: Vec<(&'static str, String)>,
+    options: BTreeMap<&'static str, String>,
 }
 
 impl Args {
     /// The value of an option; the last one counts. A flag has an empty value.
     pub fn get(&self, option: &str) -> Option<&str> {
-        self.options.iter().rev().find(|(name, _)| *name == option).map(|(_, value)| value.as_str())
+        self.options.get(option).map(String::as_str)
     }
 
     pub fn has(&self, option: &str) -> bool {
-        self.get(option).is_some()
+        self.options.contains_key(option)
     }
 }
 
@@ -116,7 +117,7 @@ pub fn parse(mut line: lexopt::Parser) -> Result<Args, Failure> {
                     "" => String::new(),
                     _ => line.value().and_then(|v| v.string()).map_err(usage)?,
                 };
-                args.options.push((name, value));
+                args.options.insert(name, value);
             }
             Some(short @ Short(_)) => return Err(usage(short.unexpected())),
             Some(Value(word)) => {

@@ -74,10 +74,8 @@ struct UnansweredJson {
 /// A connection that waits for answers and shows the progress.
 struct Waiter {
     guest: Guest,
-    /// What the status line says, without the time. It is shown on standard error if that is a terminal.
+    /// What the status line says, without the time.
     progress: String,
-    /// The status line that is on the screen; empty for none.
-    shown: String,
     since: Instant,
     timeout: Duration,
 }
@@ -86,29 +84,26 @@ impl Waiter {
     fn new(dir: &DataDir, args: &Args, timeout: Duration) -> Result<Waiter, Failure> {
         let guest = Guest::arrive(dir, checked_name(args.get("as"))?, false)?;
         let progress = "connecting to the hub".to_owned();
-        Ok(Waiter { guest, progress, shown: String::new(), since: Instant::now(), timeout })
+        Ok(Waiter { guest, progress, since: Instant::now(), timeout })
     }
 
-    /// The next event, or [`News::Quiet`] when nothing has happened for a while.
+    /// The next event, or [`News::Quiet`] when nothing has happened for a while. Meanwhile the status line is shown on
+    /// standard error, if that is a terminal.
     fn next(&mut self) -> Result<News, Failure> {
         let waited = self.since.elapsed();
-        let line = format!("{}, {}", self.progress, span(waited.as_secs()));
-        if terminal::is_ansi(&stderr()) && self.shown != line {
+        let is_shown = terminal::is_ansi(&stderr());
+        if is_shown {
             // Without wrapping (mode 7), so that erasing one line erases all of it.
-            err(&format!("{ERASE}\x1b[?7l{line}\x1b[?7h"));
-            self.shown = line;
+            err(&format!("\x1b[?7l{}, {}\x1b[?7h", self.progress, span(waited.as_secs())));
         }
         let news = self.guest.next(TICK);
-        if matches!(news, Ok(News::Quiet)) && waited < self.timeout + GRACE {
-            return Ok(News::Quiet);
-        }
-        if !std::mem::take(&mut self.shown).is_empty() {
+        if is_shown {
             err(ERASE);
         }
         match news? {
-            News::Quiet => {
-                Err(fault(Code::Timeout, "no answer in time, and the hub did not report the end of the ask")
-                    .into())
+            News::Quiet if waited >= self.timeout + GRACE => {
+                let why = "no answer in time, and the hub did not report the end of the ask";
+                Err(fault(Code::Timeout, why).into())
             }
             News::Hub(Event::Ended { result: Err(fault), .. }) => Err(fault.into()),
             news => Ok(news),

@@ -15,7 +15,7 @@ pub fn asks(dir: &DataDir, args: &Args) -> Outcome {
     let list = open(dir)?.map(|mut link| request_asks(&mut link)).transpose()?;
     match list {
         list if args.has("json") => print(&list.unwrap_or_default())?,
-        Some(list) => out(&describe(&list, columns()))?,
+        Some(list) => out(&describe(&list))?,
         None => err(&format!("There are no asks: {}\n", no_hub(dir).message)),
     }
     Ok(())
@@ -29,27 +29,27 @@ fn request_asks(link: &mut Link) -> Result<AskList, Fault> {
 }
 
 /// The tables of open and ended asks.
-fn describe(list: &AskList, columns: Option<usize>) -> String {
-    let mut open = vec![["FROM", "TO", "ASKED", "TIMEOUT", "ID", "THREAD", "STATE"].map(str::to_owned)];
-    open.extend(list.open.iter().map(|ask| {
+fn describe(list: &AskList) -> String {
+    let open = list.open.iter().map(|ask| {
         let (asked, left) = (format!("{} ago", span(ask.age_s)), format!("in {}", span(ask.left_s)));
         let [id, thread] = [&ask.ask_id, &ask.thread].map(|id| short_id(&label(id)));
         [ask.from.clone(), ask.to.clone(), asked, left, id, thread, ask.detail.clone()]
-    }));
-    let mut ended = vec![["FROM", "TO", "ENDED", "ID", "RESULT"].map(str::to_owned)];
-    ended.extend(list.ended.iter().map(|ask| {
-        let (at, result) =
-            (format!("{} ago", span(ask.ended_s)), ask.code.map_or("answered", |code| code.name()));
-        [ask.from.clone(), ask.to.clone(), at, short_id(&ask.ask_id), result.to_owned()]
-    }));
-    let open = match list.open.is_empty() {
-        true => "There are no open asks.\n".to_owned(),
-        false => table(&open, columns, width::keep_start),
-    };
-    match list.ended.is_empty() {
-        true => open,
-        false => format!("{open}\nLast ended asks:\n{}", table(&ended, columns, width::keep_start)),
+    });
+    let ended = list.ended.iter().map(|ask| {
+        let ago = format!("{} ago", span(ask.ended_s));
+        let result = ask.code.map_or("answered", |code| code.name());
+        [ask.from.clone(), ask.to.clone(), ago, short_id(&ask.ask_id), result.to_owned()]
+    });
+    let mut text = "There are no open asks.\n".to_owned();
+    if !list.open.is_empty() {
+        let heading = ["FROM", "TO", "ASKED", "TIMEOUT", "ID", "THREAD", "STATE"];
+        text = table(heading, open, columns(), width::keep_start);
     }
+    if !list.ended.is_empty() {
+        text += "\nLast ended asks:\n";
+        text += &table(["FROM", "TO", "ENDED", "ID", "RESULT"], ended, columns(), width::keep_start);
+    }
+    text
 }
 
 /// Runs `relay statusline`: one line about the session whose status line it is, for Claude Code's `statusLine` command.

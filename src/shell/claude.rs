@@ -82,19 +82,19 @@ impl SessionFile {
     }
 }
 
-/// Runs a program that ends within a minute. Returns what it printed; the inner error is what a program printed that failed.
+/// Runs a program that ends within a minute, and returns what it printed.
 ///
 /// # Errors
-/// The program could not be started, or did not end in time.
-fn run(command: &mut Command) -> Result<Result<String, String>, String> {
+/// The program could not be started, did not end in time, or failed; then the error is what it printed.
+fn run(command: &mut Command) -> Result<String, String> {
     let output = process::run(command, RUN_LIMIT);
     let output = output.map_err(|e| format!("cannot run {}: {e}", command.get_program().display()))?;
     let [stdout, stderr] =
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).trim().to_owned());
-    Ok(match output.status.success() {
+    match output.status.success() {
         true => Ok(stdout),
         false => Err(clean(if stderr.is_empty() { &stdout } else { &stderr }).replace('\n', " ")),
-    })
+    }
 }
 
 /// Runs `claude` and returns what it printed.
@@ -102,7 +102,7 @@ fn run(command: &mut Command) -> Result<Result<String, String>, String> {
 /// # Errors
 /// There is no `claude`, or what it printed when it failed.
 pub fn claude(args: &[&str]) -> Result<String, String> {
-    let printed = run(Command::new("claude").args(args)).map_err(|why| format!("{why}; {INSTALL_CLAUDE}"))?;
+    let printed = run(Command::new("claude").args(args));
     printed.map_err(|why| format!("`claude {}` failed: {why}", args.join(" ")))
 }
 
@@ -147,7 +147,7 @@ fn list<T: for<'a> Deserialize<'a>>(args: &[&str]) -> Result<Vec<T>, String> {
 pub fn started_program(plugin: &Plugin) -> Result<String, String> {
     let root = plugin.read_from_folder.as_ref().unwrap_or(&plugin.install_path);
     let launcher = format!("{root}/bin/relay-launcher");
-    let printed = run(Command::new(&launcher).arg("--which"))??;
+    let printed = run(Command::new(&launcher).arg("--which"))?;
     match printed.starts_with(|c: char| c.is_ascii_digit()) {
         true => Ok(printed),
         false => Err(format!("{launcher} is not Claude Relay (`--which` printed '{}')", clean(&printed))),
@@ -167,9 +167,8 @@ pub fn session_files() -> Vec<SessionFile> {
 /// The running sessions of the configuration directory `dir`.
 fn sessions_in(dir: &Path) -> Vec<SessionFile> {
     let files = fs::read_dir(dir.join("sessions")).into_iter().flatten().flatten();
-    let files = files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
     let mut sessions: Vec<SessionFile> =
-        files.filter_map(|path| serde_json::from_value(read_json(&path).ok()?).ok()).collect();
+        files.filter_map(|file| serde_json::from_value(read_json(&file.path()).ok()?).ok()).collect();
     sessions.retain(is_running);
     sessions.sort_by_key(|session| session.pid);
     sessions

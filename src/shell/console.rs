@@ -15,7 +15,8 @@ use crate::wire::MAX_TEXT;
 
 /// The width that is assumed if the terminal does not report one.
 const DEFAULT_COLUMNS: usize = 80;
-const BELL: &str = "\x07";
+/// Rings the bell.
+pub const BELL: &str = "\x07";
 const BRACKETED_PASTE_ON: &str = "\x1b[?2004h";
 const BRACKETED_PASTE_OFF: &str = "\x1b[?2004l";
 
@@ -68,11 +69,6 @@ impl Console {
         let Some(terminal) = &mut self.terminal else { return out(text) };
         out(&format!("{ERASE}{text}"))?;
         terminal.draw()
-    }
-
-    /// Prints whole lines and rings the bell.
-    pub fn announce(&mut self, text: &str) -> Result<(), Failure> {
-        self.print(&format!("{}{text}", if self.is_terminal() { BELL } else { "" }))
     }
 
     /// Prints a note of our own: dimmed on a terminal, else on standard error.

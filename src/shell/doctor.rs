@@ -89,8 +89,9 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
     let program = std::env::current_exe().unwrap_or_default();
     report.ok("relay", format!("{VERSION}, {}", program.display()));
     let plugin = check_client(&mut report);
-    let is_usable = check_directory(&mut report, dir);
-    if let Some(roster) = check_hub(&mut report, dir, is_usable) {
+    if check_directory(&mut report, dir)
+        && let Some(roster) = check_hub(&mut report, dir)
+    {
         check_peers(&mut report, &roster);
         check_sessions(&mut report, &roster, &plugin);
     }
@@ -105,9 +106,7 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
 
 /// Claude Code, its settings and the plugin in it. The error is why no session has the plugin.
 fn check_client(report: &mut Report) -> Result<Plugin, String> {
-    let version = claude(&["--version"]).inspect_err(|why| {
-        report.error("claude", why.replace(&format!("; {INSTALL_CLAUDE}"), ""), INSTALL_CLAUDE);
-    })?;
+    let version = claude(&["--version"]).inspect_err(|why| report.error("claude", why, INSTALL_CLAUDE))?;
     let paths = match claude::parse_version(&version).as_slice() >= INBOX.as_slice() {
         true => "every session can receive messages, with or without the channel flag",
         false => "sessions before 2.1.224 have no inbox; they receive messages by a hook or the channel flag",
@@ -155,8 +154,7 @@ fn check_launcher(report: &mut Report, plugin: &Plugin) {
 
 /// What the settings that apply in the working directory mean for us.
 fn check_settings(report: &mut Report) {
-    let cwd = std::env::current_dir().unwrap_or_default();
-    let settings = Settings::read(&cwd);
+    let settings = Settings::read(&std::env::current_dir().unwrap_or_default());
     if let Some(path) = settings.disables_hooks() {
         let path = path.display();
         let detail = format!(
@@ -172,11 +170,6 @@ fn check_settings(report: &mut Report) {
     } else {
         let detail = format!("{RULE} is not allowed. {WHY_ALLOW}");
         report.warning("permission", detail, "relay setup --allow");
-    }
-    let others = settings::other_servers(&settings::state(), &cwd);
-    if !others.is_empty() {
-        let detail = format!("MCP server {} starts a second channel in each session", others.join(", "));
-        report.error("channels", detail, &format!("claude mcp remove {}", others[0]));
     }
 }
 
@@ -223,7 +216,7 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
 }
 
 /// The hub. Returns its roster, which is empty if no hub runs; `None` if the hub can't be used.
-fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Roster> {
+fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
     let mut link = match open(dir) {
         Ok(Some(link)) => link,
         Ok(None) => {
@@ -236,14 +229,13 @@ fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Rost
             }
             return Some(Roster::default());
         }
-        Err(_) if !is_usable => return None, // reported already
         Err(fault) => {
             report.error("hub", fault.message, RESTART);
             return None;
         }
     };
     match request_status(&mut link) {
-        Ok(status) => check_status(report, dir, &status),
+        Ok(status) => check_status(report, &status),
         Err(fault) if fault.code == Code::NotAllowed => {
             report.ok("hub", format!("it runs elsewhere, behind {}", dir.client_socket().display()));
         }
@@ -252,21 +244,15 @@ fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Rost
     request_roster(&mut link).ok()
 }
 
-fn check_status(report: &mut Report, dir: &DataDir, status: &Status) {
+fn check_status(report: &mut Report, status: &Status) {
     let (version, up, peers) = (&status.version, span(status.uptime_s), count(status.peers, "peer"));
     match version == VERSION {
         true => report.ok("hub", format!("{version}, process {}, up for {up}, {peers}", status.pid)),
         false => report.error("hub", format!("the hub is relay {version}, but this is {VERSION}"), RESTART),
     }
-    match &status.journal.off {
-        Some(why) => {
-            let remedy = "free some space or repair the directory; the hub tries again every minute";
-            report.error("journal", format!("{why}; if the hub dies now, open asks fail"), remedy);
-        }
-        None => {
-            let (size, path) = (status.journal.bytes.div_ceil(1024), dir.journal_path());
-            report.ok("journal", format!("{size} KiB, {}", path.display()));
-        }
+    if let Some(why) = &status.journal.off {
+        let remedy = "free some space or repair the directory; the hub tries again every minute";
+        report.error("journal", format!("{why}; if the hub dies now, open asks fail"), remedy);
     }
 }
 

@@ -5,10 +5,6 @@ use std::collections::VecDeque;
 use super::width::{columns, keep_end, keep_start, width};
 use crate::wire::MAX_TEXT;
 
-/// The longest escape sequence, in bytes; a longer one is dropped.
-const MAX_KEY: usize = 32;
-/// How many lines the history holds. It is in memory only.
-const MAX_HISTORY: usize = 100;
 const PROMPT: &str = "> ";
 
 /// What the user did.
@@ -31,7 +27,8 @@ pub struct Editor {
     /// The bytes of a key or character that is incomplete.
     key: Vec<u8>,
     is_pasting: bool,
-    history: VecDeque<String>,
+    /// In memory only.
+    history: Vec<String>,
     /// The position in the history; its length stands for the new line.
     recalled: usize,
     /// The new line while an earlier one is shown.
@@ -56,7 +53,7 @@ impl Editor {
     fn is_key_incomplete(&self) -> bool {
         match self.key.as_slice() {
             b"\x1b" | b"\x1b[" | b"\x1bO" => true,
-            [0x1b, b'[', .., last] => !(0x40..=0x7e).contains(last) && self.key.len() < MAX_KEY,
+            [0x1b, b'[', .., last] => !(0x40..=0x7e).contains(last),
             bytes => std::str::from_utf8(bytes).is_err_and(|e| e.error_len().is_none()),
         }
     }
@@ -109,11 +106,8 @@ impl Editor {
         let line = std::mem::take(&mut self.text);
         self.cursor = 0;
         self.draft.clear();
-        if !line.trim().is_empty() && self.history.back() != Some(&line) {
-            self.history.push_back(line.clone());
-        }
-        if self.history.len() > MAX_HISTORY {
-            self.history.pop_front();
+        if !line.trim().is_empty() && self.history.last() != Some(&line) {
+            self.history.push(line.clone());
         }
         self.recalled = self.history.len();
         line
@@ -246,8 +240,6 @@ mod tests {
             assert_eq!(editor.feed(&[*byte]), []);
         }
         assert_eq!((editor.text.as_str(), editor.cursor), ("日!é", 0));
-        editor.feed(&[b"\x1b[".as_slice(), &[b'1'; 100], b"x"].concat());
-        assert!(editor.key.is_empty(), "an endless sequence is dropped");
         editor.feed(b"\xff\xfe");
         assert!(editor.text.ends_with("日!é"), "{}", editor.text);
     }

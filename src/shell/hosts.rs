@@ -61,10 +61,7 @@ impl Entry {
     /// Opens the file of `host`, and creates it; `None` if another process keeps that link.
     fn claim(dir: &DataDir, host: &str) -> io::Result<Option<Entry>> {
         dir.prepare().map_err(io::Error::other)?;
-        match DirBuilder::new().mode(0o700).create(links(dir)) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-            _ => {}
-        }
+        DirBuilder::new().recursive(true).mode(0o700).create(links(dir))?;
         let path = links(dir).join(host);
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
@@ -162,12 +159,11 @@ fn list(dir: &DataDir, args: &Args) -> Outcome {
         err("There are no links. `relay link HOST` makes one.\n");
         return Ok(());
     }
-    let mut rows = vec![["HOST", "STATE", "SINCE", "PROCESS", "DETAIL"].map(str::to_owned)];
-    rows.extend(links.into_iter().map(|State { host, state, since_ms, pid, detail }| {
+    let rows = links.into_iter().map(|State { host, state, since_ms, pid, detail }| {
         let since = span(now_ms().saturating_sub(since_ms) / 1000);
         [host, state, since, pid.to_string(), detail.unwrap_or_default()]
-    }));
-    out(&table(&rows, columns(), width::keep_start))
+    });
+    out(&table(["HOST", "STATE", "SINCE", "PROCESS", "DETAIL"], rows, columns(), width::keep_start))
 }
 
 /// The state of the link with this file; `None` if it has none yet. It is `stopped` if its process is gone.
@@ -207,13 +203,10 @@ pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
     };
     check_host(host)?;
     let path = links(dir).join(host);
-    let file = File::open(&path).and_then(|file| fs::remove_file(&path).map(|()| file));
-    let file = match file {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return usage_error(format!("{host} is not linked; `relay link` lists the links"));
-        }
-        file => file.map_err(|e| format!("cannot remove {}: {e}", path.display()))?,
+    let Ok(file) = File::open(&path) else {
+        return usage_error(format!("{host} is not linked; `relay link` lists the links"));
     };
+    fs::remove_file(&path).map_err(|e| format!("cannot remove {}: {e}", path.display()))?;
     let until = Instant::now() + END;
     while file.try_lock_shared().is_err() {
         if Instant::now() >= until {

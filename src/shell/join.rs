@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::args::{self, Args};
 use super::ask::checked_name;
-use super::console::Console;
+use super::console::{BELL, Console};
 use super::editor::Input;
 use super::guest::{Guest, News};
 use super::peers::peer_table;
@@ -148,10 +148,20 @@ impl Member {
                 let Some(to) = asked else { return Ok(()) };
                 format!("{to}: {}", detail.as_deref().unwrap_or(state.name()))
             }
-            Event::Told(ToClient::Over { ask_id, code }) => match self.handle_question_end(&ask_id, code) {
-                Some(note) => note,
-                None => return Ok(()),
-            },
+            Event::Told(ToClient::Over { ask_id, code }) => {
+                let Some((n, question)) = self.question(&ask_id) else { return Ok(()) };
+                question.is_next = false;
+                if code != Code::Timeout {
+                    question.ask_id.clear();
+                }
+                let from = &question.from;
+                match code {
+                    Code::Timeout => {
+                        format!("Question #{n} has timed out; #{n} TEXT may still reach {from}.")
+                    }
+                    _ => format!("{from} no longer waits for an answer to #{n}."),
+                }
+            }
             _ => return Ok(()),
         };
         self.console.note(&note)
@@ -174,19 +184,6 @@ impl Member {
             _ => {}
         }
         message(code, why, "/peers")
-    }
-
-    /// A question to us has ended without our answer.
-    fn handle_question_end(&mut self, ask_id: &str, code: Code) -> Option<String> {
-        let (n, question) = self.question(ask_id)?;
-        question.is_next = false;
-        let from = &question.from;
-        if code == Code::Timeout {
-            return Some(format!("Question #{n} has timed out; #{n} TEXT may still reach {from}."));
-        }
-        let note = format!("{from} no longer waits for an answer to #{n}.");
-        question.ask_id.clear();
-        Some(note)
     }
 
     /// An open question, with its number.
@@ -215,7 +212,8 @@ impl Member {
                 Kind::Reply => format!("{from} answers:"),
                 Kind::Failed | Kind::Summary | Kind::Notice | Kind::Consent => format!("{from}:"),
             };
-            self.console.announce(&with_heading(&heading, text))?;
+            let bell = if self.console.is_terminal() { BELL } else { "" };
+            self.console.print(&format!("{bell}{}", with_heading(&heading, text)))?;
         }
         self.guest.client.seen(&parcel.push);
         Ok(())

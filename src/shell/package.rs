@@ -40,27 +40,12 @@ fn data_home() -> Result<PathBuf, String> {
     set.or_else(home).ok_or_else(|| "HOME is not set".to_owned())
 }
 
-/// The directory of the installed copy.
-///
-/// # Errors
-/// There is no home directory.
-pub fn directory() -> Result<PathBuf, String> {
-    Ok(data_home()?.join(MARKETPLACE))
-}
-
-/// The path of the program in the marketplace, where the launcher looks for it on this system.
-pub fn program() -> String {
-    let os = std::env::consts::OS.replace("macos", "darwin");
-    let processor = std::env::consts::ARCH.replace("aarch64", "arm64");
-    format!("plugin/bin/{os}-{processor}/relay")
-}
-
-/// Copies the marketplace and this program to [`directory`], in place of an earlier version, and returns the directory.
+/// Copies the marketplace and this program to the user's data directory, in place of an earlier version, and returns where.
 ///
 /// # Errors
 /// A file can't be read or written; the message names it.
 pub fn install() -> Result<PathBuf, String> {
-    let dir = directory()?;
+    let dir = data_home()?.join(MARKETPLACE);
     let new = dir.with_extension("new");
     let _ = fs::remove_dir_all(&new); // a setup that was interrupted may have left it
     for (path, mode, content) in FILES {
@@ -68,7 +53,10 @@ pub fn install() -> Result<PathBuf, String> {
     }
     let from = own_executable();
     let bytes = fs::read(&from).map_err(|e| format!("cannot read {}: {e}", from.display()))?;
-    write(&new.join(program()), &bytes, 0o755)?;
+    // Where the launcher looks for it on this system.
+    let os = std::env::consts::OS.replace("macos", "darwin");
+    let processor = std::env::consts::ARCH.replace("aarch64", "arm64");
+    write(&new.join(format!("plugin/bin/{os}-{processor}/relay")), &bytes, 0o755)?;
     let removed = match fs::remove_dir_all(&dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
@@ -122,7 +110,7 @@ pub fn remove() -> Result<(), String> {
     for (path, _) in extras()?.iter().filter(|(path, content)| is_version_of(path, content)) {
         fs::remove_file(path).map_err(|e| cannot(path, e))?;
     }
-    let dir = directory()?;
+    let dir = data_home()?.join(MARKETPLACE);
     match read_json(&dir.join(MANIFEST)).is_ok_and(|manifest| manifest["name"] == MARKETPLACE) {
         true => fs::remove_dir_all(&dir).map_err(|e| cannot(&dir, e)),
         false => Ok(()),

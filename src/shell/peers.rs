@@ -68,8 +68,7 @@ pub fn peer_table(roster: &Roster) -> String {
     if roster.peers.is_empty() {
         return "There are no other peers. Each session that starts is one; if one is missing, run `relay doctor`.\n".to_owned();
     }
-    let mut rows = vec![["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"].map(str::to_owned)];
-    rows.extend(roster.peers.iter().map(|peer| {
+    let rows = roster.peers.iter().map(|peer| {
         let is_unconfirmed = peer.kind == PeerKind::Session && !peer.confirmed;
         let branch = peer.branch.as_ref().map(|branch| format!(" ({branch})")).unwrap_or_default();
         [
@@ -80,6 +79,6 @@ pub fn peer_table(roster: &Roster) -> String {
             span(peer.connected_s),
             claude::abbreviate_home(&place(peer.host.as_deref(), &peer.cwd)) + &branch,
         ]
-    }));
-    table(&rows, columns(), keep_end)
+    });
+    table(["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"], rows, columns(), keep_end)
 }

@@ -91,22 +91,6 @@ pub fn is_server_disabled(state: &Value, cwd: &str) -> bool {
     disabled.into_iter().flatten().any(|server| server == SERVER)
 }
 
-/// The names of the MCP servers besides the plugin's that start a relay in the project `cwd`: each makes a second channel.
-pub fn other_servers(state: &Value, cwd: &Path) -> Vec<String> {
-    let project = read_json(&cwd.join(".mcp.json")).unwrap_or_default();
-    let tables = [
-        &state["mcpServers"],
-        &state["projects"][&*cwd.to_string_lossy()]["mcpServers"],
-        &project["mcpServers"],
-    ];
-    let servers = tables.into_iter().filter_map(Value::as_object).flatten();
-    let starts_relay = |server: &Value| {
-        let is_channel = server["args"].as_array().is_some_and(|args| args.contains(&"channel".into()));
-        is_channel && server.to_string().contains("relay")
-    };
-    servers.filter(|(_, server)| starts_relay(server)).map(|(name, _)| name.clone()).collect()
-}
-
 fn user_file() -> Result<PathBuf, String> {
     Ok(config_dir().ok_or("HOME is not set")?.join("settings.json"))
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::args::Args;
 use super::claude::{
-    CHANNEL_FLAG, MARKETPLACE, PLUGIN, abbreviate_home, claude, marketplace, plugin, started_program,
+    CHANNEL_FLAG, INSTALL_CLAUDE, MARKETPLACE, PLUGIN, abbreviate_home, claude, marketplace, plugin,
+    started_program,
 };
 use super::settings::RULE;
 use super::terminal::{err, out};
@@ -28,7 +29,8 @@ pub fn setup(args: &Args) -> Outcome {
 }
 
 fn install(args: &Args) -> Result<(), Failure> {
-    step("Claude Code", &claude(&["--version"])?)?;
+    let version = claude(&["--version"]).map_err(|why| format!("{why}; {INSTALL_CLAUDE}"))?;
+    step("Claude Code", &version)?;
     install_plugin()?;
     let installed = plugin()?
         .ok_or_else(|| format!("`claude plugin list` does not list {PLUGIN} after its installation"))?;

@@ -12,7 +12,7 @@ use super::{Outcome, count, open, print};
 use crate::datadir::DataDir;
 use crate::link::{Link, no_hub, silent, unreachable};
 use crate::span::span;
-use crate::wire::{Answer, Code, Fault, JournalStatus, Status, ToHub};
+use crate::wire::{Answer, Code, Fault, Status, ToHub};
 
 /// How long a hub may take to exit.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
@@ -35,27 +35,22 @@ pub fn status(dir: &DataDir, args: &Args) -> Outcome {
     let Status {
         pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections, journal, ..
     } = status;
+    let journal = match journal.off {
+        None => format!("{} KiB", journal.bytes.div_ceil(1024)),
+        Some(why) => format!("NONE ({why}); open asks fail if the hub dies"),
+    };
     out(&format!(
         "Hub {version} (protocol {protocol}), process {pid}, up for {}\n\
          {}, {}, {}, {}\n\
-         Journal: {}\n\
+         Journal: {journal}\n\
          Data directory: {}\n",
         span(uptime_s),
         count(peers, "peer"),
         count(open_asks, "open ask"),
         count(undelivered, "undelivered message"),
         count(connections, "connection"),
-        describe_journal(&journal),
         dir.path().display(),
     ))
-}
-
-/// Whether the state of the hub would survive its death.
-fn describe_journal(journal: &JournalStatus) -> String {
-    match &journal.off {
-        None => format!("{} KiB", journal.bytes.div_ceil(1024)),
-        Some(why) => format!("NONE ({why}); open asks fail if the hub dies"),
-    }
 }
 
 /// Requests the status of the hub.

@@ -65,12 +65,8 @@ fn describe(event: &Event) -> String {
         What::Failed => paint("31", &format!("{to} → {from}  failed: {code}")) + &id,
         What::State => {
             let (kind, state) = (event.kind.map_or("", |k| k.name()), event.state.map_or("", |s| s.name()));
-            // These are the hub's own messages.
-            let from = if matches!(event.kind, Some(Kind::Failed | Kind::Summary | Kind::Notice)) {
-                "hub"
-            } else {
-                &from
-            };
+            let is_hubs_own = matches!(event.kind, Some(Kind::Failed | Kind::Summary | Kind::Notice));
+            let from = if is_hubs_own { "hub" } else { &from };
             let by = if path.is_empty() { "" } else { " by " };
             paint("2", &format!("{from} → {to}  {kind} {state}{by}{path}")) + &id
         }

@@ -78,13 +78,15 @@ pub fn stty(args: &[&str]) -> Option<String> {
 /// A table whose columns are aligned, two spaces apart, as lines. Where a line would exceed `columns`, the number of columns of
 /// the terminal, its last cell is shortened by `shorten`, and then its first.
 pub fn table<const N: usize>(
-    rows: &[[String; N]],
+    heading: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
     columns: Option<usize>,
     shorten: fn(&str, usize) -> String,
 ) -> String {
     const LEAST: usize = 12; // no column is shortened below this
+    let rows: Vec<_> = std::iter::once(heading.map(str::to_owned)).chain(rows).collect();
     let mut widths = [0; N];
-    for row in rows {
+    for row in &rows {
         for (most, cell) in widths.iter_mut().zip(row) {
             *most = width::width(cell).max(*most);
         }
@@ -113,19 +115,20 @@ mod tests {
     #[test]
     fn table_aligns_by_display_width_and_fits_the_terminal() {
         let rows = [
-            ["NAME", "STATE", "DIRECTORY"],
             ["日本語プロジェクト", "idle", "~/code/日本語プロジェクト (main)"],
             ["web-app", "busy", "~/code/web-app"],
         ]
         .map(|row| row.map(str::to_owned));
+        let table =
+            |columns| table(["NAME", "STATE", "DIRECTORY"], rows.iter().cloned(), columns, width::keep_end);
         assert_eq!(
-            table(&rows, None, width::keep_end),
+            table(None),
             "NAME                STATE  DIRECTORY\n\
              日本語プロジェクト  idle   ~/code/日本語プロジェクト (main)\n\
              web-app             busy   ~/code/web-app\n"
         );
         for columns in [60, 50, 45, 33] {
-            let text = table(&rows, Some(columns), width::keep_end);
+            let text = table(Some(columns));
             assert!(text.lines().all(|line| width::width(line) <= columns), "{columns}:\n{text}");
             assert!(text.contains("(main)\n"), "the end of the directory stays: {text}");
         }

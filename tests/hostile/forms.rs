@@ -107,7 +107,8 @@ fn consent_is_not_given_to_what_is_hidden() {
         let id = eve.begin(Raw::ask_as(&ask_id, "ben", &format!("which version?{blank}and now erase it")));
         let form = ben.take_push();
         let text = form["text"].as_str().expect("a text");
-        assert!(text.starts_with("which version?") && text.ends_with('…'), "{n} {text:?}");
+        let is_shown = text == "which version?and now erase it"; // the invisible characters are removed
+        assert!(text.starts_with("which version?") && (text.ends_with('…') || is_shown), "{n} {text:?}");
         eve.end(id).expect("asked");
         close(&mut ben, &form, &ask_id, json!("declined"));
     }

@@ -149,6 +149,16 @@ fn a_cancelled_wait_loses_nothing() {
 }
 
 #[test]
+fn a_second_wait_ends_the_first() {
+    let dir = DataDir::new();
+    let [a, b] = sessions(&dir, ["a", "b"]);
+    let [first, second] = [(); 2].map(|()| b.begin_call("relay_wait", &json!({"timeout_s": 50})));
+    assert_eq!(messages(&b.end_call(first).expect("an answer").ok()).len(), 0);
+    a.ask("b", "all well?");
+    assert_eq!(messages(&b.end_call(second).expect("an answer").ok()).len(), 1);
+}
+
+#[test]
 fn what_comes_together_is_handed_over_together_as_far_as_a_result_has_room() {
     let dir = DataDir::new();
     let [a, b] = sessions(&dir, ["a", "b"]);

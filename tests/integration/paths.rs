@@ -282,7 +282,37 @@ fn what_an_idle_session_does_not_confirm_goes_by_the_next_path() {
         text.contains("swallowed?").then_some(text)
     });
     assert!(text.contains(&ask_id), "{text}");
+    assert!(text.contains(&format!("This may have come already: act on {ask_id} once.")), "{text}");
     assert_eq!(dir.logged("dead_path").len(), 1);
+}
+
+/// The end of a turn proves only the prompt that began it: not one in its middle, nor one before it.
+#[test]
+fn a_prompt_that_came_to_nothing_is_not_seen_by_the_end_of_another_turn() {
+    let dir = DataDir::new();
+    let [a, b] = dir.channels(["a", "b"]);
+    let hook = |event: &str, turn: &str, prompt: &str| {
+        dir.hook("b", &json!({"hook_event_name": event, "prompt_id": turn, "prompt": prompt}));
+    };
+    hook("SessionStart", "", "");
+    let prompt = |question: &str| {
+        let ask_id = a.ask("b", question);
+        let ask = b.take("ask", &ask_id);
+        (ask_id, format!("<channel push=\"{}\">", ask.meta("push")))
+    };
+    let state = |ask_id: &str| {
+        let peers = a.peers();
+        let asks = peers["asks"].as_array().expect("asks").clone();
+        asks.into_iter().find(|ask| ask["ask_id"] == ask_id).expect("the ask")["state"].clone()
+    };
+    hook("UserPromptSubmit", "t1", "the user's");
+    let (middle, text) = prompt("in the middle?");
+    hook("UserPromptSubmit", "t1", &text);
+    hook("Stop", "t1", "");
+    let (begins, text) = prompt("at the beginning?");
+    hook("UserPromptSubmit", "t2", &text);
+    hook("Stop", "t2", "");
+    assert_eq!((state(&middle), state(&begins)), (json!("pushed"), json!("seen")));
 }
 
 /// Claude Code 2.1.197 fires no hook for what it takes up in the middle of a turn, and writes its transcript late: the hook

@@ -117,9 +117,6 @@ fn doctor_reads_the_settings_of_claude_code() {
     assert!(problem(&diagnose(&home), "permission", "error").contains("settings.local.json"));
     home.write("work/.claude/settings.json", r#"{"disableAllHooks": true}"#);
     assert!(problem(&diagnose(&home), "hooks", "error").contains("work/.claude/settings.json"));
-    let server = json!({"command": "/opt/relay", "args": ["channel"]});
-    home.write(".claude.json", &json!({"mcpServers": {"talk": server}}).to_string());
-    assert!(problem(&diagnose(&home), "channels", "error").contains("talk"));
 }
 
 #[test]

@@ -12,6 +12,9 @@ pub const WITH_MESSAGING: &str = "2.1.330";
 /// A client from before cross-session messaging: no inbox socket, fewer receipts.
 pub const BEFORE_MESSAGING: &str = "2.1.197";
 
+/// The clients with cross-session messaging.
+pub const MESSAGING: [&str; 2] = [NEWEST, WITH_MESSAGING];
+
 /// Every client that the tests drive.
 pub const VERSIONS: [&str; 3] = [NEWEST, WITH_MESSAGING, BEFORE_MESSAGING];
 

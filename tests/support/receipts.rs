@@ -7,20 +7,25 @@ use serde_json::{Value, json};
 
 use super::home::Home;
 use super::model::{Request, ToolResult};
-use super::stage::{Actor, Prompted, Stage};
+use super::stage::{Actor, Prompted, Stage, ask_line};
 use super::watch::Watch;
 
 impl Stage {
-    /// Fails if the asker was ever shown a question as seen that the session's model did not have: the first request after
-    /// that moment must hold it, if none before it did. Returns the longest time in milliseconds that `seen` was ahead of
-    /// the request.
+    /// Fails if the hub or `relay_peers` ever showed alice a question as seen that the session's model did not have: the first
+    /// request after that moment must hold it, if none before it did. Returns the longest time in milliseconds that `seen`
+    /// was ahead of the request.
     #[track_caller]
     pub fn seen_never_early(&self, watch: &Watch, name: &str, questions: &[(String, String)]) -> u64 {
         let requests: Vec<Request> =
             self.model.requests(name).into_iter().filter(|request| request.conversation).collect();
         let mut longest = 0;
         for (ask_id, question) in questions {
-            let Some(seen) = watch.seen_at(ask_id) else { continue };
+            let (event, listed) = (watch.seen_at(ask_id), self.listed_as_seen(ask_id));
+            assert!(
+                listed.is_none_or(|listed| event.is_some_and(|at| at <= listed)),
+                "{ask_id} in relay_peers"
+            );
+            let Some(seen) = event else { continue };
             let first = requests.iter().find(|request| request.received(question).matches > 0);
             let first =
                 first.unwrap_or_else(|| panic!("{ask_id} was seen, and {name} never got {question:?}"));
@@ -30,6 +35,19 @@ impl Stage {
             longest = longest.max(ahead);
         }
         longest
+    }
+
+    /// When `relay_peers` at the latest told alice first that her ask is seen, in milliseconds since 1970.
+    fn listed_as_seen(&self, ask_id: &str) -> Option<u64> {
+        let tells = |request: &Request| {
+            request.tool_results().iter().filter(|result| result.name.ends_with("relay_peers")).any(
+                |result| {
+                    let peers: Value = serde_json::from_str(&result.text).unwrap_or_default();
+                    ask_line(&peers, ask_id)["state"] == "seen"
+                },
+            )
+        };
+        self.model.requests("alice").iter().find(|request| tells(request)).map(|request| request.ts_ms)
     }
 
     /// Lets time pass where nothing else tells that something did not happen.

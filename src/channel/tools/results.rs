@@ -31,12 +31,8 @@ pub fn render(request: &ToHub, answer: &Answer, is_pushed: bool) -> (String, Val
             (text, structured)
         }
         Answer::Replied { ask_id, to, state } => {
-            let text = match state {
-                State::Queued => format!(
-                    "The relay has your answer (ask_id {ask_id}) and hands it to \"{to}\" as soon as that session can take it."
-                ),
-                _ => format!("Your answer (ask_id {ask_id}) was handed to \"{to}\"."),
-            };
+            let text =
+                format!("The relay has your answer (ask_id {ask_id}) to \"{to}\". {}", progress(*state));
             (text, json!({"ok": true, "ask_id": ask_id, "to": to, "state": state.name()}))
         }
         Answer::Renamed { name } => {
@@ -62,15 +58,15 @@ fn arrival_of_all(collect_s: Option<u64>, is_pushed: bool) -> String {
     how
 }
 
-/// What `relay_ask` brought.
+fn progress(state: State) -> &'static str {
+    match state {
+        State::Queued => "It is handed over as soon as that session can take it.",
+        _ => "It was handed over.",
+    }
+}
+
+/// The result of `relay_ask`.
 fn asked(ask_id: &str, to: &str, state: State, thread: &str, is_pushed: bool) -> (String, Value) {
-    let far = match state {
-        State::Queued => "The relay has it; it is handed over as soon as that session can take it.",
-        State::Pushed => "It was handed to that session.",
-        State::Seen => "That session has seen it.",
-        State::Replied => "It has been answered.",
-        State::Ended => "It has ended already.",
-    };
     let arrival = match is_pushed {
         true => "arrives by itself as a message with this ask_id; go on without waiting or polling",
         false => {
@@ -78,9 +74,10 @@ fn asked(ask_id: &str, to: &str, state: State, thread: &str, is_pushed: bool) ->
         }
     };
     let text = format!(
-        "Asked \"{to}\" (ask_id {ask_id}, thread_id {thread}, state {}). {far} The answer, or the reason why there is \
+        "Asked \"{to}\" (ask_id {ask_id}, thread_id {thread}, state {}). {} The answer, or the reason why there is \
          none, {arrival}.",
-        state.name()
+        state.name(),
+        progress(state)
     );
     (text, json!({"ok": true, "ask_id": ask_id, "to": to, "state": state.name(), "thread_id": thread}))
 }
@@ -89,13 +86,12 @@ fn asked(ask_id: &str, to: &str, state: State, thread: &str, is_pushed: bool) ->
 pub fn render_wait(messages: usize) -> (String, Value) {
     let text = match messages {
         0 => "Nothing has arrived. Call relay_wait again to wait on; what arrives meanwhile comes with the result of your next relay tool call.".to_owned(),
-        1 => "1 message has arrived.".to_owned(),
-        n => format!("{n} messages have arrived."),
+        n => format!("Messages that have arrived: {n}."),
     };
     (text, json!({"ok": true, "messages": []}))
 }
 
-/// The roster for programs: as the hub has it, and with the names that the original claude-relay gave the same things.
+/// The roster for programs, with the keys of the original claude-relay beside ours.
 fn peers(roster: &Roster) -> Value {
     let mut all = json!(roster);
     for peer in all.get_mut("peers").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -123,13 +119,13 @@ pub fn render_fault(fault: &Fault) -> (String, Value) {
     (text, structured)
 }
 
-/// The roster as text.
-fn describe(roster: &Roster) -> String {
+/// The roster as text, or a part of it.
+pub fn describe(roster: &Roster) -> String {
     let mut lines = Vec::new();
     if let Some(me) = &roster.me {
         lines.push(format!("This session is \"{}\" ({}).", me.name, me.cwd));
+        lines.push(format!("Other peers: {}", roster.peers.len()));
     }
-    lines.push(format!("Other peers: {}", roster.peers.len()));
     lines.extend(roster.peers.iter().map(peer_line));
     if !roster.asks.is_empty() {
         lines.push("Open asks of this session:".into());
@@ -147,7 +143,7 @@ fn describe(roster: &Roster) -> String {
 }
 
 /// A peer as a line of text.
-pub fn peer_line(peer: &ListedPeer) -> String {
+fn peer_line(peer: &ListedPeer) -> String {
     let what = match peer.kind {
         PeerKind::Session => "",
         PeerKind::Person => " (a person at a terminal)",

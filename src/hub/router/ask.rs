@@ -150,9 +150,12 @@ impl Router {
         if self.is_by_form(ask.person, target) {
             parcel.path = Path::Form;
         }
-        self.record_contact(asker, target);
-        self.peer_mut(asker).asked.insert(id.clone());
-        self.peer_mut(target).owes.insert(id.clone());
+        let peer = self.peer_mut(asker);
+        peer.asked.insert(id.clone());
+        peer.met.insert(target);
+        let peer = self.peer_mut(target);
+        peer.owes.insert(id.clone());
+        peer.met.insert(asker);
         self.arm(ask.deadline, Timer::Timeout(id.clone()));
         let about = label(parcel.text.trim().lines().next().unwrap_or_default());
         let about = about.chars().take(MAX_ABOUT).collect();

@@ -52,7 +52,7 @@ impl Router {
             self.answer(conn, call.id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
             if !self.broadcasts.contains_key(&all) {
                 self.fail_lost_ask(me, LostAsk { ask_id, to: "everyone".to_owned() });
-                if !self.has_text_for(me, &all) {
+                if !self.deliveries_to(me).any(|delivery| delivery.parcel.ask_id == *all) {
                     self.notify_asker(me, &all, State::Replied, Some(Path::Tool), None); // it was delivered before
                 }
             }
@@ -60,7 +60,10 @@ impl Router {
         }
         let targets = self.in_scope(me, call.scope, call.include_self)?;
         self.room_for_ask(me)?;
-        let members: Vec<Member> = targets.iter().map(|no| self.member(&all, *no)).collect();
+        let members = targets.iter().map(|no| &self.peer(*no).who);
+        let members =
+            members.map(|who| Member { ask_id: format!("{all}-{}", who.peer), to: who.name.clone() });
+        let members: Vec<Member> = members.collect();
         let is_known = |id: &str| self.asks.contains_key(id) || self.ended.get(id).is_some();
         if members.iter().any(|member| is_known(&member.ask_id)) {
             return taken();
@@ -95,19 +98,13 @@ impl Router {
 
     /// The asks of a repeated `broadcast` request: requests are idempotent.
     fn broadcast_before(&self, me: PeerNo, all: &Id) -> Result<Option<Vec<Member>>, Fault> {
-        if let Some(known) = self.broadcasts.get(all) {
-            return if known.asker == me { Ok(Some(known.members.clone())) } else { taken() };
+        let identity = &self.peer(me).who.peer;
+        match (self.broadcasts.get(all), self.ended.get(all)) {
+            (Some(open), _) if open.asker == me => Ok(Some(open.members.clone())),
+            (None, Some(ended)) if ended.asker == *identity => Ok(Some(ended.members.clone())),
+            (None, None) => Ok(None),
+            _ => taken(),
         }
-        match self.ended.get(all) {
-            Some(ended) if ended.asker == self.peer(me).who.peer => Ok(Some(ended.members.clone())),
-            Some(_) => taken(),
-            None => Ok(None),
-        }
-    }
-
-    fn member(&self, broadcast_id: &str, no: PeerNo) -> Member {
-        let who = &self.peer(no).who;
-        Member { ask_id: format!("{broadcast_id}-{}", who.peer), to: who.name.clone() }
     }
 
     /// The peers in `scope` that receive broadcasts, ordered by name.

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::peer::Peer;
+use super::session::WAITER_OVERHEAD;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Role, Router, Starter, Timer};
 use crate::wire::{
-    Activity, Answer, Code, Event, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault,
+    Activity, Answer, Code, Event, Fault, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault,
 };
 
 /// The limit of text in one answer for the path `tool`, in bytes. A channel hands over what fits its client's limit for
@@ -194,20 +195,18 @@ impl Router {
     /// Records a new attempt and returns the parcel to send.
     fn start_attempt(&mut self, no: DeliveryNo, path: Path, conn: ConnId) -> Parcel {
         let push = self.ids.draw();
-        let waiter = match self.roles.get(&conn) {
-            Some(Role::Waiter { process, .. }) => Some(process.clone()),
-            _ => None,
-        };
-        let attempt =
-            Attempt { push: push.clone(), path, conn, waiter, sent: self.now, ..Attempt::default() };
+        let mut attempt = Attempt { push: push.clone(), path, conn, sent: self.now, ..Attempt::default() };
         let delivery = self.deliveries.get_mut(&no).expect("invariant: callers have just looked it up");
+        if let Some(Role::Waiter { claude, process }) = self.roles.get(&conn)
+            && let Some(session) = self.sessions.get_mut(claude)
+        {
+            attempt.waiter = Some(process.clone());
+            session.waiter_load += delivery.parcel.text.len() + WAITER_OVERHEAD;
+        }
         delivery.attempts.push(attempt);
         (delivery.parcel.push, delivery.parcel.path) = (push.clone(), path);
         let (parcel, to) = (delivery.parcel.clone(), delivery.to);
         self.pushes.insert(push, no);
-        if path == Path::Hook {
-            self.load_waiter(to, parcel.text.len());
-        }
         if path == Path::Inbox {
             let now = self.now;
             let peer = self.peer_mut(to);
@@ -280,8 +279,14 @@ impl Router {
             self.arm(now + self.limits.confirm, Timer::Confirm(no));
         } else {
             self.forget_attempt(no);
-            self.dispatch(no);
+            self.push_again(no);
         }
+    }
+
+    /// Dispatches a text whose last push may have arrived. The next push says so.
+    pub(super) fn push_again(&mut self, no: DeliveryNo) {
+        self.deliveries.get_mut(&no).into_iter().for_each(|delivery| delivery.parcel.again = true);
+        self.dispatch(no);
     }
 
     /// Removes the last attempt, so that its path can be tried again.
@@ -299,33 +304,31 @@ impl Router {
         delivery.progress = progress;
         let (to, kind) = (delivery.to, delivery.parcel.kind);
         let id = Id::from(delivery.parcel.ask_id.as_str());
-        let end = match kind {
-            Kind::Reply | Kind::Summary => Some(State::Replied),
-            Kind::Failed => Some(State::Ended),
-            _ => None,
-        };
-        if state != State::Queued && delivery.starter.is_some() {
-            self.answer_starter(no);
-        } else if kind == Kind::Ask
-            && let Some(asker) = self.asks.get(&id).map(|ask| ask.asker)
-        {
-            self.notify_asker(asker, &id, state, path, None);
+        let is_answer = state != State::Queued && delivery.starter.is_some();
+        if is_answer {
+            self.answer_starter(no, None);
         }
-        if let (Some(end), Some(_)) = (end, path) {
-            self.notify_asker(to, &id, end, path, None);
-        }
-        if kind == Kind::Ask
-            && let Some(ask) = self.asks.get_mut(&id)
-        {
-            ask.progress = progress;
+        match (kind, self.asks.get_mut(&id)) {
+            (Kind::Ask, Some(ask)) => {
+                ask.progress = progress;
+                let asker = ask.asker;
+                if !is_answer {
+                    self.notify_asker(asker, &id, state, path, None);
+                }
+            }
+            (Kind::Reply | Kind::Summary, _) if path.is_some() => {
+                self.notify_asker(to, &id, State::Replied, path, None);
+            }
+            (Kind::Failed, _) if path.is_some() => self.notify_asker(to, &id, State::Ended, path, None),
+            _ => {}
         }
         let Some(delivery) = self.deliveries.get(&no) else { return };
         let event = self.event_of(What::State, &delivery.parcel, to);
         self.report(Event { kind: Some(kind), state: Some(state), path, ..event });
     }
 
-    /// Answers the request that started the delivery with its present state.
-    pub(super) fn answer_starter(&mut self, no: DeliveryNo) {
+    /// Answers the request that started the delivery with its present state, or with an error.
+    pub(super) fn answer_starter(&mut self, no: DeliveryNo, fault: Option<Fault>) {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         let Some((conn, id, until)) = delivery.starter.take() else { return };
         let (state, to, kind) = (delivery.progress.state, delivery.to, delivery.parcel.kind);
@@ -337,7 +340,7 @@ impl Router {
             _ => Answer::Replied { ask_id, to, state },
         };
         if self.roles.contains_key(&conn) {
-            self.answer(conn, id, Ok(answer));
+            self.answer(conn, id, fault.map_or(Ok(answer), Err));
         }
     }
 
@@ -352,19 +355,8 @@ impl Router {
             tombstone.lost |= lost && delivery.parcel.kind == Kind::Reply;
             tombstone.untold |= lost && !delivery.parcel.late;
         }
-        if let Some((conn, request, until)) = delivery.starter.take() {
-            self.disarm(until, Timer::Handover(no));
-            let gone = fault(Code::PeerGone, "the asker left before it received the answer");
-            if self.roles.contains_key(&conn) {
-                self.answer(conn, request, Err(gone));
-            }
-        }
+        self.answer_starter(no, Some(fault(Code::PeerGone, "the asker left before it received the answer")));
         self.remove_delivery(no);
-    }
-
-    /// Whether a text about this ask or broadcast is on its way to `peer`.
-    pub(super) fn has_text_for(&self, peer: PeerNo, ask_id: &str) -> bool {
-        self.deliveries_to(peer).any(|d| d.parcel.ask_id == ask_id)
     }
 
     /// The texts on their way to `peer`.
@@ -381,7 +373,7 @@ impl Router {
 
     /// Removes a delivery. The state of a question is kept with its ask.
     pub(super) fn remove_delivery(&mut self, no: DeliveryNo) {
-        self.answer_starter(no);
+        self.answer_starter(no, None);
         let Some(delivery) = self.deliveries.remove(&no) else { return };
         self.text -= delivery.parcel.text.len();
         for attempt in &delivery.attempts {

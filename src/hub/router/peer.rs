@@ -63,12 +63,8 @@ pub(super) struct Peer {
 
 impl Router {
     pub(super) fn register(&mut self, conn: ConnId, id: u64, mut who: Who, lost: Vec<LostAsk>) -> Reply {
-        match self.roles.get(&conn) {
-            Some(Role::Peer(_)) => {
-                return refused(Code::AlreadyRegistered, "this connection has registered already");
-            }
-            Some(Role::Waiter { .. }) => return refused(Code::BadMsg, "a waiter cannot register"),
-            None => {}
+        if self.roles.contains_key(&conn) {
+            return refused(Code::AlreadyRegistered, "this connection is a peer or a waiter already");
         }
         check(&who)?;
         let known = self.by_identity.get(&who.peer).copied();
@@ -139,19 +135,13 @@ impl Router {
     }
 
     /// Registers a known peer again: another process of the same session, or another connection. It keeps its name.
-    fn come_back(&mut self, no: PeerNo, mut who: Who) -> Result<PeerNo, Fault> {
-        let peer = self.peer(no);
+    fn come_back(&mut self, no: PeerNo, who: Who) -> Result<PeerNo, Fault> {
+        let peer = self.peer_mut(no);
         if peer.who.secret != who.secret {
             return refused(Code::NameTaken, "this identity belongs to a session with another secret");
         }
-        who.name.clone_from(&peer.who.name);
-        self.peer_mut(no).who = who;
+        peer.who = Who { name: peer.who.name.clone(), ..who };
         Ok(no)
-    }
-
-    pub(super) fn record_contact(&mut self, a: PeerNo, b: PeerNo) {
-        self.peer_mut(a).met.insert(b);
-        self.peer_mut(b).met.insert(a);
     }
 
     /// Counts an ask from `me` to `to` against the rate limit.
@@ -177,14 +167,11 @@ impl Router {
         if let Some(branch) = branch.filter(|b| b.len() <= MAX_LABEL) {
             peer.who.branch = Some(branch).filter(|b| !b.is_empty());
         }
-        let rerouted = paths.is_some();
-        if let Some(paths) = paths {
-            peer.who.paths = paths.into_iter().take(8).collect();
-        }
         if let Some((activity, age)) = activity {
             self.observed(no, activity, age);
         }
-        if rerouted {
+        if let Some(paths) = paths {
+            self.peer_mut(no).who.paths = paths.into_iter().take(8).collect();
             self.dispatch_all(no);
         }
     }

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{Info, Input, Limits, Output, Router};
-use crate::hub::journal::{self, Records};
+use crate::hub::journal;
 use crate::wire::{
     Answer, BroadcastRequest, FormEnd, HookEvent, HookReport, Parcel, Path, Receipts, Scope, ToClient, ToHub,
     Who,
@@ -97,9 +97,9 @@ fn snapshot(router: &Router) -> String {
 }
 
 fn restored(journal: &[u8]) -> Router {
-    let (header, mut records) = Records::read(journal).expect("a journal");
+    let (header, records) = journal::read(journal).expect("a journal");
     let mut router = header.snapshot;
-    records.replay(&mut router);
+    journal::replay(&mut router, records).expect("records");
     router
 }
 

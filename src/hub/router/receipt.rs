@@ -2,14 +2,14 @@
 //! unconfirmed. A path whose push failed or was not confirmed in time is marked as dead here.
 
 use super::delivery::{Attempt, Stage};
-use super::{ConnId, DeliveryNo, Id, PeerNo, Router, Timer};
+use super::{ConnId, DeliveryNo, Id, PeerNo, Role, Router, Timer};
 use crate::wire::{Activity, Event, Kind, Path, Receipts, State, What};
 
 impl Router {
     /// Handles `pushed`: the outcome of a push.
     pub(super) fn pushed(&mut self, conn: ConnId, push: &str, error: Option<String>) {
         let Some(&no) = self.pushes.get(push) else { return };
-        let (now, by_waiter) = (self.now, self.peer_on(conn).is_none());
+        let now = self.now;
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         let to = delivery.to;
         let Some(attempt) = delivery.attempts.iter_mut().find(|a| a.push == push && a.conn == conn) else {
@@ -32,8 +32,8 @@ impl Router {
             return self.dispatch(no);
         }
         attempt.stage = Stage::Handed(now);
-        if by_waiter {
-            self.mark_busy(to);
+        if let Some(Role::Waiter { claude, .. }) = self.roles.get(&conn).cloned() {
+            self.mark_busy(&claude);
         }
         self.progress(no, State::Pushed, Some(path));
         if path == Path::Form {
@@ -73,11 +73,10 @@ impl Router {
     /// client that has such a text takes it up when it is idle for the first time. Without that many turns, see
     /// [`unconfirmed`](Self::unconfirmed).
     fn searched(&mut self, claude: &str) {
-        for no in self.inboxes(&self.peers_of(claude)) {
-            if self.last_attempt(no).is_some_and(|a| matches!(a.stage, Stage::InDoubt { rests: 2.., .. })) {
-                self.forget_attempt(no);
-                self.dispatch(no);
-            }
+        let is_lost = |a: &Attempt| matches!(a.stage, Stage::InDoubt { rests: 2.., .. });
+        for no in self.pushes_to(&self.peers_of(claude), is_lost) {
+            self.forget_attempt(no);
+            self.push_again(no);
         }
     }
 
@@ -109,21 +108,23 @@ impl Router {
 
     /// Associates the pushes in a prompt with the turn that it began.
     pub(super) fn turn_began(&mut self, peers: &[PeerNo], turn: &str) {
-        for no in self.inboxes(peers) {
-            if let Some(attempt) = self.last_attempt_mut(no)
-                && matches!(attempt.stage, Stage::Prompted(_))
-            {
-                attempt.turn.get_or_insert_with(|| turn.to_owned());
-            }
+        for no in self.pushes_to(peers, |a| matches!(a.stage, Stage::Prompted(_)) && a.turn.is_none()) {
+            self.last_attempt_mut(no).into_iter().for_each(|attempt| attempt.turn = Some(turn.to_owned()));
         }
     }
 
     /// Confirms the pushes that began `turn`, which has ended.
     pub(super) fn confirm_turn(&mut self, peers: &[PeerNo], turn: &str) {
-        for no in self.inboxes(peers) {
-            let began_it = self.last_attempt(no).filter(|a| a.turn.as_deref() == Some(turn));
-            began_it.map(|a| a.path).into_iter().for_each(|path| self.confirm(no, path));
+        for no in self.pushes_to(peers, |a| a.turn.as_deref() == Some(turn)) {
+            self.confirm_last(no);
         }
+    }
+
+    /// The deliveries to these peers whose last push is of a kind.
+    pub(super) fn pushes_to(&self, peers: &[PeerNo], is_it: impl Fn(&Attempt) -> bool) -> Vec<DeliveryNo> {
+        let mut pushes = self.inboxes(peers);
+        pushes.retain(|no| self.last_attempt(*no).is_some_and(&is_it));
+        pushes
     }
 
     /// The deliveries to these peers.
@@ -146,11 +147,14 @@ impl Router {
 
     /// Confirms the delivery of a question.
     pub(super) fn confirm_question(&mut self, id: &str) {
-        if let Some(no) = self.asks.get(id).and_then(|ask| ask.delivery)
-            && let Some(path) = self.last_attempt(no).map(|attempt| attempt.path)
-        {
-            self.confirm(no, path);
-        }
+        let delivery = self.asks.get(id).and_then(|ask| ask.delivery);
+        delivery.into_iter().for_each(|no| self.confirm_last(no));
+    }
+
+    /// Confirms the last push of a delivery.
+    fn confirm_last(&mut self, no: DeliveryNo) {
+        let path = self.last_attempt(no).map(|attempt| attempt.path);
+        path.into_iter().for_each(|path| self.confirm(no, path));
     }
 
     /// Confirms a delivery: the model has the text.
@@ -169,7 +173,7 @@ impl Router {
         if let Some(id) = question {
             self.expect_turn(&id);
         }
-        self.confirmed(to);
+        self.dismiss_idle_waiter(to);
     }
 
     /// Handles a push that was not confirmed in time. Only an idle session has to confirm; a session in a turn takes
@@ -215,7 +219,7 @@ impl Router {
                 self.mark_path_dead(to, path);
             }
         }
-        self.dispatch(no);
+        self.push_again(no);
     }
 
     fn mark_path_dead(&mut self, to: PeerNo, path: Path) {

@@ -4,7 +4,7 @@ use super::ask::Ask;
 use super::broadcast::Outcome;
 use super::delivery::Stage;
 use super::standing::phrase;
-use super::{ConnId, Id, Ms, PeerNo, Router};
+use super::{ConnId, Id, PeerNo, Router};
 use crate::fence::label;
 use crate::span::span;
 use crate::wire::{
@@ -99,7 +99,7 @@ impl Router {
 
     /// The state of an ask, for people.
     pub(super) fn describe(&self, ask: &Ask) -> String {
-        let ago = ago(self.now - ask.progress.since);
+        let ago = span((self.now - ask.progress.since) / 1000);
         let by = ask.progress.path.map(|p| format!(" by {}", p.name())).unwrap_or_default();
         let mut said = match ask.progress.state {
             State::Queued => self.queued_reason(ask),
@@ -109,25 +109,18 @@ impl Router {
             State::Pushed if !self.sends_receipts(ask.target) => format!(
                 "pushed{by} {ago} ago; that session sends no receipts, because the relay's hooks do not run there"
             ),
-            State::Pushed => format!(
-                "pushed{by} {ago} ago, {}not seen yet: {}",
-                self.accepted_by(ask),
-                self.unseen_reason(ask)
-            ),
+            State::Pushed => {
+                let last = ask.delivery.and_then(|no| self.last_attempt(no));
+                let is_accepted = last.is_some_and(|a| matches!(a.stage, Stage::Queued | Stage::Prompted(_)));
+                let accepted = if is_accepted { "accepted by the client, " } else { "" };
+                format!("pushed{by} {ago} ago, {accepted}not seen yet: {}", self.unseen_reason(ask))
+            }
             _ => format!("seen {ago} ago, {}", phrase(&ask.standing)),
         };
         if self.session_of(ask.target).activity == Activity::Waiting {
             said.push_str("; the session is waiting for its user's permission");
         }
         said
-    }
-
-    /// Whether the client has the text.
-    fn accepted_by(&self, ask: &Ask) -> &'static str {
-        match ask.delivery.and_then(|no| self.last_attempt(no)).map(|a| a.stage) {
-            Some(Stage::Queued | Stage::Prompted(_)) => "accepted by the client, ",
-            _ => "",
-        }
     }
 
     fn queued_reason(&self, ask: &Ask) -> String {
@@ -173,7 +166,7 @@ impl Router {
     /// The failure text for the asker.
     pub(super) fn failure(&self, ask: &Ask, code: Code) -> String {
         let name = &self.peer(ask.target).who.name;
-        let (asked, state) = (ago(self.now - ask.asked_at), ask.progress.state.name());
+        let (asked, state) = (span((self.now - ask.asked_at) / 1000), ask.progress.state.name());
         // A script exits at the timeout.
         let then = match self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target) {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",
@@ -208,8 +201,4 @@ pub(super) fn summary(outcomes: &[Outcome]) -> String {
         text += &format!("; no answer from {}", failed.join(", "));
     }
     text + "."
-}
-
-fn ago(ms: Ms) -> String {
-    span(ms / 1000)
 }

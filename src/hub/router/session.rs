@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::delivery::{Attempt, Delivery, Stage};
+use super::delivery::{Attempt, Stage};
 use super::limits::overloaded;
 use super::peer::Peer;
-use super::{ConnId, DeliveryNo, Ms, PeerNo, Reply, Role, Router, Timer};
+use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::wire::{
     Activity, Answer, Code, Fault, HookEvent, HookReport, OwedAsk, Path, PeerKind, ToClient, refused,
 };
@@ -19,7 +19,9 @@ const MAX_UNTIED: usize = 1024;
 /// (measured).
 const MAX_WAITER_LOAD: usize = 80_000;
 /// The size of the header and framing of a text there.
-const WAITER_OVERHEAD: usize = 1_500;
+pub(super) const WAITER_OVERHEAD: usize = 1_500;
+/// In place of the turn that a prompt began, where it came in the middle of one.
+const NO_TURN: &str = "";
 /// The longest key of a process, in bytes.
 const MAX_KEY: usize = 128;
 
@@ -72,8 +74,11 @@ impl Router {
         session.hooked = true;
         session.last_hook = Some(now);
         session.ended = event == HookEvent::End;
-        // A prompt in the middle of a turn has the identifier of that turn, and other hooks may refuse it alone.
-        let begins = event == HookEvent::Prompt && hook.turn.is_some() && hook.turn != session.turn;
+        // A prompt in the middle of a turn has the identifier of that turn, and other hooks may refuse it alone. It may be the
+        // first of a turn that a waiter began.
+        let is_busy = matches!(session.activity, Activity::Busy | Activity::Waiting);
+        let is_new = hook.turn.is_some() && hook.turn != session.turn;
+        let begins = event == HookEvent::Prompt && is_new && !is_busy;
         if begins {
             session.turn.clone_from(&hook.turn);
         }
@@ -115,7 +120,9 @@ impl Router {
     fn turn_news(&mut self, hook: &HookReport, peers: &[PeerNo], begins: bool) -> Vec<OwedAsk> {
         let HookReport { event, turn, ask_id, reason, .. } = hook;
         match event {
-            HookEvent::Prompt if begins => turn.iter().for_each(|turn| self.turn_began(peers, turn)),
+            HookEvent::Prompt => {
+                turn.iter().for_each(|turn| self.turn_began(peers, if begins { turn } else { NO_TURN }));
+            }
             HookEvent::Stop | HookEvent::StopAgain => {
                 turn.iter().for_each(|turn| self.confirm_turn(peers, turn));
                 let again = *event == HookEvent::StopAgain;
@@ -142,9 +149,7 @@ impl Router {
     /// Dispatches queued deliveries, and returns the number of unconfirmed pushes.
     fn recheck(&mut self, peers: &[PeerNo]) -> usize {
         peers.iter().for_each(|no| self.dispatch_all(*no));
-        let mut unconfirmed = self.inboxes(peers);
-        let is_form = |no: &DeliveryNo| self.deliveries.get(no).is_some_and(Delivery::is_form);
-        unconfirmed.retain(|no| self.last_attempt(*no).is_some() && !is_form(no));
+        let unconfirmed = self.pushes_to(peers, |attempt| attempt.path != Path::Form);
         for no in &unconfirmed {
             self.arm(self.now + self.limits.confirm, Timer::Confirm(*no));
             let is_idle =
@@ -181,8 +186,8 @@ impl Router {
         let peers = self.peers_of(&claude);
         self.clear_doubt(&peers, &process);
         peers.iter().for_each(|no| self.dispatch_all(*no));
-        if !peers.is_empty() {
-            self.dismiss_idle_waiter(&claude);
+        if let Some(no) = peers.first() {
+            self.dismiss_idle_waiter(*no);
         }
         Ok(None)
     }
@@ -190,12 +195,10 @@ impl Router {
     /// A waiter that reconnects has not printed the texts of its last connection, else it would have exited: they are
     /// not in doubt.
     fn clear_doubt(&mut self, peers: &[PeerNo], process: &str) {
-        for no in self.inboxes(peers) {
-            let unreported = |a: &Attempt| matches!(a.stage, Stage::Sent | Stage::InDoubt { .. });
-            if self.last_attempt(no).is_some_and(|a| unreported(a) && a.waiter.as_deref() == Some(process)) {
-                self.forget_attempt(no);
-            }
-        }
+        let is_unreported = |a: &Attempt| {
+            a.waiter.as_deref() == Some(process) && matches!(a.stage, Stage::Sent | Stage::InDoubt { .. })
+        };
+        self.pushes_to(peers, is_unreported).into_iter().for_each(|no| self.forget_attempt(no));
     }
 
     fn dismiss(&mut self, waiter: ConnId) {
@@ -211,12 +214,10 @@ impl Router {
     }
 
     /// Marks a session as busy after a waiter has woken it, which no hook reports.
-    pub(super) fn mark_busy(&mut self, no: PeerNo) {
+    pub(super) fn mark_busy(&mut self, claude: &str) {
         let now = self.now;
-        self.session_mut_of(no).into_iter().for_each(|session| session.turned = now);
-        if let Some(claude) = self.peer(no).who.claude.clone() {
-            self.set_activity(&claude, Activity::Busy);
-        }
+        self.sessions.get_mut(claude).into_iter().for_each(|session| session.turned = now);
+        self.set_activity(claude, Activity::Busy);
     }
 
     /// Handles the lost connection of a waiter: unreported pushes to it are in doubt.
@@ -225,11 +226,8 @@ impl Router {
         if session.waiter == Some(conn) {
             session.waiter = None;
         }
-        for no in self.inboxes(&self.peers_of(claude)) {
-            if self.last_attempt(no).is_some_and(|a| a.conn == conn && a.stage == Stage::Sent) {
-                self.put_in_doubt(no);
-            }
-        }
+        let is_lost = |a: &Attempt| a.conn == conn && a.stage == Stage::Sent;
+        self.pushes_to(&self.peers_of(claude), is_lost).into_iter().for_each(|no| self.put_in_doubt(no));
     }
 
     /// Whether the hook path may be the next to be used (it is the first, or none before it was ever confirmed), there is
@@ -240,24 +238,11 @@ impl Router {
         peer.who.paths.contains(&Path::Hook) && (first || !peer.inbox.is_empty() || self.expects_turn(no))
     }
 
-    /// Dismisses a waiter that is not needed.
-    fn dismiss_idle_waiter(&mut self, claude: &str) {
-        let Some(waiter) = self.sessions.get(claude).and_then(|s| s.waiter) else { return };
-        if !self.peers_of(claude).iter().any(|no| self.needs_waiter(*no)) {
+    /// Dismisses the waiter of a session that does not need it.
+    pub(super) fn dismiss_idle_waiter(&mut self, no: PeerNo) {
+        let Some(waiter) = self.session_of(no).waiter else { return };
+        if !self.of_same_session(no).iter().any(|no| self.needs_waiter(*no)) {
             self.dismiss(waiter);
-        }
-    }
-
-    /// Called after a push was confirmed.
-    pub(super) fn confirmed(&mut self, no: PeerNo) {
-        if let Some(claude) = self.peer(no).who.claude.clone() {
-            self.dismiss_idle_waiter(&claude);
-        }
-    }
-
-    pub(super) fn load_waiter(&mut self, no: PeerNo, size: usize) {
-        if let Some(session) = self.session_mut_of(no) {
-            session.waiter_load += size + WAITER_OVERHEAD;
         }
     }
 
@@ -327,10 +312,6 @@ impl Router {
     pub(super) fn session_of(&self, no: PeerNo) -> &Session {
         let claude = self.peer(no).who.claude.as_ref();
         claude.and_then(|claude| self.sessions.get(claude)).unwrap_or(&self.unknown_session)
-    }
-
-    fn session_mut_of(&mut self, no: PeerNo) -> Option<&mut Session> {
-        self.peers.get(&no)?.who.claude.as_ref().and_then(|c| self.sessions.get_mut(c))
     }
 
     pub(super) fn peers_of(&self, claude: &str) -> Vec<PeerNo> {

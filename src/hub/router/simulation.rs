@@ -10,6 +10,7 @@
 mod client;
 mod crash;
 mod judge;
+mod screen;
 mod session;
 mod truth;
 mod world;
@@ -202,6 +203,7 @@ fn act(world: &mut World) {
         545..550 => world.take_late(i, false),
         550..552 => withdraw(world, i),
         552..554 => world.compact(),
+        554..558 if plan.late => world.toggle_screen(i),
         _ => drop(world.deliver()),
     }
 }

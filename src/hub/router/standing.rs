@@ -92,7 +92,7 @@ impl Router {
         let (target, session) = (ask.target, self.session_of(ask.target));
         let is_known = ask.standing.note.is_some() || ask.standing.reminded;
         if session.activity != Activity::Idle || ask.progress.state != State::Seen || is_known {
-            return self.confirmed(target);
+            return self.dismiss_idle_waiter(target);
         }
         if session.idle_since <= ask.progress.since {
             self.set_note(id, Note::NoTurn, None);

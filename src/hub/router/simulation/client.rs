@@ -391,14 +391,19 @@ impl World {
         let way = self.peers[i].ways[way];
         match way {
             Way::Fails => return self.pushed(i, &parcel.push, Some("no way".to_owned())),
-            Way::Late(shows) => {
+            Way::Late(_) | Way::Holds => {
                 self.note_handed(i, self.client_process(i), &parcel);
                 let due = self.now + 1_000 + self.rng.below(20_000) as Ms;
-                self.peers[i].conversation.late.push((due, shows, parcel.clone()));
+                let (shows, conversation) = (way == Way::Late(true), &mut self.peers[i].conversation);
+                conversation.late.push((due, shows, parcel.clone()));
+                conversation.enqueued += usize::from(shows);
             }
-            Way::Swallows => {
+            Way::Swallows | Way::Drops(_) => {
                 self.note_handed(i, self.client_process(i), &parcel);
                 self.pushes.get_mut(&parcel.push).expect("a push of the hub").swallowed = true;
+                if let Way::Drops(is_told) = way {
+                    self.drop_prompt(i, &parcel, is_told);
+                }
             }
             Way::Works | Way::Stutters => {
                 self.note_handed(i, self.client_process(i), &parcel);

@@ -2,7 +2,7 @@
 
 use super::super::{Ms, Router};
 use super::world::{Plan, World, ids, info};
-use crate::hub::journal::{self, Records};
+use crate::hub::journal;
 
 /// The state of a router, as a journal has it.
 pub fn snapshot(router: &Router) -> String {
@@ -11,10 +11,9 @@ pub fn snapshot(router: &Router) -> String {
 
 /// What a journal restores.
 pub fn replayed(journal: &[u8]) -> Router {
-    let (header, mut records) = Records::read(journal).expect("a journal");
+    let (header, records) = journal::read(journal).expect("a journal");
     let mut router = header.snapshot;
-    records.replay(&mut router);
-    assert!(!records.broken, "a line that is whole is a record");
+    journal::replay(&mut router, records).expect("a line that is whole is a record");
     router
 }
 

@@ -17,6 +17,7 @@ impl World {
         for round in 0..400 {
             self.come_back();
             for i in 0..self.peers.len() {
+                self.close_screen(i, true);
                 self.take_late(i, true);
                 self.poll(i);
                 while self.peers[i].alive && self.peers[i].conversation.busy {

@@ -18,6 +18,10 @@ pub enum Way {
     Swallows,
     /// Takes it up some time later; with `true` the client's queue shows it.
     Late(bool),
+    /// The user's settings hold it until the user releases it, as the hub knows.
+    Holds,
+    /// Accepts it as a prompt that begins no turn; with `true` the transcript tells that another hook refused it.
+    Drops(bool),
     Fails,
     /// Reports twice that it is done.
     Stutters,
@@ -27,9 +31,16 @@ pub enum Way {
 pub struct Conversation {
     pub busy: bool,
     /// Numbers the turns.
-    turn: u64,
+    pub turn: u64,
     pub queue: VecDeque<Parcel>,
     pub late: Vec<(Ms, bool, Parcel)>,
+    /// How often the transcript told that the client has queued a text of `late`.
+    pub enqueued: usize,
+    /// Whether the client shows a screen of its own, and what came meanwhile.
+    pub screen: bool,
+    pub behind: Vec<Parcel>,
+    /// The identifiers of pushes that the transcript tells were refused.
+    pub refused: Vec<String>,
     /// The identifiers of pushes in the transcript; with `true` in the result of a tool call.
     transcript: Vec<(String, bool)>,
     /// Asks that may be answered.
@@ -43,7 +54,8 @@ impl Conversation {
         let names = |lines: Vec<&(String, bool)>| lines.into_iter().map(|(push, _)| push.clone()).collect();
         let shown = self.late.iter().filter(|(_, shows, _)| *shows).map(|(.., parcel)| parcel);
         let queued = self.queue.iter().chain(shown).map(|p| p.push.clone()).collect();
-        Receipts { claude, seen: names(seen), in_tool_result: names(tool), queued, ..Receipts::default() }
+        let (seen, in_tool_result, refused) = (names(seen), names(tool), self.refused.clone());
+        Receipts { claude, seen, in_tool_result, queued, refused, ..Receipts::default() }
     }
 }
 
@@ -69,7 +81,7 @@ pub struct Waiter {
     pub conn: Option<ConnId>,
     /// The hub has taken it, and it has read that much of the transcript.
     waits: bool,
-    read: usize,
+    read: (usize, usize),
     dismissed: bool,
 }
 
@@ -86,7 +98,12 @@ impl World {
         if !session {
             paths = vec![Path::Socket];
         }
-        let ways = [self.way(), self.way()];
+        let mut ways = [self.way(), self.way()];
+        let held = self.plan.late && session && paths.contains(&Path::Inbox) && self.rng.chance(20);
+        if held {
+            paths.retain(|p| *p != Path::Hook);
+            ways[1] = Way::Holds;
+        }
         let directory = self.rng.below(3);
         let who = Who {
             kind: if session { PeerKind::Session } else { PeerKind::Script },
@@ -96,6 +113,7 @@ impl World {
             repo: (directory > 0).then(|| "/repo".to_owned()),
             claude: session.then(|| format!("claude{i}")),
             paths,
+            held,
             listens: session,
             forms: session && self.rng.chance(70),
             person_off: self.rng.chance(5),
@@ -132,8 +150,9 @@ impl World {
             0 | 1 if odd => Way::Swallows,
             2 if odd => Way::Fails,
             3 if odd => Way::Stutters,
-            4 | 5 if late => Way::Late(false),
-            6 if late => Way::Late(true),
+            4 if late => Way::Late(false),
+            5 if late => Way::Late(true),
+            6 if late => Way::Drops(self.rng.chance(50)),
             _ => Way::Works,
         }
     }
@@ -214,7 +233,7 @@ impl World {
     pub fn start_waiter(&mut self, i: usize) {
         if self.peers[i].hooks && self.peers[i].alive {
             let process = self.number();
-            let new = Waiter { process, conn: None, waits: false, read: 0, dismissed: false };
+            let new = Waiter { process, conn: None, waits: false, read: (0, 0), dismissed: false };
             self.peers[i].waiters.push(new);
             self.reconnect_waiters(i);
         }
@@ -273,7 +292,7 @@ impl World {
             Owner::Waiter(i) => {
                 self.peers[i].waiters.retain(|w| !(w.conn == Some(conn) && w.dismissed));
                 for waiter in self.peers[i].waiters.iter_mut().filter(|w| w.conn == Some(conn)) {
-                    (waiter.conn, waiter.waits, waiter.read) = (None, false, 0);
+                    (waiter.conn, waiter.waits, waiter.read) = (None, false, (0, 0));
                 }
             }
             Owner::Hook(i) => {
@@ -292,7 +311,7 @@ impl World {
     /// The session's turn begins, goes on, or ends.
     pub fn turn(&mut self, i: usize) {
         let peer = &mut self.peers[i];
-        if !peer.alive || !peer.is_session() {
+        if !peer.alive || !peer.is_session() || peer.conversation.screen {
             return;
         }
         if !peer.conversation.busy {
@@ -331,7 +350,11 @@ impl World {
     pub fn poll(&mut self, i: usize) {
         self.empty_inbox(i);
         let peer = &mut self.peers[i];
-        let activity = Some(if peer.conversation.busy { Activity::Busy } else { Activity::Idle });
+        let activity = Some(match &peer.conversation {
+            Conversation { screen: true, .. } => Activity::Screen,
+            Conversation { busy: true, .. } => Activity::Busy,
+            _ => Activity::Idle,
+        });
         let Some(client) = peer.client.as_mut().filter(|c| c.registered) else { return };
         if peer.polls && peer.who.claude.is_some() && client.told_activity != activity {
             client.told_activity = activity;
@@ -344,9 +367,10 @@ impl World {
         for n in 0..self.peers[i].waiters.len() {
             let peer = &mut self.peers[i];
             let Waiter { conn: Some(conn), waits: true, read, .. } = &mut peer.waiters[n] else { continue };
-            let (conn, from) = (*conn, std::mem::replace(read, peer.conversation.transcript.len()));
-            let receipts = peer.conversation.receipts(peer.who.claude.clone(), from);
-            if from < peer.conversation.transcript.len() {
+            let end = (peer.conversation.transcript.len(), peer.conversation.enqueued);
+            let (conn, from) = (*conn, std::mem::replace(read, end));
+            let receipts = peer.conversation.receipts(peer.who.claude.clone(), from.0);
+            if from < end {
                 self.say(conn, ToHub::Seen(receipts));
             }
         }
@@ -355,6 +379,9 @@ impl World {
     /// The client takes a text in its own time.
     pub fn offer(&mut self, i: usize, parcel: Parcel) {
         let peer = &mut self.peers[i];
+        if peer.conversation.screen {
+            return peer.conversation.behind.push(parcel);
+        }
         if peer.conversation.busy && peer.is_session() {
             return peer.conversation.queue.push_back(parcel);
         }
@@ -375,10 +402,18 @@ impl World {
         self.peers[i].conversation.transcript.push((parcel.push.clone(), by_tool));
         let times = self.got.entry(key.clone()).or_insert(0);
         *times += 1;
-        if *times > 1 {
-            let late = self.peers[i].ways.iter().any(|w| matches!(w, Way::Late(_)));
+        let is_second = *times > 1;
+        if parcel.again {
+            self.again.insert(key.clone());
+        }
+        if is_second {
+            let late = self.peers[i].ways.contains(&Way::Late(false));
             let lost = parcel.kind == Kind::Failed && self.truth(&parcel.ask_id).journal_lost;
-            assert!(late || lost || self.is_doubtful(&key), "twice in the conversation: {key:?}");
+            let doubtful = self.is_doubtful(&key);
+            assert!(late || lost || doubtful, "twice in the conversation: {key:?}");
+            // The asker of an ask that was given up with it in doubt is told another end.
+            let said = self.again.contains(&key) || lost || doubtful && parcel.kind == Kind::Failed;
+            assert!(said, "twice, and the second push did not say so: {key:?}");
             self.counts.doubles += 1;
             return;
         }

@@ -46,7 +46,7 @@ pub struct Plan {
     pub kill: bool,
     /// Paths swallow texts, fail, and report twice; waiters are killed.
     pub odd: bool,
-    /// Paths take texts up after the hub has given up on them.
+    /// Paths take texts up after the hub has given up on them, hold them, or accept and drop them; sessions show screens.
     pub late: bool,
 }
 
@@ -117,6 +117,8 @@ pub struct World {
     pub handed: HashSet<Key>,
     /// Texts that are in a conversation.
     pub got: HashMap<Key, u32>,
+    /// Texts that came with the word that they may have come already.
+    pub again: HashSet<Key>,
     /// Texts that the hub knows to be seen.
     pub seen: HashSet<Key>,
     pub pushes: BTreeMap<String, Push>,
@@ -168,6 +170,7 @@ impl World {
             truths: BTreeMap::new(),
             handed: HashSet::new(),
             got: HashMap::new(),
+            again: HashSet::new(),
             seen: HashSet::new(),
             pushes: BTreeMap::new(),
             dead: HashSet::new(),
