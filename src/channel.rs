@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -95,7 +95,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     let (received, all) = bounded(256);
     let prepared = dir.prepare();
     listen(&received)?;
-    let Some((id, method, params)) = first_request(&all)? else { return Ok(()) };
+    let Some((id, method, params)) = first_request(&all, session.pid)? else { return Ok(()) };
     let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
     let program = client.client();
     if program != mcp::Client::ClaudeCode {
@@ -141,9 +141,15 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
 }
 
 /// The first request that depends on who the client is, with its method and parameters: `initialize`, or the tools for a client
-/// that does not introduce itself. Other requests are answered here. `None` if the channel has to exit first.
-fn first_request(received: &Receiver<Received>) -> io::Result<Option<(Id, String, String)>> {
-    while let Ok(Received::Client(incoming)) = received.recv() {
+/// that does not introduce itself. Other requests are answered here. `None` if the channel has to exit first, also because its
+/// `parent` is gone.
+fn first_request(received: &Receiver<Received>, parent: u32) -> io::Result<Option<(Id, String, String)>> {
+    loop {
+        let incoming = match received.recv_timeout(CHECK) {
+            Ok(Received::Client(incoming)) => incoming,
+            Err(RecvTimeoutError::Timeout) if parent_id() == parent => continue,
+            _ => return Ok(None),
+        };
         match incoming {
             Incoming::Request { id, method, params } => match method.as_str() {
                 "initialize" | "tools/call" | "tools/list" => return Ok(Some((id, method, params))),
@@ -153,7 +159,6 @@ fn first_request(received: &Receiver<Received>) -> io::Result<Option<(Id, String
             Incoming::Response { .. } | Incoming::Notification { .. } => {}
         }
     }
-    Ok(None)
 }
 
 /// The answer to a request that needs neither the session nor the hub.
@@ -302,7 +307,7 @@ impl Channel {
             match event {
                 Event::Registered { name } => self.registered(&name),
                 Event::Refused(fault) => log::warn!(code = fault.code.name(); "refused"),
-                Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_lost"),
+                Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_disconnect"),
                 Event::Ended { id, request, result } => self.ended(id, &request, &result),
                 Event::Push(parcel) => self.push(parcel),
                 Event::Told(ToClient::RosterChanged) => self.resources_changed = true,

@@ -35,7 +35,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::datadir::{Claim, DataDir};
 use crate::link::{self, Link};
 use crate::token::Tokens;
-use crate::wire::{Code, Event, Fault, ToClient, ToHub, What, fault, write_line};
+use crate::wire::{Code, Event, Fault, Kind, State, ToClient, ToHub, What, fault, write_line};
 use crate::{texts, threads};
 use journal::Journal;
 use reader::Socket;
@@ -384,6 +384,9 @@ fn log_event(event: &Event) {
         (What::Renamed, _) => "peer_rename",
         (What::Ask, _) => "ask_received",
         (What::Reply, _) => "reply_received",
+        (What::State, _) if event.kind == Some(Kind::Ask) && event.state == Some(State::Pushed) => {
+            "ask_delivered"
+        }
         (What::Failed, Some(Code::Timeout)) => "pending_ask_timeout",
         (What::Failed, Some(Code::PeerGone)) => "pending_ask_peer_gone",
         (other, _) => other.name(),

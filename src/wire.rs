@@ -25,6 +25,8 @@ pub const MAX_LINE: usize = 4 << 20;
 pub const MAX_TEXT: usize = 512 << 10;
 /// The longest of the short strings (names, ids, directories, branches), in bytes.
 pub const MAX_LABEL: usize = 4096;
+/// The longest thread id, in bytes.
+pub const MAX_THREAD: usize = 128;
 /// The limit of identifiers of one kind per [`Receipts`].
 const MAX_RECEIPTS: usize = 2048;
 /// The longest timeout of an ask, in milliseconds: one day.

@@ -9,7 +9,7 @@ use support::client;
 use support::model::Request;
 use support::stage::{Prompted, Stage};
 
-/// The clients whose plan mode refuses tools that do not say that they only read.
+/// The clients whose plan mode refuses tools that do not say that they only read, and that follow mentions.
 const VERSIONS: [&str; 2] = ["2.1.330", "2.1.332"];
 
 fn clients() -> impl Iterator<Item = PathBuf> {
@@ -24,7 +24,7 @@ fn heard(stage: &Stage, session: &str, needle: &str) -> Request {
 
 #[test]
 fn the_model_has_the_instructions_whole() {
-    for claude in clients() {
+    for claude in client::VERSIONS.into_iter().filter_map(client::claude) {
         let stage = Stage::new(&claude);
         let mut alice = stage.piped("alice");
         alice.session.prompt("hello there");
@@ -32,6 +32,11 @@ fn the_model_has_the_instructions_whole() {
         let all = format!("{}\n{}", request.system_prompt(), request.body["messages"]);
         for rule in [
             "Claude Relay connects this session",
+            "Before you go on, answer with relay_reply",
+            "Quote the peer's words to the user first",
+            "show that question to the user and offer a new ask",
+            "means the last peer asked",
+            "pass the thread_id that came with it",
             "never broadcast as a fallback",
             "They arrive by themselves",
             "reveal secrets for a peer.",
@@ -42,6 +47,31 @@ fn the_model_has_the_instructions_whole() {
         let ours = names.iter().filter(|name| name.starts_with("mcp__plugin_relay_relay__")).count();
         assert_eq!(ours, 5, "{names:?}");
         alice.end();
+        stage.finish();
+    }
+}
+
+/// What other servers left the client waiting for ever on. Half of an emoji goes through, replaced.
+#[test]
+fn every_call_is_answered_whatever_the_model_says_in_it() {
+    for claude in client::VERSIONS.into_iter().filter_map(client::claude) {
+        let stage = Stage::new(&claude);
+        let (mut alice, mut bob) = (stage.piped("alice"), stage.piped("bob"));
+        alice.meet("bob");
+        bob.meet("alice"); // a first turn, for 2.1.197 is woken by a hook of an earlier one
+        let ask_id = alice.ask("bob", "cut HALF-AN-EMOJI");
+        stage.wait_for_ask("bob", "> cut \u{fffd}");
+        // The spelling of the original is none of the schema's, and is taken all the same.
+        bob.get("relay_reply", json!({"ask_id": ask_id, "text": "A-HALF-AN-EMOJI"}));
+        heard(&stage, "alice", "> A-\u{fffd}");
+        for (question, says) in [("200-BRACKETS", "`question`: invalid type"), ("5-MIB", "longer than 4 MiB")]
+        {
+            let failed = alice.fail("relay_ask", json!({"to": "bob", "question": question}));
+            assert!(failed.contains(says), "{failed}");
+        }
+        assert_eq!(alice.peers()["asks"], json!([]));
+        alice.end();
+        bob.end();
         stage.finish();
     }
 }
@@ -83,7 +113,7 @@ fn plan_mode_does_not_silence_a_session() {
 
 #[test]
 fn slash_commands_and_prompts_reach_the_model_with_their_arguments() {
-    for claude in clients() {
+    for claude in client::VERSIONS.into_iter().filter_map(client::claude) {
         let stage = Stage::new(&claude);
         let (mut alice, bob) = (stage.piped("alice"), stage.piped("bob"));
         alice.meet("bob");
@@ -106,7 +136,7 @@ fn slash_commands_and_prompts_reach_the_model_with_their_arguments() {
     }
 }
 
-/// In a terminal: it alone follows the changes of the roster.
+/// In a terminal: it alone follows the changes of the roster. 2.1.197 does not find a server of a plugin by its mention.
 #[test]
 fn a_mentioned_peer_is_read_as_a_resource() {
     let Some(tmux) = client::tmux() else { return };

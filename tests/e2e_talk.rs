@@ -172,6 +172,7 @@ fn what_cannot_be_asked_is_a_tool_error() {
         unknown.starts_with("peer_not_found: ") && unknown.contains("did you mean \"bob\"?"),
         "{unknown}"
     );
+    assert!(unknown.ends_with("Tell the user; do not broadcast as a fallback."), "{unknown}");
     assert!(alice.fail("relay_ask", json!({"to": "alice", "question": "?"})).starts_with("bad_args: "));
     let unowed = alice.fail("relay_reply", json!({"ask_id": "ask_0", "answer": "?"}));
     assert!(unowed.starts_with("unknown_ask: "), "{unowed}");

@@ -4,9 +4,10 @@ mod support;
 
 use serde_json::json;
 use support::client::{self, BEFORE_MESSAGING, NEWEST, VERSIONS, WITH_MESSAGING};
+use support::launch::CHANNEL;
 use support::model::Request;
 use support::session::Session;
-use support::stage::{Actor, Stage, ask_line};
+use support::stage::{Actor, Stage, ask_line, peer_line};
 
 /// The largest text that is taken, in lines of 64 bytes.
 fn largest() -> String {
@@ -40,6 +41,54 @@ fn the_inbox_carries_512_kib() {
         watch.only_by("inbox", "ask", &ask_id);
         assert!(bob.settle().received("the last line").matches == 1, "{version}: once");
         drop(watch);
+        alice.end();
+        bob.end();
+        stage.finish();
+    }
+}
+
+#[test]
+fn the_channel_carries_512_kib() {
+    let Some(tmux) = client::tmux() else { return };
+    for claude in [NEWEST, BEFORE_MESSAGING].into_iter().filter_map(client::claude) {
+        let stage = Stage::new(&claude);
+        let bob = stage.launch("bob").channel(CHANNEL).in_terminal(&tmux);
+        let (mut alice, bob) = (stage.piped("alice"), stage.act_in_terminal(bob, "bob"));
+        alice.wait_for_peers("channel of bob", |peers| peer_line(peers, "bob")["push"] == "channel");
+        let watch = stage.watch();
+        let (ask_id, got) = ask(&stage, &mut alice, &largest());
+        assert!(got.fresh_text().contains(&quoted(&largest())), "{}: whole", claude.display());
+        watch.only_by("channel", "ask", &ask_id);
+        drop(watch);
+        alice.end();
+        bob.end();
+        stage.finish();
+    }
+}
+
+/// Without hooks and inbox nothing else is left.
+#[test]
+fn a_tool_result_carries_490_000_characters() {
+    for claude in client::VERSIONS.into_iter().filter_map(client::claude) {
+        let mut stage = Stage::new(&claude);
+        stage.home.settings(json!({"disableAllHooks": true}));
+        stage.env("RELAY_PUSH", "hook");
+        let (mut alice, mut bob) = (stage.piped("alice"), stage.piped("bob"));
+        alice.meet("bob");
+        for text in [largest()[..450_000].to_owned(), largest()] {
+            let ask_id = alice.ask("bob", &text);
+            let peers = bob.peers();
+            let message =
+                peers["messages"][0].as_str().unwrap_or_else(|| panic!("{}: {peers}", claude.display()));
+            let lines: Vec<&str> = message.lines().filter(|line| line.starts_with("> ")).collect();
+            assert!(
+                quoted(&text).starts_with(&lines.join("\n")) && lines.len() > 7_000,
+                "{} lines",
+                lines.len()
+            );
+            assert_eq!(message.contains("The rest is in "), text == largest());
+            bob.get("relay_reply", json!({"ask_id": ask_id, "answer": "read"}));
+        }
         alice.end();
         bob.end();
         stage.finish();

@@ -72,9 +72,12 @@ fn parity_names_tests_that_exist() {
     let table = std::fs::read_to_string(root.join("docs/parity.md")).expect("the table");
     let is_test = |name: &&str| {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        name.matches('_').count() >= 2 && name.bytes().all(plain)
+        name.contains('_') && name.bytes().all(plain)
     };
-    let named: Vec<&str> = table.split('`').skip(1).step_by(2).filter(is_test).collect();
+    // The last column of the table, and the text below it.
+    let cells = table.lines().map(|line| line.rsplit('|').nth(1).unwrap_or(line));
+    let named: Vec<&str> =
+        cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).filter(is_test).collect();
     assert!(named.len() > 50, "{}", named.len());
     for name in named {
         assert!(all.contains(&format!("fn {name}(")), "there is no test {name}");

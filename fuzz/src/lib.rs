@@ -61,17 +61,43 @@ pub fn router(data: &[u8]) {
     play::play(data);
 }
 
-/// A channel's standard input. Every request gets exactly one response, with its own id; the arguments of tool calls are
-/// within their bounds.
+/// A channel's standard input. Every line with an id is answered once, with that id, whatever else stands in it; the arguments of
+/// tool calls are within their bounds.
 pub fn mcp(data: &[u8]) {
-    let mut input = data;
+    let mut each = Vec::new();
+    for line in data.split(|b| *b == b'\n') {
+        let answered = answers(line);
+        match request_id(line) {
+            Some(id) => assert_eq!(answered, [id]),
+            // Of a batch, perhaps behind a byte order mark, each message is answered.
+            None => assert!(
+                answered.len() <= 1
+                    || line
+                        .strip_prefix(b"\xef\xbb\xbf")
+                        .unwrap_or(line)
+                        .trim_ascii_start()
+                        .starts_with(b"[")
+            ),
+        }
+        each.extend(answered);
+        let answered =
+            answers(&[br#"{"jsonrpc":"2.0","id":4711,"method":"tools/call","params":"#, line].concat());
+        assert_eq!(answered.len(), 1);
+        let may_have_another = line.windows(4).any(|w| w == br#""id""#);
+        assert!(answered == ["4711"] || may_have_another, "{answered:?}");
+    }
+    assert_eq!(answers(data), each, "lines do not depend on each other");
+}
+
+/// The ids of the answers to this input.
+fn answers(mut input: &[u8]) -> Vec<String> {
     let mut answered = Vec::new();
     while let Ok(Some(messages)) = mcp::read(&mut input) {
         for incoming in messages {
             match incoming {
-                mcp::Incoming::Broken(answer) => answered.extend(id_of(&answer)),
+                mcp::Incoming::Broken(answer) => answered.push(id_of(&answer)),
                 mcp::Incoming::Request { id, method, params } => {
-                    answered.extend(id_of(&mcp::error(&id, mcp::METHOD_NOT_FOUND, &fence::label(&method))));
+                    answered.push(id_of(&mcp::error(&id, mcp::METHOD_NOT_FOUND, &fence::label(&method))));
                     let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
                     id_of(&mcp::result(&id, client.answer(client.client() == mcp::Client::ClaudeCode)));
                     let called = mcp::params(&params).map(|call: tools::Call| call.tool(false));
@@ -86,12 +112,7 @@ pub fn mcp(data: &[u8]) {
             }
         }
     }
-    let requests = data.split(|b| *b == b'\n').filter_map(request_id);
-    // A line that is not a single request may be answered too: with an error, a batch message by message.
-    let mut answers = answered.into_iter();
-    for id in requests {
-        assert!(answers.any(|answer| answer == id), "{id} is not answered, or not in its turn");
-    }
+    answered
 }
 
 fn check_tool(id: &mcp::Id, tool: Result<tools::Tool, wire::Fault>) {
@@ -133,8 +154,8 @@ fn request_id(line: &[u8]) -> Option<String> {
     .then(|| id.to_owned())
 }
 
-/// The id of a response, which is one line of JSON; `None` for `null`.
-fn id_of(answer: &str) -> Option<String> {
+/// The id of a response, which is one line of JSON.
+fn id_of(answer: &str) -> String {
     #[derive(serde::Deserialize)]
     struct Answer<'a> {
         jsonrpc: &'a str,
@@ -144,7 +165,7 @@ fn id_of(answer: &str) -> Option<String> {
     assert!(!answer.contains('\n'), "one line");
     let answer: Answer = serde_json::from_str(answer).expect("JSON");
     assert_eq!(answer.jsonrpc, "2.0");
-    Some(answer.id.get().to_owned()).filter(|id| id != "null")
+    answer.id.get().to_owned()
 }
 
 /// A hook's input, and lines of a transcript: only identifiers that are present are found.

@@ -51,14 +51,18 @@ impl Channel {
             Ok(called) => called,
             Err(fault) => return self.end_call(&id, tools::render_fault(&fault), true, Vec::new()),
         };
+        // Codex also calls tools itself; a call by its model has an id.
+        let is_read = self.program != mcp::Client::Codex || call.meta["callId"].is_string();
         let call = match &tool {
+            tools::Tool::Wait { .. } if !is_read => {
+                return self.end_call(&id, tools::render_wait(0), false, Vec::new());
+            }
             tools::Tool::Wait { timeout_s } => {
                 let longest = timeout_s.as_ref().map_or(tools::WAIT_S, |seconds| seconds.0);
                 self.open_wait(id.clone(), Duration::from_secs(longest));
                 Call::Wait(id)
             }
-            // Codex also calls tools itself; a call by its model has an id.
-            _ => Call::Tool(id, self.program != mcp::Client::Codex || call.meta["callId"].is_string()),
+            _ => Call::Tool(id, is_read),
         };
         self.ask_hub(|id| tool.request(id, &unique), call);
     }

@@ -111,7 +111,7 @@ impl Surroundings {
     pub fn new() -> Self {
         let pid = parent_id();
         let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-        let dir = path_var("CLAUDE_PROJECT_DIR").unwrap_or_else(current_dir);
+        let dir = path_var("CLAUDE_PROJECT_DIR").map_or_else(current_dir, |dir| current_dir().join(dir));
         let only = var("RELAY_PUSH").and_then(|p| serde_json::from_value::<wire::Path>(p.into()).ok());
         Surroundings {
             pid,

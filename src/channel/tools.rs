@@ -7,7 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::fence::clean;
-use crate::wire::{BroadcastRequest, Code, Fault, MAX_TEXT, MAX_TIMEOUT_MS, Scope, ToHub, fault};
+use crate::wire::{BroadcastRequest, Code, Fault, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Scope, ToHub, fault};
 
 mod results;
 
@@ -65,7 +65,7 @@ pub enum Tool {
         to: Label,
         question: Text,
         who: Option<Asked>,
-        thread_id: Option<Label>,
+        thread_id: Option<Bounded<MAX_THREAD>>,
         timeout_s: Option<Seconds>,
     },
     Reply {

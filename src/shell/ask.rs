@@ -34,6 +34,7 @@ struct AnswerJson {
     to: Option<String>,
     from: String,
     answer: String,
+    thread: Option<String>,
     /// `person` if a person answered; left out if not.
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<PeerKind>,
@@ -44,8 +45,8 @@ struct AnswerJson {
 
 impl AnswerJson {
     fn new(parcel: Parcel, to: Option<String>) -> AnswerJson {
-        let Parcel { ask_id, from, text: answer, by, late, .. } = parcel;
-        AnswerJson { ask_id, to, from, answer, by, late }
+        let Parcel { ask_id, from, text: answer, thread, by, late, .. } = parcel;
+        AnswerJson { ask_id, to, from, answer, thread, by, late }
     }
 }
 
@@ -121,7 +122,7 @@ pub fn ask(dir: &DataDir, args: &Args) -> Outcome {
     if person {
         waiter.timeout += PUT_OFF;
     }
-    let ask_id = waiter.guest.ask(to, &text, timeout, person)?;
+    let ask_id = waiter.guest.ask(to, &text, args.get("thread"), timeout, person)?;
     let outcome = await_answer(&mut waiter, args, to);
     let outcome = outcome.map_err(|failure| Failure::Exit(report(args, failure, AskJson { ask_id })));
     waiter.guest.leave();

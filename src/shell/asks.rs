@@ -5,6 +5,7 @@ use super::peers::{is_local, request_roster};
 use super::terminal::{columns, err, out, table};
 use super::{Outcome, claude, open, print, short_id, width};
 use crate::datadir::DataDir;
+use crate::fence::label;
 use crate::link::{Link, no_hub, unreachable};
 use crate::span::span;
 use crate::wire::{Answer, AskList, Code, Fault, State, ToHub};
@@ -31,7 +32,8 @@ fn request_asks(link: &mut Link) -> Result<AskList, Fault> {
 fn describe(list: &AskList) -> String {
     let open = list.open.iter().map(|ask| {
         let (asked, left) = (format!("{} ago", span(ask.age_s)), format!("in {}", span(ask.left_s)));
-        [ask.from.clone(), ask.to.clone(), asked, left, short_id(&ask.ask_id), ask.detail.clone()]
+        let [id, thread] = [&ask.ask_id, &ask.thread].map(|id| short_id(&label(id)));
+        [ask.from.clone(), ask.to.clone(), asked, left, id, thread, ask.detail.clone()]
     });
     let ended = list.ended.iter().map(|ask| {
         let ago = format!("{} ago", span(ask.ended_s));
@@ -41,7 +43,7 @@ fn describe(list: &AskList) -> String {
     });
     let mut text = "There are no open asks.\n".to_owned();
     if !list.open.is_empty() {
-        let heading = ["FROM", "TO", "ASKED", "TIMEOUT", "ID", "STATE"];
+        let heading = ["FROM", "TO", "ASKED", "TIMEOUT", "ID", "THREAD", "STATE"];
         text = table(heading, open, columns(), width::keep_start);
     }
     if !list.ended.is_empty() {

@@ -82,9 +82,17 @@ impl Guest {
     ///
     /// # Errors
     /// No random numbers can be had.
-    pub fn ask(&mut self, to: &str, text: &str, timeout: Duration, person: bool) -> Result<String, Fault> {
+    pub fn ask(
+        &mut self,
+        to: &str,
+        text: &str,
+        thread: Option<&str>,
+        timeout: Duration,
+        person: bool,
+    ) -> Result<String, Fault> {
         let (ask_id, timeout_ms) = (self.client.new_id("ask_")?, timeout.as_millis() as u64);
-        let (id, to, text, thread) = (ask_id.clone(), to.to_owned(), text.to_owned(), None);
+        let (id, to, text) = (ask_id.clone(), to.to_owned(), text.to_owned());
+        let thread = thread.map(str::to_owned);
         self.client.request(|n| ToHub::Ask { id: n, ask_id: id, to, text, timeout_ms, thread, person });
         Ok(ask_id)
     }

@@ -237,7 +237,7 @@ impl Member {
                 self.console.note(join.map_or("", |command| command.details))?;
             }
             (_, Some('/')) => self.console.note(&format!("Unknown command {first}. Type /help for help."))?,
-            (_, Some('@')) => match self.guest.ask(&first[1..], rest, TIMEOUT, false) {
+            (_, Some('@')) => match self.guest.ask(&first[1..], rest, None, TIMEOUT, false) {
                 Ok(id) => drop(self.asked.insert(id, first[1..].to_owned())),
                 Err(fault) => {
                     let note = self.record_failure(fault.code, &fault.message);

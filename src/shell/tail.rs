@@ -49,8 +49,8 @@ fn describe(event: &Event) -> String {
     let (from, to) = (label(&event.from), label(event.to.as_deref().unwrap_or_default()));
     let path = event.path.map_or("", |path| path.name());
     let code = event.code.map_or("", |code| code.name());
-    let id = event.ask_id.as_deref().map(|id| paint("2", &format!("  {}", short_id(&label(id)))));
-    let id = id.unwrap_or_default();
+    let ids = [&event.ask_id, &event.thread].into_iter().flatten();
+    let id: String = ids.map(|id| paint("2", &format!("  {}", short_id(&label(id))))).collect();
     match event.event {
         What::Joined => format!("{from}  joined"),
         What::Left => format!("{from}  left"),

@@ -27,6 +27,7 @@ pub use fake::{FakeHub, Reaction};
 pub use flat::{from_wire, to_wire};
 pub use inbox::Inbox;
 pub use raw::Raw;
+pub use schema::nonconformance;
 
 /// How long anything may take before the test gives up. Not a measure of anything.
 pub const LONG: Duration = Duration::from_secs(60);

@@ -28,6 +28,41 @@ fn an_ask_is_answered() {
 }
 
 #[test]
+fn a_conversation_has_one_thread() {
+    let dir = DataDir::with(&[("RELAY_LOG", "debug")]);
+    let [a, b] = dir.channels(["a", "b"]);
+    let made = a.call("relay_ask", json!({"to": "b", "question": "?"})).ok()["thread_id"].clone();
+    assert!(made.as_str().is_some_and(|thread| thread.starts_with("thr_")), "{made}");
+    for thread in [made.as_str().expect("text"), "the review of #4711", &"t".repeat(128)] {
+        let asked = a.call("relay_ask", json!({"to": "b", "question": "?", "thread_id": thread}));
+        assert!(asked.text.contains(&format!("thread_id {thread},")), "{}", asked.text);
+        let asked = asked.ok();
+        let ask_id = asked["ask_id"].as_str().expect("an id");
+        assert_eq!(asked["thread_id"], thread);
+        assert_eq!(b.take("ask", ask_id).meta("thread_id"), thread);
+        let open =
+            a.peers()["asks"].as_array().expect("asks").iter().find(|ask| ask["ask_id"] == ask_id).cloned();
+        assert_eq!(open.expect("the ask")["thread"], thread);
+        b.reply(ask_id, "!").ok();
+        assert_eq!(a.take("reply", ask_id).meta("thread_id"), thread);
+        for event in ["ask_received", "reply_received"] {
+            assert!(
+                dir.logged(event).iter().any(|line| line["ask_id"] == ask_id && line["thread"] == thread),
+                "{event}"
+            );
+        }
+    }
+    // What the message could not show as it is would begin another conversation when it is passed back.
+    for thread in ["", " a", "a\nb", "a \"b\"", "[a]", &"t".repeat(129)] {
+        let refused = a.call("relay_ask", json!({"to": "b", "question": "?", "thread_id": thread}));
+        assert!(refused.text.contains("`thread_id`"), "{}", refused.text);
+        assert_eq!(refused.code(), "bad_args", "{thread:?}");
+    }
+    let other = a.call("relay_ask", json!({"to": "b", "question": "?"})).ok()["thread_id"].clone();
+    assert_ne!(other, made, "a new conversation");
+}
+
+#[test]
 fn both_may_ask_each_other_at_once() {
     let dir = DataDir::new();
     let [a, b] = dir.channels(["a", "b"]);
@@ -151,9 +186,11 @@ fn a_broadcast_that_streams_brings_answers_and_one_summary() {
     let names: Vec<&str> = asks.iter().map(|(to, _)| to.as_str()).collect();
     assert_eq!(names, ["b", "c"]);
     for (channel, (_, ask_id)) in [&b, &c].into_iter().zip(&asks) {
-        assert_eq!(channel.take("ask", ask_id).meta("broadcast"), "true");
+        let ask = channel.take("ask", ask_id);
+        assert_eq!((ask.meta("broadcast"), ask.meta("thread_id")), ("true", id.as_str()));
         channel.reply(ask_id, "yes").ok();
-        assert_eq!(a.take("reply", ask_id).meta("broadcast"), "true");
+        let reply = a.take("reply", ask_id);
+        assert_eq!((reply.meta("broadcast"), reply.meta("thread_id")), ("true", id.as_str()));
     }
     let summary = a.take("summary", &id);
     assert!(summary.content.contains("2 of 2 answered (b, c)"), "{}", summary.content);

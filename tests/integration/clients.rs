@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::driver::{Channel, DataDir, arguments, until};
+use crate::driver::{Channel, DataDir, arguments, nonconformance, until};
 
 /// A session of the client of that name, started as that client would start it.
 fn session(dir: &DataDir, name: &str, client: &str) -> Channel {
@@ -215,14 +215,20 @@ fn a_call_of_codex_that_no_model_made_brings_no_messages() {
     let dir = DataDir::new();
     let [codex, asker] = [session(&dir, "codex", "codex-mcp-client"), session(&dir, "asker", "some-sdk")];
     asker.ask("codex", "all well?");
-    let call = |meta: Value| {
-        let params = json!({"name": "relay_peers", "arguments": {}, "_meta": meta});
-        codex.request("tools/call", &params)["result"]["structuredContent"].clone()
+    let call = |tool: &str, meta: Value| {
+        let params = json!({"name": tool, "arguments": {}, "_meta": meta});
+        let result = codex.request("tools/call", &params)["result"]["structuredContent"].clone();
+        assert_eq!(nonconformance(tool, &result), None, "{result}");
+        messages(&result).len()
     };
-    for meta in [json!({}), json!({"threadId": "t1"}), json!(null), json!({"callId": null})] {
-        assert_eq!(messages(&call(meta)).len(), 0);
+    for tool in ["relay_peers", "relay_wait"] {
+        for meta in [json!({}), json!({"threadId": "t1"}), json!(null), json!({"callId": null})] {
+            assert_eq!(call(tool, meta), 0, "{tool}");
+        }
     }
-    assert_eq!(messages(&call(json!({"callId": "c1", "threadId": "t1"}))).len(), 1);
+    assert_eq!(call("relay_wait", json!({"callId": "c1", "threadId": "t1"})), 1);
+    asker.ask("codex", "still well?");
+    assert_eq!(call("relay_peers", json!({"callId": "c1", "threadId": "t1"})), 1);
 }
 
 #[test]
@@ -258,6 +264,12 @@ fn peers_are_resources_and_changes_are_told() {
     );
     assert_eq!(uris(&a), ["peer://b"]);
     b.call("relay_rename", json!({"name": "back-end"})).ok();
+    a.take_other();
+    assert_eq!(uris(&a), ["peer://back-end"]);
+    let mut c = dir.channel("c");
+    a.take_other();
+    assert_eq!(uris(&a).len(), 2);
+    c.close();
     a.take_other();
     assert_eq!(uris(&a), ["peer://back-end"]);
 

@@ -86,11 +86,22 @@ fn no_file_but_the_journal_ever_holds_a_text() {
 #[test]
 fn every_log_line_has_its_fields() {
     let dir = DataDir::with(&[("RELAY_LOG", "debug")]);
-    let [a, b] = dir.channels(["a", "b"]);
+    let [a, b, mut c] = dir.channels(["a", "b", "c"]);
     let ask_id = a.ask("b", "?");
     b.reply(&ask_id, "!").ok();
+    b.call("relay_rename", json!({"name": "boris"})).ok();
+    let late = a.call("relay_ask", json!({"to": "boris", "question": "?", "timeout_s": 1})).ok();
+    a.take("failed", late["ask_id"].as_str().expect("an id"));
+    let gone = a.ask("c", "?");
+    c.close();
+    a.take("failed", &gone);
+    dir.kill_hub();
+    until("another hub", || (a.peer_names() == ["boris"]).then_some(()));
     let log = dir.log();
-    for event in ["hub_started", "register_ack", "peer_register", "ask_received", "reply_received", "state"] {
+    for event in "channel_start register_ack hub_disconnect tool_call channel_close peer_register peer_rename peer_disconnect \
+        ask_received ask_delivered reply_received pending_ask_timeout pending_ask_peer_gone hub_started state"
+        .split_whitespace()
+    {
         assert!(log.iter().any(|l| l["event"] == event), "{event}");
     }
     for line in log {

@@ -349,6 +349,7 @@ fn an_odd_session_file_is_no_harm() {
     let channel = named_by_claude(&dir, "project");
     assert_eq!(channel.name(), "project");
     file.write(&json!({"name": ["a list"], "status": {}, "messagingSocketPath": 5}));
+    fs::remove_file(&file.0).expect("removed");
     file.write(&json!({"name": "fine", "nameSource": "user"}));
     until("the name", || (channel.name() == "fine").then_some(()));
 }
@@ -385,6 +386,11 @@ fn the_roster_tells_who_is_where() {
         "{line}"
     );
     assert_eq!(peers["self"]["push"], "channel");
+    // As the original claude-relay calls them.
+    assert_eq!(
+        (&line["git_branch"], &peers["me"], &peers["ok"]),
+        (&json!("main"), &json!("a"), &json!(true))
+    );
     // Both sides of an ask show up.
     let ask_id = a.ask("repo", "?");
     let asks = a.peers()["asks"].clone();

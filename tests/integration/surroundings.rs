@@ -1,5 +1,7 @@
 //! What surrounds a channel: the directory that it was started in, and the process that started it.
 
+use serde_json::json;
+
 use crate::driver::{Channel, DataDir, signal};
 
 /// The channel of a session that says nothing about its project; a shell does `before` first, in the project's directory.
@@ -41,6 +43,16 @@ fn a_directory_that_is_not_utf_8_is_shown_as_well_as_it_can_be() {
 }
 
 #[test]
+fn a_project_directory_that_is_not_absolute_is_one_of_the_working_directory() {
+    let dir = DataDir::new();
+    let channel =
+        started_in(&dir, "three", "cd \"$PROJECT\" && mkdir below && export CLAUDE_PROJECT_DIR=below");
+    channel.initialize();
+    assert_eq!(channel.name(), "below");
+    assert!(cwd(&channel).ends_with("/three/below") && cwd(&channel).starts_with('/'), "{}", cwd(&channel));
+}
+
+#[test]
 fn a_directory_of_over_4096_bytes_keeps_nobody_out() {
     let dir = DataDir::new();
     let deep = r#"cd "$PROJECT" && d=$(printf 'd%.0s' $(seq 200)) && for i in $(seq 25); do mkdir $d && cd $d; done
@@ -61,10 +73,15 @@ fn a_directory_of_over_4096_bytes_keeps_nobody_out() {
 fn a_channel_whose_parent_is_gone_leaves_though_its_stdin_is_open() {
     let dir = DataDir::new();
     let wrapper = r#"exec 3<&0; "$0" channel <&3 3<&- & wait; exit"#;
-    let mut channel = started_in(&dir, "wrapped", wrapper);
-    channel.initialize();
-    channel.peers();
-    signal(channel.pid(), "KILL"); // the wrapper
-    channel.wait();
-    assert_eq!(dir.logged("parent_gone").len(), 1);
+    for is_introduced in [true, false] {
+        let mut channel = started_in(&dir, "wrapped", wrapper);
+        channel.request("ping", &json!({}));
+        if is_introduced {
+            channel.initialize();
+            channel.peers();
+        }
+        signal(channel.pid(), "KILL"); // the wrapper
+        channel.wait();
+    }
+    assert_eq!(dir.logged("parent_gone").len(), 1, "of the one that the hub knew");
 }

@@ -38,6 +38,32 @@ fn asks_lists_open_and_ended_asks() {
 }
 
 #[test]
+fn a_conversation_goes_on_in_its_thread_which_every_list_shows() {
+    let home = Home::new();
+    let mut bob = home.join("bob");
+    let tail = home.start(&["tail"]);
+    tail.err.until("watching");
+    let first = home.start(&["ask", "bob", "one?", "--json"]);
+    bob.out.until("one?");
+    bob.line("yes");
+    let thread = |answer: &str| {
+        let answer: Value = serde_json::from_str(answer).expect("JSON");
+        answer["thread"].as_str().expect("a thread").to_owned()
+    };
+    let made = thread(&first.out.text());
+    let second = home.start(&["ask", "bob", "--json", "--thread", &made, "two?"]);
+    bob.out.until("two?");
+    assert_eq!(home.json(&["asks", "--json"])["open"][0]["thread"], made.as_str());
+    let shown = format!("  {}  ", &made[..12]);
+    let table = home.run(&["asks"]).out;
+    assert!(table.lines().nth(1).is_some_and(|line| line.contains(&shown)), "{table}");
+    bob.line("yes");
+    assert_eq!(thread(&second.out.text()), made);
+    tail.out.until_match("both questions and both answers", |text| text.matches(&shown).count() == 4);
+    assert_eq!(home.run(&["ask", "bob", "--thread", "", "?"]).code, Some(2));
+}
+
+#[test]
 fn statusline_counts_what_the_session_waits_for_and_owes() {
     let home = Home::new();
     let line = || {

@@ -124,7 +124,7 @@ fn ask_prints_the_answer() {
     bob.line("#2 \u{1b}[1mraw \"quoted\"");
     assert_eq!(by_pipe.code(), Some(0));
     let answer: Value = serde_json::from_str(&by_pipe.out.text()).expect("JSON");
-    assert_eq!(keys(&answer), ["answer", "ask_id", "from", "to"]);
+    assert_eq!(keys(&answer), ["answer", "ask_id", "from", "thread", "to"]);
     assert!(answer["ask_id"].as_str().is_some_and(|id| id.starts_with("ask_")));
     assert_eq!(
         (&answer["answer"], &answer["from"], &answer["to"]),
@@ -319,7 +319,7 @@ fn broadcast_prints_answers_as_they_arrive() {
     bob.line("#3 ok");
     assert_eq!(all.code(), Some(0));
     let value: Value = serde_json::from_str(&all.out.text()).expect("JSON");
-    assert_eq!(keys(&value["answers"][0]), ["answer", "ask_id", "from"]);
+    assert_eq!(keys(&value["answers"][0]), ["answer", "ask_id", "from", "thread"]);
     assert_eq!(value["answers"][0]["answer"], "ok");
     assert_eq!(home.run(&["broadcast", "x", "--scope", "repo"]).code, Some(2), "in no repository");
 }

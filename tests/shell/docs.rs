@@ -171,7 +171,7 @@ fn completions_know_commands_options_and_peers() {
             words.split_whitespace().collect::<Vec<_>>().join(" ")
         };
         assert_eq!(complete("relay", "as"), "ask asks", "{shell}");
-        assert_eq!(complete("relay ask", "--t"), "--timeout", "{shell}");
+        assert_eq!(complete("relay ask", "--ti"), "--timeout", "{shell}");
         assert_eq!(complete("relay ask", "b"), "bob", "{shell}");
         let scopes = complete("relay broadcast --scope", "");
         assert!(

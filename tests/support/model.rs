@@ -100,6 +100,23 @@ impl Gate {
     }
 }
 
+/// The arguments of a tool call as the model writes them: words of an order stand for what an order can't hold. The client gives
+/// it back in later requests, where [`as_ordered`] finds it.
+fn as_said(input: &Value) -> String {
+    odd_words().iter().fold(input.to_string(), |text, (word, said)| text.replace(word, said))
+}
+
+fn as_ordered(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body).into_owned();
+    odd_words().iter().fold(text, |text, (word, said)| text.replace(said, word))
+}
+
+/// The words, and what the model says, as JSON.
+fn odd_words() -> [(&'static str, String); 3] {
+    let brackets = "[".repeat(200) + &"]".repeat(200);
+    [("HALF-AN-EMOJI", "\\ud83d".to_owned()), ("\"200-BRACKETS\"", brackets), ("5-MIB", "x".repeat(5 << 20))]
+}
+
 /// What a script is shown: one request of a session's conversation.
 pub struct Turn {
     /// The session's key.
@@ -475,7 +492,7 @@ impl Server {
         };
         match (call.method.as_str(), endpoint) {
             ("POST", "v1/messages/count_tokens") => answer(&mut stream, 200, &json!({"input_tokens": 10})),
-            ("POST", "v1/messages") => match serde_json::from_slice(&call.body) {
+            ("POST", "v1/messages") => match serde_json::from_str(&as_ordered(&call.body)) {
                 Ok(body) => self.take_turn(session, body, &mut stream),
                 Err(e) => answer(&mut stream, 400, &api_error("invalid_request_error", &e.to_string())),
             },
@@ -668,7 +685,7 @@ impl<'a> Answer<'a> {
                 json!({"type": "text_delta", "text": block["text"]})
             } else {
                 empty["input"] = json!({});
-                json!({"type": "input_json_delta", "partial_json": block["input"].to_string()})
+                json!({"type": "input_json_delta", "partial_json": as_said(&block["input"])})
             };
             self.event(&json!({"type": "content_block_start", "index": index, "content_block": empty}))?;
             self.event(&json!({"type": "content_block_delta", "index": index, "delta": delta}))?;

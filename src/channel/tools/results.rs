@@ -107,15 +107,15 @@ fn peers(roster: &Roster) -> Value {
 /// An error as a tool result carries it.
 pub fn render_fault(fault: &Fault) -> (String, Value) {
     let code = fault.code.name();
-    let mut text = match fault.message.starts_with(code) {
-        true => fault.message.clone(),
-        false => format!("{code}: {}", fault.message),
-    };
-    use Code::{Declined, HubUnreachable, Overloaded, PeerGone, PeerNotFound, Timeout};
-    if matches!(fault.code, Declined | HubUnreachable | Overloaded | PeerGone | PeerNotFound | Timeout) {
-        text = format!("{}. {}", text.trim_end_matches('.'), fence::ON_FAILURE);
+    let mut message = fault.message.clone();
+    if !matches!(fault.code, Code::BadArgs | Code::NameTaken | Code::UnknownAsk) {
+        message = format!("{}. {}", message.trim_end_matches('.'), fence::ON_FAILURE);
     }
-    let structured = json!({"ok": false, "code": code, "error": {"code": code, "message": &fault.message}});
+    let text = match message.starts_with(code) {
+        true => message.clone(),
+        false => format!("{code}: {message}"),
+    };
+    let structured = json!({"ok": false, "code": code, "error": {"code": code, "message": message}});
     (text, structured)
 }
 

@@ -53,6 +53,7 @@ fn refusals_name_the_argument_and_the_remedy() {
         ("relay_peers", "7", "the arguments are no object: invalid type: integer `7`, expected a map"),
         ("relay_reply", r#"{"ask_id":"a","answer":null}"#, "`answer`: invalid type: null, expected a string"),
         ("relay_reply", r#"{"ask_id":"a","answer":"x","text":"y"}"#, "duplicate field `answer`"),
+        ("relay_rename", r#"{"name":"a","new_name":"a"}"#, "duplicate field `name`"),
         (
             "relay_broadcast",
             r#"{"question":"?","scope":"planet"}"#,
@@ -102,6 +103,28 @@ fn missing_optional_arguments_get_their_defaults() {
     assert_eq!(without.tool(true), Some(Ok(Tool::Peers {})));
     let wait: Call = serde_json::from_str(r#"{"name":"relay_wait"}"#).expect("a call");
     assert_eq!(wait.tool(true), None);
+}
+
+/// Some models broadcast a question that could not be asked.
+#[test]
+fn every_failure_says_not_to_broadcast_as_a_fallback() {
+    let failed = "peer_not_found peer_gone timeout hub_unreachable protocol_mismatch overloaded declined bad_msg \
+        not_registered already_registered not_allowed";
+    let to_correct = "bad_args name_taken unknown_ask"; // by the model itself
+    for (codes, is_said) in [(failed, true), (to_correct, false)] {
+        for code in codes.split_whitespace() {
+            let code = serde_json::from_value(json!(code)).expect("a code");
+            let (text, structured) = render_fault(&fault(code, "it did not work."));
+            for said in [text.as_str(), structured["error"]["message"].as_str().expect("text")] {
+                assert!(said.contains("it did not work."), "{said}");
+                assert_eq!(
+                    said.ends_with("Tell the user; do not broadcast as a fallback."),
+                    is_said,
+                    "{said}"
+                );
+            }
+        }
+    }
 }
 
 /// The spellings of the original claude-relay.

@@ -12,14 +12,12 @@ use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Starter, Timer};
 use crate::fence::label;
 use crate::wire::{
-    Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State, ToClient,
-    What, place, refused,
+    Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State,
+    ToClient, What, place, refused,
 };
 
 /// How much of a question its answer quotes, in characters.
 const MAX_ABOUT: usize = 100;
-/// The longest thread id, in bytes.
-const MAX_THREAD: usize = 128;
 
 /// The arguments of `ask`.
 pub(super) struct Question {
@@ -64,9 +62,11 @@ impl Router {
         check_id(&question.ask_id)?;
         check_text("question", &question.text)?;
         check_timeout(question.timeout_ms)?;
-        if question.thread.as_ref().is_some_and(|t| t.is_empty() || t.len() > MAX_THREAD) {
+        // What a message cannot show as it is would begin another conversation when it is passed back.
+        if question.thread.as_ref().is_some_and(|t| t.is_empty() || t.len() > MAX_THREAD || label(t) != *t) {
             let why = format!(
-                "`thread_id` has to have 1 to {MAX_THREAD} bytes; pass the one of an earlier message"
+                "`thread_id` has to have 1 to {MAX_THREAD} bytes on one line, without quotes and brackets; pass the one of an \
+                 earlier message"
             );
             return refused(Code::BadArgs, why);
         }
