@@ -43,6 +43,9 @@ pub(super) struct Session {
     pub turned: Ms,
     /// When the last hook reported.
     pub last_hook: Option<Ms>,
+    /// Whether no hub ran at some time since a turn last ended: the hook of a prompt may have found none.
+    #[serde(default)]
+    pub unobserved: bool,
     /// Whether `SessionEnd` was reported.
     pub ended: bool,
     pub waiter: Option<ConnId>,
@@ -78,7 +81,7 @@ impl Router {
         // first of a turn that a waiter began.
         let is_busy = matches!(session.activity, Activity::Busy | Activity::Waiting);
         let is_new = hook.turn.is_some() && hook.turn != session.turn;
-        let begins = event == HookEvent::Prompt && is_new && !is_busy;
+        let begins = event == HookEvent::Prompt && is_new && !is_busy && !session.unobserved;
         if begins {
             session.turn.clone_from(&hook.turn);
         }
@@ -86,6 +89,7 @@ impl Router {
         let is_turn = is_stop || matches!(event, HookEvent::Start | HookEvent::Prompt);
         if is_turn {
             session.turned = now;
+            session.unobserved &= event == HookEvent::Prompt;
         }
         // The dialog is closed: the answer was given, or the turn ended without it.
         let dialog = session.dialog.take_if(|_| is_stop || event == HookEvent::Tool).filter(|_| is_stop);
@@ -234,8 +238,8 @@ impl Router {
     /// something that the waiter may find in the transcript, or a nudge may be due.
     fn needs_waiter(&self, no: PeerNo) -> bool {
         let (peer, best) = (self.peer(no), self.best_path(no));
-        let first = best.is_none_or(|p| p == Path::Hook || !peer.proven.contains(&p));
-        peer.who.paths.contains(&Path::Hook) && (first || !peer.inbox.is_empty() || self.expects_turn(no))
+        let is_next = best.is_none_or(|p| p == Path::Hook || !peer.proven.contains(&p));
+        peer.who.paths.contains(&Path::Hook) && is_next || !peer.inbox.is_empty() || self.expects_turn(no)
     }
 
     /// Dismisses the waiter of a session that does not need it.
