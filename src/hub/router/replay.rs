@@ -46,7 +46,7 @@ impl Router {
         self.open.clear();
         for session in self.sessions.values_mut() {
             session.last_hook = None; // it may have had receipts to report
-            session.unobserved = true;
+            session.observed = false;
         }
         // Waiters first: what a peer that is gone leaves behind must not be sent to one of them.
         let is_peer = |conn: &ConnId| matches!(self.roles.get(conn), Some(Role::Peer(_)));

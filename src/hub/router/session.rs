@@ -43,9 +43,10 @@ pub(super) struct Session {
     pub turned: Ms,
     /// When the last hook reported.
     pub last_hook: Option<Ms>,
-    /// Whether no hub ran at some time since a turn last ended: the hook of a prompt may have found none.
+    /// Whether a hub that knows this session has run ever since a turn ended, so that it has not missed the next one's
+    /// beginning.
     #[serde(default)]
-    pub unobserved: bool,
+    pub observed: bool,
     /// Whether `SessionEnd` was reported.
     pub ended: bool,
     pub waiter: Option<ConnId>,
@@ -81,7 +82,7 @@ impl Router {
         // first of a turn that a waiter began.
         let is_busy = matches!(session.activity, Activity::Busy | Activity::Waiting);
         let is_new = hook.turn.is_some() && hook.turn != session.turn;
-        let begins = event == HookEvent::Prompt && is_new && !is_busy && !session.unobserved;
+        let begins = event == HookEvent::Prompt && is_new && !is_busy && session.observed;
         if begins {
             session.turn.clone_from(&hook.turn);
         }
@@ -89,7 +90,7 @@ impl Router {
         let is_turn = is_stop || matches!(event, HookEvent::Start | HookEvent::Prompt);
         if is_turn {
             session.turned = now;
-            session.unobserved &= event == HookEvent::Prompt;
+            session.observed |= event != HookEvent::Prompt;
         }
         // The dialog is closed: the answer was given, or the turn ended without it.
         let dialog = session.dialog.take_if(|_| is_stop || event == HookEvent::Tool).filter(|_| is_stop);
