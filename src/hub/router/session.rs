@@ -18,14 +18,14 @@ const MAX_UNTIED: usize = 1024;
 /// The limit of text for one waiter, in bytes. Claude Code keeps about 100,000 characters of a hook's output
 /// (measured).
 const MAX_WAITER_LOAD: usize = 80_000;
-/// The size of the header and framing of a text there.
+/// The size of the header and framing of a text that a waiter prints, in bytes.
 pub(super) const WAITER_OVERHEAD: usize = 1_500;
-/// In place of the turn that a prompt began, where it came in the middle of one.
+/// The turn of a prompt that came in the middle of another turn: no end of a turn proves that the model has its texts.
 const NO_TURN: &str = "";
 /// The longest key of a process, in bytes.
 const MAX_KEY: usize = 128;
 
-/// See the module.
+/// What hooks have reported about a Claude Code process.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Session {
     pub activity: Activity,
@@ -58,7 +58,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Since when nothing is known to have happened. `None` unless it is idle.
+    /// The time of the last known event of an idle session; `None` if it is not idle.
     pub fn quiet_since(&self) -> Option<Ms> {
         let since = self.idle_since.max(self.turned).max(self.last_hook.unwrap_or(0));
         (self.activity == Activity::Idle).then_some(since)

@@ -31,7 +31,7 @@ enum Outcome {
     Seen,
 }
 
-/// See the module. Its process is one of several in the life of a session.
+/// A client in one process. The process is one of several in the life of a session.
 #[derive(Debug, Default)]
 pub struct Client {
     pub process: u64,
