@@ -13,7 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
+use serde_json::value::RawValue;
 
 use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
@@ -54,8 +55,14 @@ pub struct Input {
     #[serde(default)]
     stop_hook_active: bool,
     tool_name: Option<String>,
-    #[serde(default)]
-    tool_input: Value,
+    /// JSON text: what another tool takes, such as half an emoji, is no error here.
+    tool_input: Option<Box<RawValue>>,
+}
+
+/// The arguments of `relay_reply` that are used.
+#[derive(Deserialize)]
+struct ReplyArguments {
+    ask_id: Option<String>,
 }
 
 impl Input {
@@ -87,8 +94,9 @@ impl Input {
 
     /// The ask that a call of `relay_reply` is about.
     pub fn answered_ask(&self) -> Option<String> {
-        let tool = self.tool_name.as_ref().filter(|name| name.ends_with("__relay_reply"));
-        tool.and_then(|_| self.tool_input["ask_id"].as_str()).map(str::to_owned)
+        let is_reply = self.tool_name.as_ref().is_some_and(|name| name.ends_with("__relay_reply"));
+        let arguments = self.tool_input.as_ref().filter(|_| is_reply)?;
+        serde_json::from_str::<ReplyArguments>(arguments.get()).ok()?.ask_id
     }
 }
 
@@ -195,6 +203,20 @@ mod tests {
         };
         assert_eq!(of("mcp__plugin_relay_relay__relay_reply").as_deref(), Some("ask_1"));
         assert_eq!(of("mcp__plugin_relay_relay__relay_ask"), None);
+    }
+
+    #[test]
+    fn arguments_of_any_tool_are_no_error() {
+        let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+        for argument in [r#""half an emoji \ud83d""#, "1e999", &deep] {
+            for tool in ["Write", "mcp__plugin_relay_relay__relay_reply"] {
+                let call =
+                    format!(r#""tool_name":"{tool}","tool_input":{{"ask_id":"ask_1","x":{argument}}}"#);
+                let input = format!(r#"{{"hook_event_name":"PermissionRequest",{call}}}"#);
+                let input: Input = serde_json::from_slice(input.as_bytes()).expect("an input");
+                assert_eq!(input.answered_ask().is_some(), tool.ends_with("reply"), "{argument:.30}");
+            }
+        }
     }
 
     #[test]

@@ -22,12 +22,13 @@ pub mod terminal;
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::datadir::{DataDir, is_not_running};
 use crate::fence::clean;
-use crate::link::{CONNECT, Link, Start, unreachable};
+use crate::link::{Link, Start, unreachable};
 use crate::width;
 use crate::wire::{Code, Fault, fault};
 use args::Args;
@@ -123,7 +124,8 @@ pub fn print(value: &impl Serialize) -> Result<(), Failure> {
 /// # Errors
 /// The hub cannot be used, or the data directory could not hold one.
 pub fn open(dir: &DataDir) -> Result<Option<Link>, Fault> {
-    Link::open(dir, Start::No).map(Some).or_else(|fault| match dir.connect(CONNECT) {
+    // Where nobody listens, the second attempt fails at once. A hub that hangs is not waited for again.
+    Link::open(dir, Start::No).map(Some).or_else(|fault| match dir.connect(Duration::from_millis(10)) {
         Err(e) if is_not_running(&e) => dir.look().map(|_| None).map_err(unreachable),
         _ => Err(fault),
     })

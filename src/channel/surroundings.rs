@@ -9,6 +9,8 @@ use crate::process::{self, key};
 use crate::repository::{Git, MAX_NAME, current_dir, git, path_var, read, shown};
 use crate::wire::{self, Activity, Who};
 use serde_json::Value;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
@@ -60,21 +62,25 @@ impl SessionFile {
     }
 
     fn at(path: &Path) -> Option<Self> {
-        let file: serde_json::Map<String, Value> = serde_json::from_str(&read(path)?).ok()?;
-        let text = |key| file.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let is_made_up = text("nameSource").is_some_and(|source| MADE_UP.contains(&source));
-        let status = match text("status") {
+        // A name that was cut within an emoji costs the name and not the other fields.
+        let file: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&read(path)?).ok()?;
+        let field = |key| serde_json::from_str::<Value>(file.get(key)?.get()).ok();
+        let text = |key| Some(field(key)?.as_str()?.to_owned()).filter(|text| !text.is_empty());
+        let is_made_up = text("nameSource").is_some_and(|source| MADE_UP.contains(&&*source));
+        let status = match text("status").as_deref() {
             Some("idle") => Some(Activity::Idle),
             Some("busy") => Some(Activity::Busy),
-            Some("waiting") if text("waitingFor") == Some("permission prompt") => Some(Activity::Waiting),
+            Some("waiting") if text("waitingFor").as_deref() == Some("permission prompt") => {
+                Some(Activity::Waiting)
+            }
             Some("waiting") => Some(Activity::Screen),
             _ => None,
         };
         Some(SessionFile {
-            session: text("sessionId").map(str::to_owned),
+            session: text("sessionId"),
             name: text("name").filter(|_| !is_made_up).map(|name| name.chars().take(MAX_NAME).collect()),
             status,
-            status_at: file.get("statusUpdatedAt").and_then(Value::as_u64),
+            status_at: field("statusUpdatedAt").and_then(|at| at.as_u64()),
             inbox: text("messagingSocketPath").map(PathBuf::from).filter(|path| path.is_absolute()),
         })
     }
@@ -296,6 +302,8 @@ mod tests {
         for text in [r#"{"name":"me","#, &format!(r#"{{"name":"{}"}}"#, "x".repeat(64 << 10)), "[1]"] {
             assert_eq!(read(text), None);
         }
+        let cut = read(r#"{"name":"cut \ud83d","status":"idle"}"#).expect("valid");
+        assert_eq!((cut.name, cut.status), (None, Some(Activity::Idle)));
         let odd = r#"{"name":"made up","nameSource":"derived","status":7,"messagingSocketPath":"rel"}"#;
         assert_eq!(read(odd), Some(SessionFile::default()));
         for source in ["auto", "collision"] {

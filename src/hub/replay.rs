@@ -42,8 +42,10 @@ pub fn replay(path: &Path, out: &mut impl Write) -> io::Result<()> {
 pub fn redact(path: &Path, out: &mut impl Write) -> io::Result<()> {
     drop(journal::open(path)?); // checks that it is a journal
     let key = RandomState::new();
-    for line in fs::read_to_string(path)?.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-        let mut line: Value = serde_json::from_str(line)?;
+    // A torn last line may end within a character.
+    let text = fs::read(path)?;
+    for line in text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+        let mut line: Value = serde_json::from_slice(line)?;
         blank(&mut line, &key);
         writeln!(out, "{line}")?;
     }

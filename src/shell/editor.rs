@@ -174,7 +174,8 @@ impl Editor {
         if matches.len() == 1 {
             common.push(' ');
         }
-        if matches.is_empty() || Some(common.to_lowercase()) == word {
+        // Candidates that differ in case may have less in common than was typed.
+        if matches.is_empty() || word.is_some_and(|word| word.starts_with(&common.to_lowercase())) {
             return Some(matches);
         }
         self.delete(0, self.cursor);
@@ -273,6 +274,11 @@ mod tests {
         assert_eq!(editor.complete(names()), Some(both));
         editor.feed(b"x");
         assert_eq!(editor.complete(names()), Some(vec![]));
+        // What differs in case has only its beginning in common; nothing that was typed is lost.
+        let both = ["@Web-app", "@web-api"].map(str::to_owned);
+        editor.feed(b"\x15@web");
+        assert_eq!(editor.complete(both.clone()), Some(both.to_vec()));
+        assert_eq!(editor.text, "@web");
     }
 
     #[test]

@@ -46,8 +46,15 @@ fn data_home() -> Result<PathBuf, String> {
 /// A file can't be read or written; the message names it.
 pub fn install() -> Result<PathBuf, String> {
     let dir = data_home()?.join(MARKETPLACE);
-    let new = dir.with_extension("new");
-    let _ = fs::remove_dir_all(&new); // a setup that was interrupted may have left it
+    if is_checkout(&dir) {
+        return Err(format!(
+            "{} is a checkout, and the copy would replace it; move it elsewhere",
+            dir.display()
+        ));
+    }
+    let [new, old] = ["new", "old"].map(|which| dir.with_extension(which));
+    // A setup that was interrupted may have left them.
+    [&new, &old].into_iter().for_each(|left| drop(fs::remove_dir_all(left)));
     for (path, mode, content) in FILES {
         write(&new.join(path), content.as_bytes(), *mode)?;
     }
@@ -57,13 +64,19 @@ pub fn install() -> Result<PathBuf, String> {
     let os = std::env::consts::OS.replace("macos", "darwin");
     let processor = std::env::consts::ARCH.replace("aarch64", "arm64");
     write(&new.join(format!("plugin/bin/{os}-{processor}/relay")), &bytes, 0o755)?;
-    let removed = match fs::remove_dir_all(&dir) {
+    // Running sessions start their hooks from the copy, so it must not be away for as long as its removal takes.
+    let moved = match fs::rename(&dir, &old) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
+        _ => fs::rename(&new, &dir),
     };
-    let replaced = removed.and_then(|()| fs::rename(&new, &dir));
-    replaced.map_err(|e| format!("cannot replace {}: {e}", dir.display()))?;
+    moved.map_err(|e| format!("cannot replace {}: {e}", dir.display()))?;
+    let _ = fs::remove_dir_all(&old); // there was none, or the next setup removes it
     Ok(dir)
+}
+
+/// Whether a directory in the place of the copy is a checkout of somebody who works there.
+fn is_checkout(dir: &Path) -> bool {
+    dir.join(".git").exists()
 }
 
 fn write(file: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
@@ -111,7 +124,8 @@ pub fn remove() -> Result<(), String> {
         fs::remove_file(path).map_err(|e| cannot(path, e))?;
     }
     let dir = data_home()?.join(MARKETPLACE);
-    match read_json(&dir.join(MANIFEST)).is_ok_and(|manifest| manifest["name"] == MARKETPLACE) {
+    let manifest = read_json(&dir.join(MANIFEST)).unwrap_or_default();
+    match manifest["name"] == MARKETPLACE && !is_checkout(&dir) {
         true => fs::remove_dir_all(&dir).map_err(|e| cannot(&dir, e)),
         false => Ok(()),
     }

@@ -107,20 +107,38 @@ fn user_settings() -> Value {
 
 /// Whether the user's settings have the allow rule.
 pub fn has_rule() -> bool {
-    user_settings()["permissions"]["allow"].as_array().is_some_and(|rules| rules.contains(&RULE.into()))
+    allows(&user_settings())
+}
+
+fn allows(settings: &Value) -> bool {
+    settings["permissions"]["allow"].as_array().is_some_and(|rules| rules.contains(&RULE.into()))
 }
 
 /// Whether the user's settings keep peers from asking the user.
 pub fn forbids_person() -> bool {
-    user_settings()["env"][PERSON] == "off"
+    forbids(&user_settings())
 }
 
-/// Changes the user's settings, by [`with_rule`] for example, and returns the name of the file. It keeps its mode, and a link
-/// stays a link.
+fn forbids(settings: &Value) -> bool {
+    settings["env"][PERSON] == "off"
+}
+
+/// Adds the allow rule to the user's settings, or removes it. Otherwise as [`set_refusal`].
+pub fn set_rule(is_wanted: bool) -> Result<String, String> {
+    edit(if is_wanted { with_rule } else { without_rule }, |settings| allows(settings) == is_wanted)
+}
+
+/// Keeps peers from asking the user by the user's settings, or not, and returns the name of the file. It keeps its mode, and a
+/// link stays a link.
 ///
 /// # Errors
 /// The file can't be read, understood or written.
-pub fn edit(change: fn(&str) -> Option<String>) -> Result<String, String> {
+pub fn set_refusal(is_wanted: bool) -> Result<String, String> {
+    edit(if is_wanted { with_refusal } else { without_refusal }, |settings| forbids(settings) == is_wanted)
+}
+
+/// A file in which the change would not have its effect, since a key occurs twice for example, is left as it is.
+fn edit(change: fn(&str) -> Option<String>, is_changed: impl Fn(&Value) -> bool) -> Result<String, String> {
     let path = user_file()?;
     let name = path.display().to_string();
     let file = fs::canonicalize(&path).unwrap_or(path);
@@ -128,7 +146,8 @@ pub fn edit(change: fn(&str) -> Option<String>) -> Result<String, String> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok("{}\n".to_owned()),
         read => read,
     };
-    let edited = edited.and_then(|old| match change(&old) {
+    let is_good = |new: &String| serde_json::from_str(new).is_ok_and(|settings| is_changed(&settings));
+    let edited = edited.and_then(|old| match change(&old).filter(is_good) {
         Some(new) => replace(&file, new.as_bytes(), 0o600),
         None => Err(io::Error::other("the file is not JSON or has an unexpected structure")),
     });
@@ -215,7 +234,7 @@ fn join(before: &str, after: &str) -> String {
 }
 
 /// `text` with the rule.
-pub fn with_rule(text: &str) -> Option<String> {
+fn with_rule(text: &str) -> Option<String> {
     match find(text, &ALLOW) {
         Some(_) => insert(text, &ALLOW, QUOTED),
         None => insert(text, &ALLOW[..1], &format!("\"allow\": [{QUOTED}]")),
@@ -223,7 +242,7 @@ pub fn with_rule(text: &str) -> Option<String> {
 }
 
 /// `text` without the rule, and without the list and the object that are empty then.
-pub fn without_rule(text: &str) -> Option<String> {
+fn without_rule(text: &str) -> Option<String> {
     let rules: Vec<&RawValue> = serde_json::from_str(find(text, &ALLOW)?).ok()?;
     match rules.iter().find(|rule| rule.get() == QUOTED) {
         Some(rule) => {
@@ -236,12 +255,12 @@ pub fn without_rule(text: &str) -> Option<String> {
 }
 
 /// `text` with `RELAY_PERSON` in the environment of sessions.
-pub fn with_refusal(text: &str) -> Option<String> {
+fn with_refusal(text: &str) -> Option<String> {
     insert(&without_refusal(text)?, &["env"], &format!("\"{PERSON}\": \"off\""))
 }
 
 /// `text` without it, and without the environment if that is empty then.
-pub fn without_refusal(text: &str) -> Option<String> {
+fn without_refusal(text: &str) -> Option<String> {
     let path = ["env", PERSON];
     if find(text, &path).is_some() { remove(text, &path) } else { Some(text.to_owned()) }
 }

@@ -108,10 +108,10 @@ fn set_rule(is_wanted: bool) -> Result<(), Failure> {
     let done = match (is_wanted, settings::has_rule()) {
         (true, true) => format!("{RULE} is allowed"),
         (true, false) => {
-            format!("added {RULE} to permissions.allow in {}", settings::edit(settings::with_rule)?)
+            format!("added {RULE} to permissions.allow in {}", settings::set_rule(true)?)
         }
         (false, true) => {
-            format!("removed {RULE} from permissions.allow in {}", settings::edit(settings::without_rule)?)
+            format!("removed {RULE} from permissions.allow in {}", settings::set_rule(false)?)
         }
         (false, false) => "no allow rule; `relay setup --allow` adds it".to_owned(),
     };
@@ -130,18 +130,12 @@ fn permit_forms(args: &Args, is_first: bool) -> Result<(), Failure> {
 }
 
 fn set_forms(are_wanted: bool) -> Result<(), Failure> {
-    let (done, change): (_, fn(&str) -> Option<String>) = match are_wanted {
-        true => (
-            "sessions may ask you by a form; `relay setup --no-person` forbids it",
-            settings::without_refusal,
-        ),
-        false => (
-            "sessions may not ask you by a form (RELAY_PERSON=off); `relay setup --person` lets them",
-            settings::with_refusal,
-        ),
+    let done = match are_wanted {
+        true => "sessions may ask you by a form; `relay setup --no-person` forbids it",
+        false => "sessions may not ask you by a form (RELAY_PERSON=off); `relay setup --person` lets them",
     };
     let file = match are_wanted == settings::forbids_person() {
-        true => format!("; changed env in {}", settings::edit(change)?),
+        true => format!("; changed env in {}", settings::set_refusal(!are_wanted)?),
         false => String::new(),
     };
     step("person", &format!("{done}{file}"))
@@ -167,7 +161,7 @@ fn remove() -> Result<(), Failure> {
     step("marketplace", &removed)?;
     set_rule(false)?;
     if settings::forbids_person() {
-        let file = settings::edit(settings::without_refusal)?;
+        let file = settings::set_refusal(false)?;
         step("person", &format!("removed RELAY_PERSON from env in {file}"))?;
     }
     package::remove()?;

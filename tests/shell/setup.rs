@@ -227,6 +227,39 @@ fn setup_changes_nothing_else_in_the_settings() {
     );
 }
 
+/// Where a key occurs twice, Claude Code takes the last one, and without it the first. A rule may be written in another way.
+#[test]
+fn setup_says_so_where_it_cannot_change_the_settings() {
+    let home = with_claude();
+    let rule = format!("{{\"allow\":[\"{RULE}\"]}}");
+    let off = r#"{"RELAY_PERSON":"off"}"#;
+    for settings in [
+        format!("{{\"permissions\":{rule},\"permissions\":{rule}}}"),
+        format!("{{\"permissions\":{}}}", rule.replace('*', "\\u002a")),
+        format!("{{\"env\":{off},\"env\":{off}}}"),
+    ] {
+        home.write(".claude/settings.json", &settings);
+        let ran = home.run(&["setup", "--no-allow", "--person"]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.err.contains("edit permissions.allow and env by hand"), "{}", ran.err);
+        assert_eq!(home.read(".claude/settings.json"), settings);
+    }
+}
+
+/// The copy has the name of the repository, which somebody may have cloned into the same directory.
+#[test]
+fn setup_never_replaces_or_removes_a_checkout() {
+    let home = with_claude();
+    home.write(".local/share/claude-relay/.git/HEAD", "ref: refs/heads/main\n");
+    home.write(".local/share/claude-relay/.claude-plugin/marketplace.json", r#"{"name":"claude-relay"}"#);
+    home.write(".local/share/claude-relay/notes", "mine");
+    let ran = home.run(&["setup"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("is a checkout"), "{}", ran.err);
+    setup(&home, &["--remove"]);
+    assert_eq!(home.read(".local/share/claude-relay/notes"), "mine");
+}
+
 #[test]
 fn setup_asks_on_a_terminal_and_yes_is_the_default() {
     let home = with_claude();

@@ -142,13 +142,14 @@ fn torn_last_line_is_cut_off_at_every_byte() {
     let place = Place::new("torn");
     let mut hub = place.start("epoch").with_peers();
     let before = (place.bytes(), hub.snapshot());
-    hub.ask("ask_00000001", "torn?");
+    hub.ask("ask_00000001", "törn?");
     let after = (place.bytes(), hub.snapshot());
     for end in before.0.len()..=after.0.len() {
         fs::write(&place.0, &after.0[..end]).expect("written");
         let router = restore(&place.0).expect("a journal").0.snapshot;
         let expected = if end == after.0.len() { &after.1 } else { &before.1 };
         assert_eq!(serde_json::to_string(&router).expect("JSON"), *expected, "cut at byte {end}");
+        super::super::redact(&place.0, &mut Vec::new()).unwrap_or_else(|e| panic!("cut at byte {end}: {e}"));
     }
 }
 
@@ -299,6 +300,21 @@ fn clean_stop_leaves_a_snapshot() {
     assert_eq!(place.text().lines().count(), 1);
     let router = restore(&place.0).expect("a journal").0.snapshot;
     assert_eq!(serde_json::to_string(&router).expect("JSON"), before);
+}
+
+/// A client may choose any number; the snapshot holds it until the request is answered.
+#[test]
+fn request_with_the_largest_id_does_not_make_the_journal_unusable() {
+    let place = Place::new("large-id");
+    let mut hub = place.start("epoch").with_peers();
+    let (id, ask_id, to) = (u64::MAX, "ask_00000001".to_owned(), "ben".to_owned());
+    let (text, timeout_ms, thread, person) = ("?".to_owned(), 60_000, None, false);
+    hub.say(1, ToHub::Ask { id, ask_id, to, text, timeout_ms, thread, person });
+    hub.journal.close(&hub.router);
+    assert!(place.text().contains(&u64::MAX.to_string()), "the request is not answered yet");
+    let next = place.start("another");
+    assert_eq!(next.router.info.epoch, "epoch");
+    assert!(next.snapshot().contains("ask_00000001"));
 }
 
 #[test]

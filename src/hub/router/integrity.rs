@@ -9,12 +9,15 @@ use super::{PeerNo, Role, Router};
 /// below it do not overflow.
 pub const OUT_OF_RANGE: u64 = 1 << 53;
 
-/// Whether every number in a snapshot can occur, except digests of answers, with which nobody calculates.
+/// Whether every number in a snapshot can occur, except those with which nobody calculates: digests of answers, and the
+/// requests that started a delivery, whose ids the client chooses.
 pub fn is_in_range(value: &Value) -> bool {
     match value {
         Value::Number(number) => number.as_u64().is_some_and(|number| number < OUT_OF_RANGE),
         Value::Array(values) => values.iter().all(is_in_range),
-        Value::Object(fields) => fields.iter().all(|(name, value)| name == "answer" || is_in_range(value)),
+        Value::Object(fields) => {
+            fields.iter().all(|(name, value)| matches!(&**name, "answer" | "starter") || is_in_range(value))
+        }
         _ => true,
     }
 }
