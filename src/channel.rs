@@ -52,7 +52,7 @@ enum Received {
     Signal,
 }
 
-/// See the module.
+/// The state of a session's channel.
 struct Channel {
     client: Client,
     session: Surroundings,

@@ -3,7 +3,7 @@
 //! The hub keeps the state; a client keeps what it needs to continue after a lost connection: its identity and secret,
 //! requests that have no answer (each is sent again under the same ids: all are idempotent), the identifiers of its
 //! last pushes (a push that arrives again is confirmed and not repeated), and the ids of its open asks. Each
-//! registration names those, and the hub ends the ones that it lost.
+//! registration names those asks, and the hub ends each that it does not know.
 //!
 //! Every request ends: with the hub's answer, or with `hub_unreachable` after [`CONNECT`] without a hub or [`ANSWER`]
 //! in all, counted from the call and never extended. A request whose hub died twice is not sent a third time. An ask
@@ -60,7 +60,7 @@ struct Request {
     deaths: u32,
 }
 
-/// See the module.
+/// A registered client, and what it needs to continue after a lost connection.
 pub struct Client {
     tokens: Tokens,
     pub who: Who,

@@ -27,6 +27,7 @@ const WRITE: Duration = Duration::from_secs(4);
 
 /// How long a connection may lead to a listener that was replaced.
 const STALE: Duration = Duration::from_secs(5);
+
 /// Whether to start a hub if none runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Start {

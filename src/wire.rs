@@ -45,7 +45,7 @@ pub enum ToHub {
     Register {
         id: u64,
         who: Box<Who>,
-        /// Asks and broadcasts that this client takes to be open: the hub ends each that it lost in `hub_unreachable`.
+        /// Asks and broadcasts that are open to this client. The hub ends those that it does not know with `hub_unreachable`.
         #[serde(default)]
         lost: Vec<LostAsk>,
     },
@@ -241,7 +241,7 @@ impl ToClient {
     }
 }
 
-/// Receipts: the identifiers of pushes, by how far each push got.
+/// Receipts: the identifiers of pushes, one list for each stage that a push can reach.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Receipts {
@@ -316,7 +316,7 @@ pub struct Who {
     pub person_off: bool,
     /// Whose questions need that person's consent.
     pub consent: Option<Consent>,
-    /// The asks whose forms are open. The hub answers with [`ToClient::Over`] for each that is not open to it.
+    /// The asks whose forms are open. The hub sends [`ToClient::Over`] for each ask that it does not know as open.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open_forms: Vec<String>,
     /// Whether this is the first registration of this process: it does not know the pushes of an earlier process of the

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::repository::{open_regular, read};
 use crate::token::Tokens;
 
-/// See the module.
+/// A session's identity, the content of its file.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Identity {
     /// Public.

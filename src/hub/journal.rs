@@ -150,7 +150,7 @@ fn whole_line(lines: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     Ok(line.ends_with(b"\n").then_some(line))
 }
 
-/// See the module.
+/// The journal file of a running hub, and the records that are not written yet.
 #[derive(Default)]
 pub struct Journal {
     path: PathBuf,

@@ -151,7 +151,7 @@ enum Role {
     },
 }
 
-/// See the module.
+/// The state of the hub.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Router {
     /// The limits of the hub that wrote the snapshot: a replay needs them.

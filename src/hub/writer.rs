@@ -14,7 +14,7 @@ use crate::threads::{SMALL, spawn};
 /// The limit of a backlog, in bytes.
 const MAX_QUEUE: usize = 16 << 20;
 
-/// See the module.
+/// The output side of one connection.
 pub struct Writer {
     pub stream: Arc<UnixStream>,
     /// The lines of the current batch.

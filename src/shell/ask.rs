@@ -191,7 +191,8 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
             News::Hub(Event::Ended { result: Ok(Answer::Broadcast { asks, .. }), .. }) => {
                 asked = asks;
                 if asked.is_empty() {
-                    return Err(fault(Code::PeerNotFound, "there is nobody to ask").into());
+                    let why = "nobody is in that scope; `relay peers` lists all peers";
+                    return Err(fault(Code::PeerNotFound, why).into());
                 }
             }
             News::Hub(Event::Told(ToClient::State { ask_id, state: State::Ended, code, .. })) => {

@@ -20,7 +20,7 @@ pub const BELL: &str = "\x07";
 const BRACKETED_PASTE_ON: &str = "\x1b[?2004h";
 const BRACKETED_PASTE_OFF: &str = "\x1b[?2004l";
 
-/// See the module.
+/// Where the lines of `relay join` come from.
 pub struct Console {
     /// `None` if standard input is no terminal.
     terminal: Option<Terminal>,
@@ -30,8 +30,8 @@ pub struct Console {
     is_closed: bool,
 }
 
-/// A terminal that sends every key. It would mix arriving messages into the line that is being typed if it edited that
-/// line itself.
+/// A terminal that sends every key. Its own line editing is off, because it would mix arriving messages into the line that is
+/// being typed.
 struct Terminal {
     /// The settings to restore, as `stty -g` prints them.
     saved: String,

@@ -188,7 +188,7 @@ impl<'a> Actor<'a> {
         print_indented(result["content"][0]["text"].as_str().unwrap_or_default())
     }
 
-    /// Waits for a push, prints what Claude Code would show to the model, and returns its attributes.
+    /// Waits for a push, prints its first line (of a summary, the answers), and returns its attributes.
     fn receive(&mut self) -> Result<Value, Failure> {
         let message = match self.pushed.pop_front() {
             Some(message) => message,
@@ -203,7 +203,10 @@ impl<'a> Actor<'a> {
         let heading = format!("{:>6} receives: {}{from}", self.name, field("kind"));
         let id = format!("{}{}", field("ask_id"), field("broadcast_id"));
         self.stage.narrate(&format!("{} ({id})", paint("1", &heading)))?;
-        print_indented(text.as_str().and_then(|text| text.lines().next()).unwrap_or_default())?;
+        let lines = if field("kind") == "summary" { usize::MAX } else { 1 };
+        for line in text.as_str().unwrap_or_default().lines().filter(|line| !line.is_empty()).take(lines) {
+            print_indented(line)?;
+        }
         Ok(meta.clone())
     }
 

@@ -108,8 +108,10 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
 fn check_client(report: &mut Report) -> Result<Plugin, String> {
     let version = claude(&["--version"]).inspect_err(|why| report.error("claude", why, INSTALL_CLAUDE))?;
     let paths = match claude::parse_version(&version).as_slice() >= INBOX.as_slice() {
-        true => "every session can receive messages, with or without the channel flag",
-        false => "sessions before 2.1.224 have no inbox; they receive messages by a hook or the channel flag",
+        true => "every session can receive messages; no launch flag is needed",
+        false => {
+            "sessions before 2.1.224 have no inbox; they receive messages by a hook, which needs no launch flag"
+        }
     };
     report.ok("claude", format!("{version}: {paths}"));
     if let Some(why) = settings::parse_error() {

@@ -18,7 +18,7 @@ use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{BroadcastRequest, Fault, Path, PeerKind, Scope, ToHub, Who};
 
-/// See the module.
+/// A person or a script that is registered with the hub.
 pub struct Guest {
     pub client: Client,
     received: Receiver<Received>,

@@ -18,7 +18,7 @@ const MAX_COLLECTED: usize = 256 << 10;
 pub(super) struct Broadcast {
     pub asker: PeerNo,
     members: Vec<Member>,
-    /// Of the members whose asks have ended.
+    /// The outcomes of the members whose asks have ended.
     outcomes: Vec<Outcome>,
     /// When the collected answers are delivered; `None` if each is delivered when it arrives.
     collect_until: Option<Ms>,
@@ -32,7 +32,7 @@ struct Collected {
     text: String,
 }
 
-/// How one of its asks ended.
+/// How one ask of a broadcast ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Outcome {
     pub to: String,

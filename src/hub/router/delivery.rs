@@ -34,7 +34,7 @@ impl Progress {
     }
 }
 
-/// See the module.
+/// One text on its way to one peer.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Delivery {
     pub to: PeerNo,

@@ -44,8 +44,10 @@ impl Router {
     pub fn restart(&mut self, now: Ms) {
         self.now = self.now.max(now);
         self.open.clear();
-        // A hook that came just before may have had receipts to report.
-        self.sessions.values_mut().for_each(|session| session.last_hook = None);
+        for session in self.sessions.values_mut() {
+            session.last_hook = None; // it may have had receipts to report
+            session.observed = false;
+        }
         // Waiters first: what a peer that is gone leaves behind must not be sent to one of them.
         let is_peer = |conn: &ConnId| matches!(self.roles.get(conn), Some(Role::Peer(_)));
         let (peers, waiters): (Vec<ConnId>, Vec<ConnId>) = self.roles.keys().partition(|conn| is_peer(conn));

@@ -19,14 +19,14 @@ const MAX_UNTIED: usize = 1024;
 /// The limit of text for one waiter, in bytes. Claude Code keeps about 100,000 characters of a hook's output
 /// (measured).
 const MAX_WAITER_LOAD: usize = 80_000;
-/// The size of the header and framing of a text there.
+/// The size of the header and framing of a text that a waiter prints, in bytes.
 pub(super) const WAITER_OVERHEAD: usize = 1_500;
-/// In place of the turn that a prompt began, where it came in the middle of one.
+/// The turn of a prompt that came in the middle of another turn: no end of a turn proves that the model has its texts.
 const NO_TURN: &str = "";
 /// The longest key of a process, in bytes.
 const MAX_KEY: usize = 128;
 
-/// See the module.
+/// What hooks have reported about a Claude Code process.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Session {
     pub activity: Activity,
@@ -44,6 +44,10 @@ pub(super) struct Session {
     pub turned: Ms,
     /// When the last hook reported.
     pub last_hook: Option<Ms>,
+    /// Whether a hub that knows this session has run ever since a turn ended, so that it has not missed the next one's
+    /// beginning.
+    #[serde(default)]
+    pub observed: bool,
     /// Whether `SessionEnd` was reported.
     pub ended: bool,
     pub waiter: Option<ConnId>,
@@ -55,7 +59,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Since when nothing is known to have happened. `None` unless it is idle.
+    /// The time of the last known event of an idle session; `None` if it is not idle.
     pub fn quiet_since(&self) -> Option<Ms> {
         let since = self.idle_since.max(self.turned).max(self.last_hook.unwrap_or(0));
         (self.activity == Activity::Idle).then_some(since)
@@ -83,7 +87,7 @@ impl Router {
         // first of a turn that a waiter began.
         let is_busy = matches!(session.activity, Activity::Busy | Activity::Waiting);
         let is_new = hook.turn.is_some() && hook.turn != session.turn;
-        let begins = event == HookEvent::Prompt && is_new && !is_busy;
+        let begins = event == HookEvent::Prompt && is_new && !is_busy && session.observed;
         if begins {
             session.turn.clone_from(&hook.turn);
         }
@@ -91,6 +95,7 @@ impl Router {
         let is_turn = is_stop || matches!(event, HookEvent::Start | HookEvent::Prompt);
         if is_turn {
             session.turned = now;
+            session.observed |= event != HookEvent::Prompt;
         }
         // The dialog is closed: the answer was given, or the turn ended without it.
         let dialog = session.dialog.take_if(|_| is_stop || event == HookEvent::Tool).filter(|_| is_stop);
@@ -239,8 +244,8 @@ impl Router {
     /// something that the waiter may find in the transcript, or a nudge may be due.
     fn needs_waiter(&self, no: PeerNo) -> bool {
         let (peer, best) = (self.peer(no), self.best_path(no));
-        let first = best.is_none_or(|p| p == Path::Hook || !peer.proven.contains(&p));
-        peer.who.paths.contains(&Path::Hook) && (first || !peer.inbox.is_empty() || self.expects_turn(no))
+        let is_next = best.is_none_or(|p| p == Path::Hook || !peer.proven.contains(&p));
+        peer.who.paths.contains(&Path::Hook) && is_next || !peer.inbox.is_empty() || self.expects_turn(no)
     }
 
     /// Dismisses the waiter of a session that does not need it.

@@ -1,11 +1,11 @@
-//! A seeded random simulation: sessions that ask, answer, lose connections, swallow texts and die, around one hub after
-//! another, each of which replays the journal of the one before; everything is in flight and arrives in any order. What the
-//! clients have in their conversations in the end is compared with what the relay promises. Each world has two phases, as
-//! TigerBeetle's simulator has them: in the second there are no more faults, every ask must end within its deadline and a
-//! second, every request must be answered, and the router must come to rest.
+//! A seeded random simulation of the router and its clients. Sessions ask, answer, lose connections, swallow texts and die; if
+//! the hub crashes, the next one replays its journal. Messages of one connection arrive in order, those of different connections
+//! in any order. At the end, what the clients have in their conversations is compared with what the relay promises. Each world
+//! has two phases, as TigerBeetle's simulator has them. In the second there are no more faults: every ask must end within its
+//! deadline and a second, every request must be answered, and the router must come to rest.
 //!
 //! `RELAY_SIM_SEED` repeats one world of every plan, or of that in `RELAY_SIM_NAME`; `RELAY_SIM_STEPS` sets how many steps
-//! each plan takes, `RELAY_SIM_TRACE` how many of the last events of a world that failed are shown.
+//! each plan takes, `RELAY_SIM_TRACE` how many events before a failure are printed.
 
 mod client;
 mod crash;
@@ -159,7 +159,7 @@ fn run(seed: u64, plan: Plan, trace: bool) -> Counts {
     world.counts
 }
 
-/// One random thing happens.
+/// Takes one random step.
 fn act(world: &mut World) {
     let i = world.rng.below(world.peers.len());
     let plan = world.plan;
@@ -220,7 +220,7 @@ fn pass_time(world: &mut World) {
     }
 }
 
-/// Whether peer `i` asks now: hardly any while it is not registered.
+/// Whether peer `i` asks now: rarely while it is not registered.
 fn is_asking(world: &mut World, i: usize) -> bool {
     match &world.peers[i].client {
         Some(client) => client.registered || world.rng.chance(10),
@@ -332,7 +332,7 @@ fn withdraw(world: &mut World, i: usize) {
 }
 
 impl World {
-    /// A peer sends what it should not.
+    /// Sends receipts for pushes of others, a second `hello`, or a request that changes nothing.
     fn disturb(&mut self, i: usize) {
         let Some(conn) = self.peers[i].client.as_ref().filter(|c| c.registered).and_then(|c| c.conn) else {
             return;
@@ -353,7 +353,7 @@ impl World {
         }
     }
 
-    /// A connection that belongs to no session.
+    /// Opens a connection that watches events.
     fn watch(&mut self) {
         let conn = self.connect(world::Owner::Watcher);
         self.say(conn, ToHub::Watch { id: 1 });

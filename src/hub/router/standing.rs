@@ -9,7 +9,7 @@ use super::{Id, PeerNo, Router, Timer};
 use crate::fence::label;
 use crate::wire::{Activity, Event, Kind, Note, OwedAsk, Path, PeerKind, State, What};
 
-/// See the module.
+/// Why an ask will probably not be answered, and what was done about it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Standing {
     pub note: Option<Note>,
@@ -23,10 +23,11 @@ pub(super) struct Standing {
 }
 
 impl Router {
-    /// A turn of a session ended. Returns the asks to remind its model of: those that it has seen and not answered, once
-    /// each. Asks of which it was reminded before are unanswered. `again`: a hook has made the turn go on before, so nothing is
-    /// reminded of, except where that hook may have been the waiter that brought the ask (`may_be_woken`: no reminder has made
-    /// this turn go on).
+    /// Handles the end of a turn. Returns the asks of which the hook reminds the session's model: those that the model has seen
+    /// and not answered, each once. An ask of which it was reminded before gets the note `unanswered`.
+    ///
+    /// `again`: a hook has prolonged this turn before, so every ask gets that note. The exception is an ask that came by the path
+    /// `hook` if no reminder has prolonged the turn (`may_be_woken`): the hook may be the waiter that brought the ask.
     pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool, may_be_woken: bool) -> Vec<OwedAsk> {
         let mut remind = Vec::new();
         for id in self.owed_and_seen(peers) {
@@ -86,7 +87,7 @@ impl Router {
         owed.into_iter().any(|ask| ask.standing.expects_turn)
     }
 
-    /// Handles that timer.
+    /// Handles the timer of [`expect_turn`](Self::expect_turn).
     pub(super) fn no_turn(&mut self, id: &Id) {
         let Some(ask) = self.asks.get_mut(id) else { return };
         ask.standing.expects_turn = false;
@@ -104,8 +105,8 @@ impl Router {
         }
     }
 
-    /// Reminds a session of an ask by a push of its own, once, if the end of a turn has not reminded it; by another path than
-    /// the question took, where there is one.
+    /// Reminds a session of an ask by a push, unless it was reminded before. The push takes another path than the question did, if
+    /// there is one.
     pub(super) fn nudge(&mut self, id: &Id) {
         let Some(ask) = self.asks.get_mut(id) else { return };
         if std::mem::replace(&mut ask.standing.reminded, true) {
@@ -125,7 +126,7 @@ impl Router {
         self.dispatch(no);
     }
 
-    /// These peers do something else: whoever waits for them at a shell is told.
+    /// Notifies the people and scripts that wait for an answer of these peers, whose activity has changed.
     pub(super) fn activity_changed(&mut self, peers: &[PeerNo]) {
         for id in peers.iter().flat_map(|no| self.peer(*no).owes.clone()).collect::<Vec<_>>() {
             let Some(ask) = self.asks.get(&id) else { continue };
@@ -136,7 +137,7 @@ impl Router {
         }
     }
 
-    /// What helps, if time alone does not.
+    /// The remedy, if more time does not help.
     pub(super) fn help(&self, ask: &Ask) -> Option<&'static str> {
         match ask.standing.note {
             Some(Note::Declined) => {

@@ -31,7 +31,7 @@ enum Outcome {
     Seen,
 }
 
-/// See the module. Its process is one of several in the life of a session.
+/// A client in one process. The process is one of several in the life of a session.
 #[derive(Debug, Default)]
 pub struct Client {
     pub process: u64,
@@ -115,6 +115,11 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Whether hooks of the session run. A client does not begin a turn before they have ended.
+    pub fn is_in_hooks(&self) -> bool {
+        self.hook.is_some() || !self.hooks_queued.is_empty()
+    }
+
     pub fn is_session(&self) -> bool {
         self.who.kind == PeerKind::Session
     }
@@ -270,6 +275,7 @@ impl World {
         let call = request.as_ref().filter(|r| !is_withdrawal(&r.message));
         for parcel in waiting {
             assert_eq!(parcel.path, Path::Tool);
+            self.note_end(i, &parcel);
             if call.is_none() {
                 let error = Some("no call".to_owned());
                 self.tell(i, ToHub::Pushed { push: parcel.push, error });
@@ -349,12 +355,17 @@ impl World {
         self.tell(i, ToHub::Pushed { push: push.to_owned(), error });
     }
 
-    /// The hub has the client push a text.
-    fn push(&mut self, i: usize, parcel: Parcel) {
-        assert!(self.client(i).registered, "pushed before it was registered");
+    /// A client that has been sent an end no longer takes the ask to be open.
+    fn note_end(&mut self, i: usize, parcel: &Parcel) {
         if matches!(parcel.kind, Kind::Reply | Kind::Failed | Kind::Summary) {
             self.client(i).open.remove(&parcel.ask_id);
         }
+    }
+
+    /// The hub has the client push a text.
+    fn push(&mut self, i: usize, parcel: Parcel) {
+        assert!(self.client(i).registered, "pushed before it was registered");
+        self.note_end(i, &parcel);
         if !self.remember(i, &parcel.push) {
             return self.report_again(i, parcel.push);
         }

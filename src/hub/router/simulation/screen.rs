@@ -27,8 +27,9 @@ impl World {
 
     /// The client accepts a text as a prompt, of which nothing comes.
     pub fn drop_prompt(&mut self, i: usize, parcel: &Parcel, is_told: bool) {
+        let is_in_hooks = self.peers[i].is_in_hooks();
         let Peer { conversation, hooks, modern, client, .. } = &mut self.peers[i];
-        if !*hooks || conversation.screen || conversation.busy && !*modern {
+        if !*hooks || is_in_hooks || conversation.screen || conversation.busy && !*modern {
             return;
         }
         conversation.turn += u64::from(!conversation.busy);

@@ -59,13 +59,13 @@ impl Conversation {
     }
 }
 
-/// A hook that fired, and until when its process tries.
+/// A hook that fired, and until when its process tries, once it runs: one after the other.
 pub struct Hook {
     event: HookEvent,
     met: Vec<String>,
     turn: Option<String>,
     ask_id: Option<String>,
-    until: Ms,
+    until: Option<Ms>,
 }
 
 /// A hook's process.
@@ -187,11 +187,10 @@ impl World {
     /// A hook fires. The client waits for one hook before it goes on to the next.
     pub fn fire(&mut self, i: usize, event: HookEvent, met: Vec<String>) {
         if self.peers[i].hooks {
-            let until = self.now + if event == HookEvent::Prompt { 40 } else { 1_000 };
             let Conversation { turn, asks, .. } = &self.peers[i].conversation;
             let (turn, nth) = (Some(format!("turn{turn}")), self.rng.below(asks.len() + 1));
             let ask_id = self.peers[i].conversation.asks.get(nth).cloned();
-            self.peers[i].hooks_queued.push_back(Hook { event, met, turn, ask_id, until });
+            self.peers[i].hooks_queued.push_back(Hook { event, met, turn, ask_id, until: None });
             self.next_hook(i);
         }
     }
@@ -200,7 +199,9 @@ impl World {
         if self.peers[i].hook.is_some() {
             return;
         }
-        let Some(hook) = self.peers[i].hooks_queued.pop_front() else { return };
+        let Some(mut hook) = self.peers[i].hooks_queued.pop_front() else { return };
+        let patience = if hook.event == HookEvent::Prompt { 40 } else { 1_000 };
+        hook.until.get_or_insert(self.now + patience);
         let conn = self.connect(Owner::Hook(i));
         let claude = self.peers[i].who.claude.clone().expect("a session has a process");
         if !hook.met.is_empty() {
@@ -298,7 +299,7 @@ impl World {
             Owner::Hook(i) => {
                 if let Some(RunningHook { hook, answered: false, .. }) =
                     self.peers[i].hook.take_if(|h| h.conn == conn)
-                    && self.now <= hook.until
+                    && hook.until.is_some_and(|until| self.now <= until)
                 {
                     self.peers[i].hooks_queued.push_front(hook);
                 }
@@ -315,6 +316,9 @@ impl World {
             return;
         }
         if !peer.conversation.busy {
+            if peer.is_in_hooks() {
+                return;
+            }
             peer.conversation.busy = true;
             peer.conversation.turn += 1;
             return self.fire(i, HookEvent::Prompt, Vec::new());

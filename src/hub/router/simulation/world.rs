@@ -106,7 +106,7 @@ pub struct World {
     pub limits: Limits,
     pub hub: Router,
     pub epoch: u64,
-    /// The file, byte for byte.
+    /// The content of the journal file.
     pub journal: Vec<u8>,
     pub links: BTreeMap<ConnId, Link>,
     pub next_conn: ConnId,
@@ -117,7 +117,7 @@ pub struct World {
     pub handed: HashSet<Key>,
     /// Texts that are in a conversation.
     pub got: HashMap<Key, u32>,
-    /// Texts that came with the word that they may have come already.
+    /// Texts that came with the remark that they may have come already.
     pub again: HashSet<Key>,
     /// Texts that the hub knows to be seen.
     pub seen: HashSet<Key>,
@@ -227,7 +227,7 @@ impl World {
         link.down.clear();
     }
 
-    /// Delivers one message of one connection, one way. False when nothing is on its way.
+    /// Delivers one message of one connection in one direction; `false` if nothing is on its way.
     pub fn deliver(&mut self) -> bool {
         let ready = |l: &Link| (usize::from(!l.up.is_empty()), usize::from(!l.down.is_empty() || l.shut));
         let total: usize = self.links.values().map(ready).map(|(up, down)| up + down).sum();
@@ -327,7 +327,7 @@ impl World {
         self.send(step.outputs);
     }
 
-    /// Sends what the hub says, after a check that it is so.
+    /// Sends the hub's outputs, each after a check against the truth.
     pub fn send(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             match output {
@@ -364,7 +364,7 @@ impl World {
         }
     }
 
-    /// Delivers everything, and lets everybody look at what it changed.
+    /// Delivers messages and lets each peer react, until nothing is on its way.
     pub fn settle(&mut self) {
         loop {
             self.drain();
@@ -378,7 +378,7 @@ impl World {
         }
     }
 
-    /// Lets time pass: nothing is so slow that it is on its way for longer than a moment.
+    /// Lets time pass. What is on its way arrives before the clock moves.
     pub fn wait_until(&mut self, at: Ms) {
         loop {
             for i in 0..self.peers.len() {

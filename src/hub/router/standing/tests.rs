@@ -171,6 +171,7 @@ fn where_another_hook_continues_the_turn_nothing_is_reminded_of() {
 fn the_end_of_a_turn_proves_only_what_began_it() {
     for (running, proves) in [(None, true), (Some("turn 1"), false)] {
         let mut case = Case::new(vec![Path::Inbox]);
+        case.hook(Start, None);
         if running.is_some() {
             case.hook(Prompt, running);
         }
