@@ -20,7 +20,7 @@ use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
 use crate::link::{Link, unreachable};
 use crate::process;
-use crate::wire::{Answer, Code, HookEvent, HookReport, OwedAsk, Receipts, ToHub, VERSION};
+use crate::wire::{Answer, Code, HookEvent, HookReport, MAX_LABEL, OwedAsk, Receipts, ToHub, VERSION};
 use transcript::Transcript;
 pub use transcript::pushes_in;
 
@@ -96,7 +96,8 @@ impl Input {
     pub fn answered_ask(&self) -> Option<String> {
         let is_reply = self.tool_name.as_ref().is_some_and(|name| name.ends_with("__relay_reply"));
         let arguments = self.tool_input.as_ref().filter(|_| is_reply)?;
-        serde_json::from_str::<ReplyArguments>(arguments.get()).ok()?.ask_id
+        let ask_id = serde_json::from_str::<ReplyArguments>(arguments.get()).ok()?.ask_id;
+        ask_id.filter(|id| id.len() <= MAX_LABEL) // no longer one names an ask, and the hub refuses it
     }
 }
 

@@ -42,16 +42,24 @@ pub fn completions(dir: &DataDir, args: &Args) -> Outcome {
 fn next_words(dir: &DataDir, line: &[String]) -> Vec<(String, &'static str)> {
     let commands = commands();
     let Some((name, rest)) = line.split_first() else {
-        return commands.iter().map(|command| (command.name.to_owned(), command.summary)).collect();
+        let names = commands.iter().map(|command| (command.name.to_owned(), command.summary));
+        return names.chain(options_of_all(["--help", "--version"])).collect();
     };
     let Some(command) = commands.into_iter().find(|command| command.name == name) else { return Vec::new() };
     let last = rest.last().and_then(|word| word.strip_prefix("--"));
     let needs_value = command.options.iter().find(|o| last == Some(o.name) && !o.value.is_empty());
     if let Some(option) = needs_value {
         return values(dir, option.value);
+    } else if last == Some("data-dir") {
+        return Vec::new(); // the shell completes the name of the directory
     }
     let options = command.options.iter().map(|option| (format!("--{}", option.name), option.summary));
-    options.chain(values(dir, command.arguments)).collect()
+    options.chain(options_of_all(["--data-dir", "--help"])).chain(values(dir, command.arguments)).collect()
+}
+
+/// Options that are not in the list of a command.
+fn options_of_all(names: [&str; 2]) -> impl Iterator<Item = (String, &'static str)> {
+    names.map(|name| (name.to_owned(), "see relay --help")).into_iter()
 }
 
 /// The values of an argument, if they are known. No hub is started.

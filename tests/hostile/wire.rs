@@ -246,6 +246,8 @@ fn field_lengths_are_limited() {
         (json!({"type": "wait", "claude": "1-2-3", "process": long}), "bad_msg"),
         (json!({"type": "hook", "claude": long, "event": "stop"}), "bad_msg"),
         (json!({"type": "hook", "claude": "", "event": "stop"}), "bad_msg"),
+        (json!({"type": "hook", "claude": "1-2-3", "event": "prompt", "turn": long}), "bad_msg"),
+        (json!({"type": "hook", "claude": "1-2-3", "event": "permission", "ask_id": long}), "bad_msg"),
         (
             json!({"type": "ask", "ask_id": "ask_00000001", "to": "ben", "text": "x", "timeout_ms": u64::MAX}),
             "bad_args",

@@ -131,11 +131,17 @@ fn completions_know_commands_options_and_peers() {
             .collect::<BTreeSet<String>>()
     };
     let commands = commands(&home);
-    assert_eq!(next(&[]), commands.iter().map(|(name, _)| name.clone()).collect());
+    let set = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<BTreeSet<_>>();
+    assert_eq!(
+        next(&[]),
+        &set(&["--help", "--version"]) | &commands.iter().map(|(name, _)| name.clone()).collect()
+    );
     for (command, options) in &commands {
-        assert!(next(&[command.as_str()]).is_superset(options), "{command}");
+        let expected = options | &set(&["--data-dir", "--help"]);
+        assert!(next(&[command.as_str()]).is_superset(&expected), "{command}");
     }
     assert_eq!(next(&["ask", "--timeout"]), BTreeSet::new());
+    assert_eq!(next(&["ask", "--data-dir"]), BTreeSet::new());
     assert_eq!(next(&["no-such-command"]), BTreeSet::new());
     home.program("relay", &format!("#!/bin/sh\nexec {} \"$@\"\n", relay_path()));
     for (shell, ask) in [

@@ -10,7 +10,8 @@ use super::limits::overloaded;
 use super::peer::Peer;
 use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::wire::{
-    Activity, Answer, Code, Fault, HookEvent, HookReport, OwedAsk, Path, PeerKind, ToClient, refused,
+    Activity, Answer, Code, Fault, HookEvent, HookReport, MAX_LABEL, OwedAsk, Path, PeerKind, ToClient,
+    refused,
 };
 
 /// The limit of processes without a peer.
@@ -74,6 +75,10 @@ impl Session {
 impl Router {
     pub(super) fn hook(&mut self, hook: &HookReport) -> Reply {
         let (now, event, claude) = (self.now, hook.event, hook.claude.as_str());
+        // They are kept, for as many processes as there may be.
+        if [&hook.turn, &hook.ask_id].into_iter().flatten().any(|id| id.len() > MAX_LABEL) {
+            return refused(Code::BadMsg, "`turn` or `ask_id` is too long");
+        }
         let session = self.session(claude)?;
         session.hooked = true;
         session.last_hook = Some(now);
