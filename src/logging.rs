@@ -37,7 +37,8 @@ const STDERR_BACKLOG: usize = 256;
 /// How long [`Log::flush`] waits for a slow reader of stderr.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
-const TIMESTAMP: &[FormatItem] =
+/// A time in UTC with milliseconds, as RFC 3339 and JavaScript write it.
+pub const TIMESTAMP: &[FormatItem] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 const TIME: &[FormatItem] = format_description!("[hour]:[minute]:[second]");
 const FILE_NAME: &[FormatItem] = format_description!("relay-[year]-[month]-[day].log");

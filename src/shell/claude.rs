@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::datadir::config_dir;
 use crate::fence::clean;
+use crate::logging::TIMESTAMP;
 use crate::process;
 use crate::repository::read_limited;
 
@@ -75,10 +75,10 @@ pub struct SessionFile {
 }
 
 impl SessionFile {
-    /// Whether the session started before a time in the format of RFC 3339, in UTC.
+    /// Whether the session started before a UTC time in the format of JavaScript's `toISOString`.
     pub fn started_before(&self, time: &str) -> bool {
-        let started = OffsetDateTime::from_unix_timestamp((self.started_ms / 1000) as i64).ok();
-        started.and_then(|at| at.format(&Rfc3339).ok()).is_some_and(|at| at.as_str() < time)
+        let started = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.started_ms) * 1_000_000).ok();
+        started.and_then(|at| at.format(TIMESTAMP).ok()).is_some_and(|at| at.as_str() < time)
     }
 }
 
@@ -234,5 +234,18 @@ pub fn abbreviate_home(path: &str) -> String {
     match path.strip_prefix(&home) {
         Some(rest) if !home.is_empty() && (rest.is_empty() || rest.starts_with('/')) => format!("~{rest}"),
         _ => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_started_first_is_known_within_a_second() {
+        let session: SessionFile =
+            serde_json::from_str(r#"{"pid": 1, "startedAt": 1795784744120}"#).expect("a session");
+        let at = |ms: &str| session.started_before(&format!("2026-11-27T13:05:44.{ms}Z"));
+        assert_eq!(["121", "293", "120", "119"].map(at), [true, true, false, false]);
     }
 }

@@ -40,7 +40,7 @@ impl Router {
             to: tombstone.to.clone(),
             code: tombstone.code.filter(|_| !tombstone.withdrawn),
             withdrawn: tombstone.withdrawn,
-            ended_s: (self.now - at) / 1000,
+            ended_s: self.now.saturating_sub(at) / 1000,
         });
         AskList { open: self.open_asks(|_| true), ended: ended.collect() }
     }
@@ -54,7 +54,7 @@ impl Router {
             to: self.name(ask.target),
             state: ask.progress.state,
             note: ask.standing.note,
-            age_s: (self.now - ask.asked_at) / 1000,
+            age_s: self.now.saturating_sub(ask.asked_at) / 1000,
             left_s: ask.deadline.saturating_sub(self.now) / 1000,
             thread: ask.thread.clone(),
             detail: self.describe(ask),
@@ -75,8 +75,8 @@ impl Router {
             activity: self.session_of(no).activity,
             push: self.best_path(no),
             confirmed: !peer.proven.is_empty(),
-            confirmed_s: peer.confirmed_at.map(|at| (self.now - at) / 1000),
-            connected_s: (self.now - peer.since) / 1000,
+            confirmed_s: peer.confirmed_at.map(|at| self.now.saturating_sub(at) / 1000),
+            connected_s: self.now.saturating_sub(peer.since) / 1000,
             other_channels: same.map(|no| self.peer(no).who.name.clone()).collect(),
         }
     }
@@ -100,7 +100,7 @@ impl Router {
 
     /// The state of an ask, for people.
     pub(super) fn describe(&self, ask: &Ask) -> String {
-        self.state_words(ask, &format!(" {} ago", span((self.now - ask.progress.since) / 1000)))
+        self.state_words(ask, &format!(" {} ago", span(self.now.saturating_sub(ask.progress.since) / 1000)))
     }
 
     /// The same, with `ago` for the age of the state; shorter if that is empty, for a status line.
@@ -171,7 +171,7 @@ impl Router {
     /// The failure text for the asker.
     pub(super) fn failure(&self, ask: &Ask, code: Code) -> String {
         let name = &self.peer(ask.target).who.name;
-        let (asked, state) = (span((self.now - ask.asked_at) / 1000), ask.progress.state.name());
+        let (asked, state) = (span(self.now.saturating_sub(ask.asked_at) / 1000), ask.progress.state.name());
         // A script exits at the timeout.
         let then = match self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target) {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",

@@ -41,7 +41,7 @@ impl Router {
                 continue;
             }
             ask.standing.reminded = true;
-            let (asker, age_s) = (ask.asker, (self.now - ask.asked_at) / 1000);
+            let (asker, age_s) = (ask.asker, self.now.saturating_sub(ask.asked_at) / 1000);
             remind.push(OwedAsk { ask_id: id.to_string(), from: self.name(asker), age_s });
         }
         remind
