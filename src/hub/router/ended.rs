@@ -1,7 +1,6 @@
 //! Tombstones of asks that have ended.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,18 +45,21 @@ pub(super) struct Tombstone {
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct EndedAsks {
     by_id: BTreeMap<Id, (Ms, Tombstone)>,
+    order: BTreeSet<(Ms, Id)>,
 }
 
 impl EndedAsks {
-    /// Inserts a tombstone, and removes those that are too old.
+    /// Inserts a tombstone, and removes those that are too many or too old.
     pub fn insert(&mut self, now: Ms, id: Id, tombstone: Tombstone) {
-        self.by_id.retain(|_, (at, _)| now.saturating_sub(*at) <= KEEP);
-        if self.by_id.len() >= MAX
-            && let Some((oldest, _)) = self.by_id.iter().min_by_key(|(_, (at, _))| *at)
-        {
-            self.by_id.remove(&oldest.clone());
-        }
+        self.forget(&id);
+        self.order.insert((now, id.clone()));
         self.by_id.insert(id, (now, tombstone));
+        while let Some((at, oldest)) = self.order.first().cloned()
+            && (self.order.len() > MAX || now.saturating_sub(at) > KEEP)
+        {
+            self.forget(&oldest);
+            self.order.remove(&(at, oldest)); // also if an edited journal has no such tombstone
+        }
     }
 
     pub fn get(&self, id: &str) -> Option<&Tombstone> {
@@ -70,7 +72,9 @@ impl EndedAsks {
 
     /// Forgets an ask, as if it had never been.
     pub fn forget(&mut self, id: &str) {
-        self.by_id.remove(id);
+        if let Some((id, (at, _))) = self.by_id.remove_entry(id) {
+            self.order.remove(&(at, id));
+        }
     }
 
     /// Returns, and clears, the asks of `identity` whose end it has not received: their ids and targets.
@@ -88,10 +92,7 @@ impl EndedAsks {
 
     /// The tombstones with the time of their end, newest first.
     pub fn latest(&self) -> impl Iterator<Item = (&Id, Ms, &Tombstone)> {
-        let mut latest: Vec<_> =
-            self.by_id.iter().map(|(id, (at, tombstone))| (id, *at, tombstone)).collect();
-        latest.sort_by_key(|(_, at, _)| Reverse(*at));
-        latest.into_iter()
+        self.order.iter().rev().filter_map(|(at, id)| Some((id, *at, self.get(id)?)))
     }
 }
 
