@@ -267,12 +267,11 @@ fn ask_with<S: Prompted>(stage: &Stage, bob: &mut Actor<'_, S>, path: &str, some
             let block = block(&request, &id).expect("just seen");
             check_header(&block, "ask", "eve");
             check_quote(nasty, *n, &block);
-            assert!(
-                block.after.starts_with(&format!("Answer with the relay_reply tool and ask_id \"{id}\"")),
-                "{}: {:?}",
-                nasty.what,
-                block.after
-            );
+            // On a loaded machine the first push may be given up.
+            let again = format!("This may have come already: act on {id} once. ");
+            let advice = block.after.strip_prefix(&again).unwrap_or(&block.after);
+            let expected = format!("Answer with the relay_reply tool and ask_id \"{id}\"");
+            assert!(advice.starts_with(&expected), "{}: {:?}", nasty.what, block.after);
             watch.wait_for_ask(&id, "seen", path);
         }
     }
