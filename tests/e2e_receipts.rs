@@ -130,8 +130,7 @@ fn never_in_a_prompt<S: Prompted>(
     bob.peers();
     alice.wait_for_state(&never, "seen");
     let course = watch.course("ask", &never);
-    let after = course.iter().skip_while(|step| *step != "queued").map(String::as_str);
-    assert_eq!(after.collect::<Vec<_>>(), ["queued", "pushed by tool", "seen by tool"], "{course:?}");
+    assert!(course.ends_with(&["queued", "pushed by tool", "seen by tool"].map(str::to_owned)), "{course:?}");
     never
 }
 
