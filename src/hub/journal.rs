@@ -203,7 +203,10 @@ impl Journal {
     /// Steps the router and records the input if it may have changed the state. Nothing is written before
     /// [`append`](Self::append).
     pub fn step(&mut self, router: &mut Router, now: Ms, input: Input) -> Step {
-        step(router, now, input, &mut self.batch)
+        match self.file {
+            Some(_) => step(router, now, input, &mut self.batch),
+            None => router.step(now, input),
+        }
     }
 
     /// Writes the records of this batch; to be called before any of its outputs is sent.
