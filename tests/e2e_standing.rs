@@ -142,6 +142,18 @@ fn an_answer_that_the_user_refuses_at_the_dialog() {
     }
 }
 
+/// alice asks bob, whose model's server is overloaded, and is told that the turn failed. Returns both, and the ask's id.
+fn ask_an_overloaded_session(stage: &Stage) -> (Actor<'_, Session>, Actor<'_, Session>, String) {
+    let bob = stage.launch("bob").env("CLAUDE_CODE_MAX_RETRIES", "1").piped();
+    let (mut alice, mut bob) = (stage.piped("alice"), stage.act(bob, "bob"));
+    alice.meet("bob");
+    bob.settle();
+    stage.overload("bob", true);
+    let id = alice.ask("bob", "Q-overloaded?");
+    wait_for_notice(stage, &id, "turn failed");
+    (alice, bob, id)
+}
+
 /// The model's server is overloaded when the question's turn begins.
 #[test]
 fn a_turn_that_fails() {
@@ -149,13 +161,7 @@ fn a_turn_that_fails() {
         let Some(claude) = client::claude(version) else { return };
         let mut stage = Stage::new(&claude);
         stage.env("RELAY_NUDGE_S", "3");
-        let bob = stage.launch("bob").env("CLAUDE_CODE_MAX_RETRIES", "1").piped();
-        let (mut alice, mut bob) = (stage.piped("alice"), stage.act(bob, "bob"));
-        alice.meet("bob");
-        bob.settle();
-        stage.overload("bob", true);
-        let id = alice.ask("bob", "Q-overloaded?");
-        wait_for_notice(&stage, &id, "turn failed");
+        let (mut alice, mut bob, id) = ask_an_overloaded_session(&stage);
         let line = ask_line(&alice.peers(), &id);
         assert_eq!((&line["state"], &line["note"]), (&json!("seen"), &json!("turn_failed")), "{line}");
         stage.overload("bob", false);
@@ -175,13 +181,7 @@ fn a_turn_that_fails_before_another_one() {
     for version in VERSIONS {
         let Some(claude) = client::claude(version) else { return };
         let stage = Stage::new(&claude);
-        let bob = stage.launch("bob").env("CLAUDE_CODE_MAX_RETRIES", "1").piped();
-        let (mut alice, mut bob) = (stage.piped("alice"), stage.act(bob, "bob"));
-        alice.meet("bob");
-        bob.settle();
-        stage.overload("bob", true);
-        let id = alice.ask("bob", "Q-overloaded?");
-        wait_for_notice(&stage, &id, "turn failed");
+        let (mut alice, mut bob, _) = ask_an_overloaded_session(&stage);
         stage.when_reminded("bob", REMINDER, "A-reminded");
         stage.overload("bob", false);
         bob.session.prompt("something else");
