@@ -197,7 +197,7 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
     }
     // A disk or a quota that is full shows only so. The name is one that does not count as content of the directory.
     let probe = dir.path().join(".probe-doctor");
-    match replace(&probe, &[0; PROBE], 0o600).and_then(|()| fs::remove_file(probe)) {
+    match replace(&probe, &vec![0; PROBE], 0o600).and_then(|()| fs::remove_file(probe)) {
         Err(e) => {
             let detail = format!("cannot write {} KiB to {path}: {e}", PROBE >> 10);
             report.error("directory", detail, &format!("free some space, or {choose}"));
