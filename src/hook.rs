@@ -132,7 +132,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     if let Some(path) = input.transcript_path.filter(|_| unconfirmed > 0) {
-        Transcript::end(path, most).report(&link.sender, true);
+        Transcript::end(path, most).report(&link.sender);
     }
     if !remind.is_empty() {
         let output =

@@ -257,8 +257,6 @@ pub struct Receipts {
     pub prompted: Vec<String>,
     /// Refused by another hook: the model does not get the text.
     pub refused: Vec<String>,
-    /// Whether a hook has just searched the transcript: it holds no other push.
-    pub searched: bool,
 }
 
 impl Receipts {

@@ -6,7 +6,7 @@ use super::peer::Peer;
 use super::session::WAITER_OVERHEAD;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Role, Router, Starter, Timer};
 use crate::wire::{
-    Activity, Answer, Code, Event, Fault, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault,
+    Answer, Code, Event, Fault, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault,
 };
 
 /// The limit of text in one answer for the path `tool`, in bytes. A channel hands over what fits its client's limit for
@@ -76,8 +76,8 @@ pub(super) enum Stage {
     /// Made by the pushing process.
     Handed(Ms),
     /// The outcome is unknown because the pushing process is gone. The push counts as handed over; without a receipt it is
-    /// repeated, and its path is not marked as dead. `rests`: how often a hook has found the session idle since.
-    InDoubt { since: Ms, rests: u32 },
+    /// repeated, and its path is not marked as dead.
+    InDoubt(Ms),
     /// In the client's queue; it will be delivered.
     Queued,
     /// The client has made it a prompt; another hook may still refuse it.
@@ -271,10 +271,7 @@ impl Router {
     pub(super) fn put_in_doubt(&mut self, no: DeliveryNo) {
         let now = self.now;
         let Some(to) = self.deliveries.get(&no).map(|delivery| delivery.to) else { return };
-        let is_idle = self.session_of(to).activity == Activity::Idle;
-        if let Some(attempt) = self.last_attempt_mut(no) {
-            attempt.stage = Stage::InDoubt { since: now, rests: is_idle.into() };
-        }
+        self.last_attempt_mut(no).into_iter().for_each(|attempt| attempt.stage = Stage::InDoubt(now));
         if self.sends_receipts(to) {
             self.arm(now + self.limits.confirm, Timer::Confirm(no));
         } else {
@@ -347,7 +344,7 @@ impl Router {
     /// Removes a delivery whose target has left.
     pub(super) fn undeliverable(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
-        let handed = |a: &Attempt| !matches!(a.stage, Stage::Sent | Stage::InDoubt { .. } | Stage::Failed);
+        let handed = |a: &Attempt| !matches!(a.stage, Stage::Sent | Stage::InDoubt(_) | Stage::Failed);
         let lost = !delivery.attempts.iter().any(handed);
         if !matches!(delivery.parcel.kind, Kind::Ask | Kind::Notice | Kind::Consent)
             && let Some(tombstone) = self.ended.get_mut(&delivery.parcel.ask_id)

@@ -49,7 +49,7 @@ impl Router {
     /// Handles receipts from a hook, a waiter or a peer.
     pub(super) fn take_receipts(&mut self, conn: ConnId, mut receipts: Receipts) {
         receipts.keep_newest();
-        let Receipts { claude, seen, in_tool_result, queued, prompted, refused, searched } = &receipts;
+        let Receipts { claude, seen, in_tool_result, queued, prompted, refused } = &receipts;
         let claude = claude.as_deref();
         let proofs =
             seen.iter().map(|push| (push, false)).chain(in_tool_result.iter().map(|push| (push, true)));
@@ -63,20 +63,6 @@ impl Router {
         let prompted_now = Stage::Prompted(self.now);
         for (pushes, stage) in [(queued, Stage::Queued), (prompted, prompted_now), (refused, Stage::Failed)] {
             pushes.iter().for_each(|push| self.reached(conn, claude, push, stage));
-        }
-        if let Some(claude) = claude.filter(|_| *searched) {
-            self.searched(claude);
-        }
-    }
-
-    /// Repeats the pushes in doubt that a hook has not found in the transcript. The session has been idle twice since: a
-    /// client that has such a text takes it up when it is idle for the first time. Without that many turns, see
-    /// [`unconfirmed`](Self::unconfirmed).
-    fn searched(&mut self, claude: &str) {
-        let is_lost = |a: &Attempt| matches!(a.stage, Stage::InDoubt { rests: 2.., .. });
-        for no in self.pushes_to(&self.peers_of(claude), is_lost) {
-            self.forget_attempt(no);
-            self.push_again(no);
         }
     }
 
@@ -187,7 +173,7 @@ impl Router {
         let (path, sent) = (attempt.path, attempt.sent);
         let (at, in_doubt, prompted) = match attempt.stage {
             Stage::Handed(at) => (at, false, false),
-            Stage::InDoubt { since, .. } => (since, true, false),
+            Stage::InDoubt(since) => (since, true, false),
             Stage::Prompted(at) => (at, false, true),
             Stage::Sent | Stage::Queued | Stage::Failed => return,
         };

@@ -136,7 +136,7 @@ impl Router {
         }
         let target = self.peer(ask.target);
         let why = match ask.delivery.and_then(|no| self.last_attempt(no)) {
-            Some(last) if matches!(last.stage, Stage::InDoubt { .. }) => {
+            Some(last) if matches!(last.stage, Stage::InDoubt(_)) => {
                 "the process that pushed it is gone; it is pushed again unless a receipt arrives"
             }
             Some(last) if last.stage == Stage::Sent => {

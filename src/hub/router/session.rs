@@ -162,11 +162,6 @@ impl Router {
         let unconfirmed = self.pushes_to(peers, |attempt| attempt.path != Path::Form);
         for no in &unconfirmed {
             self.arm(self.now + self.limits.confirm, Timer::Confirm(*no));
-            let is_idle =
-                self.deliveries.get(no).is_some_and(|d| self.session_of(d.to).activity == Activity::Idle);
-            if let Some(Stage::InDoubt { rests, .. }) = self.last_attempt_mut(*no).map(|a| &mut a.stage) {
-                *rests += u32::from(is_idle);
-            }
         }
         unconfirmed.len()
     }
@@ -206,7 +201,7 @@ impl Router {
     /// not in doubt.
     fn clear_doubt(&mut self, peers: &[PeerNo], process: &str) {
         let is_unreported = |a: &Attempt| {
-            a.waiter.as_deref() == Some(process) && matches!(a.stage, Stage::Sent | Stage::InDoubt { .. })
+            a.waiter.as_deref() == Some(process) && matches!(a.stage, Stage::Sent | Stage::InDoubt(_))
         };
         self.pushes_to(peers, is_unreported).into_iter().for_each(|no| self.forget_attempt(no));
     }

@@ -224,8 +224,7 @@ impl World {
         }
         if let Answer::Hooked { unconfirmed: 1.., .. } = answer {
             let tail = peer.conversation.transcript.len().saturating_sub(200);
-            let mut receipts = peer.conversation.receipts(peer.who.claude.clone(), tail);
-            receipts.searched = tail == 0;
+            let receipts = peer.conversation.receipts(peer.who.claude.clone(), tail);
             self.say(conn, ToHub::Seen(receipts));
         }
         self.hang_up(conn, false);
