@@ -5,9 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::peer::Peer;
 use super::session::WAITER_OVERHEAD;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Role, Router, Starter, Timer};
-use crate::wire::{
-    Answer, Code, Event, Fault, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault,
-};
+use crate::wire::{Answer, Code, Event, Fault, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault};
 
 /// The limit of text in one answer for the path `tool`, in bytes. A channel hands over what fits its client's limit for
 /// a tool result, and returns the rest.

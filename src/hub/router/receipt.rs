@@ -2,8 +2,8 @@
 //! unconfirmed. A path whose push failed or was not confirmed in time is marked as dead here.
 
 use super::delivery::{Attempt, Stage};
-use super::{ConnId, DeliveryNo, Id, PeerNo, Role, Router, Timer};
-use crate::wire::{Activity, Event, Kind, Path, Receipts, State, What};
+use super::{ConnId, DeliveryNo, PeerNo, Role, Router, Timer};
+use crate::wire::{Activity, Event, Path, Receipts, State, What};
 
 impl Router {
     /// Handles `pushed`: the outcome of a push.
@@ -147,7 +147,6 @@ impl Router {
     pub(super) fn confirm(&mut self, no: DeliveryNo, path: Path) {
         let Some(delivery) = self.deliveries.get(&no).filter(|d| !d.is_form()) else { return };
         let (to, now) = (delivery.to, self.now);
-        let question = (delivery.parcel.kind == Kind::Ask).then(|| Id::from(delivery.parcel.ask_id.as_str()));
         let peer = self.peer_mut(to);
         peer.confirmed_at = Some(now);
         peer.dead.retain(|p| *p != path);
@@ -156,9 +155,7 @@ impl Router {
         }
         self.progress(no, State::Seen, Some(path));
         self.remove_delivery(no);
-        if let Some(id) = question {
-            self.expect_turn(&id);
-        }
+        self.expect_turn(&[to]);
         self.dismiss_idle_waiter(to);
     }
 

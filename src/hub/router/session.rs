@@ -35,9 +35,6 @@ pub(super) struct Session {
     /// The turn that the last prompt was for.
     #[serde(default)]
     turn: Option<String>,
-    /// The turn whose end last brought a reminder.
-    #[serde(default)]
-    reminded_in: Option<String>,
     /// Whether a hook has ever reported: only then are receipts possible.
     pub hooked: bool,
     /// When a turn last began or ended, by a hook or waiter. Exact, since Claude Code waits for these hooks.
@@ -135,16 +132,7 @@ impl Router {
             }
             HookEvent::Stop | HookEvent::StopAgain => {
                 turn.iter().for_each(|turn| self.confirm_turn(peers, turn));
-                let again = *event == HookEvent::StopAgain;
-                let Some(session) = self.sessions.get(&hook.claude) else { return Vec::new() };
-                let is_woken = turn.is_some() && session.reminded_in != *turn;
-                let remind = self.turn_ended(peers, again, is_woken);
-                if !remind.is_empty()
-                    && let Some(session) = self.sessions.get_mut(&hook.claude)
-                {
-                    session.reminded_in.clone_from(turn);
-                }
-                return remind;
+                return self.turn_ended(peers, *event == HookEvent::StopAgain);
             }
             HookEvent::Failed => self.turn_failed(peers, reason.as_deref()),
             HookEvent::Denied => {
@@ -240,7 +228,9 @@ impl Router {
     fn needs_waiter(&self, no: PeerNo) -> bool {
         let (peer, best) = (self.peer(no), self.best_path(no));
         let is_next = best.is_none_or(|p| p == Path::Hook || !peer.proven.contains(&p));
-        peer.who.paths.contains(&Path::Hook) && is_next || !peer.inbox.is_empty() || self.expects_turn(no)
+        peer.who.paths.contains(&Path::Hook) && is_next
+            || !peer.inbox.is_empty()
+            || peer.owes.iter().any(|id| self.expects_turn(id))
     }
 
     /// Dismisses the waiter of a session that does not need it.
@@ -279,7 +269,7 @@ impl Router {
             self.declined(&peers, &ask_id, "its user refused it at the permission dialog");
         }
         if activity == Activity::Idle && before != Activity::Idle {
-            self.turn_vanished(&peers);
+            self.expect_turn(&peers);
         }
     }
 

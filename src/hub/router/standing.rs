@@ -17,9 +17,6 @@ pub(super) struct Standing {
     pub reason: Option<String>,
     /// Whether the model was reminded, at the end of a turn or by a push: once is enough.
     reminded: bool,
-    /// Whether an idle session has just seen the question and should begin a turn.
-    #[serde(default)]
-    expects_turn: bool,
 }
 
 impl Router {
@@ -27,16 +24,15 @@ impl Router {
     /// and not answered, each once. An ask of which it was reminded before gets the note `unanswered`.
     ///
     /// `again`: a hook has prolonged this turn before, so every ask gets that note. The exception is an ask that came by the path
-    /// `hook` if no reminder has prolonged the turn (`may_be_woken`): the hook may be the waiter that brought the ask.
-    pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool, may_be_woken: bool) -> Vec<OwedAsk> {
+    /// `hook`: that hook may be the waiter that brought it.
+    pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool) -> Vec<OwedAsk> {
         let mut remind = Vec::new();
         for id in self.owed_and_seen(peers) {
             let Some(ask) = self.asks.get_mut(&id) else { continue };
-            let is_woken = may_be_woken && ask.progress.path == Some(Path::Hook);
             if ask.standing.note == Some(Note::Declined) {
                 continue;
             }
-            if again && !is_woken || ask.standing.reminded {
+            if ask.standing.reminded || again && ask.progress.path != Some(Path::Hook) {
                 self.set_note(&id, Note::Unanswered, None);
                 continue;
             }
@@ -55,13 +51,6 @@ impl Router {
         }
     }
 
-    /// Handles a turn that ended without a hook: it was interrupted, or the hook is late.
-    pub(super) fn turn_vanished(&mut self, peers: &[PeerNo]) {
-        for id in self.owed_and_seen(peers) {
-            self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id));
-        }
-    }
-
     /// Handles a refused answer, by the client's classifier or its user. The model that wanted to answer has the question,
     /// whether or not a receipt for it has arrived yet.
     pub(super) fn declined(&mut self, peers: &[PeerNo], ask_id: &str, reason: &str) {
@@ -72,32 +61,31 @@ impl Router {
         }
     }
 
-    /// Starts the timer for an idle session to begin a turn for a question.
-    pub(super) fn expect_turn(&mut self, id: &Id) {
-        let Some(ask) = self.asks.get(id) else { return };
-        if self.session_of(ask.target).activity == Activity::Idle {
-            self.asks.get_mut(id).into_iter().for_each(|ask| ask.standing.expects_turn = true);
-            self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id.clone()));
+    /// Starts the timer for a session that is idle, and has seen these questions, to begin a turn for them. Its last turn may
+    /// have ended without a hook: it was interrupted, or the hook is late.
+    pub(super) fn expect_turn(&mut self, peers: &[PeerNo]) {
+        for id in self.owed_and_seen(peers).into_iter().filter(|id| self.expects_turn(id)).collect::<Vec<_>>()
+        {
+            self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id));
         }
     }
 
-    /// Whether a session may have to be reminded soon, preferably by another path than that of the question.
-    pub(super) fn expects_turn(&self, no: PeerNo) -> bool {
-        let owed = self.peer(no).owes.iter().filter_map(|id| self.asks.get(id));
-        owed.into_iter().any(|ask| ask.standing.expects_turn)
+    /// Whether an idle session has seen a question and begun no turn since. It may have to be reminded soon, preferably by another
+    /// path than that of the question.
+    pub(super) fn expects_turn(&self, id: &Id) -> bool {
+        self.asks.get(id).is_some_and(|Ask { target, standing, progress, .. }| {
+            let is_idle = self.session_of(*target).activity == Activity::Idle;
+            is_idle && progress.state == State::Seen && standing.note.is_none() && !standing.reminded
+        })
     }
 
     /// Handles the timer of [`expect_turn`](Self::expect_turn).
     pub(super) fn no_turn(&mut self, id: &Id) {
-        let Some(ask) = self.asks.get_mut(id) else { return };
-        ask.standing.expects_turn = false;
         let Some(ask) = self.asks.get(id) else { return };
-        let (target, session) = (ask.target, self.session_of(ask.target));
-        let is_known = ask.standing.note.is_some() || ask.standing.reminded;
-        if session.activity != Activity::Idle || ask.progress.state != State::Seen || is_known {
-            return self.dismiss_idle_waiter(target);
+        if !self.expects_turn(id) {
+            return self.dismiss_idle_waiter(ask.target);
         }
-        if session.idle_since <= ask.progress.since {
+        if self.session_of(ask.target).idle_since <= ask.progress.since {
             self.set_note(id, Note::NoTurn, None);
             self.nudge(id);
         } else {
