@@ -36,7 +36,7 @@ pub enum Event {
     },
     /// The hub refused the registration.
     Refused(Fault),
-    /// A request has ended. Texts that came with the answer were [`Push`](Self::Push) before.
+    /// A request has ended. Texts for the result of a tool call were [`Push`](Self::Push) before.
     Ended {
         id: u64,
         request: ToHub,
@@ -199,16 +199,16 @@ impl Client {
 
     fn received(&mut self, message: ToClient) -> Vec<Event> {
         match message {
-            ToClient::Ok { id: REGISTER, answer: Answer::Registered { name, open }, .. } => {
+            ToClient::Ok { id: REGISTER, answer: Answer::Registered { name, open } } => {
                 self.registered_again(name, &open)
             }
-            ToClient::Error { id: None | Some(REGISTER), code, message, .. } => {
+            ToClient::Error { id: None | Some(REGISTER), code, message } => {
                 self.away = Fault { code, message };
                 vec![Event::Refused(self.away.clone())]
             }
-            ToClient::Ok { id, answer, waiting } => self.answered(id, Ok(answer), waiting),
-            ToClient::Error { id: Some(id), code, message, waiting } => {
-                self.answered(id, Err(Fault { code, message }), waiting)
+            ToClient::Ok { id, answer } => self.answered(id, Ok(answer)).into_iter().collect(),
+            ToClient::Error { id: Some(id), code, message } => {
+                self.answered(id, Err(Fault { code, message })).into_iter().collect()
             }
             ToClient::Push(parcel) => self.push(parcel).into_iter().collect(),
             ToClient::State { ref ask_id, state, path, .. } => {
@@ -268,9 +268,8 @@ impl Client {
         Some(Event::Push(parcel))
     }
 
-    fn answered(&mut self, id: u64, result: Result<Answer, Fault>, waiting: Vec<Parcel>) -> Vec<Event> {
-        let mut events: Vec<Event> = waiting.into_iter().filter_map(|parcel| self.push(parcel)).collect();
-        let Some(Request { message: request, .. }) = self.requests.remove(&id) else { return events };
+    fn answered(&mut self, id: u64, result: Result<Answer, Fault>) -> Option<Event> {
+        let Request { message: request, .. } = self.requests.remove(&id)?;
         match &result {
             Ok(Answer::Asked { ask_id, to, state, .. }) if *state < State::Replied => {
                 self.open.insert(ask_id.clone(), to.clone());
@@ -286,8 +285,7 @@ impl Client {
             }
             _ => {}
         }
-        events.push(Event::Ended { id, request, result });
-        events
+        Some(Event::Ended { id, request, result })
     }
 
     /// The time at which [`expire`](Self::expire) has to be called.

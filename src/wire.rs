@@ -189,28 +189,16 @@ pub enum ToClient {
         epoch: String,
     },
     /// A request succeeded.
-    Ok {
-        id: u64,
-        answer: Answer,
-        /// Texts that no path could deliver; they are handed over with this answer (path `tool`).
-        #[serde(default)]
-        waiting: Vec<Parcel>,
-    },
+    Ok { id: u64, answer: Answer },
     /// A request failed, or (without `id`) the hub is about to close the connection.
-    Error {
-        id: Option<u64>,
-        code: Code,
-        message: String,
-        /// As in `ok`.
-        #[serde(default)]
-        waiting: Vec<Parcel>,
-    },
+    Error { id: Option<u64>, code: Code, message: String },
     /// The waiter is not needed; the hub closes the connection.
     Dismissed,
     /// A linked hub has taken the socket over, and this hub exits: the client reconnects, to the hub with this epoch. Its
     /// open asks end there, as after any change of the epoch.
     Farewell { epoch: String },
-    /// Push this to the session by the path that it names, then send `pushed`.
+    /// Push this to the session by the path that it names, then send `pushed`. With the path `tool` it precedes the answer to a
+    /// request: the result of a tool call is to carry it.
     Push(Parcel),
     /// The state of an ask or broadcast of this peer. Its end is also delivered as a push, except for the failures
     /// within a broadcast, which its summary reports. When that push was made, the state comes again, with its path.
@@ -237,7 +225,7 @@ pub enum ToClient {
 impl ToClient {
     /// The answer to a request that failed, or the last message before the hub closes a connection.
     pub fn error(id: Option<u64>, Fault { code, message }: Fault) -> ToClient {
-        ToClient::Error { id, code, message, waiting: Vec::new() }
+        ToClient::Error { id, code, message }
     }
 }
 

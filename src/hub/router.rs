@@ -371,12 +371,9 @@ impl Router {
     }
 
     fn answer(&mut self, conn: ConnId, id: u64, reply: Result<Answer, Fault>) {
-        let waiting = self.take_waiting(conn);
-        let message = match reply {
-            Ok(answer) => ToClient::Ok { id, answer, waiting },
-            Err(Fault { code, message }) => ToClient::Error { id: Some(id), code, message, waiting },
-        };
-        self.send(conn, message);
+        self.dispatch_by_tool(conn);
+        let refusal = |fault| ToClient::error(Some(id), fault);
+        self.send(conn, reply.map_or_else(refusal, |answer| ToClient::Ok { id, answer }));
     }
 
     /// The peer that this connection registered.

@@ -7,9 +7,9 @@ use super::session::WAITER_OVERHEAD;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Role, Router, Starter, Timer};
 use crate::wire::{Answer, Code, Event, Fault, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault};
 
-/// The limit of text in one answer for the path `tool`, in bytes. A channel hands over what fits its client's limit for
-/// a tool result, and returns the rest.
-const MAX_WAITING: usize = 480_000;
+/// How much text goes with one answer by the path `tool`, in bytes, before the last one. A channel hands over what fits its
+/// client's limit for a tool result, and returns the rest.
+const MAX_BY_TOOL: usize = 480_000;
 
 /// How long the answer to `ask` and `reply` waits for the text to be handed over, in milliseconds.
 const HANDOVER: Ms = 500;
@@ -92,11 +92,6 @@ impl Peer {
 }
 
 impl Delivery {
-    /// The push that may still arrive.
-    fn current(&self) -> Option<&Attempt> {
-        self.attempts.last().filter(|a| a.stage != Stage::Failed)
-    }
-
     /// Whether it is for the person in front of the session.
     pub fn is_form(&self) -> bool {
         self.parcel.path == Path::Form
@@ -104,7 +99,7 @@ impl Delivery {
 
     /// Whether a push of it may still arrive, or, for a form, be open.
     pub fn is_under_way(&self) -> bool {
-        self.current().is_some()
+        self.attempts.last().is_some_and(|a| a.stage != Stage::Failed)
     }
 }
 
@@ -139,14 +134,11 @@ impl Router {
     /// Starts the next attempt of a delivery that has none under way. If no path is left, it stays queued.
     pub(super) fn dispatch(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get(&no) else { return };
-        if delivery.current().is_some() {
+        if delivery.is_under_way() {
             return;
         }
         match self.route(delivery) {
-            Some((path, conn)) => {
-                let parcel = self.start_attempt(no, path, conn);
-                self.send(conn, ToClient::Push(parcel));
-            }
+            Some((path, conn)) => self.start_attempt(no, path, conn),
             None => {
                 if delivery.progress.state != State::Queued {
                     self.progress(no, State::Queued, None);
@@ -171,9 +163,9 @@ impl Router {
         let peer = self.peer(delivery.to);
         let size = delivery.parcel.text.len();
         let untried = |p: &Path| !peer.dead.contains(p) && !delivery.attempts.iter().any(|a| a.path == *p);
-        let (last, first): (Vec<Path>, Vec<Path>) =
-            peer.who.paths.iter().filter(|p| untried(p)).partition(|p| Some(**p) == delivery.avoid);
-        first.into_iter().chain(last).find_map(|path| {
+        let mut paths: Vec<Path> = peer.who.paths.iter().copied().filter(untried).collect();
+        paths.sort_by_key(|path| Some(*path) == delivery.avoid); // stable
+        paths.into_iter().find_map(|path| {
             let conn = match path {
                 Path::Hook => self.session_of(delivery.to).waiter_for(size),
                 Path::Inbox if peer.inbox_room_at() > self.now => None,
@@ -190,8 +182,8 @@ impl Router {
         peer.who.paths.iter().copied().find(|p| !peer.dead.contains(p) && is_open(p))
     }
 
-    /// Records a new attempt and returns the parcel to send.
-    fn start_attempt(&mut self, no: DeliveryNo, path: Path, conn: ConnId) -> Parcel {
+    /// Records a new attempt and sends the parcel.
+    fn start_attempt(&mut self, no: DeliveryNo, path: Path, conn: ConnId) {
         let push = self.ids.draw();
         let mut attempt = Attempt { push: push.clone(), path, conn, sent: self.now, ..Attempt::default() };
         let delivery = self.deliveries.get_mut(&no).expect("invariant: callers have just looked it up");
@@ -205,6 +197,7 @@ impl Router {
         (delivery.parcel.push, delivery.parcel.path) = (push.clone(), path);
         let (parcel, to) = (delivery.parcel.clone(), delivery.to);
         self.pushes.insert(push, no);
+        self.send(conn, ToClient::Push(parcel));
         if path == Path::Inbox {
             let now = self.now;
             let peer = self.peer_mut(to);
@@ -214,30 +207,20 @@ impl Router {
                 self.arm(at, Timer::InboxRoom(to));
             }
         }
-        parcel
     }
 
-    /// Takes the texts without a path, to send them with the answer to this request.
-    pub(super) fn take_waiting(&mut self, conn: ConnId) -> Vec<Parcel> {
-        let Some(me) = self.peer_on(conn) else { return Vec::new() };
-        if self.peer(me).inbox.is_empty() || self.peer(me).who.kind != PeerKind::Session {
-            return Vec::new();
-        }
-        let mut waiting = Vec::new();
+    /// Sends the texts without another path, since the result of the tool call that is about to be answered can carry them.
+    pub(super) fn dispatch_by_tool(&mut self, conn: ConnId) {
+        let me = self.peer_on(conn).map(|no| self.peer(no)).filter(|me| me.who.kind == PeerKind::Session);
         let mut size = 0;
-        for no in self.peer(me).inbox.clone() {
+        for no in me.map(|me| me.inbox.clone()).unwrap_or_default() {
             let Some(delivery) = self.deliveries.get(&no) else { continue };
             let is_elsewhere = self.is_held_back(delivery) || self.route(delivery).is_some();
-            if delivery.current().is_some() || is_elsewhere {
-                continue;
+            if !delivery.is_under_way() && !is_elsewhere && size < MAX_BY_TOOL {
+                size += delivery.parcel.text.len();
+                self.start_attempt(no, Path::Tool, conn);
             }
-            size += delivery.parcel.text.len();
-            if size > MAX_WAITING && !waiting.is_empty() {
-                break;
-            }
-            waiting.push(self.start_attempt(no, Path::Tool, conn));
         }
-        waiting
     }
 
     /// Settles the pushes that this peer's last connection `old` did not report. If `conn` belongs to the same process,

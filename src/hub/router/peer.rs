@@ -87,12 +87,11 @@ impl Router {
         if known.is_none() {
             self.report(Event { event: What::Joined, from: self.name(no), ..Event::default() });
         }
-        // Answered before the deliveries that the registration starts, and without `waiting`, since there are paths
-        // now.
+        // Answered before the deliveries that the registration starts.
         let peer = self.peer(no);
         let open = peer.asked.iter().chain(&peer.broadcasts).map(|id| id.to_string()).collect();
         let answer = Answer::Registered { name: peer.who.name.clone(), open };
-        self.send(conn, ToClient::Ok { id, answer, waiting: Vec::new() });
+        self.send(conn, ToClient::Ok { id, answer });
         if fresh {
             let start = self.now + FORM_START;
             let peer = self.peer_mut(no);

@@ -45,6 +45,8 @@ pub struct Client {
     pushes: BTreeMap<String, Outcome>,
     /// Open asks and broadcasts, with who was asked.
     pub open: BTreeMap<String, String>,
+    /// Texts for the result of a tool call that is under way.
+    arrived: Vec<Parcel>,
     /// What the thread for the session's inbox has not handed over.
     pub to_inbox: VecDeque<Parcel>,
     pub told_activity: Option<Activity>,
@@ -237,6 +239,7 @@ impl World {
             }
         }
         self.refused(i, &message, &fault(Code::HubUnreachable, "given up"));
+        self.give_back(i);
     }
 
     pub fn hear_client(&mut self, i: usize, message: ToClient) {
@@ -245,10 +248,10 @@ impl World {
             ToClient::Ok { id: REGISTER, answer: Answer::Registered { name, open }, .. } => {
                 self.registered(i, name, &open);
             }
-            ToClient::Ok { id, answer, waiting } => self.answered(i, id, Ok(answer), waiting),
+            ToClient::Ok { id, answer } => self.answered(i, id, Ok(answer)),
             ToClient::Error { id: Some(REGISTER), message, .. } => panic!("refused: {message}"),
-            ToClient::Error { id: Some(id), code, message, waiting } => {
-                self.answered(i, id, Err(Fault { code, message }), waiting);
+            ToClient::Error { id: Some(id), code, message } => {
+                self.answered(i, id, Err(Fault { code, message }));
             }
             ToClient::Error { id: None, code, .. } => assert_eq!(code, Code::BadMsg),
             ToClient::Push(parcel) => self.push(i, parcel),
@@ -270,26 +273,27 @@ impl World {
         }
     }
 
-    fn answered(&mut self, i: usize, id: u64, result: Result<Answer, Fault>, waiting: Vec<Parcel>) {
-        let request = self.client(i).requests.remove(&id);
-        let call = request.as_ref().filter(|r| !is_withdrawal(&r.message));
-        for parcel in waiting {
-            assert_eq!(parcel.path, Path::Tool);
-            self.note_end(i, &parcel);
-            if call.is_none() {
-                let error = Some("no call".to_owned());
-                self.tell(i, ToHub::Pushed { push: parcel.push, error });
-            } else if self.remember(i, &parcel.push) {
+    fn answered(&mut self, i: usize, id: u64, result: Result<Answer, Fault>) {
+        let Some(Request { message, .. }) = self.client(i).requests.remove(&id) else { return };
+        if !is_withdrawal(&message) {
+            for parcel in std::mem::take(&mut self.client(i).arrived) {
                 self.hand_over(i, &parcel);
                 self.pushed(i, &parcel.push, None);
-            } else {
-                self.report_again(i, parcel.push);
             }
         }
-        let Some(Request { message, .. }) = request else { return };
+        self.give_back(i);
         match result {
             Ok(answer) => self.succeeded(i, message, answer),
             Err(fault) => self.refused(i, &message, &fault),
+        }
+    }
+
+    /// Texts for the result of a tool call go back if none is under way.
+    fn give_back(&mut self, i: usize) {
+        if self.client(i).requests.values().all(|r| is_withdrawal(&r.message)) {
+            for parcel in std::mem::take(&mut self.client(i).arrived) {
+                self.pushed(i, &parcel.push, Some("no tool call".to_owned()));
+            }
         }
     }
 
@@ -372,7 +376,10 @@ impl World {
         match parcel.path {
             Path::Channel => self.push_by(i, 0, parcel),
             Path::Inbox => self.client(i).to_inbox.push_back(parcel),
-            Path::Tool => self.pushed(i, &parcel.push, Some("no tool call".to_owned())),
+            Path::Tool => {
+                self.client(i).arrived.push(parcel);
+                self.give_back(i);
+            }
             Path::Socket => {
                 self.hand_over(i, &parcel);
                 self.client(i).pushes.insert(parcel.push.clone(), Outcome::Seen);
