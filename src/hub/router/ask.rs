@@ -4,7 +4,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
-use super::delivery::Progress;
 use super::ended::Tombstone;
 use super::limits::overloaded;
 use super::peer::MAX_LOST;
@@ -44,7 +43,11 @@ pub(super) struct Ask {
     pub broadcast: Option<Id>,
     pub asked_at: Ms,
     pub deadline: Ms,
-    pub progress: Progress,
+    pub state: State,
+    /// The path of its last push.
+    pub path: Option<Path>,
+    /// When it reached its state.
+    pub since: Ms,
     /// The delivery of the question; `None` once it is confirmed.
     pub delivery: Option<DeliveryNo>,
     pub standing: Standing,
@@ -98,7 +101,7 @@ impl Router {
     /// The answer to a repeated `ask` request: requests are idempotent.
     fn asked_before(&self, me: PeerNo, ask_id: &str) -> Result<Option<Answer>, Fault> {
         let (asker, to, state, thread) = match (self.asks.get(ask_id), self.ended.get(ask_id)) {
-            (Some(ask), _) => (&self.peer(ask.asker).who.peer, &ask.to, ask.progress.state, &ask.thread),
+            (Some(ask), _) => (&self.peer(ask.asker).who.peer, &ask.to, ask.state, &ask.thread),
             (None, Some(t)) => {
                 let state = if t.code.is_some() { State::Ended } else { State::Replied };
                 (&t.asker, &t.to, state, &t.thread)
@@ -160,8 +163,8 @@ impl Router {
         let about = label(parcel.text.trim().lines().next().unwrap_or_default());
         let about = about.chars().take(MAX_ABOUT).collect();
         let no = self.deliver(target, parcel, starter);
-        let (asked_at, progress, delivery) = (self.now, Progress::queued(self.now), Some(no));
-        self.asks.insert(id.clone(), Ask { asked_at, progress, delivery, about, ..ask });
+        let (asked_at, since, delivery) = (self.now, self.now, Some(no));
+        self.asks.insert(id.clone(), Ask { asked_at, since, delivery, about, ..ask });
         self.seek_consent(id, &said);
         self.dispatch(no);
     }

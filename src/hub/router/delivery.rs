@@ -18,26 +18,12 @@ const HANDOVER: Ms = 500;
 const INBOX_BURST: u64 = 25;
 const INBOX_EVERY: Ms = 2_500;
 
-/// The state of a delivery, its path, and since when.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Progress {
-    pub state: State,
-    pub path: Option<Path>,
-    pub since: Ms,
-}
-
-impl Progress {
-    pub fn queued(since: Ms) -> Self {
-        Progress { since, ..Progress::default() }
-    }
-}
-
 /// One text on its way to one peer.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Delivery {
     pub to: PeerNo,
     pub parcel: Parcel,
-    pub progress: Progress,
+    pub state: State,
     pub attempts: Vec<Attempt>,
     /// A path that this text takes only where no other is open.
     pub avoid: Option<Path>,
@@ -125,8 +111,7 @@ impl Router {
             self.arm(until, Timer::Handover(no));
         }
         self.text += parcel.text.len();
-        let progress = Progress::queued(self.now);
-        self.deliveries.insert(no, Delivery { to, parcel, progress, starter, ..Delivery::default() });
+        self.deliveries.insert(no, Delivery { to, parcel, starter, ..Delivery::default() });
         self.peer_mut(to).inbox.insert(no);
         no
     }
@@ -140,7 +125,7 @@ impl Router {
         match self.route(delivery) {
             Some((path, conn)) => self.start_attempt(no, path, conn),
             None => {
-                if delivery.progress.state != State::Queued {
+                if delivery.state != State::Queued {
                     self.progress(no, State::Queued, None);
                 }
                 self.arm_form(no);
@@ -277,9 +262,9 @@ impl Router {
 
     /// Changes the state of a delivery, and notifies the asker if it is a question, or if it is its end.
     pub(super) fn progress(&mut self, no: DeliveryNo, state: State, path: Option<Path>) {
-        let progress = Progress { state, path, since: self.now };
+        let now = self.now;
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
-        delivery.progress = progress;
+        delivery.state = state;
         let (to, kind) = (delivery.to, delivery.parcel.kind);
         let id = Id::from(delivery.parcel.ask_id.as_str());
         let is_answer = state != State::Queued && delivery.starter.is_some();
@@ -288,7 +273,7 @@ impl Router {
         }
         match (kind, self.asks.get_mut(&id)) {
             (Kind::Ask, Some(ask)) => {
-                ask.progress = progress;
+                (ask.state, ask.path, ask.since) = (state, path, now);
                 let asker = ask.asker;
                 if !is_answer {
                     self.notify_asker(asker, &id, state, path, None);
@@ -309,7 +294,7 @@ impl Router {
     pub(super) fn answer_starter(&mut self, no: DeliveryNo, fault: Option<Fault>) {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         let Some((conn, id, until)) = delivery.starter.take() else { return };
-        let (state, to, kind) = (delivery.progress.state, delivery.to, delivery.parcel.kind);
+        let (state, to, kind) = (delivery.state, delivery.to, delivery.parcel.kind);
         let (ask_id, thread) = (delivery.parcel.ask_id.clone(), delivery.parcel.thread.clone());
         self.disarm(until, Timer::Handover(no));
         let to = self.name(to);
@@ -346,7 +331,7 @@ impl Router {
     pub(super) fn reply_state(&self, asker: PeerNo, ask_id: &str) -> State {
         let mut replies =
             self.deliveries_to(asker).filter(|d| d.parcel.kind == Kind::Reply && d.parcel.ask_id == ask_id);
-        replies.next().map_or(State::Pushed, |d| d.progress.state)
+        replies.next().map_or(State::Pushed, |d| d.state)
     }
 
     /// Removes a delivery. The state of a question is kept with its ask.

@@ -71,7 +71,7 @@ impl Router {
         let Some((no, path)) = self.confirmable(conn, claude, push) else { return };
         let is_refused = stage == Stage::Failed;
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
-        let is_queued = delivery.progress.state == State::Queued;
+        let is_queued = delivery.state == State::Queued;
         let Some(attempt) = delivery.attempts.iter_mut().find(|a| a.push == push) else { return };
         if is_refused || !matches!(attempt.stage, Stage::Prompted(_)) {
             attempt.stage = stage;

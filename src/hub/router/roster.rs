@@ -24,7 +24,7 @@ impl Router {
         let own = self.peer(no);
         let me = Me { name: own.who.name.clone(), cwd: label(&own.who.cwd), push: self.best_path(no) };
         let owes = self.open_asks(|ask| {
-            ask.target == no && ask.progress.state >= State::Pushed && !self.is_by_form(ask.person, no)
+            ask.target == no && ask.state >= State::Pushed && !self.is_by_form(ask.person, no)
         });
         let owed =
             owes.into_iter().map(|OpenAsk { ask_id, from, age_s, .. }| OwedAsk { ask_id, from, age_s });
@@ -52,7 +52,7 @@ impl Router {
             ask_id: id.to_string(),
             from: self.name(ask.asker),
             to: self.name(ask.target),
-            state: ask.progress.state,
+            state: ask.state,
             note: ask.standing.note,
             age_s: self.now.saturating_sub(ask.asked_at) / 1000,
             left_s: ask.deadline.saturating_sub(self.now) / 1000,
@@ -100,15 +100,15 @@ impl Router {
 
     /// The state of an ask, for people.
     pub(super) fn describe(&self, ask: &Ask) -> String {
-        self.state_words(ask, &format!(" {} ago", span(self.now.saturating_sub(ask.progress.since) / 1000)))
+        self.state_words(ask, &format!(" {} ago", span(self.now.saturating_sub(ask.since) / 1000)))
     }
 
     /// The same, with `ago` for the age of the state; shorter if that is empty, for a status line.
     pub(super) fn state_words(&self, ask: &Ask, ago: &str) -> String {
-        let by = ask.progress.path.map(|p| format!(" by {}", p.name())).unwrap_or_default();
-        let mut said = match ask.progress.state {
+        let by = ask.path.map(|p| format!(" by {}", p.name())).unwrap_or_default();
+        let mut said = match ask.state {
             State::Queued => self.queued_reason(ask),
-            State::Pushed if ask.progress.path == Some(Path::Form) => {
+            State::Pushed if ask.path == Some(Path::Form) => {
                 format!("pushed{by}{ago}: the form is open in front of its user")
             }
             State::Pushed if !self.sends_receipts(ask.target) => format!(
@@ -156,7 +156,7 @@ impl Router {
     }
 
     fn unseen_reason(&self, ask: &Ask) -> &'static str {
-        if ask.progress.path == Some(Path::Inbox) && self.peer(ask.target).who.held {
+        if ask.path == Some(Path::Inbox) && self.peer(ask.target).who.held {
             return "its user's setting crossSessionInbound holds it until the user accepts it there";
         }
         match self.session_of(ask.target).activity {
@@ -171,7 +171,7 @@ impl Router {
     /// The failure text for the asker.
     pub(super) fn failure(&self, ask: &Ask, code: Code) -> String {
         let name = &self.peer(ask.target).who.name;
-        let (asked, state) = (span(self.now.saturating_sub(ask.asked_at) / 1000), ask.progress.state.name());
+        let (asked, state) = (span(self.now.saturating_sub(ask.asked_at) / 1000), ask.state.name());
         // A script exits at the timeout.
         let then = match self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target) {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",

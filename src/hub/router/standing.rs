@@ -4,7 +4,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::ask::Ask;
-use super::delivery::Progress;
 use super::{Id, PeerNo, Router, Timer};
 use crate::fence::label;
 use crate::wire::{Activity, Event, Kind, Note, OwedAsk, Path, PeerKind, State, What};
@@ -32,7 +31,7 @@ impl Router {
             if ask.standing.note == Some(Note::Declined) {
                 continue;
             }
-            if ask.standing.reminded || again && ask.progress.path != Some(Path::Hook) {
+            if ask.standing.reminded || again && ask.path != Some(Path::Hook) {
                 self.set_note(&id, Note::Unanswered, None);
                 continue;
             }
@@ -73,9 +72,9 @@ impl Router {
     /// Whether an idle session has seen a question and begun no turn since. It may have to be reminded soon, preferably by another
     /// path than that of the question.
     pub(super) fn expects_turn(&self, id: &Id) -> bool {
-        self.asks.get(id).is_some_and(|Ask { target, standing, progress, .. }| {
+        self.asks.get(id).is_some_and(|Ask { target, standing, state, .. }| {
             let is_idle = self.session_of(*target).activity == Activity::Idle;
-            is_idle && progress.state == State::Seen && standing.note.is_none() && !standing.reminded
+            is_idle && *state == State::Seen && standing.note.is_none() && !standing.reminded
         })
     }
 
@@ -85,7 +84,7 @@ impl Router {
         if !self.expects_turn(id) {
             return self.dismiss_idle_waiter(ask.target);
         }
-        if self.session_of(ask.target).idle_since <= ask.progress.since {
+        if self.session_of(ask.target).idle_since <= ask.since {
             self.set_note(id, Note::NoTurn, None);
             self.nudge(id);
         } else {
@@ -100,7 +99,7 @@ impl Router {
         if std::mem::replace(&mut ask.standing.reminded, true) {
             return;
         }
-        let (asker, target, used, thread) = (ask.asker, ask.target, ask.progress.path, ask.thread.clone());
+        let (asker, target, used, thread) = (ask.asker, ask.target, ask.path, ask.thread.clone());
         let text = format!(
             "\"{}\" still waits for the answer to {id}, which is in this conversation. Answer it with relay_reply and this \
              ask_id, even if only to say why you can't.",
@@ -118,7 +117,7 @@ impl Router {
     pub(super) fn activity_changed(&mut self, peers: &[PeerNo]) {
         for id in peers.iter().flat_map(|no| self.peer(*no).owes.clone()).collect::<Vec<_>>() {
             let Some(ask) = self.asks.get(&id) else { continue };
-            let (asker, Progress { state, path, .. }) = (ask.asker, ask.progress);
+            let (asker, state, path) = (ask.asker, ask.state, ask.path);
             if !self.peer(asker).who.listens {
                 self.notify_asker(asker, &id, state, path, None);
             }
@@ -142,7 +141,7 @@ impl Router {
     /// Open asks to these peers that are in the conversation.
     fn owed_and_seen(&self, peers: &[PeerNo]) -> Vec<Id> {
         let owed = peers.iter().flat_map(|no| &self.peer(*no).owes);
-        let seen = |id: &&Id| self.asks.get(*id).is_some_and(|ask| ask.progress.state == State::Seen);
+        let seen = |id: &&Id| self.asks.get(*id).is_some_and(|ask| ask.state == State::Seen);
         owed.filter(seen).cloned().collect()
     }
 
@@ -155,7 +154,7 @@ impl Router {
         ask.standing.note = Some(note);
         ask.standing.reason = reason.map(label);
         let Some(ask) = self.asks.get(id) else { return };
-        let (asker, target, state, thread) = (ask.asker, ask.target, ask.progress.state, ask.thread.clone());
+        let (asker, target, state, thread) = (ask.asker, ask.target, ask.state, ask.thread.clone());
         let (is_member, detail) = (ask.broadcast.is_some(), self.state_words(ask, ""));
         let help = self.help(ask).map(|help| format!(" {help}.")).unwrap_or_default();
         self.notify_asker(asker, id, state, None, None);
