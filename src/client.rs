@@ -9,15 +9,13 @@
 //! in all, counted from the call and never extended. A request whose hub died twice is not sent a third time. An ask
 //! that is given up is withdrawn.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use crate::datadir::host;
 use crate::link::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
 use crate::token::Tokens;
-use crate::wire::{
-    Answer, BroadcastRequest, Fault, Kind, LostAsk, Parcel, Receipts, State, ToClient, ToHub, Who,
-};
+use crate::wire::{Answer, BroadcastRequest, Fault, Kind, Parcel, Receipts, State, ToClient, ToHub, Who};
 
 /// The number of pushes that a client remembers.
 const MAX_PUSHES: usize = 1024;
@@ -75,8 +73,8 @@ pub struct Client {
     requests: BTreeMap<u64, Request>,
     /// The last pushes, oldest first, each with the report about it once it is made.
     pushes: VecDeque<(String, Option<ToHub>)>,
-    /// Open asks and broadcasts by id, with who was asked.
-    open: BTreeMap<String, String>,
+    /// The ids of open asks and broadcasts.
+    open: BTreeSet<String>,
 }
 
 impl Client {
@@ -94,7 +92,7 @@ impl Client {
             next_id: REGISTER,
             requests: BTreeMap::new(),
             pushes: VecDeque::new(),
-            open: BTreeMap::new(),
+            open: BTreeSet::new(),
         }
     }
 
@@ -166,9 +164,8 @@ impl Client {
             FromHub::Up { sender, epoch, pid } => {
                 (self.sender, self.registered, self.next_epoch) = (Some(sender), false, epoch);
                 self.away = silent(Some(pid)); // should it end a request
-                let open = self.open.iter();
-                let lost = open.map(|(id, to)| LostAsk { ask_id: id.clone(), to: to.clone() }).collect();
-                self.send(&ToHub::Register { id: REGISTER, who: Box::new(self.who.clone()), lost });
+                let (who, lost) = (Box::new(self.who.clone()), self.open.iter().cloned().collect());
+                self.send(&ToHub::Register { id: REGISTER, who, lost });
                 Vec::new()
             }
             FromHub::Down(why) => self.disconnected(why),
@@ -234,9 +231,9 @@ impl Client {
         (self.who.fresh, self.who.exact) = (false, false);
         self.who.name.clone_from(&name);
         // With a linked hub a client comes back to an earlier epoch. What it ended in between must not end again.
-        let ended = |id: &&String| other && !self.open.contains_key(*id);
+        let ended = |id: &&String| other && !self.open.contains(*id);
         let ended: Vec<String> = open.iter().filter(ended).cloned().collect();
-        self.open.retain(|id, _| open.contains(id));
+        self.open.retain(|id| open.contains(id));
         for ask_id in ended {
             self.request(|id| ToHub::Withdraw { id, ask_id });
         }
@@ -271,11 +268,11 @@ impl Client {
     fn answered(&mut self, id: u64, result: Result<Answer, Fault>) -> Option<Event> {
         let Request { message: request, .. } = self.requests.remove(&id)?;
         match &result {
-            Ok(Answer::Asked { ask_id, to, state, .. }) if *state < State::Replied => {
-                self.open.insert(ask_id.clone(), to.clone());
+            Ok(Answer::Asked { ask_id, state, .. }) if *state < State::Replied => {
+                self.open.insert(ask_id.clone());
             }
             Ok(Answer::Broadcast { broadcast_id, asks }) if !asks.is_empty() => {
-                self.open.insert(broadcast_id.clone(), "everyone".to_owned());
+                self.open.insert(broadcast_id.clone());
             }
             Ok(Answer::Renamed { name }) => self.who.name.clone_from(name),
             Ok(Answer::Done) => {

@@ -5,8 +5,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::wire::{
-    Activity, BroadcastRequest, Code, FormEnd, HookEvent, HookReport, Kind, LostAsk, Parcel, Path, PeerKind,
-    Receipts, Scope, ToClient, ToHub, Who,
+    Activity, BroadcastRequest, Code, FormEnd, HookEvent, HookReport, Kind, Parcel, Path, PeerKind, Receipts,
+    Scope, ToClient, ToHub, Who,
 };
 use crate::{fence, hook, name};
 
@@ -81,10 +81,8 @@ fn message() -> impl Strategy<Value = ToHub> {
     let id = any::<u64>();
     prop_oneof![
         any::<u32>().prop_map(|v| ToHub::Hello { v }),
-        (id, who(), vec((text(), text()), 0..3)).prop_map(|(id, who, lost)| {
-            let lost = lost.into_iter().map(|(ask_id, to)| LostAsk { ask_id, to }).collect();
-            ToHub::Register { id, who: Box::new(who), lost }
-        }),
+        (id, who(), vec(text(), 0..3))
+            .prop_map(|(id, who, lost)| { ToHub::Register { id, who: Box::new(who), lost } }),
         (id, text(), text(), text(), any::<u64>()).prop_map(|(id, ask_id, to, text, timeout_ms)| {
             ToHub::Ask { id, ask_id, to, text, timeout_ms, thread: None, person: id.is_multiple_of(2) }
         }),

@@ -47,7 +47,7 @@ pub enum ToHub {
         who: Box<Who>,
         /// Asks and broadcasts that are open to this client. The hub ends those that it does not know with `hub_unreachable`.
         #[serde(default)]
-        lost: Vec<LostAsk>,
+        lost: Vec<String>,
     },
     /// List the peers. Answered by [`Answer::Peers`]; allowed before registration.
     Peers { id: u64 },
@@ -328,15 +328,6 @@ impl Who {
     }
 }
 
-/// An ask or a broadcast that may be lost.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LostAsk {
-    /// The ask's id, or the broadcast's.
-    pub ask_id: String,
-    /// The name of the peer that was asked.
-    pub to: String,
-}
-
 /// A text to deliver to a session, with its header fields.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Parcel {
@@ -346,7 +337,7 @@ pub struct Parcel {
     pub kind: Kind,
     /// The ask's id; the broadcast's for a summary.
     pub ask_id: String,
-    /// The name of the sender; for `failed` the peer that was asked.
+    /// The name of the sender; for `failed` the peer that was asked, if it is known.
     pub from: String,
     /// The kind of the sender.
     pub from_kind: Option<PeerKind>,

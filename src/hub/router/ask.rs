@@ -11,8 +11,8 @@ use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Starter, Timer};
 use crate::fence::label;
 use crate::wire::{
-    Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State,
-    ToClient, What, place, refused,
+    Answer, Code, Fault, Kind, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State, ToClient,
+    What, place, refused,
 };
 
 /// How much of a question its answer quotes, in characters.
@@ -74,8 +74,7 @@ impl Router {
             return refused(Code::BadArgs, why);
         }
         if let Some(known) = self.asked_before(me, &question.ask_id)? {
-            let (ask_id, to) = (question.ask_id, question.to);
-            self.fail_lost_ask(me, LostAsk { ask_id, to }); // it may have ended while nobody was told
+            self.fail_lost_ask(me, &question.ask_id); // it may have ended while nobody was told
             return Ok(Some(known));
         }
         let target = self.find(me, &question.to)?;
@@ -295,8 +294,8 @@ impl Router {
 
     /// An ask or a broadcast that this peer takes to be open. It ends now if the hub lost it with an earlier epoch, or dropped
     /// it or its end when the peer was gone.
-    pub(super) fn fail_lost_ask(&mut self, me: PeerNo, lost: LostAsk) {
-        let id = Id::from(lost.ask_id);
+    pub(super) fn fail_lost_ask(&mut self, me: PeerNo, id: &str) {
+        let id = Id::from(id);
         let who = &self.peer(me).who;
         let is_over = match self.ended.get(&id) {
             Some(t) => !t.untold || t.asker != who.peer,
@@ -307,30 +306,14 @@ impl Router {
         if is_over || is_full || self.asks.contains_key(&id) || self.broadcasts.contains_key(&id) {
             return;
         }
-        let (asker, from, to) = (who.peer.clone(), who.name.clone(), label(&lost.to));
-        let new = || Tombstone { asker, from, to: to.clone(), ..Tombstone::default() };
-        let tombstone = self.ended.get(&id).cloned().unwrap_or_else(new);
-        let (code, untold, withdrawn) = (Some(Code::HubUnreachable), false, false);
-        self.ended.insert(self.now, id.clone(), Tombstone { code, untold, withdrawn, ..tombstone });
-        self.report_loss(me, &id, to);
-    }
-
-    /// A new process of a session that the hub had given up: it learns of the asks that ended meanwhile. A process that
-    /// comes back names those that it misses, see [`fail_lost_ask`](Self::fail_lost_ask).
-    pub(super) fn tell_lost(&mut self, me: PeerNo) {
-        let identity = self.peer(me).who.peer.clone();
-        for (id, to) in self.ended.take_lost(&identity) {
-            self.report_loss(me, &id, to);
-        }
-    }
-
-    fn report_loss(&mut self, me: PeerNo, id: &Id, to: String) {
-        let text = format!(
-            "hub_unreachable: the relay or this session was away for too long, and this question to \"{to}\" or its answer \
-             was lost; ask again if it still matters"
-        );
-        let mut parcel = self.parcel(Kind::Failed, id, me, text, "");
-        (parcel.from, parcel.code, parcel.again) = (to, Some(Code::HubUnreachable), true); // another end may have come
+        let (asker, from) = (who.peer.clone(), who.name.clone());
+        let new = || Tombstone { asker, from, ..Tombstone::default() };
+        let mut tombstone = self.ended.get(&id).cloned().unwrap_or_else(new);
+        (tombstone.code, tombstone.untold, tombstone.withdrawn) = (Some(Code::HubUnreachable), false, false);
+        let mut parcel = self.parcel(Kind::Failed, &id, me, LOST.to_owned(), "");
+        // Another end may have come.
+        (parcel.from, parcel.code, parcel.again) = (tombstone.to.clone(), tombstone.code, true);
+        self.ended.insert(self.now, id, tombstone);
         self.post(me, parcel, None);
     }
 
@@ -377,6 +360,8 @@ impl Router {
     }
 }
 
+const LOST: &str = "hub_unreachable: the relay or this session was away for too long, and this question or its answer was lost; \
+                    ask again if it still matters";
 const ANSWER_NOT_NEEDED: &str = "the asker has left or has withdrawn the ask; the answer is not needed";
 
 fn unknown(why: &str) -> Reply {

@@ -6,9 +6,7 @@ use super::ask::{Ask, check_id, check_text, check_timeout};
 use super::ended::Tombstone;
 use super::{ConnId, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::fence::{label, quote};
-use crate::wire::{
-    Answer, BroadcastRequest, Code, Fault, Kind, LostAsk, Member, Path, Scope, State, Who, refused,
-};
+use crate::wire::{Answer, BroadcastRequest, Code, Fault, Kind, Member, Scope, State, Who, refused};
 
 /// The limit of collected answers, in bytes.
 const MAX_COLLECTED: usize = 256 << 10;
@@ -48,14 +46,8 @@ impl Router {
         check_timeout(call.timeout_ms)?;
         let all = Id::from(call.broadcast_id.as_str());
         if let Some(asks) = self.broadcast_before(me, &all)? {
-            let ask_id = call.broadcast_id.clone();
             self.answer(conn, call.id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
-            if !self.broadcasts.contains_key(&all) {
-                self.fail_lost_ask(me, LostAsk { ask_id, to: "everyone".to_owned() });
-                if !self.deliveries_to(me).any(|delivery| delivery.parcel.ask_id == *all) {
-                    self.notify_asker(me, &all, State::Replied, Some(Path::Tool), None); // it was delivered before
-                }
-            }
+            self.fail_lost_ask(me, &all); // it may have ended while nobody was told
             return Ok(None);
         }
         let targets = self.in_scope(me, call.scope, call.include_self)?;

@@ -9,9 +9,7 @@ use super::limits::{Rate, overloaded};
 use super::session::Session;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
-use crate::wire::{
-    Activity, Answer, Code, Event, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, refused,
-};
+use crate::wire::{Activity, Answer, Code, Event, Fault, MAX_LABEL, Path, ToClient, What, Who, refused};
 
 /// The limit of lost asks in one registration, and of undelivered texts to a peer that is told of another one.
 pub(super) const MAX_LOST: usize = 1_024;
@@ -62,7 +60,7 @@ pub(super) struct Peer {
 }
 
 impl Router {
-    pub(super) fn register(&mut self, conn: ConnId, id: u64, mut who: Who, lost: Vec<LostAsk>) -> Reply {
+    pub(super) fn register(&mut self, conn: ConnId, id: u64, mut who: Who, lost: Vec<String>) -> Reply {
         if self.roles.contains_key(&conn) {
             return refused(Code::AlreadyRegistered, "this connection is a peer or a waiter already");
         }
@@ -99,10 +97,9 @@ impl Router {
         }
         self.close_stale_forms(no, conn, open_forms);
         self.settle_sent(no, before, conn, fresh);
-        if fresh && known.is_none() {
-            self.tell_lost(no);
-        }
-        lost.into_iter().take(MAX_LOST).for_each(|lost| self.fail_lost_ask(no, lost));
+        // A new process of a session that was given up does not know what its last one had asked.
+        let untold = if fresh { self.ended.untold(&self.peer(no).who.peer) } else { Vec::new() };
+        lost.iter().chain(&untold).take(MAX_LOST).for_each(|id| self.fail_lost_ask(no, id));
         self.dispatch_all(no);
         Ok(None)
     }

@@ -97,7 +97,7 @@ mod tests {
         }
         assert_eq!(router.status().open_asks, 0);
         // The linked hub was gone again before the client came.
-        let lost = serde_json::json!({"register": {"id": 0, "lost": [{"ask_id": "ask_00000001", "to": "b"}], "who": {
+        let lost = serde_json::json!({"register": {"id": 0, "lost": ["ask_00000001"], "who": {
             "name": "a", "kind": "person", "peer": "a", "secret": "s", "cwd": "/", "pid": 1, "paths": ["socket"],
             "listens": true, "fresh": false}}});
         router.step(2, Input::Opened(3));

@@ -8,8 +8,8 @@ use super::truth::End;
 use super::world::{Owner, World};
 use crate::link::{ANSWER, CONNECT};
 use crate::wire::{
-    Activity, Answer, BroadcastRequest, Code, Fault, Kind, LostAsk, Parcel, Path, PeerKind, Receipts, State,
-    ToClient, ToHub, Who, fault,
+    Activity, Answer, BroadcastRequest, Code, Fault, Kind, Parcel, Path, PeerKind, Receipts, State, ToClient,
+    ToHub, Who, fault,
 };
 
 /// The request by which a client registers.
@@ -43,8 +43,8 @@ pub struct Client {
     last_id: u64,
     pub requests: BTreeMap<u64, Request>,
     pushes: BTreeMap<String, Outcome>,
-    /// Open asks and broadcasts, with who was asked.
-    pub open: BTreeMap<String, String>,
+    /// Open asks and broadcasts.
+    pub open: BTreeSet<String>,
     /// Texts for the result of a tool call that is under way.
     arrived: Vec<Parcel>,
     /// What the thread for the session's inbox has not handed over.
@@ -66,7 +66,7 @@ impl Client {
     /// Whether it will learn how this ask or broadcast ends.
     pub fn waits_for(&self, id: &str) -> bool {
         let asks = |r: &Request| asked(&r.message) == Some(id);
-        self.open.contains_key(id) || self.requests.values().any(asks)
+        self.open.contains(id) || self.requests.values().any(asks)
     }
 
     /// When a request ends without an answer.
@@ -149,8 +149,7 @@ impl World {
     fn register(&mut self, i: usize, epoch: String) {
         let client = self.client(i);
         (client.registered, client.next_epoch, client.told_activity) = (false, epoch, None);
-        let lost = client.open.iter().map(|(id, to)| LostAsk { ask_id: id.clone(), to: to.clone() });
-        let (lost, fresh) = (lost.collect(), !client.has_registered);
+        let (lost, fresh) = (client.open.iter().cloned().collect(), !client.has_registered);
         let open_forms = client.forms.iter().map(|form| form.ask_id.clone()).collect();
         let who = Box::new(Who { fresh, open_forms, ..self.peers[i].who.clone() });
         self.tell(i, ToHub::Register { id: REGISTER, who, lost });
@@ -162,7 +161,7 @@ impl World {
         let other = client.epoch.as_ref().is_some_and(|before| *before != client.next_epoch);
         client.epoch = Some(client.next_epoch.clone());
         client.has_registered = true;
-        client.open.retain(|id, _| open.contains(id));
+        client.open.retain(|id| open.contains(id));
         let is_lost = |r: &Request| {
             let acts = matches!(r.message, ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. });
             other && acts && r.deaths > 0
@@ -299,14 +298,14 @@ impl World {
 
     fn succeeded(&mut self, i: usize, request: ToHub, answer: Answer) {
         match (request, answer) {
-            (ToHub::Ask { .. }, Answer::Asked { ask_id, to, state, .. }) => {
+            (ToHub::Ask { .. }, Answer::Asked { ask_id, state, .. }) => {
                 if state < State::Replied {
-                    self.client(i).open.insert(ask_id, to);
+                    self.client(i).open.insert(ask_id);
                 }
             }
             (ToHub::Broadcast(_), Answer::Broadcast { broadcast_id, asks }) => match asks.is_empty() {
                 true => self.truth(&broadcast_id).excused = true, // nobody was asked
-                false => drop(self.client(i).open.insert(broadcast_id, "everyone".to_owned())),
+                false => drop(self.client(i).open.insert(broadcast_id)),
             },
             (ToHub::Reply { ask_id, text, .. }, Answer::Replied { .. }) => {
                 let truth = self.truth(&ask_id);
