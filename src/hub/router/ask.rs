@@ -7,12 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::ended::Tombstone;
 use super::limits::overloaded;
 use super::peer::MAX_LOST;
-use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Starter, Timer};
 use crate::fence::label;
 use crate::wire::{
-    Answer, Code, Fault, Kind, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State, ToClient,
-    What, place, refused,
+    Answer, Code, Fault, Kind, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Note, Parcel, Path, PeerKind, State,
+    ToClient, What, place, refused,
 };
 
 /// How much of a question its answer quotes, in characters.
@@ -50,7 +49,11 @@ pub(super) struct Ask {
     pub since: Ms,
     /// The delivery of the question; `None` once it is confirmed.
     pub delivery: Option<DeliveryNo>,
-    pub standing: Standing,
+    /// Why it will probably not be answered, and why the answer was declined or the turn failed.
+    pub note: Option<Note>,
+    pub reason: Option<String>,
+    /// Whether the model was reminded, at the end of a turn or by a push: once is enough.
+    pub reminded: bool,
     /// Whether it is for a person.
     #[serde(default)]
     pub person: bool,
@@ -355,7 +358,7 @@ impl Router {
         code: Option<Code>,
     ) {
         let (ask_id, ask) = (id.to_owned(), self.asks.get(id));
-        let (note, detail) = (ask.and_then(|a| a.standing.note), ask.map(|a| self.state_words(a, "")));
+        let (note, detail) = (ask.and_then(|a| a.note), ask.map(|a| self.state_words(a, "")));
         self.send_to(asker, ToClient::State { ask_id, state, path, code, note, detail });
     }
 }

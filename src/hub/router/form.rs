@@ -260,7 +260,7 @@ impl Router {
     }
 
     fn decline(&mut self, id: &Id, why: &str) {
-        self.asks.get_mut(id).into_iter().for_each(|ask| ask.standing.reason = Some(why.to_owned()));
+        self.asks.get_mut(id).into_iter().for_each(|ask| ask.reason = Some(why.to_owned()));
         self.fail(id, Code::Declined);
     }
 

@@ -53,7 +53,7 @@ impl Router {
             from: self.name(ask.asker),
             to: self.name(ask.target),
             state: ask.state,
-            note: ask.standing.note,
+            note: ask.note,
             age_s: self.now.saturating_sub(ask.asked_at) / 1000,
             left_s: ask.deadline.saturating_sub(self.now) / 1000,
             thread: ask.thread.clone(),
@@ -120,7 +120,7 @@ impl Router {
                 let accepted = if is_accepted && !ago.is_empty() { "accepted by the client, " } else { "" };
                 format!("pushed{by}{ago}, {accepted}not seen yet: {}", self.unseen_reason(ask))
             }
-            _ => format!("seen{ago}, {}", phrase(&ask.standing)),
+            _ => format!("seen{ago}, {}", phrase(ask)),
         };
         if self.session_of(ask.target).activity == Activity::Waiting {
             said.push_str("; the session is waiting for its user's permission");
@@ -185,7 +185,7 @@ impl Router {
             ),
             Code::Declined => format!(
                 "declined: \"{name}\": {}. Do not ask there again about this; ask your own user",
-                label(ask.standing.reason.as_deref().unwrap_or("no"))
+                label(ask.reason.as_deref().unwrap_or("no"))
             ),
             _ => {
                 format!("timeout: \"{name}\" did not answer within {asked} ({}). {then}", self.describe(ask))

@@ -1,22 +1,10 @@
 //! Notes on asks that will probably not be answered: no turn began, the turn ended without an answer, or the answer was
 //! refused. The ask stays open, and an answer counts until the timeout, but the asker is notified at once.
 
-use serde::{Deserialize, Serialize};
-
 use super::ask::Ask;
 use super::{Id, PeerNo, Router, Timer};
 use crate::fence::label;
 use crate::wire::{Activity, Event, Kind, Note, OwedAsk, Path, PeerKind, State, What};
-
-/// Why an ask will probably not be answered, and what was done about it.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Standing {
-    pub note: Option<Note>,
-    /// Why the answer was declined or the turn failed.
-    pub reason: Option<String>,
-    /// Whether the model was reminded, at the end of a turn or by a push: once is enough.
-    reminded: bool,
-}
 
 impl Router {
     /// Handles the end of a turn. Returns the asks of which the hook reminds the session's model: those that the model has seen
@@ -28,14 +16,14 @@ impl Router {
         let mut remind = Vec::new();
         for id in self.owed_and_seen(peers) {
             let Some(ask) = self.asks.get_mut(&id) else { continue };
-            if ask.standing.note == Some(Note::Declined) {
+            if ask.note == Some(Note::Declined) {
                 continue;
             }
-            if ask.standing.reminded || again && ask.path != Some(Path::Hook) {
+            if ask.reminded || again && ask.path != Some(Path::Hook) {
                 self.set_note(&id, Note::Unanswered, None);
                 continue;
             }
-            ask.standing.reminded = true;
+            ask.reminded = true;
             let (asker, age_s) = (ask.asker, self.now.saturating_sub(ask.asked_at) / 1000);
             remind.push(OwedAsk { ask_id: id.to_string(), from: self.name(asker), age_s });
         }
@@ -72,9 +60,9 @@ impl Router {
     /// Whether an idle session has seen a question and begun no turn since. It may have to be reminded soon, preferably by another
     /// path than that of the question.
     pub(super) fn expects_turn(&self, id: &Id) -> bool {
-        self.asks.get(id).is_some_and(|Ask { target, standing, state, .. }| {
+        self.asks.get(id).is_some_and(|Ask { target, note, reminded, state, .. }| {
             let is_idle = self.session_of(*target).activity == Activity::Idle;
-            is_idle && *state == State::Seen && standing.note.is_none() && !standing.reminded
+            is_idle && *state == State::Seen && note.is_none() && !*reminded
         })
     }
 
@@ -96,7 +84,7 @@ impl Router {
     /// there is one.
     pub(super) fn nudge(&mut self, id: &Id) {
         let Some(ask) = self.asks.get_mut(id) else { return };
-        if std::mem::replace(&mut ask.standing.reminded, true) {
+        if std::mem::replace(&mut ask.reminded, true) {
             return;
         }
         let (asker, target, used, thread) = (ask.asker, ask.target, ask.path, ask.thread.clone());
@@ -126,7 +114,7 @@ impl Router {
 
     /// The remedy, if more time does not help.
     pub(super) fn help(&self, ask: &Ask) -> Option<&'static str> {
-        match ask.standing.note {
+        match ask.note {
             Some(Note::Declined) => {
                 Some("Its user can allow relay_reply there, for all sessions with `relay setup --allow`")
             }
@@ -148,11 +136,11 @@ impl Router {
     /// Sets a note, and notifies the asker if it is new.
     pub(super) fn set_note(&mut self, id: &Id, note: Note, reason: Option<&str>) {
         let Some(ask) = self.asks.get_mut(id) else { return };
-        if ask.standing.note == Some(note) {
+        if ask.note == Some(note) {
             return;
         }
-        ask.standing.note = Some(note);
-        ask.standing.reason = reason.map(label);
+        ask.note = Some(note);
+        ask.reason = reason.map(label);
         let Some(ask) = self.asks.get(id) else { return };
         let (asker, target, state, thread) = (ask.asker, ask.target, ask.state, ask.thread.clone());
         let (is_member, detail) = (ask.broadcast.is_some(), self.state_words(ask, ""));
@@ -183,21 +171,21 @@ impl Router {
 }
 
 /// A note as text for people.
-pub(super) fn phrase(standing: &Standing) -> String {
-    let because = standing.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
-    match standing.note {
+pub(super) fn phrase(ask: &Ask) -> String {
+    let because = ask.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
+    match ask.note {
         None => "no reply yet".to_owned(),
         Some(Note::NoTurn) => {
             "no turn begun: the idle session did not take it up and was reminded".to_owned()
         }
         Some(Note::Unanswered) => {
-            let also = if standing.reminded { ", also after a reminder" } else { "" };
+            let also = if ask.reminded { ", also after a reminder" } else { "" };
             format!("unanswered: the session ended its turn without a reply{also}{because}")
         }
         Some(Note::Declined) => format!("declined: the reply was refused there{because}"),
         Some(Note::PutOff) => "put off: its user closed the form without an answer".to_owned(),
         Some(Note::TurnFailed) => {
-            let reminded = if standing.reminded { "was" } else { "will be" };
+            let reminded = if ask.reminded { "was" } else { "will be" };
             format!("turn failed: the session's model had an error{because}; it {reminded} reminded")
         }
     }
