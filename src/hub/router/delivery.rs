@@ -45,7 +45,6 @@ pub(super) struct Attempt {
     pub conn: ConnId,
     /// The process of the waiter, for the path `hook`.
     pub waiter: Option<String>,
-    pub sent: Ms,
     pub stage: Stage,
     /// The turn that the push began, once it is a prompt. The end of that turn proves that the model has the text.
     pub turn: Option<String>,
@@ -170,7 +169,7 @@ impl Router {
     /// Records a new attempt and sends the parcel.
     fn start_attempt(&mut self, no: DeliveryNo, path: Path, conn: ConnId) {
         let push = self.ids.draw();
-        let mut attempt = Attempt { push: push.clone(), path, conn, sent: self.now, ..Attempt::default() };
+        let mut attempt = Attempt { push: push.clone(), path, conn, ..Attempt::default() };
         let delivery = self.deliveries.get_mut(&no).expect("invariant: callers have just looked it up");
         if let Some(Role::Waiter { claude, process }) = self.roles.get(&conn)
             && let Some(session) = self.sessions.get_mut(claude)
@@ -189,7 +188,7 @@ impl Router {
             peer.inbox_empty_at = peer.inbox_empty_at.max(now) + INBOX_EVERY;
             let at = peer.inbox_room_at();
             if at > now {
-                self.arm(at, Timer::InboxRoom(to));
+                self.arm(at, Timer::Dispatch(to));
             }
         }
     }

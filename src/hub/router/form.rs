@@ -144,7 +144,7 @@ impl Router {
         let Some(delivery) = self.deliveries.get(&no).filter(|d| d.is_form()) else { return };
         let to = delivery.to;
         if let Some(at) = self.form_time(delivery).filter(|at| *at > self.now) {
-            self.arm(at, Timer::Form(to));
+            self.arm(at, Timer::Dispatch(to));
         }
     }
 
@@ -155,7 +155,7 @@ impl Router {
             let peer = self.peer_mut(no);
             peer.form_after = peer.form_after.max(at);
             if self.deliveries_to(no).any(Delivery::is_form) {
-                self.arm(at, Timer::Form(no));
+                self.arm(at, Timer::Dispatch(no));
             }
         }
     }

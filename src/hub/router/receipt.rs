@@ -166,28 +166,20 @@ impl Router {
     pub(super) fn unconfirmed(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get(&no) else { return };
         let to = delivery.to;
-        let Some(attempt) = delivery.attempts.last() else { return };
-        let (path, sent) = (attempt.path, attempt.sent);
-        let (at, in_doubt, prompted) = match attempt.stage {
-            Stage::Handed(at) => (at, false, false),
-            Stage::InDoubt(since) => (since, true, false),
-            Stage::Prompted(at) => (at, false, true),
-            Stage::Sent | Stage::Queued | Stage::Failed => return,
-        };
+        let Some(&Attempt { path, stage, .. }) = delivery.attempts.last() else { return };
+        let (Stage::Handed(at) | Stage::InDoubt(at) | Stage::Prompted(at)) = stage else { return };
+        let (in_doubt, prompted) = (matches!(stage, Stage::InDoubt(_)), matches!(stage, Stage::Prompted(_)));
         let is_held = path == Path::Inbox && self.peer(to).who.held;
         let may_swallow = matches!(path, Path::Channel | Path::Inbox) && !is_held;
-        if !may_swallow && !in_doubt && !prompted {
-            return;
-        }
         let session = self.session_of(to);
-        if session.activity != Activity::Idle {
+        if session.activity != Activity::Idle || !(may_swallow || in_doubt || prompted) {
             return;
         }
-        let is_watched = session.waiter.is_some() && session.waiting_since <= sent;
+        let is_watched = session.waiter.is_some() && session.waiting_since <= at;
         let mut since = at.max(session.idle_since);
-        match session.last_hook.filter(|hook| *hook > if in_doubt || prompted { at } else { sent }) {
+        match session.last_hook.filter(|hook| *hook > at) {
             Some(hook) => since = since.max(hook),
-            None if !in_doubt && is_watched && (prompted || session.idle_since < sent) => {}
+            None if !in_doubt && is_watched && (prompted || session.idle_since < at) => {}
             None => return, // checked again at the next hook
         }
         let due = since + self.limits.confirm;
