@@ -16,7 +16,7 @@ use crate::datadir::host;
 use crate::link::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
 use crate::token::Tokens;
 use crate::wire::{
-    Answer, BroadcastRequest, Fault, Kind, LostAsk, Parcel, Receipts, State, ToClient, ToHub, Who,
+    Answer, BroadcastRequest, Fault, Kind, Member, Parcel, Receipts, State, ToClient, ToHub, Who,
 };
 
 /// The number of pushes that a client remembers.
@@ -167,7 +167,7 @@ impl Client {
                 (self.sender, self.registered, self.next_epoch) = (Some(sender), false, epoch);
                 self.away = silent(Some(pid)); // should it end a request
                 let open = self.open.iter();
-                let lost = open.map(|(id, to)| LostAsk { ask_id: id.clone(), to: to.clone() }).collect();
+                let lost = open.map(|(id, to)| Member { ask_id: id.clone(), to: to.clone() }).collect();
                 self.send(&ToHub::Register { id: REGISTER, who: Box::new(self.who.clone()), lost });
                 Vec::new()
             }

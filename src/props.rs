@@ -5,7 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::wire::{
-    Activity, BroadcastRequest, Code, FormEnd, HookEvent, HookReport, Kind, LostAsk, Parcel, Path, PeerKind,
+    Activity, BroadcastRequest, Code, FormEnd, HookEvent, HookReport, Kind, Member, Parcel, Path, PeerKind,
     Receipts, Scope, ToClient, ToHub, Who,
 };
 use crate::{fence, hook, name};
@@ -82,7 +82,7 @@ fn message() -> impl Strategy<Value = ToHub> {
     prop_oneof![
         any::<u32>().prop_map(|v| ToHub::Hello { v }),
         (id, who(), vec((text(), text()), 0..3)).prop_map(|(id, who, lost)| {
-            let lost = lost.into_iter().map(|(ask_id, to)| LostAsk { ask_id, to }).collect();
+            let lost = lost.into_iter().map(|(ask_id, to)| Member { ask_id, to }).collect();
             ToHub::Register { id, who: Box::new(who), lost }
         }),
         (id, text(), text(), text(), any::<u64>()).prop_map(|(id, ask_id, to, text, timeout_ms)| {

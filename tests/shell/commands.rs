@@ -251,7 +251,20 @@ fn peers_and_status_list_who_is_there() {
     assert_eq!(peers.len(), 2);
     assert_eq!(
         keys(&peers[0]),
-        ["activity", "confirmed", "confirmed_s", "connected_s", "cwd", "kind", "name", "pid", "push"]
+        [
+            "activity",
+            "branch",
+            "confirmed",
+            "confirmed_s",
+            "connected_s",
+            "cwd",
+            "host",
+            "kind",
+            "name",
+            "other_channels",
+            "pid",
+            "push"
+        ]
     );
     assert_eq!((&peers[0]["name"], &peers[1]["name"]), (&json!("bob"), &json!("script")));
     assert!(peers.iter().all(|p| p["kind"] == "script" && p["push"] == "socket"));

@@ -12,7 +12,7 @@ use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Starter, Timer};
 use crate::fence::label;
 use crate::wire::{
-    Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State,
+    Answer, Code, Fault, Kind, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Member, Parcel, Path, PeerKind, State,
     ToClient, What, place, refused,
 };
 
@@ -72,7 +72,7 @@ impl Router {
         }
         if let Some(known) = self.asked_before(me, &question.ask_id)? {
             let (ask_id, to) = (question.ask_id, question.to);
-            self.fail_lost_ask(me, LostAsk { ask_id, to }); // it may have ended while nobody was told
+            self.fail_lost_ask(me, Member { ask_id, to }); // it may have ended while nobody was told
             return Ok(Some(known));
         }
         let target = self.find(me, &question.to)?;
@@ -292,7 +292,7 @@ impl Router {
 
     /// An ask or a broadcast that this peer takes to be open. It ends now if the hub lost it with an earlier epoch, or dropped
     /// it or its end when the peer was gone.
-    pub(super) fn fail_lost_ask(&mut self, me: PeerNo, lost: LostAsk) {
+    pub(super) fn fail_lost_ask(&mut self, me: PeerNo, lost: Member) {
         let id = Id::from(lost.ask_id);
         let who = &self.peer(me).who;
         let is_over = match self.ended.get(&id) {

@@ -6,9 +6,7 @@ use super::ask::{Ask, check_id, check_text, check_timeout};
 use super::ended::Tombstone;
 use super::{ConnId, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::fence::{label, quote};
-use crate::wire::{
-    Answer, BroadcastRequest, Code, Fault, Kind, LostAsk, Member, Path, Scope, State, Who, refused,
-};
+use crate::wire::{Answer, BroadcastRequest, Code, Fault, Kind, Member, Path, Scope, State, Who, refused};
 
 /// The limit of collected answers, in bytes.
 const MAX_COLLECTED: usize = 256 << 10;
@@ -51,7 +49,7 @@ impl Router {
             let ask_id = call.broadcast_id.clone();
             self.answer(conn, call.id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
             if !self.broadcasts.contains_key(&all) {
-                self.fail_lost_ask(me, LostAsk { ask_id, to: "everyone".to_owned() });
+                self.fail_lost_ask(me, Member { ask_id, to: "everyone".to_owned() });
                 if !self.deliveries_to(me).any(|delivery| delivery.parcel.ask_id == *all) {
                     self.notify_asker(me, &all, State::Replied, Some(Path::Tool), None); // it was delivered before
                 }

@@ -10,7 +10,7 @@ use super::session::Session;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
 use crate::wire::{
-    Activity, Answer, Code, Event, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, refused,
+    Activity, Answer, Code, Event, Fault, MAX_LABEL, Member, Path, ToClient, What, Who, refused,
 };
 
 /// The limit of lost asks in one registration, and of undelivered texts to a peer that is told of another one.
@@ -62,7 +62,7 @@ pub(super) struct Peer {
 }
 
 impl Router {
-    pub(super) fn register(&mut self, conn: ConnId, id: u64, mut who: Who, lost: Vec<LostAsk>) -> Reply {
+    pub(super) fn register(&mut self, conn: ConnId, id: u64, mut who: Who, lost: Vec<Member>) -> Reply {
         if self.roles.contains_key(&conn) {
             return refused(Code::AlreadyRegistered, "this connection is a peer or a waiter already");
         }

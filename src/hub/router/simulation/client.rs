@@ -8,7 +8,7 @@ use super::truth::End;
 use super::world::{Owner, World};
 use crate::link::{ANSWER, CONNECT};
 use crate::wire::{
-    Activity, Answer, BroadcastRequest, Code, Fault, Kind, LostAsk, Parcel, Path, PeerKind, Receipts, State,
+    Activity, Answer, BroadcastRequest, Code, Fault, Kind, Member, Parcel, Path, PeerKind, Receipts, State,
     ToClient, ToHub, Who, fault,
 };
 
@@ -147,7 +147,7 @@ impl World {
     fn register(&mut self, i: usize, epoch: String) {
         let client = self.client(i);
         (client.registered, client.next_epoch, client.told_activity) = (false, epoch, None);
-        let lost = client.open.iter().map(|(id, to)| LostAsk { ask_id: id.clone(), to: to.clone() });
+        let lost = client.open.iter().map(|(id, to)| Member { ask_id: id.clone(), to: to.clone() });
         let (lost, fresh) = (lost.collect(), !client.has_registered);
         let open_forms = client.forms.iter().map(|form| form.ask_id.clone()).collect();
         let who = Box::new(Who { fresh, open_forms, ..self.peers[i].who.clone() });
