@@ -33,7 +33,6 @@ use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::{Claim, DataDir};
-use crate::link::{self, Link};
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, Kind, State, ToClient, ToHub, What, fault, write_line};
 use crate::{texts, threads};
@@ -45,10 +44,8 @@ use writer::{Backlog, Writer};
 pub use launch::{detach, main};
 pub use replay::{redact, replay};
 
-/// The limit of connections: a channel and a waiter for each of 1,024 peers, and as many short-lived ones of hooks.
+/// The limit of connections per socket: a channel and a waiter for each of 1,024 peers, and as many short-lived ones of hooks.
 const MAX_CONNECTIONS: usize = 3072;
-/// The same for `peers.sock`, beside the others.
-const MAX_REMOTE: usize = 1024;
 /// How often the hub checks its socket and maintains the journal.
 const CHECK: Duration = Duration::from_secs(1);
 /// How long a hub that exits waits for its backlogs to be read.
@@ -59,6 +56,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 const BATCH: Duration = Duration::from_micros(50);
 
 /// A message to the router thread.
+#[allow(clippy::large_enum_variant, reason = "nearly every message is of the large kind")]
 enum Incoming {
     Opened(ConnId, Writer),
     /// A message, or the answer by which the reader refused it, and the channel on which its credit is returned, with the
@@ -121,12 +119,16 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     let why = hub.serve(&received);
     // The socket is removed first: a client that connects now starts a new hub, and so does a client that was accepted
     // and gets no `welcome`.
+    let is_replaced = hub.is_replaced();
     if inode(&hub.socket) == hub.inode {
         let _ = fs::remove_file(&hub.socket); // already removed
     }
     hub.flush();
     if claim.is_current() {
-        hub.journal.close(&hub.router);
+        match is_replaced {
+            true => hub.journal.remove(), // its asks end at the linked hub: see the epoch rule
+            false => hub.journal.close(&hub.router),
+        }
     }
     log::info!(why = why; "hub_left");
     Ok(true)
@@ -189,7 +191,7 @@ impl Hub<'_> {
             let now = Instant::now();
             if now >= check {
                 check = now + CHECK;
-                if inode(&self.socket) != self.inode && self.hand_over(now) {
+                if self.is_superseded(now) {
                     return "its socket was removed or replaced";
                 }
                 self.journal.maintain(&self.router, now);
@@ -199,17 +201,18 @@ impl Hub<'_> {
         }
     }
 
-    /// Tells the clients of a linked hub that has replaced the socket, once they have their answers and notices. Returns
-    /// whether this hub has to exit.
-    fn hand_over(&mut self, now: Instant) -> bool {
-        let Ok(linked) = Link::open(self.dir, link::Start::No) else { return true };
-        let since = *self.replaced.get_or_insert(now);
-        if !self.router.is_drained() && now < since + DRAIN {
-            return false;
+    /// Whether a linked hub has replaced the socket.
+    fn is_replaced(&self) -> bool {
+        inode(&self.socket).is_some_and(|found| Some(found) != self.inode)
+    }
+
+    /// Whether the hub has to exit: its socket was removed, or replaced by that of a linked hub and no answer or notice waits
+    /// for a client.
+    fn is_superseded(&mut self, now: Instant) -> bool {
+        if !self.is_replaced() {
+            return inode(&self.socket).is_none();
         }
-        self.step(Input::HandOver(linked.epoch));
-        self.write_batch();
-        true
+        now >= *self.replaced.get_or_insert(now) + DRAIN || self.router.is_drained()
     }
 
     /// Steps the router for the messages that are available, for at most [`BATCH`].
@@ -323,7 +326,6 @@ impl Hub<'_> {
 /// Accepts connections and starts a reader thread for each.
 fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, next: &AtomicU64) {
     let open = Arc::new(());
-    let most = if socket == Socket::Hub { MAX_CONNECTIONS } else { MAX_REMOTE };
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => Arc::new(stream),
@@ -335,9 +337,9 @@ fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, 
             }
         };
         let counted = open.clone(); // until its reader ends
-        if Arc::strong_count(&open) > most + 1 {
+        if Arc::strong_count(&open) > MAX_CONNECTIONS + 1 {
             log::warn!("too_many_connections");
-            let full = format!("the hub has {most} connections, which is its limit; retry later");
+            let full = format!("the hub has {MAX_CONNECTIONS} connections, which is its limit; retry later");
             write_and_close(&stream, &ToClient::error(None, fault(Code::Overloaded, full)));
             continue;
         }

@@ -207,9 +207,6 @@ pub enum ToClient {
     },
     /// The waiter is not needed; the hub closes the connection.
     Dismissed,
-    /// A linked hub has taken the socket over, and this hub exits: the client reconnects, to the hub with this epoch. Its
-    /// open asks end there, as after any change of the epoch.
-    Farewell { epoch: String },
     /// Push this to the session by the path that it names, then send `pushed`.
     Push(Parcel),
     /// The state of an ask or broadcast of this peer. Its end is also delivered as a push, except for the failures

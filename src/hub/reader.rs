@@ -21,7 +21,7 @@ use crate::wire::{Code, HookReport, ToClient, ToHub, VERSION, fault};
 const HELLO: Duration = Duration::from_secs(10);
 /// How many messages of one connection may be in the router's channel.
 const CREDITS: usize = 8;
-/// How much of the router's time one connection may use in a burst; over longer times it gets at most half.
+/// How much of the router's time one connection may use at once. Then it pauses, so that it gets at most half.
 const STRETCH: Duration = Duration::from_millis(1);
 /// The longest pause of a reader.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -45,7 +45,7 @@ pub fn read(conn: ConnId, socket: Socket, stream: &Arc<UnixStream>, incoming: &S
     // Sending fails only when the hub exits.
     let _ = incoming.send(Incoming::Opened(conn, Writer::new(stream.clone())));
     let (credit, credits) = bounded(CREDITS);
-    let mut share = Share::new();
+    let (mut used, mut since) = (Duration::ZERO, Instant::now());
     for _ in 0..CREDITS {
         let _ = credit.try_send(Duration::ZERO); // the channel has exactly this capacity
     }
@@ -60,8 +60,12 @@ pub fn read(conn: ConnId, socket: Socket, stream: &Arc<UnixStream>, incoming: &S
             Ok(message) => message,
             Err(why) => break Some(fault(Code::BadMsg, why)),
         };
-        let Ok(used) = credits.recv() else { return };
-        thread::sleep(share.pause(used));
+        let Ok(spent) = credits.recv() else { return };
+        used += spent;
+        if used > STRETCH {
+            thread::sleep(pause(used, since.elapsed()));
+            (used, since) = (Duration::ZERO, Instant::now());
+        }
         let message = admit(socket, &mut message).map_or(Ok(message), Err);
         if incoming.send(Incoming::Said(conn, message, credit.clone())).is_err() {
             return;
@@ -96,33 +100,9 @@ fn admit(socket: Socket, message: &mut ToHub) -> Option<ToClient> {
     None
 }
 
-/// The share of the router's time that a connection has used.
-struct Share {
-    /// Used time that was not compensated by pauses or idle time.
-    used: Duration,
-    since: Instant,
-}
-
-impl Share {
-    fn new() -> Self {
-        Share { used: Duration::ZERO, since: Instant::now() }
-    }
-
-    /// Adds `used` and returns how long the reader has to pause.
-    fn pause(&mut self, used: Duration) -> Duration {
-        let pause = self.owed(used, self.since.elapsed());
-        self.since = Instant::now() + pause;
-        pause
-    }
-
-    /// The same, with `elapsed` since the last pause as an argument.
-    fn owed(&mut self, used: Duration, elapsed: Duration) -> Duration {
-        self.used = (self.used + used).saturating_sub(elapsed / 2);
-        let excess = self.used.saturating_sub(STRETCH);
-        self.used -= excess;
-        // The limit matters after a suspended hub continues.
-        (2 * excess).min(LONGEST_PAUSE)
-    }
+/// How long a connection has to pause that used `used` of the router's time within `elapsed`: half of the time is for others.
+fn pause(used: Duration, elapsed: Duration) -> Duration {
+    (2 * used).saturating_sub(elapsed).min(LONGEST_PAUSE) // the limit matters after a suspended hub continues
 }
 
 /// The first line must be `hello` with our version. Returns the message that refuses another.
@@ -162,14 +142,9 @@ mod tests {
 
     #[test]
     fn a_connection_that_floods_gets_half_of_the_routers_time() {
-        let (mut share, ms) = (Share::new(), Duration::from_millis);
-        let mut clock = Duration::ZERO;
-        for _ in 0..100 {
-            let (used, pause) = (ms(3), share.owed(ms(3), ms(3)));
-            clock += used + pause;
-        }
-        assert!(clock >= ms(590), "{clock:?}");
-        assert_eq!(Share::new().owed(ms(1), ms(4)), Duration::ZERO, "who uses little never pauses");
-        assert_eq!(Share::new().owed(ms(3_600_000), ms(0)), LONGEST_PAUSE);
+        let ms = Duration::from_millis;
+        assert_eq!(pause(ms(3), ms(3)), ms(3));
+        assert_eq!(pause(ms(1), ms(4)), Duration::ZERO, "who uses little never pauses");
+        assert_eq!(pause(ms(3_600_000), ms(0)), LONGEST_PAUSE);
     }
 }

@@ -100,10 +100,10 @@ fn journal_is_replayed_to_the_same_state() {
     first.ask("ask_00000002", "two?");
     let before = first.snapshot();
     assert!(place.text().lines().count() > 3, "records, not a snapshot");
-    let (mut header, _) = restore(&place.0).expect("a journal");
+    let (header, mut router, _) = restore(&place.0).expect("a journal");
     assert_eq!(header.epoch, "epoch");
-    assert_eq!(serde_json::to_string(&header.snapshot).expect("JSON"), before);
-    header.snapshot.restart(5);
+    assert_eq!(serde_json::to_string(&router).expect("JSON"), before);
+    router.restart(5);
     let second = place.start("another");
     assert_eq!(second.router.info.epoch, "epoch", "the state lives on");
     assert_eq!(place.text().lines().count(), 1, "a new hub begins with a snapshot");
@@ -131,7 +131,7 @@ fn redacted_journal_has_no_words_of_peers() {
         assert!(text.contains("ask_00000001") && !text.contains("hush"), "{form}: {text}");
         let other = Place::new("redacted");
         fs::write(&other.0, text).expect("written");
-        let router = restore(&other.0).expect("a journal").0.snapshot;
+        let router = restore(&other.0).expect("a journal").1;
         assert_eq!(router.status().open_asks, 1, "{form}");
         place.start("another"); // leaves a snapshot
     }
@@ -146,7 +146,7 @@ fn torn_last_line_is_cut_off_at_every_byte() {
     let after = (place.bytes(), hub.snapshot());
     for end in before.0.len()..=after.0.len() {
         fs::write(&place.0, &after.0[..end]).expect("written");
-        let router = restore(&place.0).expect("a journal").0.snapshot;
+        let router = restore(&place.0).expect("a journal").1;
         let expected = if end == after.0.len() { &after.1 } else { &before.1 };
         assert_eq!(serde_json::to_string(&router).expect("JSON"), *expected, "cut at byte {end}");
         super::super::redact(&place.0, &mut Vec::new()).unwrap_or_else(|e| panic!("cut at byte {end}: {e}"));
@@ -298,7 +298,7 @@ fn clean_stop_leaves_a_snapshot() {
     let before = hub.snapshot();
     hub.journal.close(&hub.router);
     assert_eq!(place.text().lines().count(), 1);
-    let router = restore(&place.0).expect("a journal").0.snapshot;
+    let router = restore(&place.0).expect("a journal").1;
     assert_eq!(serde_json::to_string(&router).expect("JSON"), before);
 }
 

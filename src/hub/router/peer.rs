@@ -18,11 +18,11 @@ pub(super) const MAX_LOST: usize = 1_024;
 
 /// A registered peer.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Peer {
     /// Its registration, with its present name.
     pub who: Who,
     /// The name that it wanted last, other than by its own model.
-    #[serde(default)]
     pub wanted: String,
     /// `None` while it may reconnect.
     pub conn: Option<ConnId>,
@@ -46,18 +46,13 @@ pub(super) struct Peer {
     /// Open asks to it.
     pub owes: BTreeSet<Id>,
     pub broadcasts: BTreeSet<Id>,
-    /// Peers with which it has exchanged an ask.
-    pub met: BTreeSet<PeerNo>,
     /// Its asks per target.
     rate: Rate,
     /// Before that no form is opened: the channel has just started, or another form was closed.
-    #[serde(default)]
     pub form_after: Ms,
     /// Forms at it per asker.
-    #[serde(default)]
     pub forms: Rate,
     /// The askers that may always ask, if its user wants to be asked for consent.
-    #[serde(default)]
     pub always: BTreeSet<String>,
 }
 
@@ -221,7 +216,6 @@ impl Router {
         self.names.forget(no);
         self.by_identity.remove(&peer.who.peer);
         for other in self.peers.values_mut() {
-            other.met.remove(&no);
             other.always.remove(&peer.who.peer); // whoever comes with its identity later is somebody else
         }
         self.report(Event { event: What::Left, from: peer.who.name, ..Event::default() });
