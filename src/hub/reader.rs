@@ -51,7 +51,7 @@ pub fn read(conn: ConnId, socket: Socket, stream: &Arc<UnixStream>, incoming: &S
     }
     let last = loop {
         let message = match lines.next(None) {
-            Ok(Some(line)) => serde_json::from_slice::<ToHub>(line)
+            Ok(Some(line)) => serde_json::from_slice::<ToHub>(&line)
                 .map_err(|e| format!("not a message of protocol {VERSION}: {e}")),
             Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(e.to_string()),
             Ok(None) | Err(_) => break None,
@@ -112,8 +112,8 @@ fn hello(lines: &mut Lines) -> Result<(), (Code, Value)> {
         Ok(line) => line.unwrap_or_default(),
         Err(e) => return refuse(Code::BadMsg, format!("no hello: {e}")),
     };
-    let is_old = is_hello_of_version_1(line);
-    let version = match serde_json::from_slice::<ToHub>(line) {
+    let is_old = is_hello_of_version_1(&line);
+    let version = match serde_json::from_slice::<ToHub>(&line) {
         Ok(ToHub::Hello { v: VERSION }) => return Ok(()),
         Ok(ToHub::Hello { v }) => v,
         _ if is_old => 1,
