@@ -33,6 +33,7 @@ use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::{Claim, DataDir};
+use crate::link::no_hub;
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, Kind, State, ToClient, ToHub, What, fault, write_line};
 use crate::{texts, threads};
@@ -50,8 +51,6 @@ const MAX_CONNECTIONS: usize = 3072;
 const CHECK: Duration = Duration::from_secs(1);
 /// How long a hub that exits waits for its backlogs to be read.
 const FLUSH: Duration = Duration::from_secs(1);
-/// How long a hub whose socket was replaced waits for its answers and notices to be handed over.
-const DRAIN: Duration = Duration::from_secs(3);
 /// How long outputs are collected while inputs arrive: under load this saves most of the system calls.
 const BATCH: Duration = Duration::from_micros(50);
 
@@ -73,12 +72,8 @@ enum Incoming {
 /// # Errors
 /// The hub cannot start; the text has the remedy.
 pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, String> {
-    if let Some(socket) = dir.elsewhere() {
-        return Err(format!(
-            "the hub for {} runs elsewhere, behind {}; start it on the machine that it belongs to",
-            dir.path().display(),
-            socket.display()
-        ));
+    if dir.elsewhere().is_some() {
+        return Err(no_hub(dir).message);
     }
     dir.prepare()?;
     let at = dir.path().display();
@@ -89,10 +84,10 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     let socket = claim.socket_path();
     let no_random = |e| format!("cannot read /dev/urandom: {e}");
     let mut tokens = Tokens::new().map_err(no_random)?;
-    let (epoch, first) = (tokens.secret().map_err(no_random)?, tokens.secret().map_err(no_random)?);
+    let epoch = tokens.secret().map_err(no_random)?;
     // If the random source fails later, all pushes get the same identifier, which is harmless: it only prevents
     // receipts.
-    let ids = move || format!("push_{}", tokens.secret().unwrap_or_else(|_| first.clone()));
+    let ids = move || format!("push_{}", tokens.secret().unwrap_or_default());
     let wanted = std::env::var("RELAY_JOURNAL").map_or(true, |v| v != "off");
     let info = Info { pid: std::process::id(), ..Info::default() };
     let (journal, mut router) =
@@ -108,7 +103,6 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
         inode: inode(&socket),
         socket,
         dir,
-        replaced: None,
         router,
         journal,
         writers: BTreeMap::new(),
@@ -119,16 +113,15 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     let why = hub.serve(&received);
     // The socket is removed first: a client that connects now starts a new hub, and so does a client that was accepted
     // and gets no `welcome`.
-    let is_replaced = hub.is_replaced();
-    if inode(&hub.socket) == hub.inode {
+    let found = inode(&hub.socket);
+    if found == hub.inode {
         let _ = fs::remove_file(&hub.socket); // already removed
     }
     hub.flush();
-    if claim.is_current() {
-        match is_replaced {
-            true => hub.journal.remove(), // its asks end at the linked hub: see the epoch rule
-            false => hub.journal.close(&hub.router),
-        }
+    match claim.is_current() {
+        true if found.is_some() && found != hub.inode => hub.journal.remove(), // the asks end at the linked hub: the epoch rule
+        true => hub.journal.close(&hub.router),
+        false => {}
     }
     log::info!(why = why; "hub_left");
     Ok(true)
@@ -155,8 +148,6 @@ fn listen(
 /// The router, its journal, and the writers of its connections.
 struct Hub<'a> {
     dir: &'a DataDir,
-    /// Since when another process listens on the socket.
-    replaced: Option<Instant>,
     router: Router,
     journal: Journal,
     writers: BTreeMap<ConnId, Writer>,
@@ -191,7 +182,7 @@ impl Hub<'_> {
             let now = Instant::now();
             if now >= check {
                 check = now + CHECK;
-                if self.is_superseded(now) {
+                if inode(&self.socket) != self.inode {
                     return "its socket was removed or replaced";
                 }
                 self.journal.maintain(&self.router, now);
@@ -199,20 +190,6 @@ impl Hub<'_> {
                 self.router.info.journal = self.journal.status.clone();
             }
         }
-    }
-
-    /// Whether a linked hub has replaced the socket.
-    fn is_replaced(&self) -> bool {
-        inode(&self.socket).is_some_and(|found| Some(found) != self.inode)
-    }
-
-    /// Whether the hub has to exit: its socket was removed, or replaced by that of a linked hub and no answer or notice waits
-    /// for a client.
-    fn is_superseded(&mut self, now: Instant) -> bool {
-        if !self.is_replaced() {
-            return inode(&self.socket).is_none();
-        }
-        now >= *self.replaced.get_or_insert(now) + DRAIN || self.router.is_drained()
     }
 
     /// Steps the router for the messages that are available, for at most [`BATCH`].

@@ -313,7 +313,7 @@ pub fn no_hub(dir: &DataDir) -> Fault {
         }
         Some(socket) => {
             let socket = socket.display();
-            format!("no hub listens on {socket}; run `relay hub --detach` on the machine that it belongs to")
+            format!("no hub listens on {socket}; the hub runs elsewhere: run `relay hub --detach` there")
         }
     })
 }

@@ -12,7 +12,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::iter;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -217,14 +217,11 @@ impl Journal {
         self.renew_at.get_or_insert_with(|| Instant::now() + COMPACTION);
     }
 
-    /// Compacts the file if it is too large, has old records or was removed, and retries a failed journal. To be called
-    /// about once per second, and with an empty batch.
+    /// Compacts the file if it is too large or has old records, and retries a failed journal. To be called about once per
+    /// second, and with an empty batch.
     pub fn maintain(&mut self, router: &Router, now: Instant) {
-        let is_missing =
-            || fs::symlink_metadata(&self.path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
         let is_too_large = self.status.bytes > SMALL.max(2 * self.snapshot_size);
-        let is_due = self.renew_at.is_some_and(|at| at <= now);
-        if is_due || is_too_large || self.file.is_some() && is_missing() {
+        if is_too_large || self.renew_at.is_some_and(|at| at <= now) {
             self.compact(router);
         }
     }
@@ -237,18 +234,7 @@ impl Journal {
         }
     }
 
-    /// Whether the path names another file than the one that is written. It belongs to another hub: the directory was
-    /// moved or removed under this one, which is about to leave.
-    fn is_replaced(&self) -> bool {
-        let ours = self.file.as_ref().and_then(|file| file.metadata().ok());
-        let found = fs::symlink_metadata(&self.path).ok();
-        ours.zip(found).is_some_and(|(a, b)| (a.dev(), a.ino()) != (b.dev(), b.ino()))
-    }
-
     fn compact(&mut self, router: &Router) {
-        if self.is_replaced() {
-            return self.give_up(&io::Error::other("another file is there"));
-        }
         self.renew_at = None;
         match write_new(&self.path, router) {
             Ok((file, size)) => {
@@ -264,16 +250,13 @@ impl Journal {
     /// Continues in memory only. Removes the file, since a journal without all steps must never be replayed.
     fn give_up(&mut self, e: &io::Error) {
         self.status.off = Some(format!("cannot write {}: {e}", self.path.display()));
-        let is_replaced = self.is_replaced();
         if let Some(file) = self.file.take() {
             let _ = file.set_len(0); // if the file cannot be removed, an empty one is ignored as well
         }
         self.status.bytes = 0;
         self.batch.clear();
-        self.renew_at = (!is_replaced).then(|| Instant::now() + RETRY);
-        if !is_replaced {
-            self.remove();
-        }
+        self.renew_at = Some(Instant::now() + RETRY);
+        self.remove();
         log::error!(error:% = e; "journal_off"); // last: on a full disk there is room for it now
     }
 

@@ -265,32 +265,6 @@ fn large_journal_is_compacted() {
 }
 
 #[test]
-fn journal_that_was_removed_is_written_again() {
-    let place = Place::new("removed");
-    let mut hub = place.start("epoch").with_peers();
-    fs::remove_file(&place.0).expect("removed");
-    hub.ask("ask_00000001", "?");
-    hub.journal.maintain(&hub.router, Instant::now());
-    assert_eq!(place.start("another").router.status().open_asks, 1);
-}
-
-#[test]
-fn journal_of_another_hub_is_left_alone() {
-    let place = Place::new("replaced");
-    let mut hub = place.start("epoch").with_peers();
-    fs::remove_file(&place.0).expect("removed");
-    let mut other = place.start("another").with_peers();
-    other.ask("ask_00000001", "theirs");
-    let theirs = place.bytes();
-    hub.ask("ask_00000002", "ours");
-    hub.journal.maintain(&hub.router, Instant::now() + LATER);
-    hub.journal.close(&hub.router);
-    hub.journal.maintain(&hub.router, Instant::now() + 2 * LATER);
-    assert!(place.bytes() == theirs, "{}", place.text());
-    assert!(hub.journal.status.off.is_some());
-}
-
-#[test]
 fn clean_stop_leaves_a_snapshot() {
     let place = Place::new("close");
     let mut hub = place.start("epoch").with_peers();

@@ -139,7 +139,7 @@ impl Router {
         }
     }
 
-    /// A form was closed: the session's next one may be opened in a while.
+    /// A form was closed, or not opened since its user is typing: the session's next one may be opened in a while.
     pub(super) fn free_form(&mut self, peer: PeerNo) {
         let at = self.now + self.limits.form_quiet;
         for no in self.of_same_session(peer) {
@@ -149,14 +149,6 @@ impl Router {
                 self.arm(at, Timer::Form(no));
             }
         }
-    }
-
-    /// The channel did not open a form, since its user is typing.
-    pub(super) fn postpone_form(&mut self, no: DeliveryNo) {
-        self.forget_attempt(no);
-        let at = self.now + self.limits.form_quiet.max(1_000);
-        self.deliveries.get_mut(&no).into_iter().for_each(|delivery| delivery.not_before = at);
-        self.arm_form(no);
     }
 
     /// Closes the forms of a peer that comes back which are not open any more.

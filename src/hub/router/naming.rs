@@ -155,10 +155,7 @@ impl Router {
         let near = name::nearest(wanted, names);
         let hint = match (keys.iter().find_map(|key| self.names.old.get(key)), near.as_slice()) {
             (Some(no), _) => format!("it is now \"{}\"", self.peer(*no).who.name),
-            (None, []) if self.peers.len() < 2 => {
-                "no other peer is registered; `relay doctor` says why a session is missing".to_owned()
-            }
-            (None, []) => "relay_peers lists the peers".to_owned(),
+            (None, []) => "relay_peers lists the peers; `relay doctor` says why one is missing".to_owned(),
             (None, near) => {
                 let near: Vec<String> = near.iter().map(|n| format!("\"{n}\"")).collect();
                 format!("did you mean {}? relay_peers lists all", near.join(" or "))

@@ -26,8 +26,6 @@ pub(super) struct Peer {
     pub wanted: String,
     /// `None` while it may reconnect.
     pub conn: Option<ConnId>,
-    /// The last connection that it registered on.
-    newest: ConnId,
     /// The time until which it may reconnect.
     pub grace: Option<Ms>,
     pub since: Ms,
@@ -70,8 +68,7 @@ impl Router {
         };
         self.roles.insert(conn, Role::Peer(no));
         let peer = self.peer_mut(no);
-        let (old, before) = (peer.conn.replace(conn), peer.newest);
-        peer.newest = conn;
+        let old = peer.conn.replace(conn);
         peer.dead.clear();
         peer.grace = None;
         if let Some(old) = old {
@@ -94,7 +91,7 @@ impl Router {
             peer.form_after = peer.form_after.max(start);
         }
         self.close_stale_forms(no, conn, open_forms);
-        self.settle_sent(no, before, conn, fresh);
+        self.settle_sent(no, conn, fresh);
         if fresh && known.is_none() {
             self.tell_lost(no);
         }
