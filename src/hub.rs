@@ -40,7 +40,7 @@ use crate::{texts, threads};
 use journal::Journal;
 use reader::Socket;
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
-use writer::{Backlog, Writer};
+use writer::Writer;
 
 pub use launch::{detach, main};
 pub use replay::{redact, replay};
@@ -275,7 +275,7 @@ impl Hub<'_> {
         let written = writer.write();
         let stalled = written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::OutOfMemory);
         if stalled {
-            log::warn!(conn, queued = writer.queued(); "peer_stalled");
+            log::warn!(conn, queued = writer.queued.load(Ordering::Acquire); "peer_stalled");
         }
         // A dropped writer closes its connection once its backlog is written. After a failed write the reader still
         // reads what the peer sent before: a peer may send `bye` and close without reading the answer.
@@ -292,9 +292,7 @@ impl Hub<'_> {
     fn flush(&mut self) {
         self.write_batch();
         let until = Instant::now() + FLUSH;
-        let writers = std::mem::take(&mut self.writers);
-        let left: Vec<Backlog> = writers.into_values().filter_map(|w| w.backlog).collect();
-        while left.iter().any(|b| b.queued.load(Ordering::Acquire) > 0) && Instant::now() < until {
+        while self.writers.values().any(|w| w.queued.load(Ordering::Acquire) > 0) && Instant::now() < until {
             thread::sleep(Duration::from_millis(1));
         }
     }

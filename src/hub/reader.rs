@@ -112,28 +112,24 @@ fn hello(lines: &mut Lines) -> Result<(), (Code, Value)> {
         Ok(line) => line.unwrap_or_default(),
         Err(e) => return refuse(Code::BadMsg, format!("no hello: {e}")),
     };
-    let is_old = is_hello_of_version_1(&line);
-    let version = match serde_json::from_slice::<ToHub>(&line) {
-        Ok(ToHub::Hello { v: VERSION }) => return Ok(()),
-        Ok(ToHub::Hello { v }) => v,
-        _ if is_old => 1,
-        _ => return refuse(Code::BadMsg, "the first line must be `hello` with `v`".to_owned()),
-    };
+    let hello: Value = serde_json::from_slice(&line).unwrap_or_default();
+    // Messages of version 1 are tagged by `type`; its clients are refused in that form.
+    let is_old = hello["type"] == "hello";
+    let version = if is_old { &hello["v"] } else { &hello["hello"]["v"] };
+    if *version == VERSION && !is_old {
+        return Ok(());
+    }
+    if !version.is_u64() {
+        return refuse(Code::BadMsg, "the first line must be `hello` with `v`".to_owned());
+    }
+    let code = Code::ProtocolMismatch;
     let why = format!(
         "the client speaks protocol {version}, this hub {VERSION}; run `relay stop`, or restart the older of the two"
     );
-    let code = Code::ProtocolMismatch;
-    if is_old {
-        Err((code, json!({"type": "error", "code": code, "message": why})))
-    } else {
-        refuse(code, why)
+    match is_old {
+        true => Err((code, json!({"type": "error", "code": code, "message": why}))),
+        false => refuse(code, why),
     }
-}
-
-/// Messages of version 1 are tagged by `type`; its clients are refused in that form.
-fn is_hello_of_version_1(line: &[u8]) -> bool {
-    let line: Value = serde_json::from_slice(line).unwrap_or_default();
-    line["type"] == "hello" && line["v"] == 1
 }
 
 #[cfg(test)]

@@ -446,7 +446,10 @@ fn tail_prints_events() {
     let events = json.out.until("\"left\"");
     let events: Vec<Value> = events.lines().map_while(|l| serde_json::from_str(l).ok()).collect();
     let asked = events.iter().find(|e| e["event"] == "ask").expect("the ask");
-    assert_eq!((&asked["from"], &asked["to"], &asked["code"]), (&json!("tester"), &json!("bob"), &Value::Null));
+    assert_eq!(
+        (&asked["from"], &asked["to"], &asked["code"]),
+        (&json!("tester"), &json!("bob"), &Value::Null)
+    );
     assert_eq!(asked["text"], "one\u{1b}[31m\ntwo");
     // The hub goes and another comes: the tail goes on.
     home.run(&["stop"]);

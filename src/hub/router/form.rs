@@ -3,7 +3,6 @@
 
 use super::ask::check_text;
 use super::delivery::Delivery;
-use super::limits::overloaded;
 use super::peer::MAX_LOST;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Starter, Timer};
 use crate::fence::clean;
@@ -54,10 +53,7 @@ impl Router {
     /// and count as one asker.
     pub(super) fn within_form_rate(&mut self, asker: PeerNo, target: PeerNo) -> Result<(), Fault> {
         let (now, key) = (self.now, self.asker_key(asker));
-        self.peer_mut(target).forms.count(key, FORMS_PER_HOUR, HOUR, now).or_else(|wait| {
-            let wait = format!("in {}, or ask the session", span(wait.div_ceil(1_000)));
-            overloaded(format!("its user was asked {FORMS_PER_HOUR} times within an hour"), wait)
-        })
+        self.peer_mut(target).forms.count(key, FORMS_PER_HOUR, HOUR, now, "questions went to its user")
     }
 
     fn asker_key(&self, asker: PeerNo) -> String {

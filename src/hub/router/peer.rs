@@ -132,10 +132,7 @@ impl Router {
     /// Counts an ask from `me` to `to` against the rate limit.
     pub(super) fn within_rate(&mut self, me: PeerNo, to: PeerNo) -> Result<(), Fault> {
         let (now, most, key) = (self.now, self.limits.asks_per_minute, self.peer(to).who.peer.clone());
-        self.peer_mut(me).rate.count(key, most, 60_000, now).or_else(|wait| {
-            let wait = format!("in {} s", wait.div_ceil(1000));
-            overloaded(format!("{most} asks went to this peer within a minute"), wait)
-        })
+        self.peer_mut(me).rate.count(key, most, 60_000, now, "asks went to this peer")
     }
 
     pub(super) fn activity(

@@ -144,9 +144,6 @@ impl Router {
         }
         let target = self.peer(ask.target);
         let why = match ask.delivery.and_then(|no| self.last_attempt(no)) {
-            Some(last) if matches!(last.stage, Stage::InDoubt { .. }) => {
-                "the process that pushed it is gone; it is pushed again unless a receipt arrives"
-            }
             Some(last) if last.stage == Stage::Sent => {
                 "that session is being handed it and has not taken it yet; a client that hangs or is stopped takes it when it \
                  goes on"
@@ -155,7 +152,7 @@ impl Router {
             _ if target.who.paths.is_empty() => {
                 "that session can't be interrupted; it is handed over with its next relay tool call"
             }
-            None if self.best_path(ask.target).is_some() => {
+            _ if self.best_path(ask.target).is_some() => {
                 "it is handed over as soon as the session can take it"
             }
             _ => "no path to that session works; it is handed over at its next hook event or relay tool call",
