@@ -16,7 +16,7 @@ use crate::datadir::host;
 use crate::link::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
 use crate::token::Tokens;
 use crate::wire::{
-    Answer, BroadcastRequest, Fault, Kind, Member, Parcel, Receipts, State, ToClient, ToHub, Who,
+    Answer, AskRequest, BroadcastRequest, Fault, Kind, Member, Parcel, Receipts, State, ToClient, ToHub, Who,
 };
 
 /// The number of pushes that a client remembers.
@@ -237,7 +237,7 @@ impl Client {
             self.request(|id| ToHub::Withdraw { id, ask_id });
         }
         let is_lost = |r: &Request| {
-            let acts = matches!(r.message, ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. });
+            let acts = matches!(r.message, ToHub::Ask(_) | ToHub::Broadcast(_) | ToHub::Reply { .. });
             other && acts && r.deaths > 0
         };
         let why = "the relay's state was lost while it had this request; it may have taken effect";
@@ -313,8 +313,8 @@ impl Client {
         for (id, request) in over {
             let result = Err(why(&request));
             let Request { message: request, deaths, sent, .. } = request;
-            if let ToHub::Ask { ask_id, .. } | ToHub::Broadcast(BroadcastRequest { broadcast_id: ask_id, .. }) =
-                &request
+            if let ToHub::Ask(AskRequest { ask_id, .. })
+            | ToHub::Broadcast(BroadcastRequest { broadcast_id: ask_id, .. }) = &request
                 && (sent || deaths > 0)
             {
                 let ask_id = ask_id.clone();

@@ -5,8 +5,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::wire::{
-    Activity, BroadcastRequest, Code, FormEnd, HookEvent, HookReport, Kind, Member, Parcel, Path, PeerKind,
-    Receipts, Scope, ToClient, ToHub, Who,
+    Activity, AskRequest, BroadcastRequest, Code, FormEnd, HookEvent, HookReport, Kind, Member, Parcel, Path,
+    PeerKind, Receipts, Scope, ToClient, ToHub, Who,
 };
 use crate::{fence, hook, name};
 
@@ -86,7 +86,15 @@ fn message() -> impl Strategy<Value = ToHub> {
             ToHub::Register { id, who: Box::new(who), lost }
         }),
         (id, text(), text(), text(), any::<u64>()).prop_map(|(id, ask_id, to, text, timeout_ms)| {
-            ToHub::Ask { id, ask_id, to, text, timeout_ms, thread: None, person: id.is_multiple_of(2) }
+            ToHub::Ask(AskRequest {
+                id,
+                ask_id,
+                to,
+                text,
+                timeout_ms,
+                thread: None,
+                person: id.is_multiple_of(2),
+            })
         }),
         (id, text(), text(), form_end()).prop_map(|(id, push, ask_id, end)| ToHub::FormClosed {
             id,

@@ -57,21 +57,7 @@ pub enum ToHub {
     Asks { id: u64 },
     /// Ask one peer. Answered by [`Answer::Asked`] when the question was handed over, or after 0.5 s at
     /// the latest. Idempotent on `ask_id`.
-    Ask {
-        id: u64,
-        /// Created by the asker; unguessable and used once: see [`crate::token`].
-        ask_id: String,
-        /// The target's name, as a person would type it.
-        to: String,
-        text: String,
-        /// Milliseconds until the ask ends with `timeout`.
-        timeout_ms: u64,
-        /// The conversation that this ask belongs to. If it is missing, the hub starts a new one.
-        thread: Option<String>,
-        /// Whether the question is for the person in front of the session, and not for its model.
-        #[serde(default)]
-        person: bool,
-    },
+    Ask(AskRequest),
     /// A form that a [`Parcel`] with the path `form` opened is closed. Answered by [`Answer::Done`], also if its ask has
     /// ended meanwhile. Idempotent.
     FormClosed {
@@ -137,6 +123,24 @@ pub enum ToHub {
     Stop { id: u64 },
     /// This peer leaves for good; its open asks, and the asks to it, end now.
     Bye,
+}
+
+/// The request to ask one peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AskRequest {
+    pub id: u64,
+    /// Created by the asker; unguessable and used once: see [`crate::token`].
+    pub ask_id: String,
+    /// The target's name, as a person would type it.
+    pub to: String,
+    pub text: String,
+    /// Milliseconds until the ask ends with `timeout`.
+    pub timeout_ms: u64,
+    /// The conversation that this ask belongs to. If it is missing, the hub starts a new one.
+    pub thread: Option<String>,
+    /// Whether the question is for the person in front of the session, and not for its model.
+    #[serde(default)]
+    pub person: bool,
 }
 
 /// The request to ask every peer in a scope.

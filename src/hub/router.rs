@@ -280,9 +280,7 @@ impl Router {
             ToHub::Register { id, who, lost } => (id, self.register(conn, id, *who, lost)),
             ToHub::Peers { id } => (id, Ok(Some(Answer::Peers(self.roster(conn))))),
             ToHub::Asks { id } => (id, Ok(Some(Answer::Asks(self.ask_list())))),
-            ToHub::Ask { id, ask_id, to, text, timeout_ms, thread, person } => {
-                (id, self.ask(conn, id, ask::Question { ask_id, to, text, timeout_ms, thread, person }))
-            }
+            ToHub::Ask(question) => (question.id, self.ask(conn, question)),
             ToHub::FormClosed { id, push, ask_id, end } => {
                 (id, self.form_closed((conn, id), &push, &ask_id, end))
             }

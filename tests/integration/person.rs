@@ -196,7 +196,8 @@ fn six_forms_an_hour_from_one_asker() {
     }
     let refused = a.call("relay_ask", json!({"to": "b", "question": "?", "who": "person"}));
     assert!(
-        refused.text.contains("6 questions went to its user within 60 min") && refused.text.contains("retry in"),
+        refused.text.contains("6 questions went to its user within 60 min")
+            && refused.text.contains("retry in"),
         "{}",
         refused.text
     );

@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::{BroadcastRequest, Scope, ToHub, Who};
+use crate::wire::{AskRequest, BroadcastRequest, Scope, ToHub, Who};
 
 const LATER: Duration = Duration::from_secs(61);
 
@@ -64,7 +64,18 @@ impl Start {
 
     fn ask(&mut self, ask_id: &str, text: &str) -> Step {
         let (ask_id, text, to) = (ask_id.to_owned(), text.to_owned(), "ben".to_owned());
-        self.say(1, ToHub::Ask { id: 1, ask_id, to, text, timeout_ms: 60_000, thread: None, person: false })
+        self.say(
+            1,
+            ToHub::Ask(AskRequest {
+                id: 1,
+                ask_id,
+                to,
+                text,
+                timeout_ms: 60_000,
+                thread: None,
+                person: false,
+            }),
+        )
     }
 
     fn snapshot(&self) -> String {
@@ -222,7 +233,7 @@ fn text_of_a_request_that_is_refused_leaves_the_journal() {
     let (to, thread) = ("nobody".to_owned(), None);
     hub.say(
         1,
-        ToHub::Ask {
+        ToHub::Ask(AskRequest {
             id: 2,
             ask_id,
             to,
@@ -230,7 +241,7 @@ fn text_of_a_request_that_is_refused_leaves_the_journal() {
             timeout_ms: 1000,
             thread,
             person: false,
-        },
+        }),
     );
     let (broadcast_id, text, scope) = ("bc_00000001".to_owned(), "xyzzy-repo".to_owned(), Scope::Repo);
     let (include_self, collect_ms, timeout_ms) = (false, None, 1000);
@@ -283,7 +294,7 @@ fn request_with_the_largest_id_does_not_make_the_journal_unusable() {
     let mut hub = place.start("epoch").with_peers();
     let (id, ask_id, to) = (u64::MAX, "ask_00000001".to_owned(), "ben".to_owned());
     let (text, timeout_ms, thread, person) = ("?".to_owned(), 60_000, None, false);
-    hub.say(1, ToHub::Ask { id, ask_id, to, text, timeout_ms, thread, person });
+    hub.say(1, ToHub::Ask(AskRequest { id, ask_id, to, text, timeout_ms, thread, person }));
     hub.journal.close(&hub.router);
     assert!(place.text().contains(&u64::MAX.to_string()), "the request is not answered yet");
     let next = place.start("another");

@@ -12,24 +12,12 @@ use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Starter, Timer};
 use crate::fence::label;
 use crate::wire::{
-    Answer, Code, Fault, Kind, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Member, Parcel, Path, PeerKind, State,
-    ToClient, What, place, refused,
+    Answer, AskRequest, Code, Fault, Kind, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Member, Parcel, Path,
+    PeerKind, State, ToClient, What, place, refused,
 };
 
 /// How much of a question its answer quotes, in characters.
 const MAX_ABOUT: usize = 100;
-
-/// The arguments of `ask`.
-pub(super) struct Question {
-    pub ask_id: String,
-    /// The target's name.
-    pub to: String,
-    pub text: String,
-    pub timeout_ms: u64,
-    pub thread: Option<String>,
-    /// Whether it is for the person in front of the session.
-    pub person: bool,
-}
 
 /// A question that has not ended.
 #[derive(Default, Serialize, Deserialize)]
@@ -57,7 +45,7 @@ pub(super) struct Ask {
 }
 
 impl Router {
-    pub(super) fn ask(&mut self, conn: ConnId, id: u64, question: Question) -> Reply {
+    pub(super) fn ask(&mut self, conn: ConnId, question: AskRequest) -> Reply {
         let me = self.me(conn)?;
         check_id(&question.ask_id)?;
         check_text("question", &question.text)?;
@@ -91,7 +79,7 @@ impl Router {
         let thread = question.thread.unwrap_or_else(|| self.ids.draw().replacen("push_", "thr_", 1));
         let (to, person, deadline) = (self.name(target), question.person, self.now + question.timeout_ms);
         let ask = Ask { asker: me, target, to, thread, person, deadline, ..Ask::default() };
-        self.open_ask(&Id::from(question.ask_id), ask, question.text, Some((conn, id)));
+        self.open_ask(&Id::from(question.ask_id), ask, question.text, Some((conn, question.id)));
         Ok(None)
     }
 

@@ -391,7 +391,7 @@ impl Router {
 mod tests {
     use super::*;
     use crate::hub::router::{Info, Input, Limits, Output};
-    use crate::wire::{Code, ToHub, Who};
+    use crate::wire::{AskRequest, Code, ToHub, Who};
 
     fn who(name: &str, path: Path) -> Box<Who> {
         Box::new(Who { paths: vec![path], ..Who::sample(name) })
@@ -419,7 +419,7 @@ mod tests {
         let ask = |router: &mut Router, now: Ms, n: usize| {
             let (ask_id, to, text) = (format!("ask_{n:016x}"), "b".to_owned(), "?".to_owned());
             let (timeout_ms, thread, person) = (60_000, None, false);
-            let ask = ToHub::Ask { id: n as u64, ask_id, to, text, timeout_ms, thread, person };
+            let ask = ToHub::Ask(AskRequest { id: n as u64, ask_id, to, text, timeout_ms, thread, person });
             pushed(&router.step(now, Input::Said(1, ask)).outputs)
         };
         let first: usize = (0..burst + 3).map(|n| ask(&mut router, 1_000, n)).sum();
@@ -448,7 +448,7 @@ mod tests {
         let mut ask = |n: usize| {
             let (ask_id, to, text) = (format!("ask_{n:016x}"), "b".to_owned(), "?".repeat(512 << 10));
             let (timeout_ms, thread, person) = (60_000, None, false);
-            let ask = ToHub::Ask { id: n as u64, ask_id, to, text, timeout_ms, thread, person };
+            let ask = ToHub::Ask(AskRequest { id: n as u64, ask_id, to, text, timeout_ms, thread, person });
             let out = router.step(1_000, Input::Said(1, ask)).outputs;
             let refusal = |o: &Output| match o {
                 Output::Send(1, ToClient::Error { code: Code::Overloaded, message, .. }) => {

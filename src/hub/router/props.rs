@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::{Info, Input, Limits, Output, Router};
 use crate::hub::journal;
 use crate::wire::{
-    Answer, BroadcastRequest, FormEnd, HookEvent, HookReport, Parcel, Path, Receipts, Scope, ToClient, ToHub,
-    Who,
+    Answer, AskRequest, BroadcastRequest, FormEnd, HookEvent, HookReport, Parcel, Path, Receipts, Scope,
+    ToClient, ToHub, Who,
 };
 
 const CONNS: u64 = 6;
@@ -76,7 +76,7 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
         }
         (7, _) => ToHub::Wait { id, claude, process: conn.to_string() },
         (8, _) => ToHub::Peers { id },
-        _ => ToHub::Ask {
+        _ => ToHub::Ask(AskRequest {
             id,
             ask_id: format!("ask_{id:08}"),
             to: format!("peer{to}"),
@@ -84,7 +84,7 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
             timeout_ms: 5000,
             thread: None,
             person: id.is_multiple_of(2),
-        },
+        }),
     }
 }
 

@@ -8,8 +8,8 @@ use super::truth::End;
 use super::world::{Owner, World};
 use crate::link::{ANSWER, CONNECT};
 use crate::wire::{
-    Activity, Answer, BroadcastRequest, Code, Fault, Kind, Member, Parcel, Path, PeerKind, Receipts, State,
-    ToClient, ToHub, Who, fault,
+    Activity, Answer, AskRequest, BroadcastRequest, Code, Fault, Kind, Member, Parcel, Path, PeerKind,
+    Receipts, State, ToClient, ToHub, Who, fault,
 };
 
 /// The request by which a client registers.
@@ -78,9 +78,8 @@ impl Client {
 /// The id that an ask or a broadcast begins.
 fn asked(request: &ToHub) -> Option<&str> {
     match request {
-        ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast(BroadcastRequest { broadcast_id: id, .. }) => {
-            Some(id)
-        }
+        ToHub::Ask(AskRequest { ask_id: id, .. })
+        | ToHub::Broadcast(BroadcastRequest { broadcast_id: id, .. }) => Some(id),
         _ => None,
     }
 }
@@ -162,7 +161,7 @@ impl World {
         client.has_registered = true;
         client.open.retain(|id, _| open.contains(id));
         let is_lost = |r: &Request| {
-            let acts = matches!(r.message, ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. });
+            let acts = matches!(r.message, ToHub::Ask(_) | ToHub::Broadcast(_) | ToHub::Reply { .. });
             other && acts && r.deaths > 0
         };
         let lost: Vec<u64> = client.requests.iter().filter(|(_, r)| is_lost(r)).map(|(id, _)| *id).collect();
@@ -295,7 +294,7 @@ impl World {
 
     fn succeeded(&mut self, i: usize, request: ToHub, answer: Answer) {
         match (request, answer) {
-            (ToHub::Ask { .. }, Answer::Asked { ask_id, to, state, .. }) => {
+            (ToHub::Ask(_), Answer::Asked { ask_id, to, state, .. }) => {
                 if state < State::Replied {
                     self.client(i).open.insert(ask_id, to);
                 }

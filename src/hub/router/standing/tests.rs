@@ -3,7 +3,8 @@
 use crate::hub::router::{Info, Input, Limits, Ms, Output, Router};
 use crate::wire::HookEvent::{self, Prompt, Start, Stop, StopAgain};
 use crate::wire::{
-    Activity, Answer, HookReport, Kind, Note, Parcel, Path, PeerKind, Receipts, State, ToClient, ToHub, Who,
+    Activity, Answer, AskRequest, HookReport, Kind, Note, Parcel, Path, PeerKind, Receipts, State, ToClient,
+    ToHub, Who,
 };
 
 const ASKER: u64 = 1;
@@ -47,7 +48,8 @@ impl Case {
         case.say(WAITER, ToHub::Wait { id: 1, claude, process });
         let (ask_id, to, text) = ("ask_0000000000000001".to_owned(), "session".to_owned(), "?".to_owned());
         let (timeout_ms, thread, person) = (600_000, None, false);
-        let out = case.say(ASKER, ToHub::Ask { id: 2, ask_id, to, text, timeout_ms, thread, person });
+        let out =
+            case.say(ASKER, ToHub::Ask(AskRequest { id: 2, ask_id, to, text, timeout_ms, thread, person }));
         case.take_push(&out);
         case
     }
