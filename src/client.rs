@@ -217,10 +217,6 @@ impl Client {
                 vec![Event::Told(message)]
             }
             ToClient::Over { .. } | ToClient::RosterChanged => vec![Event::Told(message)],
-            ToClient::Farewell { .. } => {
-                self.sender.iter().for_each(Sender::close); // `keep` reconnects
-                Vec::new()
-            }
             ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => Vec::new(),
         }
     }

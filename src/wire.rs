@@ -139,7 +139,7 @@ pub struct AskRequest {
     /// The conversation that this ask belongs to. If it is missing, the hub starts a new one.
     pub thread: Option<String>,
     /// Whether the question is for the person in front of the session, and not for its model.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     pub person: bool,
 }
 
@@ -196,9 +196,6 @@ pub enum ToClient {
     Error { id: Option<u64>, code: Code, message: String },
     /// The waiter is not needed; the hub closes the connection.
     Dismissed,
-    /// A linked hub has taken the socket over, and this hub exits: the client reconnects, to the hub with this epoch. Its
-    /// open asks end there, as after any change of the epoch.
-    Farewell { epoch: String },
     /// Push this to the session by the path that it names, then send `pushed`. With the path `tool` it precedes the answer to a
     /// request: the result of a tool call is to carry it.
     Push(Parcel),
@@ -262,11 +259,11 @@ impl Receipts {
 
 /// A peer's description of itself at registration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Who {
     /// The wanted name; the hub makes a valid one of it. A peer that comes back keeps the name that the hub knows.
     pub name: String,
     /// If the name is taken, fail with `name_taken` instead of adding a suffix.
-    #[serde(default)]
     pub exact: bool,
     pub kind: PeerKind,
     /// The peer's public identity, created by the client and kept while the session runs.
@@ -291,21 +288,16 @@ pub struct Who {
     /// The host name of the machine or container that the peer runs on. The hub keeps it if it differs from its own.
     pub host: Option<String>,
     /// Whether the peer is connected through `peers.sock`. Set by the hub.
-    #[serde(default)]
     pub remote: bool,
     /// Whether the user's settings hold what comes by inbox until the user accepts it.
-    #[serde(default)]
     pub held: bool,
     /// Whether its client can show a form to the person in front of it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forms: bool,
     /// Whether that person does not want to be asked by peers.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub person_off: bool,
     /// Whose questions need that person's consent.
     pub consent: Option<Consent>,
     /// The asks whose forms are open. The hub sends [`ToClient::Over`] for each ask that it does not know as open.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open_forms: Vec<String>,
     /// Whether this is the first registration of this process: it does not know the pushes of an earlier process of the
     /// session.
@@ -332,6 +324,7 @@ impl Who {
 
 /// A text to deliver to a session, with its header fields.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Parcel {
     /// The identifier of this push: unguessable, known to the hub, the pushing process and the client that it went to.
     pub push: String,
@@ -361,10 +354,8 @@ pub struct Parcel {
     /// The conversation that this belongs to.
     pub thread: Option<String>,
     /// A reply that came after its ask had timed out.
-    #[serde(default)]
     pub late: bool,
     /// Whether an earlier push of this text may have arrived.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,
 }
 
@@ -426,7 +417,7 @@ pub enum Answer {
         unconfirmed: usize,
         /// For `stop`: the asks that the session has seen and not answered, of which the hook reminds the model.
         #[serde(default)]
-        remind: Vec<OwedAsk>,
+        remind: Vec<ListedAsk>,
     },
     Status(Status),
     Done,

@@ -118,8 +118,7 @@ impl World {
 
     /// The hub dies, and the next one replays its journal.
     fn restart(&mut self) {
-        let (header, records) = journal::read(&self.journal[..]).expect("a journal");
-        let mut next = header.snapshot;
+        let (_, mut next, records) = journal::read(&self.journal[..]).expect("a journal");
         journal::replay(&mut next, records).expect("records");
         assert_eq!(state(&next), state(&self.router), "the replay differs from the router");
         self.last_no += 1;

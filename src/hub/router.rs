@@ -19,7 +19,6 @@ mod delivery;
 mod ended;
 mod form;
 mod ids;
-mod integrity;
 mod limits;
 mod naming;
 mod peer;
@@ -41,11 +40,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, VERSION, fault};
 use ask::Ask;
+pub use ask::digest;
 use broadcast::Broadcast;
 use delivery::Delivery;
 use ended::EndedAsks;
 use ids::Ids;
-pub use integrity::{OUT_OF_RANGE, is_in_range};
 pub use limits::Limits;
 use naming::Names;
 use peer::Peer;
@@ -76,18 +75,6 @@ pub enum Input {
     Closed(ConnId),
     /// A deadline passed.
     Tick,
-    /// A linked hub, of this epoch, has taken the socket over; the hub exits.
-    HandOver(String),
-}
-
-impl Input {
-    /// The connection that it came by; 0 for none.
-    pub fn conn(&self) -> ConnId {
-        match self {
-            Input::Opened(conn) | Input::Said(conn, _) | Input::Closed(conn) => *conn,
-            Input::Tick | Input::HandOver(_) => 0,
-        }
-    }
 }
 
 /// An output of the state machine.
@@ -258,10 +245,6 @@ impl Router {
             }
             Input::Closed(conn) => self.closed(conn),
             Input::Said(..) | Input::Tick => false, // an earlier step closed that connection
-            Input::HandOver(epoch) => {
-                self.hand_over(&epoch);
-                true
-            }
         };
         let drawn = std::mem::take(&mut self.ids.drawn);
         let is_change = changes || drawn.len() > drawn_by_timers; // texts were taken along

@@ -172,7 +172,7 @@ fn journal_with_garbage_in_the_middle_is_not_used() {
         let (header, records) = text.split_once('\n').expect("a header");
         fs::write(path(dir), format!("{header}\n{{\"at\":1}}\n{records}")).expect("written");
     };
-    unusable(broken, "journal_unreadable", "not a record");
+    unusable(broken, "journal_unreadable", "missing field");
 }
 
 #[test]

@@ -136,26 +136,22 @@ impl Router {
 
     /// Opens an ask and starts the delivery of its question. `starter` is the request to answer.
     pub(super) fn open_ask(&mut self, id: &Id, ask: Ask, text: String, starter: Option<Starter>) {
-        let (asker, target, said) = (ask.asker, ask.target, text.clone());
+        let (asker, target) = (ask.asker, ask.target);
         let mut parcel = self.parcel(Kind::Ask, id, asker, text, &ask.thread);
         self.report(self.event_of(What::Ask, &parcel, target));
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
         if self.is_by_form(ask.person, target) {
             parcel.path = Path::Form;
         }
-        let peer = self.peer_mut(asker);
-        peer.asked.insert(id.clone());
-        peer.met.insert(target);
-        let peer = self.peer_mut(target);
-        peer.owes.insert(id.clone());
-        peer.met.insert(asker);
+        self.peer_mut(asker).asked.insert(id.clone());
+        self.peer_mut(target).owes.insert(id.clone());
         self.arm(ask.deadline, Timer::Timeout(id.clone()));
         let about = label(parcel.text.trim().lines().next().unwrap_or_default());
         let about = about.chars().take(MAX_ABOUT).collect();
         let no = self.deliver(target, parcel, starter);
         let (asked_at, since, delivery) = (self.now, self.now, Some(no));
         self.asks.insert(id.clone(), Ask { asked_at, since, delivery, about, ..ask });
-        self.seek_consent(id, &said);
+        self.seek_consent(id, no);
         self.dispatch(no);
     }
 
@@ -359,7 +355,8 @@ fn unknown(why: &str) -> Reply {
     refused(Code::UnknownAsk, format!("{why}; relay_peers lists the asks that this session owes"))
 }
 
-fn digest(text: &str) -> u64 {
+/// A digest by which a text is recognised.
+pub fn digest(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new(); // with fixed keys: the same in every hub process
     text.hash(&mut hasher);
     hasher.finish()

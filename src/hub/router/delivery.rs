@@ -89,12 +89,6 @@ impl Delivery {
 }
 
 impl Router {
-    /// Whether no answer and no notice waits for a connected peer.
-    pub fn is_drained(&self) -> bool {
-        let waits = |d: &Delivery| d.attempts.is_empty() && d.parcel.kind != Kind::Ask;
-        !self.deliveries.values().any(|d| waits(d) && self.peer(d.to).conn.is_some())
-    }
-
     /// Creates a delivery to `to` and dispatches it.
     pub(super) fn post(&mut self, to: PeerNo, parcel: Parcel, starter: Option<Starter>) {
         let no = self.deliver(to, parcel, starter);
@@ -207,10 +201,10 @@ impl Router {
         }
     }
 
-    /// Settles the pushes that this peer's last connection `old` did not report. If `conn` belongs to the same process,
-    /// they are sent again, and the process reports from memory. If it belongs to a new one (`fresh`), they are in
-    /// doubt, and the forms of the last one are closed.
-    pub(super) fn settle_sent(&mut self, me: PeerNo, old: ConnId, conn: ConnId, fresh: bool) {
+    /// Settles the pushes that this peer's last connection did not report. If `conn` belongs to the same process, they are
+    /// sent again, and the process reports from memory. If it belongs to a new one (`fresh`), they are in doubt, and the
+    /// forms of the last one are closed.
+    pub(super) fn settle_sent(&mut self, me: PeerNo, conn: ConnId, fresh: bool) {
         for no in self.peer(me).inbox.clone() {
             let Some(delivery) = self.deliveries.get_mut(&no) else { continue };
             if fresh && delivery.is_form() && delivery.is_under_way() {
@@ -218,7 +212,7 @@ impl Router {
                 continue;
             }
             let Some(attempt) = delivery.attempts.last_mut() else { continue };
-            if attempt.stage != Stage::Sent || attempt.conn != old {
+            if attempt.stage != Stage::Sent || attempt.waiter.is_some() {
                 continue;
             }
             if fresh {

@@ -16,16 +16,14 @@ pub(super) const MAX_LOST: usize = 1_024;
 
 /// A registered peer.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Peer {
     /// Its registration, with its present name.
     pub who: Who,
     /// The name that it wanted last, other than by its own model.
-    #[serde(default)]
     pub wanted: String,
     /// `None` while it may reconnect.
     pub conn: Option<ConnId>,
-    /// The last connection that it registered on.
-    newest: ConnId,
     /// The time until which it may reconnect.
     pub grace: Option<Ms>,
     pub since: Ms,
@@ -44,18 +42,13 @@ pub(super) struct Peer {
     /// Open asks to it.
     pub owes: BTreeSet<Id>,
     pub broadcasts: BTreeSet<Id>,
-    /// Peers with which it has exchanged an ask.
-    pub met: BTreeSet<PeerNo>,
     /// Its asks per target.
     rate: Rate,
     /// Before that no form is opened: the channel has just started, or another form was closed.
-    #[serde(default)]
     pub form_after: Ms,
     /// Forms at it per asker.
-    #[serde(default)]
     pub forms: Rate,
     /// The askers that may always ask, if its user wants to be asked for consent.
-    #[serde(default)]
     pub always: BTreeSet<String>,
 }
 
@@ -73,8 +66,7 @@ impl Router {
         };
         self.roles.insert(conn, Role::Peer(no));
         let peer = self.peer_mut(no);
-        let (old, before) = (peer.conn.replace(conn), peer.newest);
-        peer.newest = conn;
+        let old = peer.conn.replace(conn);
         peer.dead.clear();
         peer.grace = None;
         if let Some(old) = old {
@@ -96,7 +88,7 @@ impl Router {
             peer.form_after = peer.form_after.max(start);
         }
         self.close_stale_forms(no, conn, open_forms);
-        self.settle_sent(no, before, conn, fresh);
+        self.settle_sent(no, conn, fresh);
         // A new process of a session that was given up does not know what its last one had asked.
         let untold = if fresh { self.ended.untold(&self.peer(no).who.peer) } else { Vec::new() };
         lost.iter().chain(&untold).take(MAX_LOST).for_each(|id| self.fail_lost_ask(no, id));
@@ -136,10 +128,7 @@ impl Router {
     /// Counts an ask from `me` to `to` against the rate limit.
     pub(super) fn within_rate(&mut self, me: PeerNo, to: PeerNo) -> Result<(), Fault> {
         let (now, most, key) = (self.now, self.limits.asks_per_minute, self.peer(to).who.peer.clone());
-        self.peer_mut(me).rate.count(key, most, 60_000, now).or_else(|wait| {
-            let wait = format!("in {} s", wait.div_ceil(1000));
-            overloaded(format!("{most} asks went to this peer within a minute"), wait)
-        })
+        self.peer_mut(me).rate.count(key, most, 60_000, now, "asks went to this peer")
     }
 
     pub(super) fn activity(
@@ -217,7 +206,6 @@ impl Router {
         self.names.forget(no);
         self.by_identity.remove(&peer.who.peer);
         for other in self.peers.values_mut() {
-            other.met.remove(&no);
             other.always.remove(&peer.who.peer); // whoever comes with its identity later is somebody else
         }
         self.report(Event { event: What::Left, from: peer.who.name, ..Event::default() });

@@ -97,8 +97,7 @@ fn snapshot(router: &Router) -> String {
 }
 
 fn restored(journal: &[u8]) -> Router {
-    let (header, records) = journal::read(journal).expect("a journal");
-    let mut router = header.snapshot;
+    let (_, mut router, records) = journal::read(journal).expect("a journal");
     journal::replay(&mut router, records).expect("records");
     router
 }

@@ -20,7 +20,8 @@ impl Router {
         }
         let path = attempt.path;
         if path == Path::Form && error.is_some() {
-            return self.postpone_form(no);
+            self.forget_attempt(no);
+            return self.free_form(to);
         }
         if error.is_some() {
             attempt.stage = Stage::Failed;

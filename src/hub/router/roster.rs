@@ -7,9 +7,7 @@ use super::standing::phrase;
 use super::{ConnId, Id, PeerNo, Router};
 use crate::fence::label;
 use crate::span::span;
-use crate::wire::{
-    Activity, AskList, Code, EndedAsk, ListedPeer, Me, OpenAsk, OwedAsk, Path, Roster, State, Status, VERSION,
-};
+use crate::wire::{Activity, AskList, Code, ListedAsk, ListedPeer, Path, Roster, State, Status, VERSION};
 
 /// The number of ended asks in a list.
 const MAX_ENDED: usize = 50;
@@ -21,34 +19,45 @@ impl Router {
             self.names.by_key.values().filter(|no| Some(**no) != me && self.stands_for_session(**no, me));
         let peers: Vec<ListedPeer> = others.map(|no| self.peer_line(*no)).collect();
         let Some(no) = me else { return Roster { peers, ..Roster::default() } };
-        let own = self.peer(no);
-        let me = Me { name: own.who.name.clone(), cwd: label(&own.who.cwd), push: self.best_path(no) };
-        let owes = self.open_asks(|ask| {
+        let owed = self.open_asks(|ask| {
             ask.target == no && ask.state >= State::Pushed && !self.is_by_form(ask.person, no)
         });
-        let owed =
-            owes.into_iter().map(|OpenAsk { ask_id, from, age_s, .. }| OwedAsk { ask_id, from, age_s });
-        Roster { me: Some(me), peers, asks: self.open_asks(|ask| ask.asker == no), owed: owed.collect() }
+        let asks = self.open_asks(|ask| ask.asker == no);
+        Roster { me: Some(self.peer_line(no)), peers, asks, owed }
     }
 
     /// The open asks of all peers, oldest first, and the last that ended, newest first.
     pub(super) fn ask_list(&self) -> AskList {
         let ended = self.ended.latest().filter(|(.., tombstone)| !tombstone.to.is_empty());
-        let ended = ended.take(MAX_ENDED).map(|(id, at, tombstone)| EndedAsk {
-            ask_id: id.to_string(),
-            from: tombstone.from.clone(),
-            to: tombstone.to.clone(),
-            code: tombstone.code.filter(|_| !tombstone.withdrawn),
-            withdrawn: tombstone.withdrawn,
-            ended_s: self.now.saturating_sub(at) / 1000,
+        let ended = ended.take(MAX_ENDED).map(|(id, at, tombstone)| {
+            let (state, detail) = match tombstone.code {
+                None => (State::Replied, "answered"),
+                Some(_) if tombstone.withdrawn => (State::Ended, "withdrawn"),
+                Some(code) => (State::Ended, code.name()),
+            };
+            ListedAsk {
+                ask_id: id.to_string(),
+                from: tombstone.from.clone(),
+                to: tombstone.to.clone(),
+                state,
+                note: None,
+                age_s: self.now.saturating_sub(at) / 1000,
+                left_s: 0,
+                thread: tombstone.thread.clone(),
+                detail: detail.to_owned(),
+            }
         });
         AskList { open: self.open_asks(|_| true), ended: ended.collect() }
     }
 
-    fn open_asks(&self, is_listed: impl Fn(&Ask) -> bool) -> Vec<OpenAsk> {
+    fn open_asks(&self, is_listed: impl Fn(&Ask) -> bool) -> Vec<ListedAsk> {
         let mut asks: Vec<_> = self.asks.iter().filter(|(_, ask)| is_listed(ask)).collect();
         asks.sort_by_key(|(_, ask)| ask.asked_at);
-        let describe = |(id, ask): (&Id, &Ask)| OpenAsk {
+        asks.into_iter().map(|(id, ask)| self.ask_line(id, ask)).collect()
+    }
+
+    pub(super) fn ask_line(&self, id: &Id, ask: &Ask) -> ListedAsk {
+        ListedAsk {
             ask_id: id.to_string(),
             from: self.name(ask.asker),
             to: self.name(ask.target),
@@ -58,8 +67,7 @@ impl Router {
             left_s: ask.deadline.saturating_sub(self.now) / 1000,
             thread: ask.thread.clone(),
             detail: self.describe(ask),
-        };
-        asks.into_iter().map(describe).collect()
+        }
     }
 
     fn peer_line(&self, no: PeerNo) -> ListedPeer {
@@ -136,9 +144,6 @@ impl Router {
         }
         let target = self.peer(ask.target);
         let why = match ask.delivery.and_then(|no| self.last_attempt(no)) {
-            Some(last) if matches!(last.stage, Stage::InDoubt(_)) => {
-                "the process that pushed it is gone; it is pushed again unless a receipt arrives"
-            }
             Some(last) if last.stage == Stage::Sent => {
                 "that session is being handed it and has not taken it yet; a client that hangs or is stopped takes it when it \
                  goes on"
@@ -147,7 +152,7 @@ impl Router {
             _ if target.who.paths.is_empty() => {
                 "that session can't be interrupted; it is handed over with its next relay tool call"
             }
-            None if self.best_path(ask.target).is_some() => {
+            _ if self.best_path(ask.target).is_some() => {
                 "it is handed over as soon as the session can take it"
             }
             _ => "no path to that session works; it is handed over at its next hook event or relay tool call",

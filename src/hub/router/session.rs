@@ -10,7 +10,7 @@ use super::limits::overloaded;
 use super::peer::Peer;
 use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::wire::{
-    Activity, Answer, Code, Fault, HookEvent, HookReport, MAX_LABEL, OwedAsk, Path, PeerKind, ToClient,
+    Activity, Answer, Code, Fault, HookEvent, HookReport, ListedAsk, MAX_LABEL, Path, PeerKind, ToClient,
     refused,
 };
 
@@ -124,7 +124,7 @@ impl Router {
     }
 
     /// Applies a hook event to the asks of its session. Returns the asks of which to remind the model.
-    fn turn_news(&mut self, hook: &HookReport, peers: &[PeerNo], begins: bool) -> Vec<OwedAsk> {
+    fn turn_news(&mut self, hook: &HookReport, peers: &[PeerNo], begins: bool) -> Vec<ListedAsk> {
         let HookReport { event, turn, ask_id, reason, .. } = hook;
         match event {
             HookEvent::Prompt => {

@@ -4,7 +4,7 @@
 use super::ask::Ask;
 use super::{Id, PeerNo, Router, Timer};
 use crate::fence::label;
-use crate::wire::{Activity, Event, Kind, Note, OwedAsk, Path, PeerKind, State, What};
+use crate::wire::{Activity, Event, Kind, ListedAsk, Note, Path, PeerKind, State, What};
 
 impl Router {
     /// Handles the end of a turn. Returns the asks of which the hook reminds the session's model: those that the model has seen
@@ -12,7 +12,7 @@ impl Router {
     ///
     /// `again`: a hook has prolonged this turn before, so every ask gets that note. The exception is an ask that came by the path
     /// `hook`: that hook may be the waiter that brought it.
-    pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool) -> Vec<OwedAsk> {
+    pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool) -> Vec<ListedAsk> {
         let mut remind = Vec::new();
         for id in self.owed_and_seen(peers) {
             let Some(ask) = self.asks.get_mut(&id) else { continue };
@@ -24,10 +24,9 @@ impl Router {
                 continue;
             }
             ask.reminded = true;
-            let (asker, age_s) = (ask.asker, self.now.saturating_sub(ask.asked_at) / 1000);
-            remind.push(OwedAsk { ask_id: id.to_string(), from: self.name(asker), age_s });
+            remind.push(id);
         }
-        remind
+        remind.iter().filter_map(|id| Some(self.ask_line(id, self.asks.get(id)?))).collect()
     }
 
     /// Handles a failed turn: the model's server had an error.
