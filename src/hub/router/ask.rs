@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
+use super::delivery::Delivery;
 use super::ended::Tombstone;
 use super::limits::overloaded;
 use super::peer::MAX_LOST;
@@ -207,7 +208,9 @@ impl Router {
             (_, Some(_), asker) => {
                 // The same answer again: the confirmation of the first one got lost.
                 let (ask_id, to) = (ask_id.to_owned(), ended.from.clone());
-                let state = asker.map_or(State::Pushed, |asker| self.reply_state(asker, &ask_id));
+                let is_it = |d: &&Delivery| d.parcel.kind == Kind::Reply && d.parcel.ask_id == ask_id;
+                let delivery = asker.and_then(|asker| self.deliveries_to(asker).find(is_it));
+                let state = delivery.map_or(State::Pushed, |d| d.state);
                 Ok(Some(Answer::Replied { ask_id, to, state }))
             }
             (Some(Code::Timeout), None, Some(asker)) => {

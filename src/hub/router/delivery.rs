@@ -320,13 +320,6 @@ impl Router {
         self.peer(peer).inbox.iter().filter_map(|no| self.deliveries.get(no))
     }
 
-    /// The state of the delivery of an answer to `asker`.
-    pub(super) fn reply_state(&self, asker: PeerNo, ask_id: &str) -> State {
-        let mut replies =
-            self.deliveries_to(asker).filter(|d| d.parcel.kind == Kind::Reply && d.parcel.ask_id == ask_id);
-        replies.next().map_or(State::Pushed, |d| d.state)
-    }
-
     /// Removes a delivery. The state of a question is kept with its ask.
     pub(super) fn remove_delivery(&mut self, no: DeliveryNo) {
         self.answer_starter(no, None);
