@@ -99,9 +99,9 @@ impl Router {
         if event == HookEvent::Permission {
             session.dialog.clone_from(&hook.ask_id);
         }
+        let is_late = !is_turn && session.turned > now.saturating_sub(hook.age_ms.unwrap_or(0));
         let activity = match event {
-            // Asynchronous hooks: this one may come after the end of its turn.
-            HookEvent::Tool | HookEvent::Denied if session.activity == Activity::Idle => Activity::Idle,
+            _ if is_late => session.activity,
             HookEvent::Start | HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed => Activity::Idle,
             HookEvent::Prompt | HookEvent::Tool | HookEvent::Denied => Activity::Busy,
             HookEvent::Permission => Activity::Waiting,
