@@ -8,9 +8,9 @@ use super::claude::{
     CHANNEL_FLAG, INSTALL_CLAUDE, MARKETPLACE, PLUGIN, abbreviate_home, claude, marketplace, plugin,
     started_program,
 };
-use super::settings::RULE;
+use super::settings::Entry;
 use super::terminal::{err, out};
-use super::{Failure, Outcome, package, settings, usage_error};
+use super::{Failure, Outcome, package, usage_error};
 use crate::fence::clean;
 
 /// Why the user should allow our tools.
@@ -18,12 +18,15 @@ pub const WHY_ALLOW: &str = "In auto mode, the default of Claude Code since 2.1.
     allow rule first costs a classifier request of about 147 KB, which can refuse the call. In other modes a dialog asks on \
     the first use in each project.";
 
+const ALLOWED: &str = "sessions may use the relay tools without a dialog, by a rule in your settings";
+const MAY_ASK: &str = "\
+    \nSessions can ask not only other sessions but also you, by a form in the terminal of an idle session.\n\
+    May they? [Y/n] ";
+
 /// Runs `relay setup`.
 pub fn setup(args: &Args) -> Outcome {
-    for (yes, no) in [("allow", "no-allow"), ("person", "no-person")] {
-        if args.has(yes) && args.has(no) {
-            return usage_error(format!("--{yes} and --{no} exclude each other"));
-        }
+    if args.has("allow") && args.has("no-allow") {
+        return usage_error("--allow and --no-allow exclude each other");
     }
     if args.has("remove") { remove() } else { install(args) }
 }
@@ -39,8 +42,7 @@ fn install(args: &Args) -> Result<(), Failure> {
         Err(why) => format!("NOT STARTED by the plugin: {why}; see `relay doctor`"),
     };
     step("program", &program)?;
-    let is_first = permit(args)?;
-    permit_forms(args, is_first)?;
+    permit(args)?;
     let extras = match package::install_extras() {
         Ok(dir) => format!("installed below {} (for zsh, add its zsh/site-functions to fpath)", shown(&dir)),
         Err(why) => why,
@@ -92,53 +94,27 @@ fn install_plugin() -> Result<(), Failure> {
     }
 }
 
-/// Adds or removes the allow rule. Returns whether the user was asked.
-fn permit(args: &Args) -> Result<bool, Failure> {
-    let is_asked = !settings::has_rule() && !args.has("allow") && !args.has("no-allow");
+/// Adds or removes the allow rule. Where neither is chosen yet, a user at a terminal is asked, and then also whether peers may
+/// ask the user.
+fn permit(args: &Args) -> Result<(), Failure> {
+    let is_asked = !Entry::Rule.is_set() && !args.has("allow") && !args.has("no-allow");
     if is_asked {
         out(&format!("\n{WHY_ALLOW}\n"))?;
     }
-    let is_refused =
-        is_asked && ask("Allow the relay tools, in all projects of this user? [Y/n] ") == Some(false);
-    set_rule(!args.has("no-allow") && !is_refused)?;
-    Ok(is_asked)
-}
-
-fn set_rule(is_wanted: bool) -> Result<(), Failure> {
-    let done = match (is_wanted, settings::has_rule()) {
-        (true, true) => format!("{RULE} is allowed"),
-        (true, false) => {
-            format!("added {RULE} to permissions.allow in {}", settings::set_rule(true)?)
+    let is_refused = |question| is_asked && ask(question) == Some(false);
+    let is_allowed =
+        !args.has("no-allow") && !is_refused("Allow the relay tools, in all projects of this user? [Y/n] ");
+    Entry::Rule.set(is_allowed)?;
+    step("permission", if is_allowed { ALLOWED } else { "no allow rule; `relay setup --allow` adds it" })?;
+    if !Entry::NoPerson.is_set() && is_refused(MAY_ASK) {
+        Entry::NoPerson.set(true)?;
+    }
+    match Entry::NoPerson.is_set() {
+        true => step("person", "sessions may not ask you by a form (RELAY_PERSON is off in your settings)"),
+        false => {
+            step("person", "sessions may ask you by a form; RELAY_PERSON=off in your settings forbids it")
         }
-        (false, true) => {
-            format!("removed {RULE} from permissions.allow in {}", settings::set_rule(false)?)
-        }
-        (false, false) => "no allow rule; `relay setup --allow` adds it".to_owned(),
-    };
-    step("permission", &done)
-}
-
-/// Lets peers ask the user, or not. A user who is there is asked at the first installation.
-fn permit_forms(args: &Args, is_first: bool) -> Result<(), Failure> {
-    const QUESTION: &str = "\
-        \nSessions can ask not only other sessions but also you, by a form in the terminal of an idle session.\n\
-        May they? [Y/n] ";
-    let is_off = settings::forbids_person();
-    let is_asked = is_first && !is_off && !args.has("person") && !args.has("no-person");
-    let is_refused = is_asked && ask(QUESTION) == Some(false);
-    set_forms(!args.has("no-person") && !is_refused && (!is_off || args.has("person")))
-}
-
-fn set_forms(are_wanted: bool) -> Result<(), Failure> {
-    let done = match are_wanted {
-        true => "sessions may ask you by a form; `relay setup --no-person` forbids it",
-        false => "sessions may not ask you by a form (RELAY_PERSON=off); `relay setup --person` lets them",
-    };
-    let file = match are_wanted == settings::forbids_person() {
-        true => format!("; changed env in {}", settings::set_refusal(!are_wanted)?),
-        false => String::new(),
-    };
-    step("person", &format!("{done}{file}"))
+    }
 }
 
 /// Asks the user; `None` if nobody is there. An empty line is a yes, the end of the input is not.
@@ -159,11 +135,9 @@ fn remove() -> Result<(), Failure> {
     let known = marketplace()?;
     let removed = known.map_or_else(absent, |_| claude(&["plugin", "marketplace", "remove", MARKETPLACE]))?;
     step("marketplace", &removed)?;
-    set_rule(false)?;
-    if settings::forbids_person() {
-        let file = settings::set_refusal(false)?;
-        step("person", &format!("removed RELAY_PERSON from env in {file}"))?;
-    }
+    Entry::Rule.set(false)?;
+    Entry::NoPerson.set(false)?;
+    step("settings", "without the allow rule and RELAY_PERSON")?;
     package::remove()?;
     step("copy", "removed, with completions and man page")
 }
