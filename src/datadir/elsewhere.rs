@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use super::machine::MACHINE;
+use super::machine::HOST;
 use super::{Claim, DataDir, LOCK, SOCKET, make_private};
+use crate::process;
 use crate::threads::{SMALL, spawn};
 
 /// The directory of the second socket. It holds nothing else, so that it can be mounted: a mounted file would stay the
@@ -26,12 +27,12 @@ pub type Listeners = [Option<(u64, u64, i64, i64)>; 2];
 
 /// The host name of this machine or container.
 pub fn host() -> &'static str {
-    &MACHINE.host
+    &HOST
 }
 
 /// Whether containers of this machine show another host name. macOS has none, and renames itself with its network.
 pub fn has_containers() -> bool {
-    !MACHINE.boot.is_empty()
+    process::path("").is_some()
 }
 
 /// Connects within `limit`: `connect` blocks while the listener's backlog is full, and has no timeout of its own.
@@ -90,6 +91,6 @@ impl Claim {
         let directory = self.dir.path().join(DIRECTORY);
         make_private(&directory)?;
         let mode = if fs::symlink_metadata(directory)?.mode() & 0o001 == 0 { 0o600 } else { 0o666 };
-        self.bind_as(&named(PEERS, &self.suffix), mode)
+        self.bind_as(PEERS, mode)
     }
 }

@@ -51,7 +51,7 @@ fn a_healthy_installation_has_no_errors() {
     let text = home.run(&["doctor"]);
     assert_eq!(text.code, Some(0), "{text:?}");
     for part in
-        ["ok      relay", "2.1.332", "launcher    starts relay", "private to you", "1 peer\n", "1 file, "]
+        ["ok      relay", "2.1.332", "launcher    starts relay", "owned by you", "1 peer\n", "1 file, "]
     {
         assert!(text.out.contains(part), "{part}: {}", text.out);
     }
@@ -134,15 +134,17 @@ fn doctor_finds_what_is_wrong_with_the_data_directory() {
         .and_then(|file| file.set_len(50_000_000))
         .expect("a big log");
     let report = diagnose(&home);
-    assert!(problem(&report, "directory", "error").contains("755"));
+    assert_eq!(findings(&report, "directory")[0]["level"], "ok", "the next session makes it private");
     problem(&report, "logs", "warning");
+    fs::set_permissions(home.data(), fs::Permissions::from_mode(0o777)).expect("a mode");
+    assert!(problem(&diagnose(&home), "directory", "error").contains("chmod 700"));
     fs::set_permissions(home.data(), fs::Permissions::from_mode(0o700)).expect("a mode");
 
     // A limit on the size of files stands in for a full disk.
     let limited = format!("trap '' XFSZ; ulimit -f 1; exec {} doctor --json", shell_kit::relay_path());
     let ran = home.command("sh").args(["-c", &limited]).output().expect("sh runs");
     let report: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
-    assert!(problem(&report, "directory", "error").contains("cannot write 256 KiB"));
+    assert!(problem(&report, "directory", "error").contains("File too large"));
     let left = fs::read_dir(home.data()).expect("it is there").flatten();
     assert!(
         left.map(|e| e.file_name()).all(|name| !name.to_string_lossy().starts_with(".probe")),
