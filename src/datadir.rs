@@ -249,7 +249,8 @@ pub fn config_dir() -> Option<PathBuf> {
     std::path::absolute(config_in(&|key| env::var_os(key))?).ok()
 }
 
-fn config_in(var: &impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+/// The same with other environment variables; not absolute.
+pub fn config_in(var: &impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = |key| var(key).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("CLAUDE_CONFIG_DIR").or_else(|| Some(set("HOME")?.join(".claude")))
 }

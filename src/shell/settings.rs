@@ -92,11 +92,6 @@ fn user_file() -> Result<PathBuf, String> {
     Ok(config_dir().ok_or("HOME is not set")?.join("settings.json"))
 }
 
-/// Why the user's settings can't be parsed. Claude Code then enables no plugin.
-pub fn parse_error() -> Option<String> {
-    user_file().ok().filter(|path| path.exists()).and_then(|path| read_json(&path).err())
-}
-
 /// What `relay setup` can write into the user's settings.
 #[derive(Clone, Copy)]
 pub enum Entry {
@@ -109,7 +104,7 @@ pub enum Entry {
 impl Entry {
     /// Whether the user's settings have the entry.
     pub fn is_set(self) -> bool {
-        let settings = user_file().and_then(|path| read_json(&path)).unwrap_or_default();
+        let settings: Value = user_file().and_then(|path| read_json(&path)).unwrap_or_default();
         match self {
             Entry::Rule => {
                 settings["permissions"]["allow"].as_array().is_some_and(|rules| rules.contains(&RULE.into()))

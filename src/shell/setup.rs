@@ -59,28 +59,17 @@ fn install(args: &Args) -> Result<(), Failure> {
 /// Makes Claude Code load the plugin from the installed copy, of this version. A marketplace that is no directory is left
 /// to Claude Code, which updates it.
 fn install_plugin() -> Result<(), Failure> {
-    let (known, old) = (marketplace()?, plugin()?);
-    let is_broken = old.as_ref().is_some_and(|plugin| !plugin.errors.is_empty());
-    if let (Some(known), false) = (&known, is_broken)
-        && !known.source.is_empty()
-        && known.source != "directory"
-    {
-        let source =
-            format!("comes from a {} source; `claude plugin marketplace update` updates it", known.source);
-        step("marketplace", &source)?;
+    let known = marketplace()?;
+    let is_broken = plugin()?.is_some_and(|plugin| !plugin.errors.is_empty());
+    if known.as_ref().is_some_and(|known| known.source != "directory") && !is_broken {
+        step("marketplace", "comes from the network; `claude plugin marketplace update` updates it")?;
     } else {
         let dir = package::install()?;
         step("copy", &format!("relay {} and the plugin are in {}", env!("CARGO_PKG_VERSION"), shown(&dir)))?;
-        let is_current =
-            !is_broken && known.as_ref().is_some_and(|known| known.path.as_deref() == Some(&dir));
-        if known.is_some() && !is_current {
-            step("marketplace", &claude(&["plugin", "marketplace", "remove", MARKETPLACE])?)?;
+        if is_broken || known.as_ref().and_then(|known| known.path.as_ref()) != Some(&dir) {
+            known.map(|_| claude(&["plugin", "marketplace", "remove", MARKETPLACE])).transpose()?;
+            step("marketplace", &claude(&["plugin", "marketplace", "add", &dir.to_string_lossy()])?)?;
         }
-        let added = match is_current {
-            true => "already known to Claude Code".to_owned(),
-            false => claude(&["plugin", "marketplace", "add", &dir.to_string_lossy()])?,
-        };
-        step("marketplace", &added)?;
     }
     let Some(present) = plugin()? else {
         return step("plugin", &claude(&["plugin", "install", PLUGIN])?);
@@ -129,12 +118,12 @@ fn ask(question: &str) -> Option<bool> {
 }
 
 fn remove() -> Result<(), Failure> {
-    let absent = || Ok("was not installed".to_owned());
-    let plugin = plugin()?.map_or_else(absent, |_| claude(&["plugin", "uninstall", PLUGIN]))?;
-    step("plugin", &plugin)?;
-    let known = marketplace()?;
-    let removed = known.map_or_else(absent, |_| claude(&["plugin", "marketplace", "remove", MARKETPLACE]))?;
-    step("marketplace", &removed)?;
+    if plugin()?.is_some() {
+        step("plugin", &claude(&["plugin", "uninstall", PLUGIN])?)?;
+    }
+    if marketplace()?.is_some() {
+        step("marketplace", &claude(&["plugin", "marketplace", "remove", MARKETPLACE])?)?;
+    }
     Entry::Rule.set(false)?;
     Entry::NoPerson.set(false)?;
     step("settings", "without the allow rule and RELAY_PERSON")?;
