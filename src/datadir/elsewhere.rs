@@ -13,7 +13,6 @@ use crossbeam_channel::bounded;
 
 use super::machine::HOST;
 use super::{Claim, DataDir, LOCK, SOCKET, make_private};
-use crate::process;
 use crate::threads::{SMALL, spawn};
 
 /// The directory of the second socket. It holds nothing else, so that it can be mounted: a mounted file would stay the
@@ -28,11 +27,6 @@ pub type Listeners = [Option<(u64, u64, i64, i64)>; 2];
 /// The host name of this machine or container.
 pub fn host() -> &'static str {
     &HOST
-}
-
-/// Whether containers of this machine show another host name. macOS has none, and renames itself with its network.
-pub fn has_containers() -> bool {
-    process::path("").is_some()
 }
 
 /// Connects within `limit`: `connect` blocks while the listener's backlog is full, and has no timeout of its own.
