@@ -122,12 +122,6 @@ pub fn claude(args: &[&str]) -> Result<String, String> {
     printed.map_err(|why| format!("`claude {}` failed: {why}", args.join(" ")))
 }
 
-/// The version of Claude Code in what `claude --version` printed: `2.1.332 (Claude Code)`.
-pub fn parse_version(printed: &str) -> Vec<u32> {
-    let number = printed.split_whitespace().next().unwrap_or_default();
-    number.split('.').map_while(|part| part.parse().ok()).collect()
-}
-
 /// Our plugin, as Claude Code lists it.
 ///
 /// # Errors

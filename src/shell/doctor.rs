@@ -6,10 +6,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::args::Args;
-use super::claude::{self, INSTALL_CLAUDE, PLUGIN, Plugin, SessionFile, claude};
+use super::claude::{self, INSTALL_CLAUDE, PLUGIN, Plugin, claude};
 use super::peers::{request_roster, unregistered};
 use super::settings::{self, RULE, Settings};
 use super::setup::WHY_ALLOW;
@@ -21,8 +20,8 @@ use crate::link::no_hub;
 use crate::span::span;
 use crate::wire::{Code, PeerKind, Roster, Status};
 
-/// The first version of Claude Code whose sessions have an inbox.
-const INBOX: [u32; 3] = [2, 1, 224];
+/// What the versions of Claude Code support.
+const SUPPORT: &str = "sessions from 2.1.224 on have an inbox, earlier ones receive messages by a hook";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What to do about a hub that can't be used.
 const RESTART: &str = "relay stop; the sessions start a new hub at once";
@@ -81,7 +80,10 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
     let mut report = Report::default();
     let program = std::env::current_exe().unwrap_or_default();
     report.ok("relay", format!("{VERSION}, {}", program.display()));
-    check_client(&mut report);
+    match claude(&["--version"]) {
+        Ok(version) => report.ok("claude", format!("{version}; {SUPPORT}")),
+        Err(why) => report.error("claude", why, INSTALL_CLAUDE),
+    }
     let plugin = enabled_plugin();
     match &plugin {
         Ok(plugin) => check_plugin(&mut report, plugin),
@@ -102,26 +104,8 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
     }
 }
 
-fn check_client(report: &mut Report) {
-    match claude(&["--version"]) {
-        Err(why) => report.error("claude", why, INSTALL_CLAUDE),
-        Ok(version) => {
-            let paths = match claude::parse_version(&version).as_slice() >= INBOX.as_slice() {
-                true => "sessions have an inbox",
-                false => "sessions have no inbox (2.1.224 brought it), and receive messages by a hook",
-            };
-            report.ok("claude", format!("{version}: {paths}; no launch flag is needed"));
-        }
-    }
-}
-
 /// The plugin; the error is why no session has it.
 fn enabled_plugin() -> Result<Plugin, String> {
-    // The checkout or copy that the plugin is read from may have been moved or deleted.
-    let source = claude::marketplace()?.and_then(|marketplace| marketplace.path);
-    if let Some(path) = source.filter(|path| !path.join(".claude-plugin/marketplace.json").exists()) {
-        return Err(format!("{} is gone, and sessions start without the plugin", path.display()));
-    }
     match claude::plugin()? {
         None => Err("the plugin is not installed".to_owned()),
         Some(plugin) if !plugin.errors.is_empty() => {
@@ -207,25 +191,24 @@ fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Rost
         }
     };
     match request_status(&mut link) {
-        Ok(status) => check_status(report, &status),
+        Ok(Status { version, pid, uptime_s, peers, journal, .. }) => {
+            let detail =
+                format!("{version}, process {pid}, up for {}, {}", span(uptime_s), count(peers, "peer"));
+            match version == VERSION {
+                true => report.ok("hub", detail),
+                false => report.error("hub", format!("{detail}, but this is {VERSION}"), RESTART),
+            }
+            if let Some(why) = journal.off {
+                let remedy = "free some space or repair the directory; the hub tries again every minute";
+                report.error("journal", format!("{why}; if the hub dies now, open asks fail"), remedy);
+            }
+        }
         Err(fault) if fault.code == Code::NotAllowed => {
             report.ok("hub", format!("it runs elsewhere, behind {}", dir.client_socket().display()));
         }
         Err(fault) => report.error("hub", fault.message, RESTART),
     }
     request_roster(&mut link).ok()
-}
-
-fn check_status(report: &mut Report, status: &Status) {
-    let (version, up, peers) = (&status.version, span(status.uptime_s), count(status.peers, "peer"));
-    match version == VERSION {
-        true => report.ok("hub", format!("{version}, process {}, up for {up}, {peers}", status.pid)),
-        false => report.error("hub", format!("the hub is relay {version}, but this is {VERSION}"), RESTART),
-    }
-    if let Some(why) = &status.journal.off {
-        let remedy = "free some space or repair the directory; the hub tries again every minute";
-        report.error("journal", format!("{why}; if the hub dies now, open asks fail"), remedy);
-    }
 }
 
 /// The sessions that are registered with the hub.
@@ -253,8 +236,17 @@ fn check_sessions(report: &mut Report, roster: &Roster, plugin: &Result<Plugin, 
     let state = settings::state();
     for session in unregistered(roster, claude::running_sessions()) {
         let (reason, remedy) = match plugin {
-            Ok(plugin) => absence_reason(&session, plugin, &state),
-            Err(why) => (why.clone(), "run `relay setup`, then restart it"),
+            Err(why) => (why.as_str(), "run `relay setup`, then restart it"),
+            Ok(_) if Settings::read(Path::new(&session.cwd)).disables_plugin() => {
+                ("the plugin is disabled in its settings", "enable it with /plugin in it")
+            }
+            Ok(_) if settings::is_server_disabled(&state, &session.cwd) => {
+                ("its MCP server is disabled in that project", "enable plugin:relay:relay with /mcp in it")
+            }
+            Ok(plugin) if session.started_before(&plugin.installed_at) => {
+                ("it started before the plugin was installed", "type /reload-plugins in it, or restart it")
+            }
+            Ok(_) => ("its channel is not connected to this hub", "see /mcp in it"),
         };
         report.error("session", format!("{session} cannot be asked: {reason}"), remedy);
     }
@@ -264,19 +256,4 @@ fn check_sessions(report: &mut Report, roster: &Roster, plugin: &Result<Plugin, 
         let remedy = "set RELAY_DATA_DIR to the same directory for all sessions";
         report.add(Level::Warning, "session", detail, remedy);
     }
-}
-
-/// Why a running session is not registered although the plugin is enabled, and the remedy.
-fn absence_reason(session: &SessionFile, plugin: &Plugin, state: &Value) -> (String, &'static str) {
-    let (reason, remedy) = if let Some(path) = Settings::read(Path::new(&session.cwd)).disables_plugin() {
-        let reason = format!("the plugin is disabled in {}", path.display());
-        return (reason, "enable it there, then restart the session");
-    } else if settings::is_server_disabled(state, &session.cwd) {
-        ("its MCP server is disabled in that project", "enable plugin:relay:relay with /mcp in it")
-    } else if session.started_before(&plugin.installed_at) {
-        ("it started before the plugin was installed", "type /reload-plugins in it, or restart it")
-    } else {
-        ("its channel is not connected to this hub", "see /mcp in it; its errors are in the MCP log")
-    };
-    (reason.to_owned(), remedy)
 }

@@ -69,10 +69,10 @@ impl Settings {
         Some(self.first(|value| (value["disableAllHooks"] == true).then_some(()))?.1)
     }
 
-    /// The file that disables our plugin in this directory.
-    pub fn disables_plugin(&self) -> Option<&Path> {
-        let (is_enabled, path) = self.first(|value| value["enabledPlugins"].get(PLUGIN))?;
-        (*is_enabled == false).then_some(path)
+    /// Whether they disable our plugin.
+    pub fn disables_plugin(&self) -> bool {
+        self.first(|value| value["enabledPlugins"].get(PLUGIN))
+            .is_some_and(|(is_enabled, _)| *is_enabled == false)
     }
 }
 

@@ -6,7 +6,6 @@ use std::path::Path;
 use super::args::Args;
 use super::claude::{
     CHANNEL_FLAG, INSTALL_CLAUDE, MARKETPLACE, PLUGIN, abbreviate_home, claude, marketplace, plugin,
-    started_program,
 };
 use super::settings::Entry;
 use super::terminal::{err, out};
@@ -35,13 +34,6 @@ fn install(args: &Args) -> Result<(), Failure> {
     let version = claude(&["--version"]).map_err(|why| format!("{why}; {INSTALL_CLAUDE}"))?;
     step("Claude Code", &version)?;
     install_plugin()?;
-    let installed = plugin()?
-        .ok_or_else(|| format!("`claude plugin list` does not list {PLUGIN} after its installation"))?;
-    let program = match started_program(&installed) {
-        Ok(program) => format!("sessions start relay {program}"),
-        Err(why) => format!("NOT STARTED by the plugin: {why}; see `relay doctor`"),
-    };
-    step("program", &program)?;
     permit(args)?;
     let extras = match package::install_extras() {
         Ok(dir) => format!("installed below {} (for zsh, add its zsh/site-functions to fpath)", shown(&dir)),

@@ -15,7 +15,7 @@ const SCRIPT: &str = r#"#!/bin/sh
 cd "$HOME" || exit 9
 echo "$*" >>asked
 case "$*" in
-    --version) echo "${FAKE_VERSION:-2.1.332} (Claude Code)" ;;
+    --version) echo "2.1.332 (Claude Code)" ;;
     "plugin marketplace list --json")
         if [ -f market ]; then
             source=directory; [ -f source ] && source=$(cat source)

@@ -55,8 +55,6 @@ fn a_healthy_installation_has_no_errors() {
     {
         assert!(text.out.contains(part), "{part}: {}", text.out);
     }
-    let old = home.relay(&["doctor"]).env("FAKE_VERSION", "2.1.197").output().expect("it runs");
-    assert!(String::from_utf8_lossy(&old.stdout).contains("receive messages by a hook"));
 }
 
 #[test]
@@ -81,7 +79,7 @@ fn doctor_finds_what_is_wrong_with_the_installation() {
 
     fs::rename(copy(&home), home.path.join("moved")).expect("moved");
     let report = diagnose(&home);
-    assert!(problem(&report, "plugin", "error").contains("is gone"));
+    assert!(problem(&report, "plugin", "error").contains("failed to load"));
     fs::remove_file(home.path.join("bin/claude")).expect("removed");
     let report =
         home.relay(&["doctor", "--json"]).env("PATH", home.path.join("bin")).output().expect("it runs");

@@ -35,7 +35,7 @@ fn setup_installs_a_copy_that_needs_nothing_else_and_remove_undoes_it() {
     let out = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{ran:?}");
     assert_eq!(changes(&home), [add(&home).as_str(), INSTALL]);
-    assert!(out.contains("147 KB") && out.contains("sessions start relay 0."), "{out}");
+    assert!(out.contains("147 KB") && out.contains("and the plugin are in ~/.local/share"), "{out}");
     assert_eq!(settings(&home), json!({"permissions": {"allow": [RULE]}}), "yes is the default");
     fs::remove_dir_all(download).expect("removed");
     let started = Command::new(copy(&home).join("plugin/bin/relay-launcher")).arg("--which").output();
@@ -315,7 +315,7 @@ fn setup_works_with_the_real_client() {
     // The directory that the plugin is read from is lost. The doctor says so, and setup repairs it.
     fs::rename(copy(&home), home.path.join("moved")).expect("moved");
     let sick = home.run(&["doctor"]);
-    assert!(sick.code == Some(1) && sick.out.contains("sessions start without the plugin"), "{sick:?}");
+    assert!(sick.code == Some(1) && sick.out.contains("the plugin failed to load"), "{sick:?}");
     run(&["setup"]);
     assert!(run(&["doctor"]).contains("launcher    starts relay"));
     for _ in 0..2 {
