@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::repository::{open_regular, read};
+use elsewhere::dial;
 pub use elsewhere::{Listeners, host};
-use elsewhere::{dial, named};
 use machine::{BOOT, HOST};
 
 /// The longest path of a socket, in bytes, the NUL at its end included: that of macOS. Linux allows 108.
@@ -106,7 +106,15 @@ impl DataDir {
 
     /// The path of a file of this machine's hub.
     fn of_machine(&self, file: &str) -> PathBuf {
-        self.0.join(named(file, &self.suffix()))
+        self.0.join(self.name(file))
+    }
+
+    /// The name of a file of this machine's hub: `hub.sock`, or `hub-HOST.sock` if another machine has that.
+    fn name(&self, file: &str) -> String {
+        match (self.other_machine(), file.split_once('.')) {
+            (Some(_), Some((stem, ending))) => format!("{stem}-{}.{ending}", *HOST),
+            _ => file.to_owned(),
+        }
     }
 
     /// The directory of the logs.
@@ -130,7 +138,7 @@ impl DataDir {
             return dial(socket, limit); // the user has named or mounted it
         }
         match self.connect_to(SOCKET, limit) {
-            Err(e) if is_not_running(&e) => self.connect_to(&named(SOCKET, &self.suffix()), limit),
+            Err(e) if is_not_running(&e) => self.connect_to(&self.name(SOCKET), limit),
             own => own,
         }
     }
@@ -179,11 +187,6 @@ impl DataDir {
         let text = read(self.0.join(LOCK))?;
         let [_, host, boot] = text.lines().collect::<Vec<_>>()[..] else { return None };
         (host != *HOST && boot != *BOOT).then(|| host.to_owned())
-    }
-
-    /// The suffix of this machine's file names; empty unless another machine uses the directory.
-    fn suffix(&self) -> String {
-        self.other_machine().map_or_else(String::new, |_| HOST.clone())
     }
 
     /// A path for the file `name` in this directory that a socket address can hold. Where the directory's own path is too

@@ -37,14 +37,6 @@ pub(super) fn dial(path: PathBuf, limit: Duration) -> io::Result<UnixStream> {
     connected.recv_timeout(limit).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 
-/// `hub.sock` or, with a suffix, `hub-SUFFIX.sock`.
-pub(super) fn named(file: &str, suffix: &str) -> String {
-    match (suffix, file.split_once('.')) {
-        ("", _) | (_, None) => file.to_owned(),
-        (suffix, Some((stem, ending))) => format!("{stem}-{suffix}.{ending}"),
-    }
-}
-
 impl DataDir {
     /// The socket of a hub that runs elsewhere and cannot be started from here: `RELAY_SOCKET`, else `peers/peers.sock` if
     /// it was mounted, which is the case in a directory that never had a hub.
