@@ -258,6 +258,15 @@ pub fn config_in(var: &impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     set("CLAUDE_CONFIG_DIR").or_else(|| Some(set("HOME")?.join(".claude")))
 }
 
+/// The files with Claude Code's settings that apply in `cwd`, whether they exist or not, the one with the highest precedence first.
+pub fn settings_files(cwd: &Path) -> impl Iterator<Item = PathBuf> {
+    let managed = ["/etc/claude-code", "/Library/Application Support/ClaudeCode"]
+        .map(|dir| Path::new(dir).join("managed-settings.json"));
+    let project = ["settings.local.json", "settings.json"].map(|name| cwd.join(".claude").join(name));
+    let user = config_dir().map(|dir| dir.join("settings.json"));
+    managed.into_iter().chain(project).chain(user)
+}
+
 fn locate(flag: Option<&OsStr>, var: impl Fn(&str) -> Option<OsString>) -> Result<DataDir, String> {
     let dir = [flag.map(OsStr::to_owned), var("RELAY_DATA_DIR"), var("CLAUDE_PLUGIN_DATA")]
         .into_iter()

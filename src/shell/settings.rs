@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::claude::{PLUGIN, SERVER, read_json};
-use crate::datadir::config_dir;
+use crate::datadir::{config_dir, settings_files};
 use crate::repository::path_var;
 
 /// The rule that lets sessions use our tools without a dialog and without the classifier of auto mode.
@@ -24,21 +24,10 @@ const TOOLS: &str = "mcp__plugin_relay_relay";
 pub struct Settings(Vec<(PathBuf, Value)>);
 
 impl Settings {
-    /// Reads the settings that apply in `cwd`: managed, local, project, user. A file that is missing or is not JSON is left out.
+    /// Reads the settings that apply in `cwd`. A file that is missing or is not JSON is left out.
     pub fn read(cwd: &Path) -> Settings {
-        let managed = match cfg!(target_os = "macos") {
-            true => "/Library/Application Support/ClaudeCode/managed-settings.json",
-            false => "/etc/claude-code/managed-settings.json",
-        };
-        let project = cwd.join(".claude");
-        let paths = [
-            Some(PathBuf::from(managed)),
-            Some(project.join("settings.local.json")),
-            Some(project.join("settings.json")),
-            user_file().ok(),
-        ];
         let read = |path: PathBuf| read_json(&path).ok().map(|value| (path, value));
-        Settings(paths.into_iter().flatten().filter_map(read).collect())
+        Settings(settings_files(cwd).filter_map(read).collect())
     }
 
     /// What `find` finds in the first file that has it, and that file.
