@@ -69,13 +69,12 @@ impl DataDir {
         Ok(())
     }
 
-    /// Checks whether a hub can use the directory, or make it: `false` if it does not exist yet. Changes nothing, but writes a
-    /// file and removes it: a disk or a quota that is full shows only so.
-    pub fn look(&self) -> Result<bool, String> {
+    /// Checks whether a hub can use the directory, or make it. Changes nothing, but writes a file and removes it: a disk or a
+    /// quota that is full shows only so.
+    pub fn look(&self) -> Result<(), String> {
         let there = self.0.ancestors().find(|at| fs::symlink_metadata(at).is_ok()).unwrap_or(&self.0);
-        let is_there = there == self.0;
-        let checked = if is_there { self.check() } else { Ok(()) };
-        checked.and_then(|()| probe(there)).map(|()| is_there).map_err(|e| self.unusable(&e))
+        let checked = if there == self.0 { self.check() } else { Ok(()) };
+        checked.and_then(|()| probe(there)).map_err(|e| self.unusable(&e))
     }
 
     /// Whether the directory belongs to this user and is private.

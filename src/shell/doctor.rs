@@ -153,15 +153,11 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
     let path = dir.path().display();
     let logs = fs::read_dir(dir.logs()).into_iter().flatten().flatten();
     let logs: u64 = logs.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
-    match dir.look() {
-        Err(why) => {
-            let remedy = "free some space, or set RELAY_DATA_DIR to another directory";
-            report.error("directory", why, remedy);
-            return false;
-        }
-        Ok(false) => report.ok("directory", format!("{path}, which the first session creates")),
-        Ok(true) => report.ok("directory", format!("{path}, owned by you; {} KiB of logs", logs / 1024)),
+    if let Err(why) = dir.look() {
+        report.error("directory", why, "free some space, or set RELAY_DATA_DIR to another directory");
+        return false;
     }
+    report.ok("directory", format!("{path}, owned by you; {} KiB of logs", logs / 1024));
     if let Some(other) = dir.other_machine() {
         let detail = format!("{path} belongs to {other}; the files of this machine's hub carry its name");
         report.ok("machine", detail);

@@ -63,15 +63,10 @@ fn install_plugin() -> Result<(), Failure> {
             step("marketplace", &claude(&["plugin", "marketplace", "add", &dir.to_string_lossy()])?)?;
         }
     }
-    let Some(present) = plugin()? else {
-        return step("plugin", &claude(&["plugin", "install", PLUGIN])?);
-    };
-    if present.version != env!("CARGO_PKG_VERSION") {
-        step("plugin", &claude(&["plugin", "update", PLUGIN])?)?;
-    }
-    match present.enabled {
-        true => step("plugin", "installed and enabled"),
-        false => step("plugin", &claude(&["plugin", "enable", PLUGIN])?),
+    step("plugin", &claude(&["plugin", "install", PLUGIN])?)?; // also enables it
+    match plugin()?.is_some_and(|plugin| plugin.version != env!("CARGO_PKG_VERSION")) {
+        true => step("plugin", &claude(&["plugin", "update", PLUGIN])?),
+        false => Ok(()),
     }
 }
 

@@ -33,7 +33,6 @@ case "$*" in
         else echo '[]'; fi ;;
     "plugin install relay@claude-relay") echo true >plugin && echo "✔ installed" ;;
     "plugin update relay@claude-relay") rm -f version && echo "✔ updated" ;;
-    "plugin enable relay@claude-relay") echo true >plugin && echo "✔ enabled" ;;
     "plugin uninstall relay@claude-relay") rm plugin && echo "✔ uninstalled" ;;
     *) echo "✘ what?" >&2; exit 1 ;;
 esac

@@ -51,14 +51,18 @@ fn setup_installs_a_copy_that_needs_nothing_else_and_remove_undoes_it() {
     }
 
     let again = setup(&home, &["--allow"]);
-    assert_eq!(changes(&home), [""; 0], "once is enough");
+    assert_eq!(changes(&home), [INSTALL], "which says that it is installed already");
     assert!(!again.out.contains("147 KB"), "nothing to ask: {}", again.out);
     home.write("plugin", "false");
     setup(&home, &["--no-allow"]);
-    assert_eq!(changes(&home), ["plugin enable relay@claude-relay"]);
+    assert_eq!(
+        (changes(&home).as_slice(), home.read("plugin").trim()),
+        ([INSTALL.to_owned()].as_slice(), "true")
+    );
     assert_eq!(home.read(".claude/settings.json"), "{}\n");
 
     setup(&home, &["--allow"]);
+    changes(&home);
     setup(&home, &["--remove"]);
     assert_eq!(changes(&home), ["plugin uninstall relay@claude-relay", REMOVE]);
     assert_eq!(home.read(".claude/settings.json"), "{}\n");
@@ -123,7 +127,7 @@ fn setup_again_upgrades_and_repairs() {
     let launcher = copy(&home).join("plugin/bin/relay-launcher");
     fs::set_permissions(&launcher, fs::Permissions::from_mode(0o644)).expect("a mode");
     setup(&home, &[]);
-    assert_eq!(changes(&home), ["plugin update relay@claude-relay"]);
+    assert_eq!(changes(&home), [INSTALL, "plugin update relay@claude-relay"]);
     assert!(!shell_kit::exists(copy(&home).join("plugin/commands/old.md")));
     assert_eq!(fs::metadata(launcher).expect("the launcher").permissions().mode() & 0o777, 0o755);
     // The installed program can install itself.
