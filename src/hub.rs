@@ -81,7 +81,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
         return Ok(false);
     };
     let listener = claim.bind().map_err(|e| format!("cannot listen on {at}/hub.sock: {e}"))?;
-    let socket = claim.socket_path();
+    let socket = dir.socket_path();
     let no_random = |e| format!("cannot read /dev/urandom: {e}");
     let mut tokens = Tokens::new().map_err(no_random)?;
     let epoch = tokens.secret().map_err(no_random)?;
@@ -91,7 +91,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     let wanted = std::env::var("RELAY_JOURNAL").map_or(true, |v| v != "off");
     let info = Info { pid: std::process::id(), ..Info::default() };
     let (journal, mut router) =
-        Journal::start(claim.journal_path(), wanted, limits, info, epoch, Box::new(ids));
+        Journal::start(dir.journal_path(), wanted, limits, info, epoch, Box::new(ids));
     router.info.journal = journal.status.clone();
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
