@@ -1,6 +1,5 @@
 //! Requests of the client that wait for the hub or for a message: tool calls and resources.
 
-use std::slice;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -136,31 +135,30 @@ impl Channel {
         call: &Id,
         (text, mut structured): (String, Value),
         is_error: bool,
-        mut parcels: Vec<Parcel>,
+        parcels: Vec<Parcel>,
     ) {
         let most = if self.program == mcp::Client::ClaudeCode { MAX_RESULT } else { MAX_RESULT_OF_OTHERS };
         let mut room = most.saturating_sub(structured.to_string().encode_utf16().count());
-        let mut texts = vec![text];
-        for (n, parcel) in parcels.iter_mut().enumerate() {
-            if n == 0 {
-                // It may be too large by itself.
-                self.texts.fit(slice::from_mut(parcel), room, fence::text);
-            }
-            let text = fence::text(parcel);
+        let (mut texts, mut carried, mut left) = (vec![text], Vec::new(), Vec::new());
+        for parcel in parcels {
+            // The first one may be too large by itself.
+            let most = if carried.is_empty() { room } else { usize::MAX };
+            let text = self.texts.fit(&parcel, most, fence::text);
             let length = texts::length(&text) + 3; // with quotes and a comma
-            if n > 0 && length > room {
-                break;
+            if carried.is_empty() || left.is_empty() && length <= room {
+                room = room.saturating_sub(length);
+                texts.push(text);
+                carried.push(parcel.push);
+            } else {
+                left.push(parcel);
             }
-            room = room.saturating_sub(length);
-            texts.push(text);
         }
-        let left = parcels.split_off(texts.len() - 1);
-        if !parcels.is_empty() {
+        if !carried.is_empty() {
             // Claude Code gives the model only the structured form of a successful result.
             structured["messages"] = json!(texts[1..]);
         }
         if self.print(&mcp::result(call, mcp::tool_result(&texts, structured, is_error))) {
-            parcels.iter().for_each(|parcel| self.client.pushed(&parcel.push, None));
+            carried.iter().for_each(|push| self.client.pushed(push, None));
         }
         self.give_back(left, "the tool result is full");
     }
