@@ -308,7 +308,7 @@ impl Channel {
                 Event::Registered { name } => self.registered(&name),
                 Event::Refused(fault) => log::warn!(code = fault.code.name(); "refused"),
                 Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_disconnect"),
-                Event::Ended { id, request, result } => self.ended(id, &request, &result),
+                Event::Ended { id, result, .. } => self.ended(id, &result),
                 Event::Push(parcel) => self.push(parcel),
                 Event::Told(ToClient::RosterChanged) => self.resources_changed = true,
                 Event::Told(ToClient::Over { ask_id, .. }) => {

@@ -36,13 +36,6 @@ pub const RESOURCE_NOT_FOUND: i32 = -32002;
 
 /// The instructions for the model; the client truncates them at 2 KB.
 const INSTRUCTIONS: &str = include_str!("mcp/instructions.txt");
-const ARRIVAL_BY_PUSH: &str = "\
-They arrive by themselves, as a <channel source=\"...relay...\" kind=...> block or as text with a line [relay kind=... ask_id=... \
-from=...].";
-const ARRIVAL_BY_TOOL: &str = "\
-This client can't be interrupted: they come with the result of your next relay tool call, as text whose first line is [relay \
-kind=... ask_id=... from=...].";
-
 /// A request's id as the client wrote it, character by character: a JSON string or number of any size, or `null` in the
 /// answer to a line without one.
 #[derive(Debug, Clone)]
@@ -244,18 +237,17 @@ impl Initialize {
                 "experimental": {"claude/channel": {}},
             },
             "serverInfo": {"name": "relay", "title": "Claude Relay", "version": env!("CARGO_PKG_VERSION")},
-            "instructions": instructions(is_pushable),
+            "instructions": INSTRUCTIONS.replace("{arrival}", arrival(is_pushable)),
         })
     }
 }
 
-/// The instructions for the model; the client truncates them at 2 KB.
-fn instructions(is_pushable: bool) -> String {
-    let (arrival, asking) = match is_pushable {
-        true => (ARRIVAL_BY_PUSH, "the answers arrive as messages: don't wait or poll"),
-        false => (ARRIVAL_BY_TOOL, "relay_wait waits for the answers"),
-    };
-    INSTRUCTIONS.replace("{arrival}", arrival).replace("{asking}", asking)
+/// How a message reaches the model: by itself, or only with the result of a tool call.
+pub fn arrival(is_pushable: bool) -> &'static str {
+    match is_pushable {
+        true => "by itself, as a message: go on without waiting or polling",
+        false => "with the result of a later relay tool call; relay_wait waits for messages",
+    }
 }
 
 /// The request that the client no longer waits for, from the parameters of `notifications/cancelled`.

@@ -171,14 +171,14 @@ impl Channel {
     }
 
     /// Ends the call that waits for a request. A tool call takes the messages that came with the answer.
-    pub(super) fn ended(&mut self, id: u64, request: &ToHub, result: &Result<Answer, Fault>) {
+    pub(super) fn ended(&mut self, id: u64, result: &Result<Answer, Fault>) {
         if let Ok(Answer::Replied { ask_id, .. }) = result {
             self.texts.remove_question(ask_id);
         }
         match (self.calls.remove(&id), result) {
             (Some(Call::Tool(id, is_read)), _) => {
                 let rendered = match result {
-                    Ok(answer) => tools::render(request, answer, self.is_pushable()),
+                    Ok(answer) => tools::render(answer, self.is_pushable()),
                     Err(fault) => tools::render_fault(fault),
                 };
                 let carried = if is_read { std::mem::take(&mut self.arrived) } else { Vec::new() };

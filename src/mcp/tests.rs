@@ -182,11 +182,12 @@ fn clients_are_known_by_their_names() {
 #[test]
 fn instructions_fit_the_clients_limit() {
     for is_pushable in [true, false] {
-        let text = instructions(is_pushable);
+        let answer = Initialize::default().answer(is_pushable);
+        let text = answer["instructions"].as_str().expect("text");
         assert!(text.len() <= 2048, "{} bytes", text.len());
         assert!(!text.contains(['{', '}']), "{text}");
         assert_eq!(text.contains("relay_wait"), !is_pushable);
-        assert_eq!(text.contains("arrive by themselves"), is_pushable);
+        assert_eq!(text.contains("comes by itself"), is_pushable);
     }
 }
 

@@ -57,9 +57,9 @@ fn texts_tell_how_answers_arrive() {
     let [a, b] = sessions(&dir, ["a", "b"]);
     for (channel, by_tool) in [(&a, true), (&dir.channel("claude"), false)] {
         let list = channel.request("tools/list", &json!({})).to_string();
-        assert!(!list.contains("_arrival}"), "a placeholder is left");
+        assert!(!list.contains("{arrival}"), "a placeholder is left");
         assert_eq!(list.contains("with the result of a later relay tool call"), by_tool);
-        assert_eq!(list.contains("later by itself"), !by_tool);
+        assert_eq!(list.contains("comes by itself"), !by_tool);
         for (tool, arguments) in [
             ("relay_ask", json!({"to": "b", "question": "?"})),
             ("relay_broadcast", json!({"question": "?"})),
