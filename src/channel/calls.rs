@@ -8,7 +8,7 @@ use super::{Channel, resources, tools};
 use crate::fence;
 use crate::mcp::{self, Id};
 use crate::texts;
-use crate::wire::{Answer, Fault, Parcel, Roster, ToHub};
+use crate::wire::{Answer, Fault, Parcel, ToHub};
 
 /// How long messages of the path `tool` are held back for an open call of `relay_wait`, so that those that arrive together are
 /// handed over together.
@@ -51,7 +51,7 @@ impl Channel {
             Err(fault) => return self.end_call(&id, tools::render_fault(&fault), true, Vec::new()),
         };
         // Codex also calls tools itself; a call by its model has an id.
-        let is_read = self.program != mcp::Client::Codex || call.meta["callId"].is_string();
+        let is_read = self.program != mcp::CODEX || call.meta["callId"].is_string();
         let call = match &tool {
             tools::Tool::Wait { .. } if !is_read => {
                 return self.end_call(&id, tools::render_wait(0), false, Vec::new());
@@ -117,16 +117,10 @@ impl Channel {
         }
     }
 
-    /// Answers with an empty list while there is no hub: a client waits for this answer at its start, and a notification
-    /// tells it about peers later.
     pub(super) fn list_resources(&mut self, id: Id) {
         self.lists_resources = true;
-        if self.client.is_registered() {
-            self.client.send(&ToHub::WatchRoster);
-            self.ask_hub(|id| ToHub::Peers { id }, Call::Resources(id, None));
-        } else {
-            self.print(&mcp::result(&id, resources::list(&Roster::default())));
-        }
+        self.client.send(&ToHub::WatchRoster); // without a hub: each registration reports a change
+        self.ask_hub(|id| ToHub::Peers { id }, Call::Resources(id, None));
     }
 
     /// Answers a tool call, with as many of the waiting messages as a tool result of this client can hold. The hub keeps the rest.
@@ -137,7 +131,7 @@ impl Channel {
         is_error: bool,
         parcels: Vec<Parcel>,
     ) {
-        let most = if self.program == mcp::Client::ClaudeCode { MAX_RESULT } else { MAX_RESULT_OF_OTHERS };
+        let most = if self.is_claude() { MAX_RESULT } else { MAX_RESULT_OF_OTHERS };
         let mut room = most.saturating_sub(structured.to_string().encode_utf16().count());
         let (mut texts, mut carried, mut left) = (vec![text], Vec::new(), Vec::new());
         for parcel in parcels {

@@ -12,20 +12,17 @@ use crate::wire::{Answer, Fault, ListedPeer, Roster, place};
 const SCHEME: &str = "peer://";
 
 /// The answer to `resources/list`.
-pub fn list(roster: &Roster) -> Value {
-    let resources: Vec<Value> = roster.peers.iter().map(describe).collect();
-    json!({"resources": resources})
-}
-
-fn describe(peer: &ListedPeer) -> Value {
-    let branch = peer.branch.as_ref().map(|b| format!(", branch {b}")).unwrap_or_default();
-    json!({
-        "uri": address(&peer.name),
-        "name": peer.name,
-        "title": format!("Peer {}", peer.name),
-        "description": format!("The state of \"{}\" ({}{branch})", peer.name, place(peer.host.as_deref(), &peer.cwd)),
-        "mimeType": "text/plain",
-    })
+fn list(roster: &Roster) -> Value {
+    let describe = |peer: &ListedPeer| {
+        json!({
+            "uri": address(&peer.name),
+            "name": peer.name,
+            "title": format!("Peer {}", peer.name),
+            "description": format!("The state of \"{}\" ({})", peer.name, place(peer.host.as_deref(), &peer.cwd)),
+            "mimeType": "text/plain",
+        })
+    };
+    json!({"resources": roster.peers.iter().map(describe).collect::<Vec<_>>()})
 }
 
 /// The line that answers `resources/list`, or with an address `resources/read`.
@@ -43,18 +40,6 @@ pub fn answer(id: &Id, uri: Option<&str>, result: &Result<Answer, Fault>) -> Str
         },
         |contents| mcp::result(id, contents),
     )
-}
-
-/// The answer to `resources/templates/list`.
-pub fn templates() -> Value {
-    json!({"resourceTemplates": [{
-        "uriTemplate": format!("{SCHEME}{{name}}"),
-        "name": "peer",
-        "title": "A peer",
-        "description": "The state of a peer: its directory, what it does, how it is reached, and the open asks between it and \
-            this session.",
-        "mimeType": "text/plain",
-    }]})
 }
 
 /// The answer to `resources/read` of a peer: its state, its directory, and the open asks between it and this session. `None` if

@@ -99,7 +99,6 @@ pub struct Surroundings {
     pub key: String,
     /// The session's project directory.
     dir: PathBuf,
-    pub git: Git,
     pub file: SessionFile,
     /// Whether the session was launched with a channel flag that names the relay.
     flagged: bool,
@@ -122,7 +121,6 @@ impl Surroundings {
         Surroundings {
             pid,
             key: key(pid),
-            git: git(&dir),
             is_held: holds_messages(&dir),
             dir,
             file: SessionFile::of(pid).unwrap_or_default(),
@@ -143,21 +141,27 @@ impl Surroundings {
         self.file.session.clone().or_else(var)
     }
 
-    /// Reads the session's file and the repository again, and returns the previous values. An unreadable file changes nothing.
-    pub fn refresh(&mut self) -> (SessionFile, Git) {
-        let file = SessionFile::of(self.pid).unwrap_or_else(|| self.file.clone());
-        (std::mem::replace(&mut self.file, file), std::mem::replace(&mut self.git, git(&self.dir)))
+    /// Reads the session's file again. An unreadable file changes nothing.
+    pub fn refresh(&mut self) {
+        if let Some(file) = SessionFile::of(self.pid) {
+            self.file = file;
+        }
+    }
+
+    pub fn git(&self) -> Git {
+        git(&self.dir)
     }
 
     /// The description with which the session registers.
     pub fn who(&self, Identity { peer, secret }: Identity) -> Who {
+        let Git { repo, branch } = self.git();
         Who {
             name: self.default_name(),
             peer,
             secret,
             cwd: shown(&self.dir),
-            repo: self.git.repo.clone(),
-            branch: self.git.branch.clone(),
+            repo,
+            branch,
             pid: self.pid,
             claude: Some(self.key.clone()),
             listens: true,

@@ -283,8 +283,6 @@ fn peers_are_resources_and_changes_are_told() {
         assert_eq!(read(uri)["error"]["code"], -32002, "{uri}");
     }
     assert_eq!(a.request("resources/read", &json!({}))["error"]["code"], -32002);
-    let templates = a.request("resources/templates/list", &json!({}));
-    assert_eq!(templates["result"]["resourceTemplates"][0]["uriTemplate"], "peer://{name}");
 }
 
 #[test]
