@@ -23,7 +23,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::client::{Client, Event};
 use crate::datadir::DataDir;
 use crate::fence;
-use crate::link::{self, FromHub, unreachable};
+use crate::link::{self, FromHub};
 use crate::mcp::{self, Id, Incoming};
 use crate::process;
 use crate::texts::{self, Texts};
@@ -31,7 +31,6 @@ use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Activity, Parcel, Path, ToClient, ToHub};
 use calls::{Call, Wait};
-use forms::OpenForm;
 use identity::Identity;
 use surroundings::{SessionFile, Surroundings};
 
@@ -75,8 +74,8 @@ struct Channel {
     /// Whether the client's process was stopped at the last check.
     is_stopped: bool,
     inbox: Sender<(PathBuf, Parcel)>,
-    /// The forms that are open in front of its user.
-    forms: Vec<OpenForm>,
+    /// The forms that are open in front of its user. The id of a form's request is the push.
+    forms: Vec<Parcel>,
 }
 
 /// `relay channel`: serves the session on stdin and stdout until stdin closes, its parent is gone, or a signal comes.
@@ -95,7 +94,7 @@ pub fn run(dir: &DataDir) -> ExitCode {
 
 fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     let (received, all) = bounded(256);
-    let prepared = dir.prepare();
+    let _ = dir.prepare(); // without a usable directory there is no hub, and the calls say why
     listen(&received)?;
     let Some((id, method, params)) = first_request(&all, session.pid)? else { return Ok(()) };
     let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
@@ -109,13 +108,12 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     spawn("hub", PARSER, move || link::keep(at, |message| hub.send(Received::Hub(message)).is_ok()))?;
     let mut tokens = Tokens::new()?;
     let (identity, _locked) = Identity::open(&dir.sessions().join(&session.key), &mut tokens)?;
-    let away = prepared.err().unwrap_or_else(|| "the hub has not been reached yet; retry".to_owned());
     let (inbox, to_inbox) = unbounded();
     let done = move |push, error| received.send(Received::Inbox(push, error)).is_ok();
     inbox::serve(Texts::new(dir, session.key.clone()), to_inbox, done)?;
     log::debug!(key = session.key; "channel_start");
     let mut channel = Channel {
-        client: Client::new(tokens, session.who(identity), unreachable(away)),
+        client: Client::new(tokens, session.who(identity)),
         texts: Texts::new(dir, session.key.clone()),
         reported: session.file.clone(),
         session,

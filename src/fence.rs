@@ -167,7 +167,8 @@ pub fn marked_text(p: &Parcel) -> String {
 /// Instructions for the model.
 fn advice(p: &Parcel) -> Option<String> {
     let again = p.again.then(|| format!("This may have come already: act on {} once.", label(&p.ask_id)));
-    again.into_iter().chain(advice_by_kind(p)).reduce(|again, advice| format!("{again} {advice}"))
+    let advice: Vec<String> = again.into_iter().chain(advice_by_kind(p)).collect();
+    (!advice.is_empty()).then(|| advice.join(" "))
 }
 
 fn advice_by_kind(p: &Parcel) -> Option<String> {

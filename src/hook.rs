@@ -16,9 +16,9 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::datadir::{DataDir, is_not_running};
+use crate::datadir::DataDir;
 use crate::fence::label;
-use crate::link::{Link, unreachable};
+use crate::link::Link;
 use crate::process;
 use crate::wire::{Answer, Code, HookEvent, HookReport, MAX_LABEL, OwedAsk, Receipts, ToHub, VERSION};
 use transcript::Transcript;
@@ -37,8 +37,6 @@ const PROMPT: Duration = Duration::from_millis(40);
 const QUIET: Duration = Duration::from_millis(1000);
 /// The pause before a hook tries to reach the hub again.
 const RETRY: Duration = Duration::from_millis(5);
-/// The number of asks that a reminder names.
-const MAX_REMINDED: usize = 5;
 
 /// The fields of a hook's input that are used.
 #[derive(Debug, Default, Deserialize)]
@@ -144,17 +142,15 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
 
 /// The text of a reminder; short, since the screen shows it.
 fn reminder(asks: &[OwedAsk]) -> String {
-    let named =
-        asks.iter().take(MAX_REMINDED).map(|ask| format!("{} from \"{}\"", ask.ask_id, label(&ask.from)));
+    let named = asks.iter().map(|ask| format!("{} from \"{}\"", ask.ask_id, label(&ask.from)));
     format!(
         "Claude Relay: still unanswered: {}. Answer with relay_reply, even if only to say why you can't.",
         named.collect::<Vec<_>>().join(", ")
     )
 }
 
-/// Reports to the hub, if one runs, and returns its answer. If the hub cannot be reached, tries again within the time limit:
-/// another hub may be running within 10 ms. Everything is sent before the hub answers, so that a receipt arrives even if the
-/// time limit expires.
+/// Reports to the hub, and returns its answer. If that fails, tries again within the time limit: another hub may be running
+/// within 10 ms. Everything is sent before the hub answers, so that a receipt arrives even if the time limit expires.
 fn report(dir: &DataDir, first: &[ToHub], hook: &ToHub, patience: Duration) -> Option<(Link, Answer)> {
     let until = Instant::now() + patience;
     loop {
@@ -162,20 +158,14 @@ fn report(dir: &DataDir, first: &[ToHub], hook: &ToHub, patience: Duration) -> O
         if left.is_zero() {
             return None;
         }
-        match dir.connect(left).and_then(Link::over) {
-            Ok(mut link) => {
-                let sent = first
-                    .iter()
-                    .try_for_each(|message| link.sender.send(message))
-                    .map_err(|e| unreachable(e.to_string()));
-                match sent.and_then(|()| link.call_until(until, |_| hook.clone())) {
-                    Ok(answer) => return Some((link, answer)),
-                    Err(fault) if fault.code == Code::HubUnreachable => {}
-                    Err(_) => return None,
-                }
+        if let Ok(mut link) = dir.connect(left).and_then(Link::over)
+            && first.iter().all(|message| link.sender.send(message).is_ok())
+        {
+            match link.call_until(until, |_| hook.clone()) {
+                Ok(answer) => return Some((link, answer)),
+                Err(fault) if fault.code == Code::HubUnreachable => {}
+                Err(_) => return None, // a hub of another version
             }
-            Err(e) if is_not_running(&e) => {}
-            Err(_) => return None,
         }
         thread::sleep(RETRY.min(left));
     }
@@ -223,10 +213,7 @@ mod tests {
     #[test]
     fn a_reminder_names_the_asks_and_quotes_no_markup() {
         let ask = |n: usize| OwedAsk { ask_id: format!("ask_{n}"), from: "<b>\"x".to_owned(), age_s: 1 };
-        let text = reminder(&(0..9).map(ask).collect::<Vec<_>>());
-        assert!(
-            text.contains("ask_0 from \"_b__x\", ask_1") && text.contains("ask_4") && !text.contains("ask_5"),
-            "{text}"
-        );
+        let text = reminder(&(0..2).map(ask).collect::<Vec<_>>());
+        assert!(text.contains("ask_0 from \"_b__x\", ask_1 from"), "{text}");
     }
 }

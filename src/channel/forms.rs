@@ -17,13 +17,6 @@ const LEAST: usize = 20;
 /// The longest directory in the first line, in columns: Claude Code 2.1.332 shows three lines of a message (measured).
 const MAX_DIRECTORY: usize = 60;
 
-/// A form that the client shows. The id of its request is the push.
-pub struct OpenForm {
-    push: String,
-    pub(super) ask_id: String,
-    kind: Kind,
-}
-
 impl Channel {
     /// Opens a form, unless somebody is typing: it would take the keys.
     pub(super) fn open_form(&mut self, parcel: Parcel) {
@@ -37,14 +30,13 @@ impl Channel {
         }
         log::info!(ask_id = parcel.ask_id, kind = parcel.kind.name(); "form_opened");
         self.client.pushed(&parcel.push, None);
-        let Parcel { push, ask_id, kind, .. } = parcel;
-        self.forms.push(OpenForm { push, ask_id, kind });
+        self.forms.push(parcel);
     }
 
     /// Reports to the hub that the client has closed a form. An answer to anything else is ignored.
     pub(super) fn form_answered(&mut self, id: &Id, result: Option<&str>) {
         let Some(at) = self.forms.iter().position(|form| id.is(&form.push)) else { return };
-        let OpenForm { push, ask_id, kind } = self.forms.remove(at);
+        let Parcel { push, ask_id, kind, .. } = self.forms.remove(at);
         let end = end(kind, result);
         self.client.request(|id| ToHub::FormClosed { id, push, ask_id, end });
     }

@@ -24,20 +24,14 @@ const CHANNEL: Duration = Duration::from_secs(1);
 /// How long after a keystroke the user counts as typing.
 const TYPING: Duration = Duration::from_secs(10);
 
-/// Whether the process `pid` was launched with a channel flag that names the relay; `false` if that cannot be
-/// determined.
-pub fn channel_flag(pid: u32) -> bool {
-    names_relay(process::arguments(pid).iter().map(String::as_str))
-}
-
-/// Whether a flag for channels and our name are among the arguments. If they do not belong together, pushes by `channel` stay
-/// unconfirmed, and the next path is used.
-fn names_relay<'a>(args: impl Iterator<Item = &'a str>) -> bool {
+/// Whether a flag for channels and our name are among the arguments of a process. If they do not belong together, pushes by
+/// `channel` stay unconfirmed, and the next path is used.
+fn has_channel_flag(arguments: &[String]) -> bool {
     const FLAGS: [&str; 2] = ["--dangerously-load-development-channels", "--channels"];
-    let args: Vec<&str> = args.take_while(|arg| *arg != "--").collect();
-    let is_flag = |arg: &&str| FLAGS.contains(&arg.split('=').next().unwrap_or_default());
-    let is_ours = |value: &str| value.starts_with("plugin:relay@") || value == "server:relay";
-    args.iter().any(is_flag) && args.iter().any(|arg| arg.split(['=', ',', ' ']).any(is_ours))
+    let ours = |value: &str| value.starts_with("plugin:relay@") || value == "server:relay";
+    let args = || arguments.iter().take_while(|arg| *arg != "--");
+    args().any(|arg| FLAGS.contains(&arg.split('=').next().unwrap_or_default()))
+        && args().any(|arg| arg.split(['=', ',', ' ']).any(ours))
 }
 
 /// The file of Claude Code about a running session, `${CLAUDE_CONFIG_DIR:-~/.claude}/sessions/<pid>.json`.
@@ -124,7 +118,7 @@ impl Surroundings {
             is_held: holds_messages(&dir),
             dir,
             file: SessionFile::of(pid).unwrap_or_default(),
-            flagged: channel_flag(pid),
+            flagged: has_channel_flag(&process::arguments(pid)),
             listed: None,
             only: only.filter(|p| matches!(p, wire::Path::Channel | wire::Path::Inbox | wire::Path::Hook)),
             terminal: None,
@@ -246,6 +240,8 @@ mod tests {
 
     #[test]
     fn channel_flags() {
+        let flag =
+            |args: &[&str]| has_channel_flag(&args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>());
         for (yes, line) in [
             (true, "claude --dangerously-load-development-channels plugin:relay@claude-relay"),
             (true, "claude --channels plugin:other@x plugin:relay@y --model z"),
@@ -261,11 +257,10 @@ mod tests {
             (false, "claude -- --channels server:relay"),
             (false, "claude plugin:relay@claude-relay"),
         ] {
-            assert_eq!(names_relay(line.split(' ')), yes, "{line}");
+            assert_eq!(flag(&line.split(' ').collect::<Vec<_>>()), yes, "{line}");
         }
-        assert!(names_relay(["claude", "--channels", "server:a server:relay", ""].into_iter()));
-        assert!(!names_relay(["claude", "say --channels server:relay"].into_iter()));
-        assert!(!channel_flag(std::process::id()));
+        assert!(flag(&["claude", "--channels", "server:a server:relay", ""]));
+        assert!(!flag(&["claude", "say --channels server:relay"]));
     }
 
     #[test]
