@@ -197,8 +197,7 @@ impl Channel {
     fn serve(&mut self, received: &Receiver<Received>) -> &'static str {
         let mut check = Instant::now() + CHECK;
         loop {
-            let wait = self.wait.as_ref().map(|wait| wait.until);
-            let until = self.client.deadline().into_iter().chain(wait).fold(check, Instant::min);
+            let until = self.client.deadline().map_or(check, |deadline| deadline.min(check));
             match received.recv_deadline(until) {
                 Ok(Received::Client(incoming)) => self.answer_client(incoming),
                 Ok(Received::Hub(message)) => {
@@ -214,9 +213,11 @@ impl Channel {
             let now = Instant::now();
             let late = self.client.expire(now);
             self.take_events(late);
-            self.end_wait(now);
-            if self.ending && self.calls.is_empty() && self.wait.is_none() {
-                return "stdin or stdout closed";
+            if self.ending {
+                self.end_wait();
+                if self.calls.is_empty() {
+                    return "stdin or stdout closed";
+                }
             }
             if now >= check {
                 check = now + CHECK;
@@ -225,6 +226,7 @@ impl Channel {
                     return "its parent is gone";
                 }
                 self.check_session();
+                self.check_wait(now);
                 if std::mem::take(&mut self.resources_changed) {
                     self.print(&mcp::notification("notifications/resources/list_changed", json!({})));
                 }
@@ -285,25 +287,9 @@ impl Channel {
         self.is_claude() || self.session.only.is_some()
     }
 
-    /// The paths to this session, the preferred one first. A client that can't be pushed to has one only while `relay_wait` waits.
+    /// The paths to this session, the preferred one first.
     fn paths(&self) -> Vec<Path> {
-        match self.wait.is_some() {
-            _ if self.is_pushable() => self.session.find_paths(),
-            true => vec![Path::Tool],
-            false => Vec::new(),
-        }
-    }
-
-    /// Reports the paths to the hub, if they have changed.
-    fn update_paths(&mut self) {
-        let paths = self.paths();
-        if paths != self.client.who.paths {
-            self.client.who.paths.clone_from(&paths);
-            if self.client.is_registered() {
-                let paths = Some(paths);
-                self.client.send(&ToHub::Activity { activity: None, age_ms: None, branch: None, paths });
-            }
-        }
+        if self.is_pushable() { self.session.find_paths() } else { Vec::new() }
     }
 
     fn take_events(&mut self, events: Vec<Event>) {
@@ -322,7 +308,8 @@ impl Channel {
                 Event::Told(_) => {}
             }
         }
-        self.settle_arrived();
+        let left = std::mem::take(&mut self.arrived);
+        self.give_back(left, "no tool call can carry it");
     }
 
     fn registered(&mut self, name: &str) {
@@ -360,12 +347,14 @@ impl Channel {
     /// Reports changes of the session to the hub: name, activity, branch, conversation, paths.
     fn check_session(&mut self) {
         self.session.refresh();
-        self.update_paths();
         let (file, git) = (self.session.file.clone(), self.session.git());
         let session = self.conversation().or_else(|| self.client.who.session.clone());
         let branch = (git.branch != self.client.who.branch).then(|| git.branch.clone().unwrap_or_default());
         let is_new_session = session != self.client.who.session;
-        (self.client.who.branch, self.client.who.session) = (git.branch, session.clone());
+        let now_by = self.paths();
+        let paths = (now_by != self.client.who.paths).then(|| now_by.clone());
+        let who = &mut self.client.who;
+        (who.branch, who.session, who.paths) = (git.branch, session.clone(), now_by);
         if !self.client.is_registered() {
             return;
         }
@@ -377,8 +366,8 @@ impl Channel {
             (true, false) => (file.status.or(Some(Activity::Unknown)), Some(CHECK.as_millis() as u64)),
             _ => (file.status.filter(|_| is_new), file.status_age()),
         };
-        if activity.is_some() || branch.is_some() {
-            self.client.send(&ToHub::Activity { activity, age_ms, branch, paths: None });
+        if activity.is_some() || branch.is_some() || paths.is_some() {
+            self.client.send(&ToHub::Activity { activity, age_ms, branch, paths });
         }
         if let Some(session) = session.filter(|_| is_new_session) {
             self.client.send(&ToHub::Session { session });

@@ -10,10 +10,6 @@ use crate::mcp::{self, Id};
 use crate::texts;
 use crate::wire::{Answer, Fault, Parcel, ToHub};
 
-/// How long messages of the path `tool` are held back for an open call of `relay_wait`, so that those that arrive together are
-/// handed over together.
-const TOGETHER: Duration = Duration::from_millis(20);
-
 /// The longest tool result, in characters of JSON. Claude Code shows its model up to 500,000 of a tool whose `_meta` says so, and
 /// of longer ones a short preview (measured); what other clients do is not known.
 const MAX_RESULT: usize = 490_000;
@@ -23,8 +19,8 @@ const MAX_RESULT_OF_OTHERS: usize = 40_000;
 pub enum Call {
     /// A tool call, and whether a model reads its result.
     Tool(Id, bool),
-    /// `relay_wait`: it ends with an error if no hub can be reached.
-    Wait(Id),
+    /// A look for messages, for the open call of `relay_wait`.
+    Wait,
     /// `resources/list`, or `resources/read` of an address.
     Resources(Id, Option<String>),
 }
@@ -32,7 +28,7 @@ pub enum Call {
 /// An open call of `relay_wait`.
 pub struct Wait {
     call: Id,
-    pub until: Instant,
+    until: Instant,
 }
 
 impl Channel {
@@ -57,9 +53,10 @@ impl Channel {
                 return self.end_call(&id, tools::render_wait(0), false, Vec::new());
             }
             tools::Tool::Wait { timeout_s } => {
+                self.end_wait(); // an earlier call
                 let longest = timeout_s.as_ref().map_or(tools::WAIT_S, |seconds| seconds.0);
-                self.open_wait(id.clone(), Duration::from_secs(longest));
-                Call::Wait(id)
+                self.wait = Some(Wait { call: id, until: Instant::now() + Duration::from_secs(longest) });
+                Call::Wait
             }
             _ => Call::Tool(id, is_read),
         };
@@ -76,45 +73,29 @@ impl Channel {
         self.calls.insert(id, call);
     }
 
-    /// Opens the path `tool`, by which the hub then hands over what waits for the session. An earlier call ends.
-    fn open_wait(&mut self, call: Id, longest: Duration) {
-        self.end_wait_if(|_| true);
-        self.wait = Some(Wait { call, until: Instant::now() + longest });
-        self.update_paths();
+    /// Looks for messages again, for the open call of `relay_wait`, or ends it if its time is up. Every answer of the hub brings
+    /// the messages that no path can deliver.
+    pub(super) fn check_wait(&mut self, now: Instant) {
+        let is_looking = self.calls.values().any(|call| matches!(call, Call::Wait));
+        match &self.wait {
+            Some(wait) if wait.until <= now => self.end_wait(),
+            Some(_) if !is_looking => self.ask_hub(|id| ToHub::Peers { id }, Call::Wait),
+            _ => {}
+        }
     }
 
-    /// Ends the open call of `relay_wait` if its time is up, or the client sends no more requests.
-    pub(super) fn end_wait(&mut self, now: Instant) {
-        let ending = self.ending;
-        self.end_wait_if(|wait| wait.until <= now || ending);
-    }
-
-    fn end_wait_if(&mut self, is_over: impl FnOnce(&mut Wait) -> bool) {
-        let Some(wait) = self.wait.take_if(is_over) else { return };
-        self.update_paths(); // first, so that the hub pushes nothing more by `tool`
-        let parcels = std::mem::take(&mut self.arrived);
-        self.end_call(&wait.call, tools::render_wait(parcels.len()), false, parcels);
-    }
-
-    /// Hands texts of the path `tool` to the open call of `relay_wait`, or else back to the hub.
-    pub(super) fn settle_arrived(&mut self) {
-        match &mut self.wait {
-            Some(wait) if !self.arrived.is_empty() => wait.until = wait.until.min(Instant::now() + TOGETHER),
-            Some(_) => {}
-            None => {
-                let parcels = std::mem::take(&mut self.arrived);
-                self.give_back(parcels, "no tool call can carry it");
-            }
+    /// Ends the open call of `relay_wait` with what has arrived.
+    pub(super) fn end_wait(&mut self) {
+        if let Some(wait) = self.wait.take() {
+            let parcels = std::mem::take(&mut self.arrived);
+            self.end_call(&wait.call, tools::render_wait(parcels.len()), false, parcels);
         }
     }
 
     /// The client no longer waits for one of its requests. Only `relay_wait` takes long enough to matter.
     pub(super) fn cancel(&mut self, params: &str) {
         let cancelled = mcp::cancelled(params);
-        if self.wait.take_if(|wait| cancelled.as_ref() == Some(&wait.call)).is_some() {
-            self.update_paths();
-            self.settle_arrived();
-        }
+        self.wait.take_if(|wait| cancelled.as_ref() == Some(&wait.call));
     }
 
     pub(super) fn list_resources(&mut self, id: Id) {
@@ -158,7 +139,7 @@ impl Channel {
     }
 
     /// Returns messages to the hub, which keeps them for the next tool call.
-    fn give_back(&mut self, parcels: Vec<Parcel>, why: &str) {
+    pub(super) fn give_back(&mut self, parcels: Vec<Parcel>, why: &str) {
         for parcel in parcels {
             self.client.pushed(&parcel.push, Some(why.to_owned()));
         }
@@ -178,14 +159,16 @@ impl Channel {
                 let carried = if is_read { std::mem::take(&mut self.arrived) } else { Vec::new() };
                 self.end_call(&id, rendered, result.is_err(), carried);
             }
-            (Some(Call::Wait(id)), Err(fault)) if self.wait.take_if(|wait| wait.call == id).is_some() => {
-                self.update_paths();
-                self.end_call(&id, tools::render_fault(fault), true, Vec::new());
+            (Some(Call::Wait), Ok(_)) if !self.arrived.is_empty() => self.end_wait(),
+            (Some(Call::Wait), Err(fault)) => {
+                if let Some(wait) = self.wait.take() {
+                    self.end_call(&wait.call, tools::render_fault(fault), true, Vec::new());
+                }
             }
             (Some(Call::Resources(id, uri)), _) => {
                 self.print(&resources::answer(&id, uri.as_deref(), result));
             }
-            (Some(Call::Wait(_)) | None, _) => {}
+            (Some(Call::Wait) | None, _) => {}
         }
     }
 }

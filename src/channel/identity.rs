@@ -36,18 +36,17 @@ impl Identity {
     /// # Errors
     /// The random source cannot be read.
     pub fn open(path: &Path, tokens: &mut Tokens) -> io::Result<(Identity, Option<File>)> {
-        let lock = lock(path);
-        let known = read(path).and_then(|text| serde_json::from_str(&text).ok());
-        match (lock, known) {
-            (None, _) => Ok((Identity::new(tokens)?, None)),
-            (lock, Some(identity)) => Ok((identity, lock)),
-            (Some(mut file), None) => {
-                let identity = Identity::new(tokens)?;
-                // If writing fails, the next channel of this session gets another identity.
-                let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", json!(identity)));
-                Ok((identity, Some(file)))
-            }
+        let mut lock = lock(path);
+        let known = read(path).filter(|_| lock.is_some());
+        if let Some(identity) = known.and_then(|text| serde_json::from_str(&text).ok()) {
+            return Ok((identity, lock));
         }
+        let identity = Identity::new(tokens)?;
+        if let Some(file) = &mut lock {
+            // If writing fails, the next channel of this session gets another identity.
+            let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", json!(identity)));
+        }
+        Ok((identity, lock))
     }
 }
 

@@ -82,12 +82,8 @@ pub fn render_fault(fault: &Fault) -> (String, Value) {
     if !matches!(fault.code, Code::BadArgs | Code::NameTaken | Code::UnknownAsk) {
         message = format!("{}. {}", message.trim_end_matches('.'), fence::ON_FAILURE);
     }
-    let text = match message.starts_with(code) {
-        true => message.clone(),
-        false => format!("{code}: {message}"),
-    };
     let structured = json!({"ok": false, "code": code, "error": {"code": code, "message": message}});
-    (text, structured)
+    (format!("{code}: {message}"), structured)
 }
 
 /// The roster as text, or a part of it.
