@@ -85,9 +85,11 @@ pub fn wrap(text: &str, most: usize) -> Vec<&str> {
     for mut line in text.trim_end().split('\n') {
         while width(line) > most {
             let mut used = 0;
-            let fits = columns(line).take_while(|(_, width)| (used += width, used <= most).1).last();
-            let end = fits.map_or(0, |(at, _)| at + line[at..].chars().next().map_or(0, char::len_utf8));
-            let end = if end == 0 { line.chars().next().map_or(line.len(), char::len_utf8) } else { end };
+            let mut rest = columns(line).skip_while(|(at, width)| {
+                used += width;
+                used <= most || *at == 0
+            });
+            let end = rest.next().map_or(line.len(), |(at, _)| at);
             let space = line[..end].rfind(' ').filter(|at| *at > 0 && !line[end..].starts_with(' '));
             let (first, rest) = line.split_at(space.map_or(end, |at| at + 1));
             lines.push(first.trim_end());
