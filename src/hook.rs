@@ -26,11 +26,6 @@ pub use transcript::pushes_in;
 
 /// The limit of the hook's input, in bytes. A longer input is ignored.
 const MAX_INPUT: u64 = 32 << 20;
-/// How much of a transcript's end is searched, in bytes.
-const MAX_TRANSCRIPT: u64 = 16 << 20;
-/// The same while the user waits. A message of 512 KiB stands in it four times: when it is accepted, twice when the
-/// conversation has it, and in the request.
-const MAX_PROMPT: u64 = 8 << 20;
 /// The time limit while the user waits.
 const PROMPT: Duration = Duration::from_millis(40);
 /// The time limit otherwise.
@@ -111,10 +106,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
         );
     }
     let Some(event) = input.event() else { return ExitCode::SUCCESS };
-    let (patience, most) = match event {
-        HookEvent::Prompt => (PROMPT, MAX_PROMPT),
-        _ => (QUIET, MAX_TRANSCRIPT),
-    };
+    let patience = if event == HookEvent::Prompt { PROMPT } else { QUIET };
     let claude = process::key(parent_id());
     let prompted = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
     let mut first = vec![ToHub::Hello { v: VERSION }];
@@ -130,7 +122,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     if let Some(path) = input.transcript_path.filter(|_| unconfirmed > 0) {
-        Transcript::end(path, most).report(&link.sender, true);
+        Transcript::end(path).report(&link.sender, true);
     }
     if !remind.is_empty() {
         let output =

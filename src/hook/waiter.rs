@@ -9,7 +9,6 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::MAX_PROMPT;
 use super::transcript::Transcript;
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
@@ -90,7 +89,7 @@ fn wait_on(dir: &DataDir, link: &mut Link, lifetime: &Lifetime, transcript: &str
     let own = process::process_key(std::process::id());
     link.call(|id| ToHub::Wait { id, claude: process::key(parent_id()), process: own.clone() }).ok()?;
     // The client writes its transcript up to some 100 ms late, so the last hook of a turn may search too early.
-    let mut transcript = Transcript::end(transcript, MAX_PROMPT);
+    let mut transcript = Transcript::end(transcript);
     let mut active_until = Instant::now() + ACTIVE;
     loop {
         let now = Instant::now();
