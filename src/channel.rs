@@ -308,8 +308,10 @@ impl Channel {
                 Event::Told(_) => {}
             }
         }
-        let left = std::mem::take(&mut self.arrived);
-        self.give_back(left, "no tool call can carry it");
+        if self.calls.is_empty() {
+            let left = std::mem::take(&mut self.arrived);
+            self.give_back(left, "no tool call can carry it");
+        }
     }
 
     fn registered(&mut self, name: &str) {

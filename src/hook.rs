@@ -20,7 +20,7 @@ use crate::datadir::DataDir;
 use crate::fence::label;
 use crate::link::Link;
 use crate::process;
-use crate::wire::{Answer, Code, HookEvent, HookReport, MAX_LABEL, OwedAsk, Receipts, ToHub, VERSION};
+use crate::wire::{Answer, Code, HookEvent, HookReport, ListedAsk, MAX_LABEL, Receipts, ToHub, VERSION};
 use transcript::Transcript;
 pub use transcript::pushes_in;
 
@@ -116,13 +116,12 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     }
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
-    let hook =
-        ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason, age_ms: process::own_age() });
+    let hook = ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason });
     let Some((link, Answer::Hooked { unconfirmed, remind })) = report(dir, &first, &hook, patience) else {
         return ExitCode::SUCCESS;
     };
     if let Some(path) = input.transcript_path.filter(|_| unconfirmed > 0) {
-        Transcript::end(path).report(&link.sender, true);
+        Transcript::end(path).report(&link.sender);
     }
     if !remind.is_empty() {
         let output =
@@ -133,7 +132,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
 }
 
 /// The text of a reminder; short, since the screen shows it.
-fn reminder(asks: &[OwedAsk]) -> String {
+fn reminder(asks: &[ListedAsk]) -> String {
     let named = asks.iter().map(|ask| format!("{} from \"{}\"", ask.ask_id, label(&ask.from)));
     format!(
         "Claude Relay: still unanswered: {}. Answer with relay_reply, even if only to say why you can't.",
@@ -204,7 +203,11 @@ mod tests {
 
     #[test]
     fn a_reminder_names_the_asks_and_quotes_no_markup() {
-        let ask = |n: usize| OwedAsk { ask_id: format!("ask_{n}"), from: "<b>\"x".to_owned(), age_s: 1 };
+        let ask = |n: usize| ListedAsk {
+            ask_id: format!("ask_{n}"),
+            from: "<b>\"x".to_owned(),
+            ..ListedAsk::default()
+        };
         let text = reminder(&(0..2).map(ask).collect::<Vec<_>>());
         assert!(text.contains("ask_0 from \"_b__x\", ask_1 from"), "{text}");
     }
