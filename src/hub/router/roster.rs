@@ -30,10 +30,10 @@ impl Router {
     pub(super) fn ask_list(&self) -> AskList {
         let ended = self.ended.latest().filter(|(.., tombstone)| !tombstone.to.is_empty());
         let ended = ended.take(MAX_ENDED).map(|(id, at, tombstone)| {
-            let (state, detail) = match tombstone.code {
-                None => (State::Replied, "answered"),
-                Some(_) if tombstone.withdrawn => (State::Ended, "withdrawn"),
-                Some(code) => (State::Ended, code.name()),
+            let (state, detail) = match (tombstone.code, tombstone.answer) {
+                (Some(code), _) => (State::Ended, code.name()),
+                (None, Some(_)) => (State::Replied, "answered"),
+                (None, None) => (State::Ended, "withdrawn"),
             };
             ListedAsk {
                 ask_id: id.to_string(),
