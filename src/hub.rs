@@ -38,11 +38,10 @@ use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, Kind, State, ToClient, ToHub, What, fault, write_line};
 use crate::{texts, threads};
 use journal::Journal;
-use reader::Socket;
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use writer::Writer;
 
-pub use launch::{detach, main};
+pub use launch::main;
 pub use replay::{redact, replay};
 
 /// The limit of connections per socket: a channel and a waiter for each of 1,024 peers, and as many short-lived ones of hooks.
@@ -134,12 +133,12 @@ fn listen(
     incoming: &Sender<Incoming>,
     first: ConnId,
 ) -> Result<(), String> {
-    let peers = claim.bind_peers().inspect_err(|e| log::warn!(error:% = e; "no_peers_socket"));
+    let peers = claim.bind_peers().inspect_err(|e| log::warn!(error:% = e; "no_peers_socket")).ok();
     let next = Arc::new(AtomicU64::new(first));
-    let listeners = [Some((own, Socket::Hub)), peers.ok().map(|peers| (peers, Socket::Peers))];
-    for (listener, socket) in listeners.into_iter().flatten() {
+    for (listener, is_remote) in [Some((own, false)), peers.map(|peers| (peers, true))].into_iter().flatten()
+    {
         let (incoming, next) = (incoming.clone(), next.clone());
-        threads::spawn("accept", threads::SMALL, move || accept(&listener, socket, &incoming, &next))
+        threads::spawn("accept", threads::SMALL, move || accept(&listener, is_remote, &incoming, &next))
             .map_err(|e| format!("cannot start a thread: {e}"))?;
     }
     Ok(())
@@ -299,7 +298,7 @@ impl Hub<'_> {
 }
 
 /// Accepts connections and starts a reader thread for each.
-fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, next: &AtomicU64) {
+fn accept(listener: &UnixListener, is_remote: bool, incoming: &Sender<Incoming>, next: &AtomicU64) {
     let open = Arc::new(());
     loop {
         let stream = match listener.accept() {
@@ -320,7 +319,7 @@ fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, 
         }
         let (conn, incoming) = (next.fetch_add(1, Ordering::Relaxed), incoming.clone());
         let reader = move || {
-            reader::read(conn, socket, &stream, &incoming);
+            reader::read(conn, is_remote, &stream, &incoming);
             drop(counted);
         };
         if let Err(e) = threads::spawn("reader", threads::PARSER, reader) {
