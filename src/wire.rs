@@ -47,7 +47,7 @@ pub enum ToHub {
         who: Box<Who>,
         /// Asks and broadcasts that are open to this client. The hub ends those that it does not know with `hub_unreachable`.
         #[serde(default)]
-        lost: Vec<Member>,
+        lost: Vec<String>,
     },
     /// List the peers. Answered by [`Answer::Peers`]; allowed before registration.
     Peers { id: u64 },
@@ -173,8 +173,6 @@ pub struct HookReport {
     pub ask_id: Option<String>,
     /// For `denied` and `failed`: the reason.
     pub reason: Option<String>,
-    /// Milliseconds since the hook fired, if known: asynchronous hooks may overtake each other.
-    pub age_ms: Option<u64>,
 }
 
 /// A message from the hub to a client.
@@ -193,25 +191,13 @@ pub enum ToClient {
         epoch: String,
     },
     /// A request succeeded.
-    Ok {
-        id: u64,
-        answer: Answer,
-        /// Texts that no path could deliver; they are handed over with this answer (path `tool`).
-        #[serde(default)]
-        waiting: Vec<Parcel>,
-    },
+    Ok { id: u64, answer: Answer },
     /// A request failed, or (without `id`) the hub is about to close the connection.
-    Error {
-        id: Option<u64>,
-        code: Code,
-        message: String,
-        /// As in `ok`.
-        #[serde(default)]
-        waiting: Vec<Parcel>,
-    },
+    Error { id: Option<u64>, code: Code, message: String },
     /// The waiter is not needed; the hub closes the connection.
     Dismissed,
-    /// Push this to the session by the path that it names, then send `pushed`.
+    /// Push this to the session by the path that it names, then send `pushed`. With the path `tool` it precedes the answer to a
+    /// request: the result of a tool call is to carry it.
     Push(Parcel),
     /// The state of an ask or broadcast of this peer. Its end is also delivered as a push, except for the failures
     /// within a broadcast, which its summary reports. When that push was made, the state comes again, with its path.
@@ -238,7 +224,7 @@ pub enum ToClient {
 impl ToClient {
     /// The answer to a request that failed, or the last message before the hub closes a connection.
     pub fn error(id: Option<u64>, Fault { code, message }: Fault) -> ToClient {
-        ToClient::Error { id, code, message, waiting: Vec::new() }
+        ToClient::Error { id, code, message }
     }
 }
 
@@ -258,8 +244,6 @@ pub struct Receipts {
     pub prompted: Vec<String>,
     /// Refused by another hook: the model does not get the text.
     pub refused: Vec<String>,
-    /// Whether a hook has just searched the transcript: it holds no other push.
-    pub searched: bool,
 }
 
 impl Receipts {
@@ -348,7 +332,7 @@ pub struct Parcel {
     pub kind: Kind,
     /// The ask's id; the broadcast's for a summary.
     pub ask_id: String,
-    /// The name of the sender; for `failed` the peer that was asked.
+    /// The name of the sender; for `failed` the peer that was asked, if it is known.
     pub from: String,
     /// The kind of the sender.
     pub from_kind: Option<PeerKind>,

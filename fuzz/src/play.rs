@@ -66,14 +66,13 @@ impl World {
 
     fn receive(&mut self, conn: ConnId, message: ToClient) {
         let Some(requests) = self.open.get_mut(&conn) else { return }; // its own request may have closed it
-        let (id, pushes) = match message {
-            ToClient::Ok { id, waiting, .. } => (Some(id), waiting),
-            ToClient::Error { id, waiting, .. } => (id, waiting),
-            ToClient::Push(parcel) => (None, vec![parcel]),
+        let id = match message {
+            ToClient::Ok { id, .. } => Some(id),
+            ToClient::Error { id, .. } => id,
+            ToClient::Push(parcel) => return self.pushes.push(parcel.push),
             _ => return,
         };
         assert!(id.is_none_or(|id| requests.remove(&id)), "{id:?} was answered twice, or is no request");
-        self.pushes.extend(pushes.into_iter().map(|parcel| parcel.push));
     }
 
     fn act(&mut self, next: &mut dyn FnMut() -> usize) {

@@ -121,7 +121,7 @@ fn wait_on(dir: &DataDir, link: &mut Link, lifetime: &Lifetime, transcript: &str
     let mut active_until = Instant::now() + ACTIVE;
     loop {
         let now = Instant::now();
-        if transcript.report(&link.sender, false) {
+        if transcript.report(&link.sender) {
             active_until = now + ACTIVE;
         }
         let pause = if now < active_until { SHORT_CHECK } else { lifetime.check() };

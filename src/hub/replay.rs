@@ -57,7 +57,7 @@ pub fn redact(path: &Path, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// The fields that hold texts, parts of texts or what a client's model wrote about one, and secrets.
-const TEXTS: [&str; 4] = ["text", "about", "reason", "secret"];
+const TEXTS: [&str; 5] = ["text", "collected", "about", "reason", "secret"];
 
 fn blank(value: &mut Value, key: &RandomState) {
     match value {

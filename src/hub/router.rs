@@ -115,14 +115,12 @@ enum Timer {
     Handover(DeliveryNo),
     /// The time in which an idle session should begin a turn for an ask is over.
     NoTurn(Id),
-    /// A form may be opened at the peer.
-    Form(PeerNo),
+    /// A form may be opened at the peer, or its session's inbox takes one more text.
+    Dispatch(PeerNo),
     /// The session is reminded of an ask that its failed turn left unanswered.
     Nudge(Id),
     /// The collected answers to a broadcast are delivered.
     Collect(Id),
-    /// The session's inbox takes one more text.
-    InboxRoom(PeerNo),
     /// The hub has had no peers for so long that it exits.
     Idle,
 }
@@ -268,7 +266,7 @@ impl Router {
                 Timer::NoTurn(id) => self.no_turn(&id),
                 Timer::Nudge(id) => self.nudge(&id),
                 Timer::Collect(id) => self.hand_over_collected(&id),
-                Timer::InboxRoom(peer) | Timer::Form(peer) => self.dispatch_all(peer),
+                Timer::Dispatch(peer) => self.dispatch_all(peer),
                 Timer::Idle => self.out.push(Output::Exit),
             }
         }
@@ -352,12 +350,9 @@ impl Router {
     }
 
     fn answer(&mut self, conn: ConnId, id: u64, reply: Result<Answer, Fault>) {
-        let waiting = self.take_waiting(conn);
-        let message = match reply {
-            Ok(answer) => ToClient::Ok { id, answer, waiting },
-            Err(Fault { code, message }) => ToClient::Error { id: Some(id), code, message, waiting },
-        };
-        self.send(conn, message);
+        self.dispatch_by_tool(conn);
+        let refusal = |fault| ToClient::error(Some(id), fault);
+        self.send(conn, reply.map_or_else(refusal, |answer| ToClient::Ok { id, answer }));
     }
 
     /// The peer that this connection registered.

@@ -137,7 +137,7 @@ fn unusable(make: impl Fn(&DataDir, String), event: &str, why: &str) {
     crate::driver::signal(b.pid(), "CONT");
     let failed = a.take("failed", &ask_id);
     assert_eq!(failed.meta("code"), "hub_unreachable");
-    assert!(failed.content.contains("was lost") && failed.content.contains("\"b\""), "{}", failed.content);
+    assert!(failed.content.contains("was lost"), "{}", failed.content);
     assert_ne!(status(&dir)["epoch"], before);
     let logged = dir.logged(event);
     assert_eq!(logged.len(), 1, "{:?}", dir.log());

@@ -70,17 +70,10 @@ impl EndedAsks {
         self.by_id.get_mut(id).map(|(_, tombstone)| tombstone)
     }
 
-    /// Returns, and clears, the asks of `identity` whose end it has not received: their ids and targets.
-    pub fn take_lost(&mut self, identity: &str) -> Vec<(Id, String)> {
-        let mut lost = Vec::new();
-        for (id, (_, tombstone)) in &mut self.by_id {
-            if tombstone.asker == identity && std::mem::take(&mut tombstone.untold) {
-                tombstone.code = Some(Code::HubUnreachable);
-                let to = if tombstone.to.is_empty() { "everyone" } else { &tombstone.to };
-                lost.push((id.clone(), to.to_owned()));
-            }
-        }
-        lost
+    /// The ids of the asks of `identity` whose end it has not received.
+    pub fn untold(&self, identity: &str) -> Vec<String> {
+        let is_it = |t: &Tombstone| t.untold && t.asker == identity;
+        self.by_id.iter().filter(|(_, (_, t))| is_it(t)).map(|(id, _)| id.to_string()).collect()
     }
 
     /// The tombstones with the time of their end, newest first.

@@ -129,7 +129,7 @@ impl Router {
         let Some(delivery) = self.deliveries.get(&no).filter(|d| d.is_form()) else { return };
         let to = delivery.to;
         if let Some(at) = self.form_time(delivery).filter(|at| *at > self.now) {
-            self.arm(at, Timer::Form(to));
+            self.arm(at, Timer::Dispatch(to));
         }
     }
 
@@ -140,7 +140,7 @@ impl Router {
             let peer = self.peer_mut(no);
             peer.form_after = peer.form_after.max(at);
             if self.deliveries_to(no).any(Delivery::is_form) {
-                self.arm(at, Timer::Form(no));
+                self.arm(at, Timer::Dispatch(no));
             }
         }
     }
@@ -227,7 +227,7 @@ impl Router {
     }
 
     fn decline(&mut self, id: &Id, why: &str) {
-        self.asks.get_mut(id).into_iter().for_each(|ask| ask.standing.reason = Some(why.to_owned()));
+        self.asks.get_mut(id).into_iter().for_each(|ask| ask.reason = Some(why.to_owned()));
         self.fail(id, Code::Declined);
     }
 

@@ -9,9 +9,7 @@ use super::limits::{Rate, overloaded};
 use super::session::Session;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
-use crate::wire::{
-    Activity, Answer, Code, Event, Fault, MAX_LABEL, Member, Path, ToClient, What, Who, refused,
-};
+use crate::wire::{Activity, Answer, Code, Event, Fault, MAX_LABEL, Path, ToClient, What, Who, refused};
 
 /// The limit of lost asks in one registration, and of undelivered texts to a peer that is told of another one.
 pub(super) const MAX_LOST: usize = 1_024;
@@ -55,7 +53,7 @@ pub(super) struct Peer {
 }
 
 impl Router {
-    pub(super) fn register(&mut self, conn: ConnId, id: u64, mut who: Who, lost: Vec<Member>) -> Reply {
+    pub(super) fn register(&mut self, conn: ConnId, id: u64, mut who: Who, lost: Vec<String>) -> Reply {
         if self.roles.contains_key(&conn) {
             return refused(Code::AlreadyRegistered, "this connection is a peer or a waiter already");
         }
@@ -79,12 +77,11 @@ impl Router {
         if known.is_none() {
             self.report(Event { event: What::Joined, from: self.name(no), ..Event::default() });
         }
-        // Answered before the deliveries that the registration starts, and without `waiting`, since there are paths
-        // now.
+        // Answered before the deliveries that the registration starts.
         let peer = self.peer(no);
         let open = peer.asked.iter().chain(&peer.broadcasts).map(|id| id.to_string()).collect();
         let answer = Answer::Registered { name: peer.who.name.clone(), open };
-        self.send(conn, ToClient::Ok { id, answer, waiting: Vec::new() });
+        self.send(conn, ToClient::Ok { id, answer });
         if fresh {
             let start = self.now + FORM_START;
             let peer = self.peer_mut(no);
@@ -92,10 +89,9 @@ impl Router {
         }
         self.close_stale_forms(no, conn, open_forms);
         self.settle_sent(no, conn, fresh);
-        if fresh && known.is_none() {
-            self.tell_lost(no);
-        }
-        lost.into_iter().take(MAX_LOST).for_each(|lost| self.fail_lost_ask(no, lost));
+        // A new process of a session that was given up does not know what its last one had asked.
+        let untold = if fresh { self.ended.untold(&self.peer(no).who.peer) } else { Vec::new() };
+        lost.iter().chain(&untold).take(MAX_LOST).for_each(|id| self.fail_lost_ask(no, id));
         self.dispatch_all(no);
         Ok(None)
     }

@@ -20,7 +20,7 @@ impl Router {
         let peers: Vec<ListedPeer> = others.map(|no| self.peer_line(*no)).collect();
         let Some(no) = me else { return Roster { peers, ..Roster::default() } };
         let owed = self.open_asks(|ask| {
-            ask.target == no && ask.progress.state >= State::Pushed && !self.is_by_form(ask.person, no)
+            ask.target == no && ask.state >= State::Pushed && !self.is_by_form(ask.person, no)
         });
         let asks = self.open_asks(|ask| ask.asker == no);
         Roster { me: Some(self.peer_line(no)), peers, asks, owed }
@@ -60,8 +60,8 @@ impl Router {
             ask_id: id.to_string(),
             from: self.name(ask.asker),
             to: self.name(ask.target),
-            state: ask.progress.state,
-            note: ask.standing.note,
+            state: ask.state,
+            note: ask.note,
             age_s: self.now.saturating_sub(ask.asked_at) / 1000,
             left_s: ask.deadline.saturating_sub(self.now) / 1000,
             thread: ask.thread.clone(),
@@ -107,15 +107,15 @@ impl Router {
 
     /// The state of an ask, for people.
     pub(super) fn describe(&self, ask: &Ask) -> String {
-        self.state_words(ask, &format!(" {} ago", span(self.now.saturating_sub(ask.progress.since) / 1000)))
+        self.state_words(ask, &format!(" {} ago", span(self.now.saturating_sub(ask.since) / 1000)))
     }
 
     /// The same, with `ago` for the age of the state; shorter if that is empty, for a status line.
     pub(super) fn state_words(&self, ask: &Ask, ago: &str) -> String {
-        let by = ask.progress.path.map(|p| format!(" by {}", p.name())).unwrap_or_default();
-        let mut said = match ask.progress.state {
+        let by = ask.path.map(|p| format!(" by {}", p.name())).unwrap_or_default();
+        let mut said = match ask.state {
             State::Queued => self.queued_reason(ask),
-            State::Pushed if ask.progress.path == Some(Path::Form) => {
+            State::Pushed if ask.path == Some(Path::Form) => {
                 format!("pushed{by}{ago}: the form is open in front of its user")
             }
             State::Pushed if !self.sends_receipts(ask.target) => format!(
@@ -127,7 +127,7 @@ impl Router {
                 let accepted = if is_accepted && !ago.is_empty() { "accepted by the client, " } else { "" };
                 format!("pushed{by}{ago}, {accepted}not seen yet: {}", self.unseen_reason(ask))
             }
-            _ => format!("seen{ago}, {}", phrase(&ask.standing)),
+            _ => format!("seen{ago}, {}", phrase(ask)),
         };
         if self.session_of(ask.target).activity == Activity::Waiting {
             said.push_str("; the session is waiting for its user's permission");
@@ -160,7 +160,7 @@ impl Router {
     }
 
     fn unseen_reason(&self, ask: &Ask) -> &'static str {
-        if ask.progress.path == Some(Path::Inbox) && self.peer(ask.target).who.held {
+        if ask.path == Some(Path::Inbox) && self.peer(ask.target).who.held {
             return "its user's setting crossSessionInbound holds it until the user accepts it there";
         }
         match self.session_of(ask.target).activity {
@@ -175,7 +175,7 @@ impl Router {
     /// The failure text for the asker.
     pub(super) fn failure(&self, ask: &Ask, code: Code) -> String {
         let name = &self.peer(ask.target).who.name;
-        let (asked, state) = (span(self.now.saturating_sub(ask.asked_at) / 1000), ask.progress.state.name());
+        let (asked, state) = (span(self.now.saturating_sub(ask.asked_at) / 1000), ask.state.name());
         // A script exits at the timeout.
         let then = match self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target) {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",
@@ -189,7 +189,7 @@ impl Router {
             ),
             Code::Declined => format!(
                 "declined: \"{name}\": {}. Do not ask there again about this; ask your own user",
-                label(ask.standing.reason.as_deref().unwrap_or("no"))
+                label(ask.reason.as_deref().unwrap_or("no"))
             ),
             _ => {
                 format!("timeout: \"{name}\" did not answer within {asked} ({}). {then}", self.describe(ask))

@@ -325,7 +325,7 @@ fn withdraw(world: &mut World, i: usize) {
     let Some(client) = &world.peers[i].client else { return };
     let nth = world.rng.below(client.open.len());
     let client = world.peers[i].client.as_ref().expect("looked at above");
-    let Some(ask_id) = client.open.keys().nth(nth).cloned() else { return };
+    let Some(ask_id) = client.open.iter().nth(nth).cloned() else { return };
     let truth = world.truth(&ask_id);
     (truth.given_up, truth.excused) = (true, true);
     world.request(i, |id| ToHub::Withdraw { id, ask_id });

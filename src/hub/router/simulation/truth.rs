@@ -116,20 +116,16 @@ impl World {
     /// What the hub says must be so.
     pub fn check(&mut self, conn: ConnId, owner: Owner, message: &ToClient) {
         match message {
-            ToClient::Ok { answer, waiting, .. } => {
-                match answer {
-                    Answer::Asked { ask_id, state, .. } => self.check_state(Kind::Ask, ask_id, *state),
-                    Answer::Replied { ask_id, state, .. } => self.check_state(Kind::Reply, ask_id, *state),
-                    Answer::Broadcast { asks, .. } => {
-                        for member in asks {
-                            self.truth(&member.ask_id);
-                        }
+            ToClient::Ok { answer, .. } => match answer {
+                Answer::Asked { ask_id, state, .. } => self.check_state(Kind::Ask, ask_id, *state),
+                Answer::Replied { ask_id, state, .. } => self.check_state(Kind::Reply, ask_id, *state),
+                Answer::Broadcast { asks, .. } => {
+                    for member in asks {
+                        self.truth(&member.ask_id);
                     }
-                    _ => {}
                 }
-                waiting.iter().for_each(|parcel| self.check_push(conn, owner, parcel));
-            }
-            ToClient::Error { waiting, .. } => waiting.iter().for_each(|p| self.check_push(conn, owner, p)),
+                _ => {}
+            },
             ToClient::Push(parcel) => {
                 if parcel.path == Path::Form && !self.pushes.contains_key(&parcel.push) {
                     self.check_form(parcel);
