@@ -80,7 +80,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
         return Ok(false);
     };
     let listener = claim.bind().map_err(|e| format!("cannot listen on {at}/hub.sock: {e}"))?;
-    let socket = claim.socket_path();
+    let socket = dir.socket_path();
     let no_random = |e| format!("cannot read /dev/urandom: {e}");
     let mut tokens = Tokens::new().map_err(no_random)?;
     let epoch = tokens.secret().map_err(no_random)?;
@@ -89,7 +89,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     let ids = move || format!("push_{}", tokens.secret().unwrap_or_default());
     let wanted = std::env::var("RELAY_JOURNAL").map_or(true, |v| v != "off");
     let info = Info { pid: std::process::id(), ..Info::default() };
-    let (journal, router) = Journal::start(claim.journal_path(), wanted, limits, info, epoch, Box::new(ids));
+    let (journal, router) = Journal::start(dir.journal_path(), wanted, limits, info, epoch, Box::new(ids));
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
     listen(&claim, listener, &incoming, router.last_conn() + 1)?;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::router::ConnId;
 use super::writer::Writer;
 use super::{Incoming, write_and_close};
-use crate::datadir::{has_containers, host};
+use crate::datadir::host;
 use crate::lines::Lines;
 use crate::wire::{Code, HookReport, ToClient, ToHub, VERSION, fault};
 
@@ -71,7 +71,9 @@ fn admit(is_remote: bool, message: &mut ToHub) -> Option<ToClient> {
     let process = match message {
         ToHub::Register { who, .. } => {
             who.remote = is_remote;
-            who.host.take_if(|name| *name == host() || name.is_empty() || !(is_remote || has_containers()));
+            // macOS renames itself with its network, and its containers are virtual machines.
+            let is_elsewhere = is_remote || cfg!(target_os = "linux");
+            who.host.take_if(|name| *name == host() || name.is_empty() || !is_elsewhere);
             who.claude.as_mut()
         }
         ToHub::Hook(HookReport { claude, .. }) | ToHub::Wait { claude, .. } => Some(claude),
