@@ -40,11 +40,10 @@ impl Router {
                 from: tombstone.from.clone(),
                 to: tombstone.to.clone(),
                 state,
-                note: None,
                 age_s: self.now.saturating_sub(at) / 1000,
-                left_s: 0,
                 thread: tombstone.thread.clone(),
                 detail: detail.to_owned(),
+                ..ListedAsk::default()
             }
         });
         AskList { open: self.open_asks(|_| true), ended: ended.collect() }
