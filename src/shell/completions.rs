@@ -2,9 +2,9 @@
 //! may come next on a command line.
 
 use super::args::{Args, commands};
-use super::peers::request_roster;
+use super::peers::roster;
 use super::terminal::out;
-use super::{Outcome, open, usage_error};
+use super::{Outcome, usage_error};
 use crate::datadir::DataDir;
 
 // Where nothing is to be completed, bash and zsh complete the names of files.
@@ -67,8 +67,8 @@ fn values(dir: &DataDir, argument: &str) -> Vec<(String, &'static str)> {
     let first = argument.split(' ').next().unwrap_or_default();
     let names = match first {
         "PEER" => {
-            let roster = open(dir).ok().flatten().and_then(|mut link| request_roster(&mut link).ok());
-            roster.unwrap_or_default().peers.into_iter().map(|peer| peer.name).collect()
+            let roster = roster(dir).ok().flatten().unwrap_or_default();
+            roster.peers.into_iter().map(|peer| peer.name).collect()
         }
         words if words.contains('|') => words.split('|').map(str::to_owned).collect(),
         _ => Vec::new(),

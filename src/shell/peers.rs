@@ -23,7 +23,7 @@ struct PeersJson {
 
 /// Runs `relay peers`.
 pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
-    let roster = open(dir)?.map(|mut link| request_roster(&mut link)).transpose()?;
+    let roster = roster(dir)?;
     let is_running = roster.is_some();
     let roster = roster.unwrap_or_default();
     let unregistered = unregistered(&roster, claude::session_files());
@@ -39,6 +39,14 @@ pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
         err(&format!("{sessions} cannot be asked; run `relay doctor` to see why.\n")); // no row of the table
     }
     Ok(())
+}
+
+/// The list of peers; `None` if no hub runs.
+///
+/// # Errors
+/// The hub cannot be used, or the connection is lost.
+pub fn roster(dir: &DataDir) -> Result<Option<Roster>, Fault> {
+    open(dir)?.map(|mut link| request_roster(&mut link)).transpose()
 }
 
 /// Requests the list of peers.
