@@ -131,7 +131,7 @@ fn a_person_is_asked_in_the_same_way_by_both_kinds_of_questions() {
             (&format!("yes {n}").into(), &"person".into()),
             "{answer}"
         );
-        tail.out.until(&format!("reply by person  {}", &answer["ask_id"].as_str().expect("an id")[..12]));
+        tail.out.until(&format!("reply person  {}", &answer["ask_id"].as_str().expect("an id")[..12]));
     }
     // One that reads its questions from a pipe is nobody, and all at once are not asked.
     let _robot = home.join("robot");
