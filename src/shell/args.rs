@@ -35,7 +35,6 @@ pub struct Opt {
     pub name: &'static str,
     /// What the usage line calls the value; empty for a flag. If it contains `|`, it lists all values.
     pub value: &'static str,
-    pub summary: &'static str,
 }
 
 /// All commands, in the order of the table.
@@ -49,9 +48,8 @@ fn parse_command(text: &'static str) -> Command {
     let (name, arguments) = split_word(head);
     let (summary, details) = text.split_once('\n').unwrap_or((text, ""));
     let options = details.lines().filter_map(|line| line.strip_prefix("  --")).map(|line| {
-        let (left, summary) = line.split_once("  ").unwrap_or((line, ""));
-        let (name, value) = split_word(left);
-        Opt { name, value, summary: summary.trim_start() }
+        let (name, value) = split_word(line.split("  ").next().unwrap_or_default());
+        Opt { name, value }
     });
     Command { name, arguments, summary, options: options.collect(), details: details.trim() }
 }
@@ -94,11 +92,10 @@ impl Args {
 /// # Errors
 /// [`Failure::Exit`] if there is nothing left to run: help was printed, or a usage error was reported.
 pub fn parse(mut line: lexopt::Parser) -> Result<Args, Failure> {
-    let (mut command, mut args, mut wants_help) = (None::<Command>, Args::default(), false);
+    let (mut command, mut args) = (None::<Command>, Args::default());
     loop {
         let usage = |why: lexopt::Error| usage_error(command.as_ref(), &why.to_string());
         match line.next().map_err(usage)? {
-            None if wants_help => return print(&command.as_ref().map_or_else(overview, help)),
             None => break,
             Some(Short('h') | Long("help")) => return print(&command.as_ref().map_or_else(overview, help)),
             Some(Short('V') | Long("version")) => {
@@ -123,7 +120,6 @@ pub fn parse(mut line: lexopt::Parser) -> Result<Args, Failure> {
             Some(Value(word)) => {
                 let word = word.string().map_err(usage)?;
                 match &command {
-                    None if word == "help" => wants_help = true,
                     None => command = Some(find(&word)?),
                     Some(c) if c.arguments.contains("TEXT") => args.words.push(word),
                     Some(c) if !c.arguments.is_empty() && args.words.is_empty() => args.words.push(word),

@@ -2,10 +2,11 @@
 //! `peers.sock`. OpenSSH does all authentication and encryption. The same connection runs `relay linked` there, which
 //! puts the forwarded socket in its place and takes it away when the connection ends.
 //!
-//! A link has a file in `links/`, locked by the process that keeps it, which ends when the file is removed.
+//! A link has a file in `links/`, locked by the process that keeps it.
 
 pub mod far_end;
 
+use std::convert::Infallible;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -19,7 +20,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use super::args::Args;
 use super::terminal::{columns, err, out, table};
 use super::{Failure, Outcome, usage_error, width};
-use crate::datadir::{DataDir, is_at};
+use crate::datadir::DataDir;
 use crate::fence::{clean, label};
 use crate::link::{Link, Start};
 use crate::repository::read;
@@ -30,10 +31,6 @@ use far_end::{FORWARDED, Remote, TAKEN};
 const ANSWER: Duration = Duration::from_secs(30);
 /// How often a link sends a line, so that the other end knows that it is there, and looks after the local hub.
 const BEAT: Duration = Duration::from_secs(10);
-/// How often a link checks whether it is wanted.
-const CHECK: Duration = Duration::from_millis(500);
-/// How long a link may take to end: it checks that between two steps of a connection.
-const END: Duration = Duration::from_secs(40);
 /// The pauses before the next attempt.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -56,11 +53,10 @@ const OPTIONS: [&str; 9] = [
     "-oControlPath=none",
 ];
 
-/// A link, and its locked file, which holds its state.
+/// A link, and its locked file, which holds its state and its process.
 struct Keeper<'a> {
     dir: &'a DataDir,
     host: &'a str,
-    path: PathBuf,
     file: File,
     /// Whether the link was ever up.
     was_up: bool,
@@ -75,23 +71,22 @@ struct Ssh {
     lines: Receiver<String>,
 }
 
-fn links(dir: &DataDir) -> PathBuf {
+fn directory(dir: &DataDir) -> PathBuf {
     dir.path().join("links")
 }
 
-/// Runs `relay link`: keeps the link until it is not wanted. If it never comes up, that is an error.
+/// Runs `relay link`: keeps the link until this process is ended. If it never comes up, that is an error.
 pub fn link(dir: &DataDir, args: &Args) -> Outcome {
     let Some(host) = args.words.first() else { return list(dir) };
     check_host(host)?;
     dir.prepare()?;
-    let cannot = |e: io::Error| format!("cannot use {}: {e}", links(dir).display());
-    DirBuilder::new().recursive(true).mode(0o700).create(links(dir)).map_err(cannot)?;
-    let path = links(dir).join(host);
+    let cannot = |e: io::Error| format!("cannot use {}: {e}", directory(dir).display());
+    DirBuilder::new().recursive(true).mode(0o700).create(directory(dir)).map_err(cannot)?;
     let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.map_err(cannot)?;
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(directory(dir).join(host)).map_err(cannot)?;
     match file.try_lock() {
-        Ok(()) => Keeper { dir, host, path, file, was_up: false, pause: PAUSE }.keep(),
+        Ok(()) => Keeper { dir, host, file, was_up: false, pause: PAUSE }.keep(),
         Err(TryLockError::WouldBlock) => Err(format!("{host} is linked already; see `relay link`").into()),
         Err(TryLockError::Error(e)) => Err(cannot(e).into()),
     }
@@ -109,83 +104,67 @@ fn check_host(host: &str) -> Result<(), Failure> {
     ))
 }
 
-/// The links, by host. A file that nobody has locked is of a link that has ended.
-fn list(dir: &DataDir) -> Outcome {
+/// The links by host, each with its state and process. A file that nobody has locked is of a link that has ended.
+fn links(dir: &DataDir) -> Vec<[String; 3]> {
     let is_locked = |path: &Path| File::open(path).is_ok_and(|file| file.try_lock_shared().is_err());
-    let files = fs::read_dir(links(dir)).into_iter().flatten().flatten().filter(|f| is_locked(&f.path()));
-    let mut rows: Vec<[String; 2]> = files
-        .map(|file| {
-            let state = read(file.path()).unwrap_or_default();
-            [file.file_name().to_string_lossy().into_owned(), state]
-        })
-        .collect();
-    rows.sort();
-    if rows.is_empty() {
+    let files = fs::read_dir(directory(dir)).into_iter().flatten().flatten();
+    let links = files.filter(|file| is_locked(&file.path())).map(|file| {
+        let text = read(file.path()).unwrap_or_default();
+        let (state, pid) = text.split_once(' ').unwrap_or_default();
+        [file.file_name().to_string_lossy().into_owned(), state.to_owned(), pid.to_owned()]
+    });
+    let mut links: Vec<_> = links.collect();
+    links.sort();
+    links
+}
+
+fn list(dir: &DataDir) -> Outcome {
+    let links = links(dir);
+    if links.is_empty() {
         err("There are no links. `relay link HOST` makes one.\n");
         return Ok(());
     }
-    out(&table(["HOST", "STATE"], rows.into_iter(), columns(), width::keep_start))
+    out(&table(["HOST", "STATE", "PROCESS"], links.into_iter(), columns(), width::keep_start))
 }
 
-/// Runs `relay unlink`: returns when the link has ended.
+/// Runs `relay unlink`: ends the process of a link.
 pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
-    let Some(host) = args.words.first() else {
-        return usage_error("missing HOST; `relay link` lists the links");
+    let host = args.words.first().map_or("", String::as_str);
+    let Some([.., pid]) = links(dir).into_iter().find(|[name, ..]| name == host) else {
+        return usage_error(format!("\"{}\" is not linked; `relay link` lists the links", clean(host)));
     };
-    check_host(host)?;
-    let path = links(dir).join(host);
-    let Ok(file) = File::open(&path) else {
-        return usage_error(format!("{host} is not linked; `relay link` lists the links"));
-    };
-    fs::remove_file(&path).map_err(|e| format!("cannot remove {}: {e}", path.display()))?;
-    let until = Instant::now() + END;
-    while file.try_lock_shared().is_err() {
-        if Instant::now() >= until {
-            return Err(format!("the link to {host} does not end; end its process").into());
-        }
-        thread::sleep(Duration::from_millis(20));
+    match Command::new("kill").arg(&pid).status()?.success() {
+        true => out(&format!("{host} is no longer linked.\n")),
+        false => Err(format!("cannot end the link to {host}: end its process {pid}").into()),
     }
-    out(&format!("{host} is no longer linked.\n"))
 }
 
 impl Keeper<'_> {
     fn keep(&mut self) -> Outcome {
         self.record("connecting");
         loop {
-            let lost = self.connect();
-            if !self.is_wanted() {
-                return Ok(());
-            }
-            let why = lost.err().unwrap_or_default();
+            let Err(why) = self.connect();
             if !self.was_up {
-                let _ = fs::remove_file(&self.path); // a file that stays is not listed
                 return Err(why.into());
             }
             self.record("down");
             err(&format!("relay link: {}: {why}; trying again in {} s\n", self.host, self.pause.as_secs()));
-            let until = Instant::now() + self.pause;
-            while Instant::now() < until && self.is_wanted() {
-                thread::sleep(CHECK);
-            }
+            thread::sleep(self.pause);
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
     }
 
     /// Records the state for `relay link`. Without room on the disk the list shows none.
     fn record(&self, state: &str) {
-        let _ = self.file.set_len(0).and_then(|()| self.file.write_all_at(state.as_bytes(), 0)); // see above
+        let text = format!("{state} {}", std::process::id());
+        let _ = self.file.set_len(0).and_then(|()| self.file.write_all_at(text.as_bytes(), 0)); // see above
     }
 
-    /// Whether the file is still there: `relay unlink` removes it.
-    fn is_wanted(&self) -> bool {
-        is_at(&self.file, &self.path)
-    }
-
-    /// One connection, until it is lost or the link is not wanted.
-    fn connect(&mut self) -> Result<(), String> {
+    /// One connection, until it is lost.
+    fn connect(&mut self) -> Result<Infallible, String> {
         let epoch = self.local_hub()?;
-        let remote = Ssh::start(self.host, &[], "")?;
-        let remote: Remote = self.expect(&remote, |line| serde_json::from_str(line).ok())?;
+        let mut probe = Ssh::start(self.host, &[], "")?;
+        let remote: Remote = probe.expect(|line| serde_json::from_str(line).ok())?;
         if remote.epoch.is_some_and(|other| other == epoch) {
             return Err(format!("{} has the same data directory: its sessions use this hub", self.host));
         }
@@ -195,18 +174,17 @@ impl Keeper<'_> {
             return Err(format!("ssh cannot forward {shown}: choose directories without : \\ % $"));
         }
         let mut ssh = Ssh::start(self.host, &["-R", &forward], "--take")?;
-        self.expect(&ssh, |line| (line == TAKEN).then_some(()))?;
+        ssh.expect(|line| (line == TAKEN).then_some(()))?;
         self.record("up");
         let again = if self.was_up { " again" } else { "" };
         let line = format!("Linked {}{again}: its sessions are peers of the hub here.\n", self.host);
         let _ = out(&line); // the link is up also if nobody reads that
         (self.was_up, self.pause) = (true, PAUSE);
-        while self.is_wanted() {
+        loop {
             self.local_hub()?;
-            let _ = ssh.child.stdin.as_mut().map(|stdin| stdin.write_all(b"\n")); // the next line tells whether it is lost
-            self.find_line(&ssh, BEAT, |_| None::<()>)?;
+            let _ = ssh.child.stdin.as_mut().map(|stdin| stdin.write_all(b"\n")); // if it is lost, its output has ended
+            ssh.find_line(BEAT, |_| None::<()>)?;
         }
-        Ok(())
     }
 
     /// The epoch of this machine's hub, which is started if none runs.
@@ -216,33 +194,6 @@ impl Keeper<'_> {
             true => Ok(hub.epoch),
             false => Err("the hub runs elsewhere: link from the machine where it runs".to_owned()),
         }
-    }
-
-    fn expect<T>(&self, ssh: &Ssh, find: impl Fn(&str) -> Option<T>) -> Result<T, String> {
-        self.find_line(ssh, ANSWER, find)?.ok_or_else(|| format!("no answer within {} s", ANSWER.as_secs()))
-    }
-
-    /// The first line that `find` accepts, after those of a shell's start-up files; `None` after `limit`, and if the link is
-    /// not wanted any more.
-    fn find_line<T>(
-        &self,
-        ssh: &Ssh,
-        limit: Duration,
-        find: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, String> {
-        let until = Instant::now() + limit;
-        while Instant::now() < until && self.is_wanted() {
-            match ssh.lines.recv_timeout(CHECK).map(|line| find(&line)) {
-                Ok(None) | Err(RecvTimeoutError::Timeout) => {}
-                Ok(found) => return Ok(found),
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(
-                        "the connection has ended; `relay link --help` tells what it needs".to_owned()
-                    );
-                }
-            }
-        }
-        Ok(None)
     }
 }
 
@@ -255,6 +206,31 @@ impl Ssh {
         command.args(OPTIONS).args(forward).args(["--", host]).arg(format!("{PROGRAM} {option}"));
         let child = command.stdin(Stdio::piped()).stdout(output).spawn().map_err(cannot)?;
         Ok(Ssh { child, lines: read_lines(input).map_err(cannot)? })
+    }
+
+    fn expect<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> Result<T, String> {
+        self.find_line(ANSWER, find)?.ok_or_else(|| format!("no answer within {} s", ANSWER.as_secs()))
+    }
+
+    /// The first line that `find` accepts, after those of a shell's start-up files; `None` after `limit`.
+    fn find_line<T>(
+        &mut self,
+        limit: Duration,
+        find: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        let until = Instant::now() + limit;
+        loop {
+            match self.lines.recv_deadline(until).map(|line| find(&line)) {
+                Ok(None) if Instant::now() < until => {}
+                Ok(found) => return Ok(found),
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(
+                        "the connection has ended; `relay link --help` tells what it needs".to_owned()
+                    );
+                }
+            }
+        }
     }
 }
 
