@@ -76,7 +76,7 @@ pub struct Client {
     /// The last pushes, oldest first, each with the report about it once it is made.
     pushes: VecDeque<(String, Option<ToHub>)>,
     /// Open asks and broadcasts by id, with who was asked.
-    open: BTreeMap<String, String>,
+    pub open: BTreeMap<String, String>,
 }
 
 impl Client {
@@ -115,9 +115,9 @@ impl Client {
         self.sender.is_some()
     }
 
-    /// Whether a request has no answer yet.
-    pub fn is_waiting(&self) -> bool {
-        !self.requests.is_empty()
+    /// Whether all requests have an answer and all asks have ended.
+    pub fn is_idle(&self) -> bool {
+        self.requests.is_empty() && self.open.is_empty()
     }
 
     /// Queues a request, which is sent once the client is registered. Returns its id.

@@ -10,7 +10,6 @@ use lexopt::prelude::*;
 use super::Failure;
 use super::terminal::{err, out};
 use crate::fence::clean;
-use crate::name;
 use crate::wire::Code;
 
 /// `# TITLE` begins a section. `## COMMAND ARGUMENTS` begins a command: one line that says what it does, an empty line, and
@@ -150,9 +149,7 @@ fn find(word: &str) -> Result<Command, Failure> {
     if let Some(at) = commands.iter().position(|c| c.name == word) {
         return Ok(commands.swap_remove(at));
     }
-    let nearest = name::nearest(word, commands.iter().map(|c| c.name));
-    let hint = nearest.first().map(|n| format!("; did you mean 'relay {n}'?")).unwrap_or_default();
-    Err(usage_error(None, &format!("unknown command '{word}'{hint}")))
+    Err(usage_error(None, &format!("unknown command '{word}'")))
 }
 
 /// The text of `relay --help`: the table without the options and details of single commands.

@@ -78,7 +78,7 @@ impl Guest {
         Ok(Guest { client, received, early: VecDeque::new() })
     }
 
-    /// Asks a peer as soon as the client is registered. Returns the id of the ask at once.
+    /// Asks a peer as soon as the client is registered.
     ///
     /// # Errors
     /// No random numbers can be had.
@@ -89,12 +89,11 @@ impl Guest {
         thread: Option<&str>,
         timeout: Duration,
         person: bool,
-    ) -> Result<String, Fault> {
+    ) -> Result<(), Fault> {
         let (ask_id, timeout_ms) = (self.client.new_id("ask_")?, timeout.as_millis() as u64);
-        let (new, to, text, thread) =
-            (ask_id.clone(), to.to_owned(), text.to_owned(), thread.map(str::to_owned));
-        self.client.request(|id| ToHub::Ask { id, ask_id: new, to, text, timeout_ms, thread, person });
-        Ok(ask_id)
+        let (to, text, thread) = (to.to_owned(), text.to_owned(), thread.map(str::to_owned));
+        self.client.request(|id| ToHub::Ask { id, ask_id, to, text, timeout_ms, thread, person });
+        Ok(())
     }
 
     /// Leaves for good, which withdraws the open asks. Returns when the hub has closed the connection, after 1 s at most.

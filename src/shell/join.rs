@@ -1,6 +1,5 @@
 //! `relay join`: a person as a peer. Questions appear as they arrive, and answers are typed.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::args::{self, Args};
@@ -35,15 +34,12 @@ struct Member<'a> {
     console: Console,
     /// Question number n is at n - 1.
     questions: Vec<Question>,
-    /// Our open asks by id, with the name of the asked peer.
-    asked: BTreeMap<String, String>,
 }
 
 /// Runs `relay join`.
 pub fn join(dir: &DataDir, args: &Args) -> Outcome {
     let guest = Guest::arrive(dir, checked_name(args.words.first().map(String::as_str))?, true)?;
-    let (questions, asked, console) = (Vec::new(), BTreeMap::new(), Console::open()?);
-    let mut member = Member { dir, guest, console, questions, asked };
+    let mut member = Member { dir, guest, console: Console::open()?, questions: Vec::new() };
     let outcome = member.run();
     drop(member.console); // restores the terminal before anything else is printed
     member.guest.leave();
@@ -54,7 +50,7 @@ impl Member<'_> {
     fn run(&mut self) -> Outcome {
         let mut is_leaving = false;
         // At the end of its input a script still waits for the answers to its questions.
-        while !(is_leaving && self.asked.is_empty() && !self.guest.client.is_waiting()) {
+        while !(is_leaving && self.guest.client.is_idle()) {
             match self.guest.next(PATIENCE)? {
                 News::Typed(bytes) => {
                     for line in self.console.feed(&bytes, || candidates(self.dir))? {
@@ -79,29 +75,24 @@ impl Member<'_> {
             Event::Push(parcel) => return self.show_parcel(&parcel),
             Event::Registered { name } => format!("You are {name}. Type /help for help."),
             Event::Lost(_) => "Lost the hub; reconnecting.".to_owned(),
-            Event::Ended { result: Ok(Answer::Asked { ask_id, to, state, .. }), .. } => {
-                self.asked.entry(ask_id).and_modify(|name| name.clone_from(&to));
+            Event::Ended { result: Ok(Answer::Asked { to, state, .. }), .. } => {
                 format!("{to}: {}", state.name())
             }
             Event::Ended { result: Ok(Answer::Replied { to, state, .. }), .. } => {
                 format!("Your answer to {to}: {}", state.name())
             }
             Event::Ended { request, result: Err(fault), .. } => {
-                match &request {
-                    ToHub::Ask { ask_id, .. } => drop(self.asked.remove(ask_id)),
-                    ToHub::Reply { ask_id, .. } => {
-                        let is_open = !matches!(fault.code, Code::PeerGone | Code::UnknownAsk);
-                        self.questions
-                            .iter_mut()
-                            .filter(|q| q.ask_id == *ask_id)
-                            .for_each(|q| q.is_open = is_open);
-                    }
-                    _ => {}
+                if let ToHub::Reply { ask_id, .. } = request {
+                    let is_open = !matches!(fault.code, Code::PeerGone | Code::UnknownAsk);
+                    self.questions
+                        .iter_mut()
+                        .filter(|q| q.ask_id == ask_id)
+                        .for_each(|q| q.is_open = is_open);
                 }
                 describe(fault)
             }
             Event::Told(ToClient::State { ask_id, state, note, detail, .. }) => {
-                let asked = self.asked.get(&ask_id).filter(|_| state < State::Replied);
+                let asked = self.guest.client.open.get(&ask_id).filter(|_| state < State::Replied);
                 let Some(to) = asked else { return Ok(()) };
                 format!("{to}: {}", note.and(detail).as_deref().unwrap_or(state.name()))
             }
@@ -121,7 +112,6 @@ impl Member<'_> {
     /// Prints a parcel and confirms it. One that can't be printed is not confirmed.
     fn show_parcel(&mut self, parcel: &Parcel) -> Outcome {
         let Parcel { ask_id, from, text, .. } = parcel;
-        self.asked.remove(ask_id);
         if let Some(code) = parcel.code {
             self.console.note(&describe(fault(code, text.as_str())))?;
         } else {
@@ -151,11 +141,7 @@ impl Member<'_> {
                 self.console.note(join.map_or("", |command| command.details))
             }
             (_, Some('/')) => self.console.note(&format!("Unknown command {first}. Type /help for help.")),
-            (_, Some('@')) => {
-                let ask_id = self.guest.ask(&first[1..], rest, None, TIMEOUT, false)?;
-                self.asked.insert(ask_id, first[1..].to_owned());
-                Ok(())
-            }
+            (_, Some('@')) => Ok(self.guest.ask(&first[1..], rest, None, TIMEOUT, false)?),
             (_, Some('#')) => self.answer(first[1..].parse().unwrap_or(0), rest),
             _ => match self.questions.iter().position(|question| question.is_open) {
                 Some(at) => self.answer(at + 1, line),

@@ -68,11 +68,9 @@ pub fn request_status(link: &mut Link) -> Result<Status, Fault> {
 pub fn stop(dir: &DataDir) -> Outcome {
     out(&match stop_hub(dir) {
         Ok(None) => "No hub is running.\n".to_owned(),
-        Ok(Some(Status { pid, peers: 0, .. })) => format!("The hub (process {pid}) has stopped.\n"),
-        Ok(Some(Status { pid, peers, .. })) => format!(
-            "The hub (process {pid}) has stopped. Its {} will start a new hub at once and continue.\n",
-            count(peers, "peer")
-        ),
+        Ok(Some(pid)) => {
+            format!("The hub (process {pid}) has stopped. Connected sessions start a new one and continue.\n")
+        }
         Err(fault) if fault.code == Code::ProtocolMismatch => {
             // A hub of any version exits when its socket is gone.
             fs::remove_file(dir.socket_path())
@@ -84,18 +82,17 @@ pub fn stop(dir: &DataDir) -> Outcome {
     })
 }
 
-/// Stops the hub, waits until it has exited, and returns its last status; `None` if no hub runs.
+/// Stops the hub, waits until it has exited, and returns its process; `None` if no hub runs.
 ///
 /// # Errors
 /// The hub speaks another protocol, or does not exit.
-pub fn stop_hub(dir: &DataDir) -> Result<Option<Status>, Fault> {
+pub fn stop_hub(dir: &DataDir) -> Result<Option<u32>, Fault> {
     let Some(mut link) = open(dir)? else { return Ok(None) };
-    let status = request_status(&mut link)?;
     link.call(|id| ToHub::Stop { id })?;
     let until = Instant::now() + EXIT_LIMIT;
     while link.receive(Some(until)).is_some() {} // the hub removes its socket, then closes the connections
     wait_for_exit(dir)?;
-    Ok(Some(status))
+    Ok(Some(link.pid))
 }
 
 /// Waits until a hub that has removed its socket has exited: its lock is free, or the next hub has made a socket.

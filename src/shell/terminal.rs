@@ -31,13 +31,9 @@ pub fn is_ansi(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// `text` in a colour (the parameters of an SGR sequence) if standard output is a terminal and `NO_COLOR` is not set.
+/// `text` in a colour (the parameters of an SGR sequence) if standard output is a terminal that understands them.
 pub fn paint(colour: &str, text: &str) -> String {
-    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    if is_plain || !is_ansi(&io::stdout()) {
-        return text.to_owned();
-    }
-    format!("\x1b[{colour}m{text}\x1b[0m")
+    if is_ansi(&io::stdout()) { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 /// A peer's text as it may be printed: without escape sequences on a terminal, unchanged to a file or a pipe.
@@ -58,14 +54,9 @@ pub fn first_line(text: &str, most: usize) -> String {
     width::keep_start(&format!("{line}{more}"), most)
 }
 
-/// The number of columns of the terminal on standard output: `COLUMNS` if it is set, else what `stty` reports. `None`
-/// where standard output is no terminal.
+/// The number of columns of the terminal on standard output; `None` where that is no terminal.
 pub fn columns() -> Option<usize> {
-    if !io::stdout().is_terminal() {
-        return None;
-    }
-    let set = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    set.filter(|columns| *columns > 0).or_else(|| process::columns(Path::new("/dev/tty")))
+    io::stdout().is_terminal().then(|| process::columns(Path::new("/dev/tty"))).flatten()
 }
 
 /// Runs `stty` on the controlling terminal and returns what it prints; `None` if that fails.
