@@ -119,7 +119,10 @@ pub fn parse(mut line: lexopt::Parser) -> Result<Args, Failure> {
             Some(Value(word)) => {
                 let word = word.string().map_err(usage)?;
                 match &command {
-                    None => command = Some(find(&word)?),
+                    None => {
+                        let unknown = || usage(lexopt::Error::from(format!("unknown command '{word}'")));
+                        command = Some(commands().into_iter().find(|c| c.name == word).ok_or_else(unknown)?);
+                    }
                     Some(c) if c.arguments.contains("TEXT") => args.words.push(word),
                     Some(c) if !c.arguments.is_empty() && args.words.is_empty() => args.words.push(word),
                     Some(c) => return Err(usage_error(Some(c), &format!("unexpected argument '{word}'"))),
@@ -142,14 +145,6 @@ fn usage_error(command: Option<&Command>, why: &str) -> Failure {
     let name = command.map(|c| format!(" {}", c.name)).unwrap_or_default();
     err(&format!("relay{name}: {}\nTry 'relay{name} --help'.\n", clean(why))); // `why` quotes the command line
     Failure::Exit(exit_code(Code::BadArgs))
-}
-
-fn find(word: &str) -> Result<Command, Failure> {
-    let mut commands = commands();
-    if let Some(at) = commands.iter().position(|c| c.name == word) {
-        return Ok(commands.swap_remove(at));
-    }
-    Err(usage_error(None, &format!("unknown command '{word}'")))
 }
 
 /// The text of `relay --help`: the table without the options and details of single commands.

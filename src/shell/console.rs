@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGCONT, SIGWINCH};
 use signal_hook::flag;
 
-use super::Failure;
 use super::editor::{Editor, Input};
 use super::terminal::{ERASE, columns, err, is_ansi, out, paint, stty};
+use super::{Failure, Outcome};
 
 /// The width that is assumed if the terminal does not report one.
 const DEFAULT_COLUMNS: usize = 80;
@@ -18,17 +18,11 @@ pub const BELL: &str = "\x07";
 const BRACKETED_PASTE_ON: &str = "\x1b[?2004h";
 const BRACKETED_PASTE_OFF: &str = "\x1b[?2004l";
 
-/// Where the lines of `relay join` come from.
+/// Where the lines of `relay join` come from. A terminal sends every key: its own line editing would mix arriving messages into
+/// the line that is being typed.
 pub struct Console {
-    /// `None` if standard input is no terminal.
-    terminal: Option<Terminal>,
-}
-
-/// A terminal that sends every key. Its own line editing is off, because it would mix arriving messages into the line that is
-/// being typed.
-struct Terminal {
-    /// The settings to restore, as `stty -g` prints them.
-    saved: String,
+    /// The settings of the terminal, to be restored, as `stty -g` prints them; `None` if standard input is no terminal.
+    saved: Option<String>,
     editor: Editor,
     columns: usize,
     /// Set by signals: the size or the settings of the terminal may have changed.
@@ -38,35 +32,35 @@ struct Terminal {
 impl Console {
     /// Takes over the terminal if standard input and output are one and `stty` works.
     pub fn open() -> Result<Console, Failure> {
-        let mut console = Console { terminal: None };
         let has_person = io::stdin().is_terminal() && is_ansi(&io::stdout());
-        let Some(saved) = has_person.then(|| stty(&["-g"])).flatten().filter(|_| send_every_key()) else {
-            return Ok(console);
-        };
+        let saved = has_person.then(|| stty(&["-g"])).flatten().filter(|_| send_every_key());
         let is_stale = Arc::new(AtomicBool::new(true));
-        for signal in [SIGWINCH, SIGCONT] {
-            let _ = flag::register(signal, is_stale.clone()); // without it the width stays the same
+        let mut console = Console { saved, editor: Editor::new(), columns: DEFAULT_COLUMNS, is_stale };
+        if console.is_terminal() {
+            for signal in [SIGWINCH, SIGCONT] {
+                let _ = flag::register(signal, console.is_stale.clone()); // without it the width stays the same
+            }
+            console.print(BRACKETED_PASTE_ON)?;
         }
-        let terminal = Terminal { saved, editor: Editor::new(), columns: DEFAULT_COLUMNS, is_stale };
-        console.terminal.insert(terminal).draw()?;
-        out(BRACKETED_PASTE_ON)?;
         Ok(console)
     }
 
     /// Whether a person uses a terminal.
     pub fn is_terminal(&self) -> bool {
-        self.terminal.is_some()
+        self.saved.is_some()
     }
 
     /// Prints whole lines, above the line that is being typed.
-    pub fn print(&mut self, text: &str) -> Result<(), Failure> {
-        let Some(terminal) = &mut self.terminal else { return out(text) };
+    pub fn print(&mut self, text: &str) -> Outcome {
+        if !self.is_terminal() {
+            return out(text);
+        }
         out(&format!("{ERASE}{text}"))?;
-        terminal.draw()
+        self.draw()
     }
 
     /// Prints a note of our own: dimmed on a terminal, else on standard error.
-    pub fn note(&mut self, text: &str) -> Result<(), Failure> {
+    pub fn note(&mut self, text: &str) -> Outcome {
         let text = format!("{text}\n");
         if self.is_terminal() {
             return self.print(&paint("2", &text));
@@ -82,35 +76,33 @@ impl Console {
         bytes: &[u8],
         candidates: impl Fn() -> Vec<String>,
     ) -> Result<Vec<Option<String>>, Failure> {
-        let Some(terminal) = self.terminal.as_mut().filter(|_| !bytes.is_empty()) else {
+        if !self.is_terminal() || bytes.is_empty() {
             let line = String::from_utf8_lossy(bytes).trim_end_matches('\n').to_owned();
             return Ok(vec![(!bytes.is_empty()).then_some(line)]);
-        };
+        }
         let mut lines = Vec::new();
         for byte in bytes {
-            match terminal.editor.press(*byte) {
+            match self.editor.press(*byte) {
                 Some(Input::Line(line)) => {
-                    out(&format!("{ERASE}{}\n", paint("2", &format!("> {line}"))))?;
+                    self.note(&format!("> {line}"))?;
                     lines.push(Some(line));
                 }
                 Some(Input::Complete) => {
-                    let fitting = terminal.editor.complete(candidates());
+                    let fitting = self.editor.complete(candidates());
                     if fitting.len() > 1 {
-                        out(&format!("{ERASE}{}\n", paint("2", &fitting.join("  "))))?;
+                        self.note(&fitting.join("  "))?;
                     }
                 }
                 Some(Input::End) => lines.push(None),
                 None => {}
             }
         }
-        terminal.draw()?;
+        self.draw()?;
         Ok(lines)
     }
-}
 
-impl Terminal {
     /// Draws the line that is being typed, in one line of the terminal.
-    fn draw(&mut self) -> Result<(), Failure> {
+    fn draw(&mut self) -> Outcome {
         if self.is_stale.swap(false, Ordering::Relaxed) {
             send_every_key(); // the shell may have changed that while we were stopped
             self.columns = columns().unwrap_or(DEFAULT_COLUMNS);
@@ -121,10 +113,12 @@ impl Terminal {
     }
 }
 
-impl Drop for Terminal {
+impl Drop for Console {
     fn drop(&mut self) {
-        let _ = out(&format!("{ERASE}{BRACKETED_PASTE_OFF}")); // there may be no terminal any more
-        stty(&[&self.saved]);
+        if let Some(saved) = &self.saved {
+            let _ = out(&format!("{ERASE}{BRACKETED_PASTE_OFF}")); // there may be no terminal any more
+            stty(&[saved]);
+        }
     }
 }
 

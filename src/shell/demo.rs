@@ -1,6 +1,5 @@
 //! `relay demo`: a real hub and real channels in a temporary directory, used by scripted sessions.
 
-use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -101,8 +100,8 @@ struct Actor<'a> {
     /// The channel's standard input and output.
     stream: Arc<UnixStream>,
     lines: Lines,
-    /// Messages that came while a response was awaited.
-    pushed: VecDeque<Value>,
+    /// Messages that came while another was awaited.
+    waiting: Vec<Value>,
 }
 
 impl<'a> Actor<'a> {
@@ -129,7 +128,7 @@ impl<'a> Actor<'a> {
             .spawn()?;
         let stream = Arc::new(stream);
         let lines = Lines::new(stream.clone());
-        let mut actor = Actor { stage, name, child, stream, lines, pushed: VecDeque::new() };
+        let mut actor = Actor { stage, name, child, stream, lines, waiting: Vec::new() };
         let client = json!({"name": "claude-code", "version": env!("CARGO_PKG_VERSION")});
         let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         actor.request("initialize", hello)?;
@@ -145,13 +144,22 @@ impl<'a> Actor<'a> {
         Ok(written.map_err(|e| format!("the channel of {} takes nothing: {e}", self.name))?)
     }
 
-    fn next(&mut self) -> Result<Value, Failure> {
-        let Some(line) = self.lines.next(Some(Instant::now() + STEP_LIMIT))? else {
-            return Err(format!("the channel of {} has exited", self.name).into());
-        };
-        let message: Value = serde_json::from_slice(line).map_err(io::Error::from)?;
-        self.show_message("←", &message)?;
-        Ok(message)
+    /// The next message that is wanted; others wait.
+    fn take(&mut self, is_wanted: impl Fn(&Value) -> bool) -> Result<Value, Failure> {
+        if let Some(at) = self.waiting.iter().position(&is_wanted) {
+            return Ok(self.waiting.remove(at));
+        }
+        loop {
+            let Some(line) = self.lines.next(Some(Instant::now() + STEP_LIMIT))? else {
+                return Err(format!("the channel of {} has exited", self.name).into());
+            };
+            let message: Value = serde_json::from_slice(line).map_err(io::Error::from)?;
+            self.show_message("←", &message)?;
+            if is_wanted(&message) {
+                return Ok(message);
+            }
+            self.waiting.push(message);
+        }
     }
 
     /// Prints a JSON-RPC message, with `--verbose`.
@@ -165,13 +173,7 @@ impl<'a> Actor<'a> {
     /// Sends a request and returns its result.
     fn request(&mut self, method: &str, params: Value) -> Result<Value, Failure> {
         self.send(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))?;
-        loop {
-            let message = self.next()?;
-            if message["id"] == 1 {
-                return Ok(message["result"].clone());
-            }
-            self.pushed.push_back(message);
-        }
+        Ok(self.take(|message| message["id"] == 1)?["result"].take())
     }
 
     /// Calls a tool, as the model would.
@@ -184,13 +186,7 @@ impl<'a> Actor<'a> {
 
     /// Waits for a push, prints it, and returns its attributes.
     fn receive(&mut self) -> Result<Value, Failure> {
-        let message = match self.pushed.pop_front() {
-            Some(message) => message,
-            None => self.next()?,
-        };
-        if message["method"] != "notifications/claude/channel" {
-            return self.receive();
-        }
+        let message = self.take(|message| message["method"] == "notifications/claude/channel")?;
         let meta = &message["params"]["meta"];
         let field = |key: &str| meta[key].as_str().unwrap_or("the relay");
         let heading = format!("{:>6} receives: {} from {}", self.name, field("kind"), field("from"));

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::args::Args;
 use super::terminal::out;
-use super::{Outcome, count, open, print};
+use super::{Outcome, open, print};
 use crate::datadir::DataDir;
 use crate::link::{Link, no_hub, silent, unreachable};
 use crate::span::span;
@@ -32,23 +32,17 @@ pub fn status(dir: &DataDir, args: &Args) -> Outcome {
         let data_dir = dir.path().to_string_lossy().into_owned();
         return print(&StatusJson { status, data_dir });
     }
-    let Status {
-        pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections, journal, ..
-    } = status;
-    let journal = match journal.off {
-        None => format!("{} KiB", journal.bytes.div_ceil(1024)),
+    let Status { pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections, .. } = &status;
+    let journal = match &status.journal.off {
+        None => format!("{} KiB", status.journal.bytes.div_ceil(1024)),
         Some(why) => format!("NONE ({why}); open asks fail if the hub dies"),
     };
     out(&format!(
         "Hub {version} (protocol {protocol}), process {pid}, up for {}\n\
-         {}, {}, {}, {}\n\
+         Peers: {peers}. Open asks: {open_asks}. Undelivered messages: {undelivered}. Connections: {connections}\n\
          Journal: {journal}\n\
          Data directory: {}\n",
-        span(uptime_s),
-        count(peers, "peer"),
-        count(open_asks, "open ask"),
-        count(undelivered, "undelivered message"),
-        count(connections, "connection"),
+        span(*uptime_s),
         dir.path().display(),
     ))
 }

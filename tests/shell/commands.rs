@@ -273,7 +273,7 @@ fn peers_and_status_list_who_is_there() {
         ]
     );
     assert_eq!((&status["peers"], &status["open_asks"]), (&json!(2), &json!(1)));
-    assert!(home.run(&["status"]).out.contains("2 peers, 1 open ask, "));
+    assert!(home.run(&["status"]).out.contains("Peers: 2. Open asks: 1. "));
     let all = home.json(&["broadcast", "to whom?", "--timeout", "1", "--json"]);
     let failed = all["failed"].as_array().expect("failed");
     assert!(failed.len() == 1 && failed[0]["to"] == "bob", "who only asks is not asked: {all}");
