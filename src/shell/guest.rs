@@ -1,7 +1,7 @@
 //! A person or a script as a peer: a [`Client`] together with stdin and the signals of a shell command.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, IsTerminal, Read, stderr, stdin};
+use std::io::{self, BufRead, IsTerminal, Read, stderr, stdin};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -50,14 +50,12 @@ impl Guest {
     ///
     /// # Errors
     /// The random source or the signals cannot be used, or a thread cannot be started.
-    pub fn arrive(dir: &DataDir, name: Option<&str>, joins: bool) -> Result<Guest, Fault> {
-        let cannot = |e: std::io::Error| unreachable(format!("this process cannot be a peer: {e}"));
-        let mut tokens = Tokens::new().map_err(cannot)?;
-        let who = who(&mut tokens, name, joins).map_err(cannot)?;
+    pub fn arrive(dir: &DataDir, name: Option<&str>, joins: bool) -> io::Result<Guest> {
+        let mut tokens = Tokens::new()?;
+        let who = who(&mut tokens, name, joins)?;
         let (send, received) = bounded(64);
         let (dir, hub) = (dir.clone(), send.clone());
-        spawn("hub", PARSER, move || link::keep(dir, |message| hub.send(Received::Hub(message)).is_ok()))
-            .map_err(cannot)?;
+        spawn("hub", PARSER, move || link::keep(dir, |message| hub.send(Received::Hub(message)).is_ok()))?;
         if joins {
             let typed = send.clone();
             let read = move || loop {
@@ -67,13 +65,13 @@ impl Guest {
                     return;
                 }
             };
-            spawn("stdin", SMALL, read).map_err(cannot)?;
+            spawn("stdin", SMALL, read)?;
         }
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(cannot)?;
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         let watch = move || {
             signals.forever().map(|s| send.send(Received::Signal(s))).take_while(Result::is_ok).for_each(drop)
         };
-        spawn("signals", SMALL, watch).map_err(cannot)?;
+        spawn("signals", SMALL, watch)?;
         let client = Client::new(tokens, who, unreachable("the hub is not reached yet; try again"));
         Ok(Guest { client, received, early: VecDeque::new() })
     }
@@ -151,7 +149,7 @@ fn read_stdin() -> Vec<u8> {
     bytes
 }
 
-fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> std::io::Result<Who> {
+fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> io::Result<Who> {
     // Before the first connection, which may change the working directory.
     let cwd = repository::current_dir();
     let git = repository::git(&cwd);

@@ -57,7 +57,7 @@ fn usage_errors_exit_with_2_and_say_what_to_do() {
         (&["brodcast", "bob"], "unknown command 'brodcast'"),
         (&["ask", "--jsn", "bob"], "invalid option '--jsn'"),
         (&["ask", "bob", "x", "--timeout"], "--timeout"),
-        (&["peers", "bob"], "unexpected argument 'bob'"),
+        (&["peers", "bob"], "unexpected argument \"bob\""),
         (&["peers", "-x"], "invalid option '-x'"),
         (&["peers", "--json=1"], "--json"),
         (&[], "missing COMMAND"),
