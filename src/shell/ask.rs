@@ -20,8 +20,6 @@ use crate::wire::{
 /// How long after its timeout the hub may take to report the end of an ask: a person may put a question off for 10 minutes,
 /// which do not count towards the timeout.
 const GRACE: Duration = Duration::from_secs(615);
-/// The longest timeout.
-const MAX_TIMEOUT_S: u64 = MAX_TIMEOUT_MS / 1000;
 /// How often the time in the status line is updated.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -120,7 +118,6 @@ fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
     waiter.progress = format!("{to}: {}", waiter.progress);
     loop {
         let progress = match waiter.next()? {
-            News::Hub(Event::Registered { .. }) => "sending the question".to_owned(),
             News::Hub(Event::Ended { result: Ok(Answer::Asked { to: name, state, .. }), .. }) => {
                 to = name;
                 state.name().to_owned()
@@ -247,15 +244,11 @@ fn text(words: &[String]) -> Result<String, Failure> {
 /// The value of `--timeout`: seconds, or a number with `s`, `m` or `h`.
 fn timeout(args: &Args, default: &str) -> Result<Duration, Failure> {
     let value = args.get("timeout").unwrap_or(default);
-    let (number, unit) = value.split_at(value.trim_end_matches(char::is_alphabetic).len());
-    let unit_s = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => 0,
-    };
+    let mut units = [('s', 1), ('m', 60), ('h', 3600)].into_iter();
+    let known = units.find_map(|(unit, unit_s)| Some((value.strip_suffix(unit)?, unit_s)));
+    let (number, unit_s) = known.unwrap_or((value, 1));
     match number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_s)) {
-        Some(s @ 1..=MAX_TIMEOUT_S) => Ok(Duration::from_secs(s)),
+        Some(s) if (1..=MAX_TIMEOUT_MS / 1000).contains(&s) => Ok(Duration::from_secs(s)),
         _ => usage_error(format!("invalid timeout '{value}': give 1s to 24h, for example 30s, 10m, 2h")),
     }
 }

@@ -95,13 +95,10 @@ pub fn link(dir: &DataDir, args: &Args) -> Outcome {
 /// What ssh takes for a host, and what is a file name.
 fn check_host(host: &str) -> Result<(), Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "@._:%-".contains(c);
-    if !host.is_empty() && host.chars().all(plain) && !host.starts_with(['-', '.']) {
-        return Ok(());
+    match !host.is_empty() && host.chars().all(plain) && !host.starts_with(['-', '.']) {
+        true => Ok(()),
+        false => usage_error(format!("invalid host \"{}\": give it as for ssh", clean(host))),
     }
-    usage_error(format!(
-        "invalid host \"{}\": give HOST or USER@HOST as for ssh, or an alias from ~/.ssh/config",
-        clean(host)
-    ))
 }
 
 /// The links by host, each with its state and process. A file that nobody has locked is of a link that has ended.

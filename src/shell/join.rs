@@ -82,12 +82,10 @@ impl Member<'_> {
                 format!("Your answer to {to}: {}", state.name())
             }
             Event::Ended { request, result: Err(fault), .. } => {
-                if let ToHub::Reply { ask_id, .. } = request {
-                    let is_open = !matches!(fault.code, Code::PeerGone | Code::UnknownAsk);
-                    self.questions
-                        .iter_mut()
-                        .filter(|q| q.ask_id == ask_id)
-                        .for_each(|q| q.is_open = is_open);
+                if let ToHub::Reply { ask_id, .. } = request
+                    && let Some(question) = self.questions.iter_mut().find(|q| q.ask_id == ask_id)
+                {
+                    question.is_open = !matches!(fault.code, Code::PeerGone | Code::UnknownAsk);
                 }
                 describe(fault)
             }

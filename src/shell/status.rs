@@ -4,8 +4,6 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
 use super::args::Args;
 use super::terminal::out;
 use super::{Outcome, open, print};
@@ -17,20 +15,11 @@ use crate::wire::{Answer, Code, Fault, Status, ToHub};
 /// How long a hub may take to exit.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
-/// The `--json` output of `relay status`.
-#[derive(Serialize)]
-struct StatusJson {
-    #[serde(flatten)]
-    status: Status,
-    data_dir: String,
-}
-
 /// Runs `relay status`.
 pub fn status(dir: &DataDir, args: &Args) -> Outcome {
     let status = request_status(&mut open(dir)?.ok_or_else(|| no_hub(dir))?)?;
     if args.has("json") {
-        let data_dir = dir.path().to_string_lossy().into_owned();
-        return print(&StatusJson { status, data_dir });
+        return print(&status);
     }
     let Status { pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections, .. } = &status;
     let journal = match &status.journal.off {

@@ -64,13 +64,8 @@ fn describe(event: &Event) -> String {
     let ids = [&event.ask_id, &event.thread].into_iter().flatten();
     let ids: String = ids.map(|id| format!("  {}", short_id(&label(id)))).collect();
     let text = first_line(&clean(event.text.as_deref().unwrap_or_default()), TEXT_COLUMNS);
-    let colour = match event.event {
-        What::Ask | What::Reply => "1",
-        What::Failed | What::DeadPath | What::Refused => "31",
-        _ => "2",
-    };
-    let head = format!("{names}  {}", words.into_iter().flatten().collect::<Vec<_>>().join(" "));
-    format!("{}{}  {text}", paint(colour, &head), paint("2", &ids)).trim_end().to_owned()
+    let words = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
+    format!("{}  {words}{}  {text}", paint("1", &names), paint("2", &ids)).trim_end().to_owned()
 }
 
 /// `ts_ms`, in milliseconds since 1970 (UTC), as a time of day: `14:03:05Z`.

@@ -260,7 +260,6 @@ fn peers_and_status_list_who_is_there() {
         keys(&status),
         [
             "connections",
-            "data_dir",
             "epoch",
             "journal",
             "open_asks",
