@@ -7,25 +7,25 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::process;
 use crate::repository::{open_regular, read};
-pub use elsewhere::{Listeners, has_containers, host};
-use elsewhere::{dial, named};
-use machine::{MACHINE, Machine};
+use elsewhere::dial;
+pub use elsewhere::{Listeners, host};
+use machine::{BOOT, HOST};
 
 /// The longest path of a socket, in bytes, the NUL at its end included: that of macOS. Linux allows 108.
 const SOCKET_PATH: usize = 104;
 const SOCKET: &str = "hub.sock";
 const LOCK: &str = "hub.lock";
 const JOURNAL: &str = "hub.journal";
-/// The prefix of a temporary file whose owner is our user id.
-const PROBE: &str = ".probe-";
+/// How much is written to find a full disk, in bytes.
+const PROBE: usize = 256 << 10;
 const REMEDY: &str = "choose another directory with --data-dir or RELAY_DATA_DIR";
 
 /// The data directory.
@@ -58,46 +58,34 @@ impl DataDir {
             DirBuilder::new().recursive(true).mode(0o755).create(parent)?; // not open to others, whatever the umask
         }
         make_private(dir)?;
-        let me = self.check()?;
-        probe(dir)?;
-        if fs::metadata(dir)?.mode() & 0o077 != 0 {
-            fs::set_permissions(dir, Permissions::from_mode(0o700))?;
-        }
+        self.check()?;
+        fs::set_permissions(dir, Permissions::from_mode(0o700))?;
         for dir in [self.logs(), self.sessions()] {
             make_private(&dir)?;
-            if !fs::symlink_metadata(&dir).is_ok_and(|m| m.is_dir() && m.uid() == me) {
-                return Err(io::Error::other(format!("{} is not a directory of ours", dir.display())));
+            if !fs::symlink_metadata(&dir)?.is_dir() {
+                return Err(io::Error::other(format!("{} is not a directory", dir.display())));
             }
         }
         Ok(())
     }
 
-    /// Checks, without changing anything, whether [`prepare`](Self::prepare) could use the directory; `false` if it
-    /// does not exist yet.
-    pub fn look(&self) -> Result<bool, String> {
+    /// Checks whether a hub can use the directory, or make it. Changes nothing, but writes a file and removes it: a disk or a
+    /// quota that is full shows only so.
+    pub fn look(&self) -> Result<(), String> {
         let there = self.0.ancestors().find(|at| fs::symlink_metadata(at).is_ok()).unwrap_or(&self.0);
-        let is_there = there == self.0;
-        let checked = if is_there { self.check().map(drop) } else { Ok(()) };
-        checked.and_then(|()| probe(there)).map(|_| is_there).map_err(|e| self.unusable(&e))
+        let checked = if there == self.0 { self.check() } else { Ok(()) };
+        checked.and_then(|()| probe(there)).map_err(|e| self.unusable(&e))
     }
 
-    /// Our user id, if the directory belongs to this user and is private.
-    fn check(&self) -> io::Result<u32> {
-        let dir = &self.0;
+    /// Whether the directory belongs to this user and is private.
+    fn check(&self) -> io::Result<()> {
         // Read before the mode: another process may be making it private and filling it.
-        let empty = fs::read_dir(dir)?
-            .flatten()
-            .all(|entry| entry.file_name().as_bytes().starts_with(PROBE.as_bytes()));
-        let meta = fs::metadata(dir)?;
-        if meta.mode() & (if empty { 0o002 } else { 0o022 }) != 0 {
+        let is_empty = fs::read_dir(&self.0)?.next().is_none();
+        let meta = fs::metadata(&self.0)?;
+        if meta.mode() & (if is_empty { 0o002 } else { 0o022 }) != 0 {
             return Err(io::Error::other("others can write to it; check its content, then run chmod 700"));
         }
-        let me = user(dir)?;
-        if meta.uid() != me {
-            let owner = meta.uid();
-            return Err(io::Error::other(format!("it belongs to user {owner}, and this is user {me}")));
-        }
-        Ok(me)
+        is_ours("it", &meta)
     }
 
     /// The directory itself; absolute.
@@ -110,9 +98,22 @@ impl DataDir {
         self.of_machine(SOCKET)
     }
 
+    /// The journal of this machine's hub.
+    pub fn journal_path(&self) -> PathBuf {
+        self.of_machine(JOURNAL)
+    }
+
     /// The path of a file of this machine's hub.
     fn of_machine(&self, file: &str) -> PathBuf {
-        self.0.join(named(file, &self.suffix()))
+        self.0.join(self.name(file))
+    }
+
+    /// The name of a file of this machine's hub: `hub.sock`, or `hub-HOST.sock` if another machine has that.
+    fn name(&self, file: &str) -> String {
+        match (self.other_machine(), file.split_once('.')) {
+            (Some(_), Some((stem, ending))) => format!("{stem}-{}.{ending}", *HOST),
+            _ => file.to_owned(),
+        }
     }
 
     /// The directory of the logs.
@@ -136,7 +137,7 @@ impl DataDir {
             return dial(socket, limit); // the user has named or mounted it
         }
         match self.connect_to(SOCKET, limit) {
-            Err(e) if is_not_running(&e) => self.connect_to(&named(SOCKET, &self.suffix()), limit),
+            Err(e) if is_not_running(&e) => self.connect_to(&self.name(SOCKET), limit),
             own => own,
         }
     }
@@ -146,32 +147,26 @@ impl DataDir {
         if !socket.file_type().is_socket() {
             return Err(ErrorKind::ConnectionRefused.into());
         }
-        let (me, listener) = (self.check()?, socket.uid());
-        if listener != me {
-            let why = format!("its {SOCKET} belongs to user {listener}, and this is user {me}");
-            return Err(io::Error::other(why));
-        }
+        self.check()?;
+        is_ours(SOCKET, &socket)?;
         dial(self.within_limit(name)?, limit)
     }
 
     /// Makes this process the hub of the directory for as long as the claim lives; `None` if another process is.
     pub fn claim(&self) -> io::Result<Option<Claim>> {
-        let suffix = self.suffix();
         let mut options = OpenOptions::new();
-        let path = self.0.join(named(LOCK, &suffix));
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut lock = open_regular(&options, &path)?;
+        let mut lock = open_regular(&options, &self.of_machine(LOCK))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(e)) => return Err(e),
         }
-        let Machine { host, boot } = &*MACHINE;
-        let text = format!("{}\n{host}\n{boot}\n", std::process::id());
+        let text = format!("{}\n{}\n{}\n", std::process::id(), *HOST, *BOOT);
         if let Err(e) = lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes())) {
             log::warn!(error:% = e; "lock_not_written"); // a full disk; it is locked all the same
         }
-        Ok(Some(Claim { dir: self.clone(), suffix, lock }))
+        Ok(Some(Claim { dir: self.clone(), lock }))
     }
 
     /// Whether a process is the hub of the directory, or is about to be.
@@ -186,21 +181,11 @@ impl DataDir {
     }
 
     /// The other machine whose hub uses the unsuffixed file names, if any. This machine's files then have its host name
-    /// as a suffix.
+    /// as a suffix. A container has another name and the same kernel, after a reboot it is the other way round.
     pub fn other_machine(&self) -> Option<String> {
         let text = read(self.0.join(LOCK))?;
-        let mut lines = text.lines().skip(1);
-        let (host, boot) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-        let known = |a: &str, b: &str| !a.is_empty() && !b.is_empty();
-        let other = known(host, &MACHINE.host)
-            && host != MACHINE.host
-            && !(known(boot, &MACHINE.boot) && boot == MACHINE.boot);
-        other.then(|| host.to_owned())
-    }
-
-    /// The suffix of this machine's file names; empty unless another machine uses the directory.
-    fn suffix(&self) -> String {
-        self.other_machine().map_or_else(String::new, |_| MACHINE.host.clone())
+        let [_, host, boot] = text.lines().collect::<Vec<_>>()[..] else { return None };
+        (host != *HOST && boot != *BOOT).then(|| host.to_owned())
     }
 
     /// A path for the file `name` in this directory that a socket address can hold. Where the directory's own path is too
@@ -217,11 +202,9 @@ impl DataDir {
     }
 }
 
-/// The held lock of a data directory, and the names of the hub's files in it.
+/// The held lock of a data directory.
 pub struct Claim {
     dir: DataDir,
-    /// Empty unless another machine uses the unsuffixed names.
-    suffix: String,
     /// Locked until it is closed.
     lock: File,
 }
@@ -230,20 +213,12 @@ impl Claim {
     /// Whether the locked file is still the one in the directory. If not, the directory was removed or moved, and its
     /// files may belong to another hub.
     pub fn is_current(&self) -> bool {
-        is_at(&self.lock, &self.dir.0.join(named(LOCK, &self.suffix)))
-    }
-
-    pub fn socket_path(&self) -> PathBuf {
-        self.dir.0.join(named(SOCKET, &self.suffix))
-    }
-
-    pub fn journal_path(&self) -> PathBuf {
-        self.dir.0.join(named(JOURNAL, &self.suffix))
+        is_at(&self.lock, &self.dir.of_machine(LOCK))
     }
 
     /// Listens on the socket, with mode 0600, and replaces an existing file.
     pub fn bind(&self) -> io::Result<UnixListener> {
-        self.bind_as(&named(SOCKET, &self.suffix), 0o600)
+        self.bind_as(SOCKET, 0o600)
     }
 
     fn bind_as(&self, socket: &str, mode: u32) -> io::Result<UnixListener> {
@@ -254,7 +229,7 @@ impl Claim {
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(self.dir.within_limit(&name)?)?;
         fs::set_permissions(&path, Permissions::from_mode(mode))
-            .and_then(|()| fs::rename(&path, self.dir.0.join(socket)))
+            .and_then(|()| fs::rename(&path, self.dir.of_machine(socket)))
             .inspect_err(|_| drop(fs::remove_file(&path)))?;
         Ok(listener)
     }
@@ -276,9 +251,19 @@ pub fn config_dir() -> Option<PathBuf> {
     std::path::absolute(config_in(&|key| env::var_os(key))?).ok()
 }
 
-fn config_in(var: &impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+/// The same with other environment variables; not absolute.
+pub fn config_in(var: &impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = |key| var(key).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("CLAUDE_CONFIG_DIR").or_else(|| Some(set("HOME")?.join(".claude")))
+}
+
+/// The files with Claude Code's settings that apply in `cwd`, whether they exist or not, the one with the highest precedence first.
+pub fn settings_files(cwd: &Path) -> impl Iterator<Item = PathBuf> {
+    let managed = ["/etc/claude-code", "/Library/Application Support/ClaudeCode"]
+        .map(|dir| Path::new(dir).join("managed-settings.json"));
+    let project = ["settings.local.json", "settings.json"].map(|name| cwd.join(".claude").join(name));
+    let user = config_dir().map(|dir| dir.join("settings.json"));
+    managed.into_iter().chain(project).chain(user)
 }
 
 fn locate(flag: Option<&OsStr>, var: impl Fn(&str) -> Option<OsString>) -> Result<DataDir, String> {
@@ -294,21 +279,22 @@ fn locate(flag: Option<&OsStr>, var: impl Fn(&str) -> Option<OsString>) -> Resul
     Ok(DataDir(dir))
 }
 
-/// Our user id. Where there is no `/proc`, a file tells that we create in `dir`.
-fn user(dir: &Path) -> io::Result<u32> {
-    match process::path("self").and_then(|own| fs::metadata(own).ok()) {
-        Some(process) => Ok(process.uid()),
-        None => probe(dir),
+/// Fails if a file, `name` in the message, belongs to another user. The system says who we are by the owner of a new pipe.
+fn is_ours(name: &str, meta: &fs::Metadata) -> io::Result<()> {
+    let me = File::from(OwnedFd::from(io::pipe()?.0)).metadata()?.uid();
+    match meta.uid() {
+        owner if owner == me => Ok(()),
+        owner => Err(io::Error::other(format!("{name} belongs to user {owner}, and this is user {me}"))),
     }
 }
 
-/// Creates a file in `dir`, and returns its owner.
-fn probe(dir: &Path) -> io::Result<u32> {
-    let probe = dir.join(format!("{PROBE}{}", std::process::id()));
-    let _ = fs::remove_file(&probe);
-    let me = OpenOptions::new().write(true).create_new(true).open(&probe)?.metadata()?.uid();
-    fs::remove_file(&probe)?;
-    Ok(me)
+/// Writes a file in `dir` and removes it.
+fn probe(dir: &Path) -> io::Result<()> {
+    let probe = dir.join(format!(".probe-{}", std::process::id()));
+    let written = File::create_new(&probe)
+        .and_then(|mut file| file.write_all(&vec![0; PROBE]).and_then(|()| file.sync_all()));
+    let _ = fs::remove_file(&probe); // if it could be made
+    written
 }
 
 /// Creates a directory with mode 0700, whatever the umask; one that exists stays as it is.
@@ -415,7 +401,8 @@ mod tests {
         assert!(dir.claim().expect("a lock file").is_none());
         assert_eq!(dir.hub_process(), Some(std::process::id()));
         drop(claim);
-        assert!(dir.claim().expect("a lock file").is_some());
+        // A child that another test starts in this moment has the file open until it runs its program.
+        while dir.claim().expect("a lock file").is_none() {}
         fs::remove_dir_all(dir.0).expect("removed");
     }
 
@@ -424,11 +411,11 @@ mod tests {
         let dir = dir("machines");
         dir.prepare().expect("made");
         fs::write(dir.0.join(LOCK), "1\nother-machine\nother-boot\n").expect("a lock of another machine");
-        let Machine { host, boot } = &*MACHINE;
+        let (host, boot) = (HOST.as_str(), BOOT.as_str());
         assert_eq!(dir.other_machine().as_deref(), Some("other-machine"));
         let claim = dir.claim().expect("a lock file").expect("the lock");
-        assert_eq!(claim.socket_path(), dir.0.join(format!("hub-{host}.sock")));
-        assert_eq!(claim.journal_path(), dir.0.join(format!("hub-{host}.journal")));
+        assert_eq!(dir.socket_path(), dir.0.join(format!("hub-{host}.sock")));
+        assert_eq!(dir.journal_path(), dir.0.join(format!("hub-{host}.journal")));
         let lock = fs::read_to_string(dir.0.join(LOCK)).expect("it is there");
         assert_eq!(lock, "1\nother-machine\nother-boot\n");
         let _listener = claim.bind().expect("bound");
@@ -436,7 +423,7 @@ mod tests {
         // A container has another name and the same kernel; after a reboot it is the other way round.
         for same in [format!("1\nname\n{boot}\n"), format!("1\n{host}\nboot\n"), "1\n".to_owned()] {
             fs::write(dir.0.join(LOCK), &same).expect("a lock");
-            assert!(dir.other_machine().is_none() || boot.is_empty() && same.contains("name"));
+            assert!(dir.other_machine().is_none(), "{same}");
         }
         fs::remove_dir_all(dir.0).expect("removed");
     }

@@ -5,7 +5,7 @@
 //! the foreground and `relay channel` also write readable lines to stderr; Claude Code keeps those of a channel in `mcp-logs`.
 //! Errors while logging are ignored: logging must never stop or delay what it reports.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -17,21 +17,20 @@ use crossbeam_channel::{Sender, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record, kv};
 use serde_json::{Value, json};
 use simplelog::{CombinedLogger, Config, SharedLogger};
+use time::OffsetDateTime;
 use time::format_description::FormatItem;
 use time::macros::format_description;
-use time::{Date, OffsetDateTime};
 
+use crate::process;
 use crate::repository::open_regular;
 use crate::threads::{SMALL, spawn};
 
 /// Size limit of one day's file in bytes.
 const MAX_FILE_BYTES: u64 = 50_000_000;
-/// Age in days after which a file is removed.
-const KEPT_DAYS: i64 = 7;
-/// Lines per second and level, except for errors. No limit applies at `debug`.
+/// How long a file is kept after its last line.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Lines per second, except for errors. No limit applies at `debug`.
 const MAX_LINES_PER_SECOND: u32 = 200;
-/// How much of a file is for errors only: frequent events can't crowd them out.
-const FOR_ERRORS: u64 = 5_000_000;
 /// Lines that wait for a slow reader of stderr before further lines are dropped.
 const STDERR_BACKLOG: usize = 256;
 /// How long [`Log::flush`] waits for a slow reader of stderr.
@@ -49,7 +48,7 @@ pub fn init(dir: &Path, proc: &'static str, stderr: bool) {
     let level = std::env::var("RELAY_LOG").ok().and_then(|level| level.parse().ok());
     let level = level.unwrap_or(LevelFilter::Info);
     let stderr = (stderr && level != LevelFilter::Off).then(readable_lines);
-    let sink = Sink { level, dir: dir.to_owned(), proc, counts: Mutex::default(), stderr };
+    let sink = Sink { level, dir: dir.to_owned(), proc, count: Mutex::default(), stderr };
     let _ = CombinedLogger::init(vec![Box::new(sink)]); // fails only if a logger is installed already, which then stays
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -65,8 +64,8 @@ struct Sink {
     level: LevelFilter,
     dir: PathBuf,
     proc: &'static str,
-    /// The number of lines in a second, by `Level as usize`, which begins at 1.
-    counts: Mutex<[(i64, u32); 6]>,
+    /// A second, and the number of lines in it.
+    count: Mutex<(i64, u32)>,
     /// To the thread that writes them: a client may never read our stderr.
     stderr: Option<Sender<String>>,
 }
@@ -111,38 +110,36 @@ impl SharedLogger for Sink {
 
 impl Sink {
     fn is_flooded(&self, now: OffsetDateTime, level: Level) -> bool {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (second, lines) = &mut counts[level as usize];
-        if *second != now.unix_timestamp() {
-            (*second, *lines) = (now.unix_timestamp(), 0);
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        if count.0 != now.unix_timestamp() {
+            *count = (now.unix_timestamp(), 0);
         }
-        *lines += 1;
-        level != Level::Error && self.level < LevelFilter::Debug && *lines > MAX_LINES_PER_SECOND
+        count.1 += 1;
+        level != Level::Error && self.level < LevelFilter::Debug && count.1 > MAX_LINES_PER_SECOND
     }
 
     fn write(&self, now: OffsetDateTime, record: &Record) -> io::Result<()> {
         if self.is_flooded(now, record.level()) {
             return Ok(());
         }
-        let mut line = self.line(now, record)?;
         // Opened for each event: the file may have been removed, and tomorrow's is another one.
-        let mut file = self.open(now.date())?;
-        let length = file.metadata()?.len();
-        let limit = MAX_FILE_BYTES - if record.level() == Level::Error { 0 } else { FOR_ERRORS };
-        if length >= limit {
-            return Ok(());
+        let path = self.dir.join(now.format(FILE_NAME).map_err(io::Error::other)?);
+        let open = || open_regular(OpenOptions::new().append(true).create(true).mode(0o600), &path);
+        let mut file = open().or_else(|_| {
+            // Without its parents: a data directory that was removed must not come back.
+            DirBuilder::new().mode(0o700).create(&self.dir)?;
+            open()
+        })?;
+        match file.metadata()?.len() {
+            0 => process::sweep(&self.dir, KEPT), // the first event of the day
+            length if length >= MAX_FILE_BYTES => return Ok(()),
+            _ => {}
         }
-        if length + line.len() as u64 >= limit {
-            // Part of the same write as the line that fills the file, so that it is logged once.
-            let (until, mut builder) = (("until", "tomorrow, UTC"), Record::builder());
-            builder.level(Level::Warn).key_values(&until);
-            line += &self.line(now, &builder.args(format_args!("log_full")).build())?;
-        }
-        file.write_all(line.as_bytes())
+        file.write_all(self.line(now, record).as_bytes())
     }
 
-    fn line(&self, now: OffsetDateTime, record: &Record) -> io::Result<String> {
-        let ts = now.format(TIMESTAMP).map_err(io::Error::other)?;
+    fn line(&self, now: OffsetDateTime, record: &Record) -> String {
+        let ts = now.format(TIMESTAMP).unwrap_or_default();
         let level = record.level().as_str().to_ascii_lowercase();
         let (proc, pid, event) = (self.proc, std::process::id(), json!(record.args().to_string()));
         let mut line =
@@ -150,34 +147,8 @@ impl Sink {
         for (key, value) in Fields::of(record) {
             line += &format!(",{}:{value}", json!(key));
         }
-        Ok(line + "}\n")
+        line + "}\n"
     }
-
-    /// Opens the file of a day. The first writer of a day removes files that are too old.
-    fn open(&self, today: Date) -> io::Result<File> {
-        let path = self.dir.join(file_name(today)?);
-        let open = || open_regular(OpenOptions::new().append(true).create(true).mode(0o600), &path);
-        let file = open().or_else(|_| {
-            // Without its parents: a data directory that was removed must not come back.
-            DirBuilder::new().mode(0o700).create(&self.dir)?;
-            open()
-        })?;
-        if file.metadata()?.len() == 0 {
-            let oldest = file_name(today.saturating_sub(time::Duration::days(KEPT_DAYS)))?;
-            for entry in fs::read_dir(&self.dir)?.flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                // Names of one length sort by date.
-                if name.starts_with("relay-") && name.len() == oldest.len() && name < oldest {
-                    let _ = fs::remove_file(entry.path());
-                }
-            }
-        }
-        Ok(file)
-    }
-}
-
-fn file_name(day: Date) -> io::Result<String> {
-    day.format(FILE_NAME).map_err(io::Error::other)
 }
 
 /// Starts the thread that writes to stderr. Without it, every line is dropped.
@@ -230,7 +201,9 @@ impl<'kvs> kv::VisitSource<'kvs> for Fields {
 mod tests {
     use super::*;
     use crate::repository::tests::dir;
+    use std::fs::{self, File};
     use std::os::unix::fs::PermissionsExt;
+    use std::time::SystemTime;
     use time::macros::datetime;
 
     const NOW: OffsetDateTime = datetime!(2026-11-23 06:58:00.123 UTC);
@@ -238,7 +211,7 @@ mod tests {
 
     fn day_files(test: &str) -> Sink {
         let dir = dir(&format!("logging-{test}")).join("logs");
-        Sink { level: LevelFilter::Info, dir, proc: "test", counts: Mutex::default(), stderr: None }
+        Sink { level: LevelFilter::Info, dir, proc: "test", count: Mutex::default(), stderr: None }
     }
 
     fn remove(files: &Sink) {
@@ -301,66 +274,41 @@ mod tests {
     }
 
     #[test]
-    fn first_event_of_a_day_removes_files_older_than_seven_days() {
+    fn first_event_of_a_day_removes_files_of_seven_days_ago() {
         let files = day_files("day");
         fs::create_dir(&files.dir).expect("the directory");
-        for name in [
-            "relay-2026-11-15.log",
-            "relay-2026-11-16.log",
-            "relay-2026-11-17.log",
-            "relay-2026-01-01.log.bak",
-            "relay-.log",
-            "notes",
-        ] {
-            fs::write(files.dir.join(name), "").expect("a file");
+        let [old, kept] = ["relay-2026-11-15.log", "relay-2026-11-17.log"];
+        for (name, age) in [(old, KEPT), (kept, KEPT - Duration::from_secs(60))] {
+            let file = File::create(files.dir.join(name)).expect("a file");
+            file.set_modified(SystemTime::now() - age).expect("a time");
         }
         write(&files, NOW, "today");
-        assert_eq!(
-            names(&files),
-            [
-                "notes",
-                "relay-.log",
-                "relay-2026-01-01.log.bak",
-                "relay-2026-11-16.log",
-                "relay-2026-11-17.log",
-                TODAY
-            ]
-        );
+        assert_eq!(names(&files), [kept, TODAY]);
+        let file = File::options().append(true).open(files.dir.join(kept)).expect("the file");
+        file.set_modified(SystemTime::now() - KEPT).expect("a time");
+        write(&files, NOW, "later");
+        assert_eq!(names(&files), [kept, TODAY]);
         write(&files, NOW + time::Duration::DAY, "tomorrow");
-        assert_eq!(
-            names(&files),
-            [
-                "notes",
-                "relay-.log",
-                "relay-2026-01-01.log.bak",
-                "relay-2026-11-17.log",
-                TODAY,
-                "relay-2026-11-24.log"
-            ]
-        );
+        assert_eq!(names(&files), [TODAY, "relay-2026-11-24.log"]);
         remove(&files);
     }
 
     #[test]
-    fn full_file_says_so_once_and_takes_errors_only() {
+    fn full_file_takes_no_line() {
         let files = day_files("full");
         fs::create_dir(&files.dir).expect("the directory");
         let path = files.dir.join(TODAY);
-        File::create(&path).and_then(|f| f.set_len(MAX_FILE_BYTES - FOR_ERRORS - 10)).expect("a sparse file");
+        File::create(&path).and_then(|f| f.set_len(MAX_FILE_BYTES - 10)).expect("a sparse file");
         write(&files, NOW, "last");
         let text = fs::read(&path).expect("the file");
-        assert!(text.ends_with(b"\"event\":\"log_full\",\"until\":\"tomorrow, UTC\"}\n"));
+        assert!(text.ends_with(b"\"event\":\"last\",\"conn\":7}\n"));
         write(&files, NOW, "more");
         assert_eq!(fs::metadata(&path).expect("the file").len(), text.len() as u64);
-        let mut error = Record::builder();
-        error.level(Level::Error);
-        files.write(NOW, &error.args(format_args!("worse")).build()).expect("written");
-        assert!(fs::read(&path).expect("the file").ends_with(b"\"event\":\"worse\"}\n"));
         remove(&files);
     }
 
     #[test]
-    fn flood_is_throttled_per_level() {
+    fn flood_is_throttled() {
         let files = day_files("flood");
         let log = |now, level| {
             let mut record = Record::builder();
@@ -371,11 +319,10 @@ mod tests {
         let most = MAX_LINES_PER_SECOND as usize;
         (0..most + 50).for_each(|_| log(NOW, Level::Info));
         assert_eq!(lines(), most);
-        log(NOW, Level::Warn);
         (0..most + 50).for_each(|_| log(NOW, Level::Error));
-        assert_eq!(lines(), 2 * most + 51);
+        assert_eq!(lines(), 2 * most + 50);
         log(NOW + time::Duration::SECOND, Level::Info);
-        assert_eq!(lines(), 2 * most + 52);
+        assert_eq!(lines(), 2 * most + 51);
         remove(&files);
     }
 

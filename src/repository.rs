@@ -40,12 +40,9 @@ fn git_at(dot_git: &Path) -> Option<Git> {
 }
 
 fn branch(head: &str) -> Option<String> {
-    match head.strip_prefix("ref:") {
-        // A repository with another way to store refs writes `.invalid` here.
-        Some(reference) => {
-            let branch = reference.trim().strip_prefix("refs/heads/").filter(|b| *b != ".invalid");
-            branch.map(|b| b.chars().take(MAX_NAME).collect())
-        }
+    match head.strip_prefix("ref: refs/heads/") {
+        Some(".invalid") => None, // written where refs are stored in another way
+        Some(branch) => Some(branch.chars().take(MAX_NAME).collect()),
         None => head.get(..12).filter(|hash| hash.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned),
     }
 }

@@ -195,12 +195,7 @@ fn doctor_says_why_real_sessions_are_missing() {
         assert_eq!(late.peers()["self"]["name"], "late");
         let found = diagnose(&stage);
         finds(&found, "session", "error", &["early", "it started before the plugin was installed"]);
-        finds(
-            &found,
-            "session",
-            "error",
-            &["/off", "the plugin is disabled in", "off/.claude/settings.json"],
-        );
+        finds(&found, "session", "error", &["/off", "the plugin is disabled in its settings"]);
         finds(&found, "session", "error", &["/silent", "its MCP server is disabled in that project"]);
         finds(&found, "session", "warning", &["/foreign", "configuration directory", "elsewhere"]);
         finds(&found, "session", "ok", &["late: reached by"]);

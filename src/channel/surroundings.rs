@@ -219,19 +219,15 @@ fn is_set(name: &str, value: &str) -> bool {
     std::env::var_os(name).is_some_and(|set| set == value)
 }
 
-/// Whether `crossSessionInbound` is `hold` in the settings that apply in `cwd`: those of the machine, the user, and the
-/// project. The strictest counts, and one that Claude Code does not know is `hold`.
+/// Whether `crossSessionInbound` is `hold` in the settings that apply in `cwd`. The strictest counts, and one that Claude Code
+/// does not know is `hold`.
 fn holds_messages(cwd: &Path) -> bool {
-    let managed = ["/etc/claude-code", "/Library/Application Support/ClaudeCode"]
-        .map(|dir| PathBuf::from(dir).join("managed-settings.json"));
-    let user = datadir::config_dir().map(|dir| dir.join("settings.json"));
-    let project = ["settings.json", "settings.local.json"].map(|name| cwd.join(".claude").join(name));
     let setting = |path: PathBuf| {
         let settings: Value = serde_json::from_str(&read(path)?).ok()?;
         settings.get("crossSessionInbound")?.as_str().map(str::to_owned)
     };
     let strictness = |setting: String| ["accept", "hold", "refuse"].iter().position(|s| *s == setting);
-    let settings = managed.into_iter().chain(user).chain(project).filter_map(setting);
+    let settings = datadir::settings_files(cwd).filter_map(setting);
     settings.map(|setting| strictness(setting).unwrap_or(1)).max() == Some(1)
 }
 

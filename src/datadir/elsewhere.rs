@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use super::machine::MACHINE;
+use super::machine::HOST;
 use super::{Claim, DataDir, LOCK, SOCKET, make_private};
 use crate::threads::{SMALL, spawn};
 
@@ -26,12 +26,7 @@ pub type Listeners = [Option<(u64, u64, i64, i64)>; 2];
 
 /// The host name of this machine or container.
 pub fn host() -> &'static str {
-    &MACHINE.host
-}
-
-/// Whether containers of this machine show another host name. macOS has none, and renames itself with its network.
-pub fn has_containers() -> bool {
-    !MACHINE.boot.is_empty()
+    &HOST
 }
 
 /// Connects within `limit`: `connect` blocks while the listener's backlog is full, and has no timeout of its own.
@@ -40,14 +35,6 @@ pub(super) fn dial(path: PathBuf, limit: Duration) -> io::Result<UnixStream> {
     let connect = move || drop(done.send(UnixStream::connect(path)));
     spawn("connect", SMALL, connect)?;
     connected.recv_timeout(limit).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
-}
-
-/// `hub.sock` or, with a suffix, `hub-SUFFIX.sock`.
-pub(super) fn named(file: &str, suffix: &str) -> String {
-    match (suffix, file.split_once('.')) {
-        ("", _) | (_, None) => file.to_owned(),
-        (suffix, Some((stem, ending))) => format!("{stem}-{suffix}.{ending}"),
-    }
 }
 
 impl DataDir {
@@ -90,6 +77,6 @@ impl Claim {
         let directory = self.dir.path().join(DIRECTORY);
         make_private(&directory)?;
         let mode = if fs::symlink_metadata(directory)?.mode() & 0o001 == 0 { 0o600 } else { 0o666 };
-        self.bind_as(&named(PEERS, &self.suffix), mode)
+        self.bind_as(PEERS, mode)
     }
 }

@@ -1,32 +1,25 @@
-//! The identity of this machine, for home directories that several machines share.
+//! The identity of this machine, for home directories that several machines share. Read once, since without `/proc` it takes
+//! a child process.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use crate::process;
 
-/// Distinguishes this machine from another one that shares the directory. Containers share the kernel's boot id with
-/// their host, and a rebooted machine keeps its name: one of the two is enough.
-pub struct Machine {
-    /// Fit for a file name.
-    pub host: String,
-    pub boot: String,
-}
-
-/// Read once, since without /proc it takes a child process.
-pub static MACHINE: LazyLock<Machine> = LazyLock::new(Machine::this);
-
-impl Machine {
-    fn this() -> Machine {
-        let mut host = process::line("sys/kernel/hostname");
-        if host.is_empty() {
-            let uname = Command::new("uname").arg("-n").stderr(Stdio::null()).output();
-            host = uname.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
-        }
-        let plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || *c == '.';
-        Machine {
-            host: host.chars().filter(plain).take(64).collect(),
-            boot: process::line("sys/kernel/random/boot_id"),
-        }
+/// The host name of this machine or container, fit for a file name.
+pub static HOST: LazyLock<String> = LazyLock::new(|| {
+    let mut host = process::line("sys/kernel/hostname");
+    if host.is_empty() {
+        let uname = process::run(Command::new("uname").arg("-n"), Duration::from_secs(1));
+        host = uname.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
     }
-}
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || *c == '.';
+    host.chars().filter(is_plain).take(64).collect()
+});
+
+/// The identifier of the running kernel, which containers share with their host; the host name where there is none.
+pub static BOOT: LazyLock<String> = LazyLock::new(|| match process::line("sys/kernel/random/boot_id") {
+    boot if boot.is_empty() => HOST.clone(),
+    boot => boot,
+});

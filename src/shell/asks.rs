@@ -1,12 +1,16 @@
 //! `relay asks` and `relay statusline`: who waits for whom.
 
+use std::iter;
+use std::os::unix::process::parent_id;
+
 use super::args::Args;
 use super::peers::{is_local, request_roster};
 use super::terminal::{columns, err, out, table};
-use super::{Outcome, claude, open, print, short_id, width};
+use super::{Outcome, open, print, short_id, width};
 use crate::datadir::DataDir;
 use crate::fence::label;
 use crate::link::{Link, no_hub, unreachable};
+use crate::process;
 use crate::span::span;
 use crate::wire::{Answer, AskList, Code, Fault, State, ToHub};
 
@@ -36,10 +40,8 @@ fn describe(list: &AskList) -> String {
         [ask.from.clone(), ask.to.clone(), asked, left, id, thread, ask.detail.clone()]
     });
     let ended = list.ended.iter().map(|ask| {
-        let ago = format!("{} ago", span(ask.ended_s));
-        let end = if ask.withdrawn { "withdrawn" } else { "answered" };
-        let result = ask.code.map_or(end, |code| code.name());
-        [ask.from.clone(), ask.to.clone(), ago, short_id(&ask.ask_id), result.to_owned()]
+        let ago = format!("{} ago", span(ask.age_s));
+        [ask.from.clone(), ask.to.clone(), ago, short_id(&ask.ask_id), ask.detail.clone()]
     });
     let mut text = "There are no open asks.\n".to_owned();
     if !list.open.is_empty() {
@@ -63,7 +65,9 @@ pub fn statusline(dir: &DataDir) -> Outcome {
 /// The state of the session that runs this process.
 fn describe_session(dir: &DataDir) -> Result<String, Fault> {
     let Some(mut link) = open(dir)? else { return Ok("no hub".to_owned()) };
-    let ancestors = claude::ancestors();
+    // Claude Code runs the command of a status line in a shell.
+    let ancestors = iter::successors(Some(parent_id()), |pid| process::parent_of(*pid)).take(4);
+    let ancestors: Vec<u32> = ancestors.collect();
     let mut peers = request_roster(&mut link)?.peers.into_iter();
     match peers.find(|peer| is_local(peer) && ancestors.contains(&peer.pid)) {
         None => Ok("not connected".to_owned()),

@@ -2,16 +2,20 @@
 //! None of its files is a documented format: they are read leniently and up to a limit.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use crate::datadir::config_dir;
+use crate::datadir::{config_dir, config_in};
 use crate::fence::clean;
 use crate::logging::TIMESTAMP;
 use crate::process;
@@ -58,27 +62,39 @@ pub struct Marketplace {
     pub path: Option<PathBuf>,
 }
 
-/// A running Claude Code session, as `claude agents --json` and `sessions/<pid>.json` describe it.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+/// A running Claude Code session, as its file `sessions/<pid>.json` describes it.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct SessionFile {
     pub pid: u32,
-    #[serde(default)]
-    pub name: String,
-    #[serde(default)]
+    name: String,
     pub cwd: String,
     /// When the session started, in milliseconds since 1970 (UTC).
-    #[serde(default, rename(deserialize = "startedAt"))]
-    pub started_ms: u64,
+    started_at: u64,
     /// When the process started, in clock ticks since boot: tells it from a later process with the same number.
-    #[serde(default, rename(deserialize = "procStart"), skip_serializing)]
-    process_start: Option<String>,
+    proc_start: Option<String>,
+}
+
+impl fmt::Display for SessionFile {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let name = if self.name.is_empty() { "a session" } else { &self.name };
+        write!(f, "{name} (process {}, in {})", self.pid, abbreviate_home(&self.cwd))
+    }
 }
 
 impl SessionFile {
     /// Whether the session started before a UTC time in the format of JavaScript's `toISOString`.
     pub fn started_before(&self, time: &str) -> bool {
-        let started = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.started_ms) * 1_000_000).ok();
+        let started = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.started_at) * 1_000_000).ok();
         started.and_then(|at| at.format(TIMESTAMP).ok()).is_some_and(|at| at.as_str() < time)
+    }
+
+    /// Whether its process still runs: a client that was killed leaves its file.
+    fn is_running(&self) -> bool {
+        match process::process_key(self.pid).rsplit_once('-') {
+            Some((_, now)) => now != "0" && self.proc_start.as_ref().is_none_or(|recorded| recorded == now),
+            None => !process::is_gone(self.pid),
+        }
     }
 }
 
@@ -106,12 +122,6 @@ pub fn claude(args: &[&str]) -> Result<String, String> {
     printed.map_err(|why| format!("`claude {}` failed: {why}", args.join(" ")))
 }
 
-/// The version of Claude Code in what `claude --version` printed: `2.1.332 (Claude Code)`.
-pub fn parse_version(printed: &str) -> Vec<u32> {
-    let number = printed.split_whitespace().next().unwrap_or_default();
-    number.split('.').map_while(|part| part.parse().ok()).collect()
-}
-
 /// Our plugin, as Claude Code lists it.
 ///
 /// # Errors
@@ -132,8 +142,8 @@ pub fn marketplace() -> Result<Option<Marketplace>, String> {
 
 /// The entries of one of Claude Code's lists; those of an unknown form are left out.
 fn list<T: for<'a> Deserialize<'a>>(args: &[&str]) -> Result<Vec<T>, String> {
-    match serde_json::from_str::<Vec<Value>>(&claude(args)?) {
-        Ok(list) => Ok(list.into_iter().filter_map(|entry| serde_json::from_value(entry).ok()).collect()),
+    match serde_json::from_str::<Vec<&RawValue>>(&claude(args)?) {
+        Ok(list) => Ok(list.into_iter().filter_map(|entry| serde_json::from_str(entry.get()).ok()).collect()),
         Err(e) => {
             Err(format!("`claude {}` printed no list ({e}); Claude Code may be too old", args.join(" ")))
         }
@@ -154,13 +164,8 @@ pub fn started_program(plugin: &Plugin) -> Result<String, String> {
     }
 }
 
-/// The running sessions, by `claude agents --json` where the client has it, else by [`session_files`].
+/// The running sessions.
 pub fn running_sessions() -> Vec<SessionFile> {
-    list(&["agents", "--json"]).unwrap_or_else(|_| session_files())
-}
-
-/// The running sessions that have a file in `sessions` of the configuration directory.
-pub fn session_files() -> Vec<SessionFile> {
     config_dir().map(|dir| sessions_in(&dir)).unwrap_or_default()
 }
 
@@ -168,33 +173,18 @@ pub fn session_files() -> Vec<SessionFile> {
 fn sessions_in(dir: &Path) -> Vec<SessionFile> {
     let files = fs::read_dir(dir.join("sessions")).into_iter().flatten().flatten();
     let mut sessions: Vec<SessionFile> =
-        files.filter_map(|file| serde_json::from_value(read_json(&file.path()).ok()?).ok()).collect();
-    sessions.retain(is_running);
+        files.filter_map(|file| read_json(&file.path()).ok()).filter(SessionFile::is_running).collect();
     sessions.sort_by_key(|session| session.pid);
     sessions
-}
-
-/// Whether the process of a session still runs: a client that was killed leaves its file.
-fn is_running(session: &SessionFile) -> bool {
-    let key = process::process_key(session.pid);
-    match key.rsplit_once('-') {
-        Some((_, started)) => {
-            started != "0" && session.process_start.as_ref().is_none_or(|recorded| recorded == started)
-        }
-        None => !process::is_gone(session.pid),
-    }
 }
 
 /// The running sessions of this user whose configuration directory is another than ours, with that directory. Only Linux
 /// shows the environment of other processes.
 pub fn foreign_sessions() -> Vec<(PathBuf, SessionFile)> {
-    let Some(ours) = config_dir() else { return Vec::new() };
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|process| process.path());
-    let is_claude = |process: &PathBuf| {
-        fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim() == "claude")
-    };
-    let dirs = processes.filter(is_claude).filter_map(|process| config_dir_of(&process));
-    let dirs: BTreeSet<PathBuf> = dirs.filter(|dir| *dir != ours).collect();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut dirs: BTreeSet<PathBuf> =
+        processes.filter_map(|process| config_dir_of(&process.path())).collect();
+    dirs.remove(&config_dir().unwrap_or_default());
     let sessions = |dir: PathBuf| sessions_in(&dir).into_iter().map(move |session| (dir.clone(), session));
     dirs.into_iter().flat_map(sessions).collect()
 }
@@ -202,38 +192,27 @@ pub fn foreign_sessions() -> Vec<(PathBuf, SessionFile)> {
 /// The configuration directory of the process with this directory in `/proc`.
 fn config_dir_of(process: &Path) -> Option<PathBuf> {
     let environment = read_limited(process.join("environ"), MAX_READ).ok()?;
-    let value = |name: &str| {
+    config_in(&|name| {
         let mut variables = environment.split(|byte| *byte == 0);
-        let value = variables.find_map(|variable| variable.strip_prefix(format!("{name}=").as_bytes()))?;
-        std::str::from_utf8(value).ok().filter(|value| !value.is_empty()).map(PathBuf::from)
-    };
-    value("CLAUDE_CONFIG_DIR").or_else(|| Some(value("HOME")?.join(".claude")))
-}
-
-/// The processes that started this one, up to four of them. Claude Code runs the command of a status line in a shell.
-pub fn ancestors() -> Vec<u32> {
-    let mut pids = vec![std::os::unix::process::parent_id()];
-    while let Some(parent) = pids.last().and_then(|pid| process::parent_of(*pid)).filter(|_| pids.len() < 4) {
-        pids.push(parent);
-    }
-    pids
+        let value = variables.find_map(|v| v.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+        Some(OsStr::from_bytes(value).to_owned())
+    })
 }
 
 /// Reads a JSON file of at most [`MAX_READ`] bytes.
 ///
 /// # Errors
-/// The file can't be read or is not JSON; the message names it.
-pub fn read_json(path: &Path) -> Result<Value, String> {
+/// The file can't be read or is not such JSON; the message names it.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     let read = read_limited(path, MAX_READ).and_then(|text| Ok(serde_json::from_slice(&text)?));
     read.map_err(|e| format!("{}: {e}", path.display()))
 }
 
 /// `path` with `~` for the home directory.
 pub fn abbreviate_home(path: &str) -> String {
-    let home = std::env::var("HOME").unwrap_or_default();
-    match path.strip_prefix(&home) {
-        Some(rest) if !home.is_empty() && (rest.is_empty() || rest.starts_with('/')) => format!("~{rest}"),
-        _ => path.to_owned(),
+    match Path::new(path).strip_prefix(std::env::home_dir().unwrap_or_default()) {
+        Ok(below) => Path::new("~").join(below).display().to_string(),
+        Err(_) => path.to_owned(),
     }
 }
 

@@ -153,7 +153,7 @@ impl<'a> Actor<'a> {
             let Some(line) = self.lines.next(Some(Instant::now() + STEP_LIMIT))? else {
                 return Err(format!("the channel of {} has exited", self.name).into());
             };
-            let message: Value = serde_json::from_slice(line).map_err(io::Error::from)?;
+            let message: Value = serde_json::from_slice(&line).map_err(io::Error::from)?;
             self.show_message("←", &message)?;
             if is_wanted(&message) {
                 return Ok(message);

@@ -16,7 +16,7 @@ use crate::link::{self, FromHub, unreachable};
 use crate::repository;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{Fault, MAX_TEXT, Path, PeerKind, ToHub, Who};
+use crate::wire::{AskRequest, Fault, MAX_TEXT, Path, PeerKind, ToHub, Who};
 
 /// A person or a script that is registered with the hub.
 pub struct Guest {
@@ -90,7 +90,7 @@ impl Guest {
     ) -> Result<(), Fault> {
         let (ask_id, timeout_ms) = (self.client.new_id("ask_")?, timeout.as_millis() as u64);
         let (to, text, thread) = (to.to_owned(), text.to_owned(), thread.map(str::to_owned));
-        self.client.request(|id| ToHub::Ask { id, ask_id, to, text, timeout_ms, thread, person });
+        self.client.request(|id| ToHub::Ask(AskRequest { id, ask_id, to, text, timeout_ms, thread, person }));
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! `relay join`: a person as a peer. Questions appear as they arrive, and answers are typed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::args::{self, Args};
@@ -34,12 +35,15 @@ struct Member<'a> {
     console: Console,
     /// Question number n is at n - 1.
     questions: Vec<Question>,
+    /// Who was asked, by the id of the ask.
+    asked: BTreeMap<String, String>,
 }
 
 /// Runs `relay join`.
 pub fn join(dir: &DataDir, args: &Args) -> Outcome {
     let guest = Guest::arrive(dir, checked_name(args.words.first().map(String::as_str))?, true)?;
-    let mut member = Member { dir, guest, console: Console::open()?, questions: Vec::new() };
+    let (console, questions, asked) = (Console::open()?, Vec::new(), BTreeMap::new());
+    let mut member = Member { dir, guest, console, questions, asked };
     let outcome = member.run();
     drop(member.console); // restores the terminal before anything else is printed
     member.guest.leave();
@@ -75,8 +79,10 @@ impl Member<'_> {
             Event::Push(parcel) => return self.show_parcel(&parcel),
             Event::Registered { name } => format!("You are {name}. Type /help for help."),
             Event::Lost(_) => "Lost the hub; reconnecting.".to_owned(),
-            Event::Ended { result: Ok(Answer::Asked { to, state, .. }), .. } => {
-                format!("{to}: {}", state.name())
+            Event::Ended { result: Ok(Answer::Asked { ask_id, to, state, .. }), .. } => {
+                let note = format!("{to}: {}", state.name());
+                self.asked.insert(ask_id, to);
+                note
             }
             Event::Ended { result: Ok(Answer::Replied { to, state, .. }), .. } => {
                 format!("Your answer to {to}: {}", state.name())
@@ -90,7 +96,7 @@ impl Member<'_> {
                 describe(fault)
             }
             Event::Told(ToClient::State { ask_id, state, note, detail, .. }) => {
-                let asked = self.guest.client.open.get(&ask_id).filter(|_| state < State::Replied);
+                let asked = self.asked.get(&ask_id).filter(|_| state < State::Replied);
                 let Some(to) = asked else { return Ok(()) };
                 format!("{to}: {}", note.and(detail).as_deref().unwrap_or(state.name()))
             }

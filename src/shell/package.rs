@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::claude::{MARKETPLACE, read_json};
+use super::claude::MARKETPLACE;
 use super::completions::{BASH, FISH, ZSH};
 use super::settings::replace;
 use crate::link::own_executable;
@@ -40,18 +40,24 @@ fn data_home() -> Result<PathBuf, String> {
     set.or_else(home).ok_or_else(|| "HOME is not set".to_owned())
 }
 
+/// The directory of the installed copy.
+///
+/// # Errors
+/// Somebody else's directory is in its place, such as a checkout of somebody who works there: it must not be replaced or removed.
+fn copy() -> Result<PathBuf, String> {
+    let dir = data_home()?.join(MARKETPLACE);
+    match dir.exists() && (dir.join(".git").exists() || !dir.join(MANIFEST).exists()) {
+        true => Err(format!("{} was not made by relay; move it elsewhere", dir.display())),
+        false => Ok(dir),
+    }
+}
+
 /// Copies the marketplace and this program to the user's data directory, in place of an earlier version, and returns where.
 ///
 /// # Errors
 /// A file can't be read or written; the message names it.
 pub fn install() -> Result<PathBuf, String> {
-    let dir = data_home()?.join(MARKETPLACE);
-    if is_checkout(&dir) {
-        return Err(format!(
-            "{} is a checkout, and the copy would replace it; move it elsewhere",
-            dir.display()
-        ));
-    }
+    let dir = copy()?;
     let [new, old] = ["new", "old"].map(|which| dir.with_extension(which));
     // A setup that was interrupted may have left them.
     [&new, &old].into_iter().for_each(|left| drop(fs::remove_dir_all(left)));
@@ -65,53 +71,41 @@ pub fn install() -> Result<PathBuf, String> {
     let processor = std::env::consts::ARCH.replace("aarch64", "arm64");
     write(&new.join(format!("plugin/bin/{os}-{processor}/relay")), &bytes, 0o755)?;
     // Running sessions start their hooks from the copy, so it must not be away for as long as its removal takes.
-    let moved = match fs::rename(&dir, &old) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => fs::rename(&new, &dir),
-    };
-    moved.map_err(|e| format!("cannot replace {}: {e}", dir.display()))?;
+    let _ = fs::rename(&dir, &old); // there may be none; another error shows at the next step
+    fs::rename(&new, &dir).map_err(|e| format!("cannot replace {}: {e}", dir.display()))?;
     let _ = fs::remove_dir_all(&old); // there was none, or the next setup removes it
     Ok(dir)
-}
-
-/// Whether a directory in the place of the copy is a checkout of somebody who works there.
-fn is_checkout(dir: &Path) -> bool {
-    dir.join(".git").exists()
 }
 
 fn write(file: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
     replace(file, bytes, mode).map_err(|e| format!("cannot write {}: {e}", file.display()))
 }
 
-/// Completions and the man page: where they belong, and what is in them.
-fn extras() -> Result<[(PathBuf, &'static str); 4], String> {
+/// Completions and the man page: where they belong, and what is in them. Another program's files are left out.
+fn extras() -> Result<impl Iterator<Item = (PathBuf, &'static str)>, String> {
     let data = data_home()?;
-    Ok([
+    let files = [
         (data.join("bash-completion/completions/relay"), BASH),
         (data.join("zsh/site-functions/_relay"), ZSH),
         (data.join("fish/vendor_completions.d/relay.fish"), FISH),
         (data.join("man/man1/relay.1"), MAN_PAGE),
-    ])
+    ];
+    // Every version of ours begins with the same line.
+    Ok(files.into_iter().filter(|(path, content)| match fs::read_to_string(path) {
+        Ok(text) => text.lines().next() == content.lines().next(),
+        Err(_) => true,
+    }))
 }
 
 /// Installs completions and the man page, and returns the directory that holds them.
 ///
 /// # Errors
-/// A file can't be written, or is not ours; the message names it.
+/// A file can't be written; the message names it.
 pub fn install_extras() -> Result<PathBuf, String> {
     for (path, content) in extras()? {
-        if path.exists() && !is_version_of(&path, content) {
-            return Err(format!("{} exists and was not made by relay", path.display()));
-        }
         write(&path, content.as_bytes(), 0o644)?;
     }
     data_home()
-}
-
-/// Whether a file begins with the same line as `content`: one that another version of us has written.
-fn is_version_of(path: &Path, content: &str) -> bool {
-    let first_line = content.lines().next();
-    fs::read_to_string(path).is_ok_and(|text| text.lines().next() == first_line)
 }
 
 /// Removes the installed copy, completions and the man page, as far as they are there.
@@ -120,13 +114,11 @@ fn is_version_of(path: &Path, content: &str) -> bool {
 /// A file can't be removed; the message names it.
 pub fn remove() -> Result<(), String> {
     let cannot = |path: &Path, e: io::Error| format!("cannot remove {}: {e}", path.display());
-    for (path, _) in extras()?.iter().filter(|(path, content)| is_version_of(path, content)) {
-        fs::remove_file(path).map_err(|e| cannot(path, e))?;
+    for (path, _) in extras()?.filter(|(path, _)| path.exists()) {
+        fs::remove_file(&path).map_err(|e| cannot(&path, e))?;
     }
-    let dir = data_home()?.join(MARKETPLACE);
-    let manifest = read_json(&dir.join(MANIFEST)).unwrap_or_default();
-    match manifest["name"] == MARKETPLACE && !is_checkout(&dir) {
-        true => fs::remove_dir_all(&dir).map_err(|e| cannot(&dir, e)),
-        false => Ok(()),
+    match copy()? {
+        dir if dir.exists() => fs::remove_dir_all(&dir).map_err(|e| cannot(&dir, e)),
+        _ => Ok(()),
     }
 }

@@ -1,7 +1,5 @@
 //! `relay peers`: who can be asked.
 
-use serde::Serialize;
-
 use super::args::Args;
 use super::claude::{self, SessionFile};
 use super::terminal::{columns, err, out, table};
@@ -12,25 +10,14 @@ use crate::link::{Link, no_hub, unreachable};
 use crate::span::span;
 use crate::wire::{Answer, Fault, ListedPeer, PeerKind, Roster, ToHub, place};
 
-/// The `--json` output.
-#[derive(Serialize)]
-struct PeersJson {
-    #[serde(flatten)]
-    roster: Roster,
-    /// Claude Code sessions that run and can't be asked.
-    unregistered: Vec<SessionFile>,
-}
-
 /// Runs `relay peers`.
 pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
     let roster = roster(dir)?;
     let is_running = roster.is_some();
     let roster = roster.unwrap_or_default();
-    let unregistered = unregistered(&roster, claude::session_files());
-    if args.has("json") {
-        return print(&PeersJson { roster, unregistered });
-    }
+    let unregistered = unregistered(&roster, claude::running_sessions());
     match is_running {
+        _ if args.has("json") => print(&roster)?,
         true => out(&peer_table(&roster))?,
         false => err(&format!("There are no peers: {}\n", no_hub(dir).message)),
     }

@@ -6,11 +6,10 @@ use std::path::Path;
 use super::args::Args;
 use super::claude::{
     CHANNEL_FLAG, INSTALL_CLAUDE, MARKETPLACE, PLUGIN, abbreviate_home, claude, marketplace, plugin,
-    started_program,
 };
-use super::settings::RULE;
+use super::settings::Entry;
 use super::terminal::{err, out};
-use super::{Failure, Outcome, package, settings, usage_error};
+use super::{Failure, Outcome, package, usage_error};
 use crate::fence::clean;
 
 /// Why the user should allow our tools.
@@ -18,12 +17,15 @@ pub const WHY_ALLOW: &str = "In auto mode, the default of Claude Code since 2.1.
     allow rule first costs a classifier request of about 147 KB, which can refuse the call. In other modes a dialog asks on \
     the first use in each project.";
 
+const ALLOWED: &str = "sessions may use the relay tools without a dialog, by a rule in your settings";
+const MAY_ASK: &str = "\
+    \nSessions can ask not only other sessions but also you, by a form in the terminal of an idle session.\n\
+    May they? [Y/n] ";
+
 /// Runs `relay setup`.
 pub fn setup(args: &Args) -> Outcome {
-    for (yes, no) in [("allow", "no-allow"), ("person", "no-person")] {
-        if args.has(yes) && args.has(no) {
-            return usage_error(format!("--{yes} and --{no} exclude each other"));
-        }
+    if args.has("allow") && args.has("no-allow") {
+        return usage_error("--allow and --no-allow exclude each other");
     }
     if args.has("remove") { remove() } else { install(args) }
 }
@@ -32,15 +34,7 @@ fn install(args: &Args) -> Result<(), Failure> {
     let version = claude(&["--version"]).map_err(|why| format!("{why}; {INSTALL_CLAUDE}"))?;
     step("Claude Code", &version)?;
     install_plugin()?;
-    let installed = plugin()?
-        .ok_or_else(|| format!("`claude plugin list` does not list {PLUGIN} after its installation"))?;
-    let program = match started_program(&installed) {
-        Ok(program) => format!("sessions start relay {program}"),
-        Err(why) => format!("NOT STARTED by the plugin: {why}; see `relay doctor`"),
-    };
-    step("program", &program)?;
-    let is_first = permit(args)?;
-    permit_forms(args, is_first)?;
+    permit(args)?;
     let extras = match package::install_extras() {
         Ok(dir) => format!("installed below {} (for zsh, add its zsh/site-functions to fpath)", shown(&dir)),
         Err(why) => why,
@@ -57,88 +51,46 @@ fn install(args: &Args) -> Result<(), Failure> {
 /// Makes Claude Code load the plugin from the installed copy, of this version. A marketplace that is no directory is left
 /// to Claude Code, which updates it.
 fn install_plugin() -> Result<(), Failure> {
-    let (known, old) = (marketplace()?, plugin()?);
-    let is_broken = old.as_ref().is_some_and(|plugin| !plugin.errors.is_empty());
-    if let (Some(known), false) = (&known, is_broken)
-        && !known.source.is_empty()
-        && known.source != "directory"
-    {
-        let source =
-            format!("comes from a {} source; `claude plugin marketplace update` updates it", known.source);
-        step("marketplace", &source)?;
+    let known = marketplace()?;
+    let is_broken = plugin()?.is_some_and(|plugin| !plugin.errors.is_empty());
+    if known.as_ref().is_some_and(|known| known.source != "directory") && !is_broken {
+        step("marketplace", "comes from the network; `claude plugin marketplace update` updates it")?;
     } else {
         let dir = package::install()?;
         step("copy", &format!("relay {} and the plugin are in {}", env!("CARGO_PKG_VERSION"), shown(&dir)))?;
-        let is_current =
-            !is_broken && known.as_ref().is_some_and(|known| known.path.as_deref() == Some(&dir));
-        if known.is_some() && !is_current {
-            step("marketplace", &claude(&["plugin", "marketplace", "remove", MARKETPLACE])?)?;
+        if is_broken || known.as_ref().and_then(|known| known.path.as_ref()) != Some(&dir) {
+            known.map(|_| claude(&["plugin", "marketplace", "remove", MARKETPLACE])).transpose()?;
+            step("marketplace", &claude(&["plugin", "marketplace", "add", &dir.to_string_lossy()])?)?;
         }
-        let added = match is_current {
-            true => "already known to Claude Code".to_owned(),
-            false => claude(&["plugin", "marketplace", "add", &dir.to_string_lossy()])?,
-        };
-        step("marketplace", &added)?;
     }
-    let Some(present) = plugin()? else {
-        return step("plugin", &claude(&["plugin", "install", PLUGIN])?);
-    };
-    if present.version != env!("CARGO_PKG_VERSION") {
-        step("plugin", &claude(&["plugin", "update", PLUGIN])?)?;
-    }
-    match present.enabled {
-        true => step("plugin", "installed and enabled"),
-        false => step("plugin", &claude(&["plugin", "enable", PLUGIN])?),
+    step("plugin", &claude(&["plugin", "install", PLUGIN])?)?; // also enables it
+    match plugin()?.is_some_and(|plugin| plugin.version != env!("CARGO_PKG_VERSION")) {
+        true => step("plugin", &claude(&["plugin", "update", PLUGIN])?),
+        false => Ok(()),
     }
 }
 
-/// Adds or removes the allow rule. Returns whether the user was asked.
-fn permit(args: &Args) -> Result<bool, Failure> {
-    let is_asked = !settings::has_rule() && !args.has("allow") && !args.has("no-allow");
+/// Adds or removes the allow rule. Where neither is chosen yet, a user at a terminal is asked, and then also whether peers may
+/// ask the user.
+fn permit(args: &Args) -> Result<(), Failure> {
+    let is_asked = !Entry::Rule.is_set() && !args.has("allow") && !args.has("no-allow");
     if is_asked {
         out(&format!("\n{WHY_ALLOW}\n"))?;
     }
-    let is_refused =
-        is_asked && ask("Allow the relay tools, in all projects of this user? [Y/n] ") == Some(false);
-    set_rule(!args.has("no-allow") && !is_refused)?;
-    Ok(is_asked)
-}
-
-fn set_rule(is_wanted: bool) -> Result<(), Failure> {
-    let done = match (is_wanted, settings::has_rule()) {
-        (true, true) => format!("{RULE} is allowed"),
-        (true, false) => {
-            format!("added {RULE} to permissions.allow in {}", settings::set_rule(true)?)
+    let is_refused = |question| is_asked && ask(question) == Some(false);
+    let is_allowed =
+        !args.has("no-allow") && !is_refused("Allow the relay tools, in all projects of this user? [Y/n] ");
+    Entry::Rule.set(is_allowed)?;
+    step("permission", if is_allowed { ALLOWED } else { "no allow rule; `relay setup --allow` adds it" })?;
+    if !Entry::NoPerson.is_set() && is_refused(MAY_ASK) {
+        Entry::NoPerson.set(true)?;
+    }
+    match Entry::NoPerson.is_set() {
+        true => step("person", "sessions may not ask you by a form (RELAY_PERSON is off in your settings)"),
+        false => {
+            step("person", "sessions may ask you by a form; RELAY_PERSON=off in your settings forbids it")
         }
-        (false, true) => {
-            format!("removed {RULE} from permissions.allow in {}", settings::set_rule(false)?)
-        }
-        (false, false) => "no allow rule; `relay setup --allow` adds it".to_owned(),
-    };
-    step("permission", &done)
-}
-
-/// Lets peers ask the user, or not. A user who is there is asked at the first installation.
-fn permit_forms(args: &Args, is_first: bool) -> Result<(), Failure> {
-    const QUESTION: &str = "\
-        \nSessions can ask not only other sessions but also you, by a form in the terminal of an idle session.\n\
-        May they? [Y/n] ";
-    let is_off = settings::forbids_person();
-    let is_asked = is_first && !is_off && !args.has("person") && !args.has("no-person");
-    let is_refused = is_asked && ask(QUESTION) == Some(false);
-    set_forms(!args.has("no-person") && !is_refused && (!is_off || args.has("person")))
-}
-
-fn set_forms(are_wanted: bool) -> Result<(), Failure> {
-    let done = match are_wanted {
-        true => "sessions may ask you by a form; `relay setup --no-person` forbids it",
-        false => "sessions may not ask you by a form (RELAY_PERSON=off); `relay setup --person` lets them",
-    };
-    let file = match are_wanted == settings::forbids_person() {
-        true => format!("; changed env in {}", settings::set_refusal(!are_wanted)?),
-        false => String::new(),
-    };
-    step("person", &format!("{done}{file}"))
+    }
 }
 
 /// Asks the user; `None` if nobody is there. An empty line is a yes, the end of the input is not.
@@ -153,17 +105,15 @@ fn ask(question: &str) -> Option<bool> {
 }
 
 fn remove() -> Result<(), Failure> {
-    let absent = || Ok("was not installed".to_owned());
-    let plugin = plugin()?.map_or_else(absent, |_| claude(&["plugin", "uninstall", PLUGIN]))?;
-    step("plugin", &plugin)?;
-    let known = marketplace()?;
-    let removed = known.map_or_else(absent, |_| claude(&["plugin", "marketplace", "remove", MARKETPLACE]))?;
-    step("marketplace", &removed)?;
-    set_rule(false)?;
-    if settings::forbids_person() {
-        let file = settings::set_refusal(false)?;
-        step("person", &format!("removed RELAY_PERSON from env in {file}"))?;
+    if plugin()?.is_some() {
+        step("plugin", &claude(&["plugin", "uninstall", PLUGIN])?)?;
     }
+    if marketplace()?.is_some() {
+        step("marketplace", &claude(&["plugin", "marketplace", "remove", MARKETPLACE])?)?;
+    }
+    Entry::Rule.set(false)?;
+    Entry::NoPerson.set(false)?;
+    step("settings", "without the allow rule and RELAY_PERSON")?;
     package::remove()?;
     step("copy", "removed, with completions and man page")
 }

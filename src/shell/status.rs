@@ -73,7 +73,7 @@ pub fn stop_hub(dir: &DataDir) -> Result<Option<u32>, Fault> {
     let Some(mut link) = open(dir)? else { return Ok(None) };
     link.call(|id| ToHub::Stop { id })?;
     let until = Instant::now() + EXIT_LIMIT;
-    while link.receive(Some(until)).is_some() {} // the hub removes its socket, then closes the connections
+    while matches!(link.receive(Some(until)), Ok(Some(_))) {} // the hub removes its socket, then closes the connections
     wait_for_exit(dir)?;
     Ok(Some(link.pid))
 }

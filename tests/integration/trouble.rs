@@ -100,7 +100,7 @@ fn logs_that_are_no_directory() {
     fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("a mode");
     fs::write(dir.path().join("logs"), "").expect("a file");
     let text = refusal(&dir.launch("a").start());
-    assert!(text.contains("/logs is not a directory of ours"), "{text}");
+    assert!(text.contains("/logs is not a directory"), "{text}");
 }
 
 #[test]
@@ -138,21 +138,21 @@ fn a_directory_of_somebody_else() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written() {
+fn a_directory_that_cannot_be_used() {
     let dir = DataDir::new();
+    if !am_root(&dir) {
+        return eprintln!("SKIPPED: only root can start a program as another user");
+    }
     fs::create_dir(dir.path()).expect("made");
-    fs::set_permissions(dir.path(), Permissions::from_mode(0o500)).expect("a mode");
-    let channel = if am_root(&dir) {
-        // Nothing is read-only for root.
-        chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("given away");
-        dir.launch("a").user(NOBODY).start()
-    } else {
-        dir.launch("a").start()
-    };
-    let text = refusal(&channel);
-    assert!(text.contains("Permission denied") && text.contains("RELAY_DATA_DIR"), "{text}");
-    drop(channel);
     fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("a mode");
+    let text = refusal(&dir.launch("a").user(NOBODY).start());
+    assert!(text.contains("Permission denied") && text.contains("RELAY_DATA_DIR"), "{text}");
+    // One that its owner may not write to, on the other hand, is made writable.
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o500)).expect("a mode");
+    chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("given away");
+    let b = dir.launch("b").user(NOBODY).start();
+    b.initialize();
+    assert_eq!(b.name(), "b");
 }
 
 #[test]

@@ -9,13 +9,13 @@ use crate::shell_kit::{Home, Ran};
 pub const RULE: &str = "mcp__plugin_relay_relay__*";
 
 /// A `claude` that keeps its state in files of the home directory, as the real one does with other files: `market` has the
-/// path of our marketplace and `source` its kind, `plugin` whether our plugin is enabled, `errors` why it failed to load,
-/// `agents` the running sessions. It writes down how it was called in `asked`.
+/// path of our marketplace and `source` its kind, `plugin` whether our plugin is enabled, `errors` why it failed to load.
+/// It writes down how it was called in `asked`.
 const SCRIPT: &str = r#"#!/bin/sh
 cd "$HOME" || exit 9
 echo "$*" >>asked
 case "$*" in
-    --version) echo "${FAKE_VERSION:-2.1.332} (Claude Code)" ;;
+    --version) echo "2.1.332 (Claude Code)" ;;
     "plugin marketplace list --json")
         if [ -f market ]; then
             source=directory; [ -f source ] && source=$(cat source)
@@ -33,9 +33,7 @@ case "$*" in
         else echo '[]'; fi ;;
     "plugin install relay@claude-relay") echo true >plugin && echo "✔ installed" ;;
     "plugin update relay@claude-relay") rm -f version && echo "✔ updated" ;;
-    "plugin enable relay@claude-relay") echo true >plugin && echo "✔ enabled" ;;
     "plugin uninstall relay@claude-relay") rm plugin && echo "✔ uninstalled" ;;
-    "agents --json") cat agents ;;
     *) echo "✘ what?" >&2; exit 1 ;;
 esac
 "#;
@@ -44,7 +42,6 @@ esac
 pub fn with_claude() -> Home {
     let home = Home::new();
     home.program("claude", SCRIPT);
-    home.write("agents", "[]");
     home
 }
 
@@ -64,6 +61,6 @@ pub fn copy(home: &Home) -> PathBuf {
 pub fn changes(home: &Home) -> Vec<String> {
     let asked = home.read("asked");
     let _ = fs::remove_file(home.path.join("asked"));
-    let lists = |line: &str| line.contains("list") || line.contains("version") || line.contains("agents");
+    let lists = |line: &str| line.contains("list") || line.contains("version");
     asked.lines().filter(|line| !lists(line)).map(str::to_owned).collect()
 }

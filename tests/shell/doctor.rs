@@ -51,12 +51,10 @@ fn a_healthy_installation_has_no_errors() {
     let text = home.run(&["doctor"]);
     assert_eq!(text.code, Some(0), "{text:?}");
     for part in
-        ["ok      relay", "2.1.332", "launcher    starts relay", "private to you", "1 peer\n", "1 file, "]
+        ["ok      relay", "2.1.332", "launcher    starts relay", "owned by you", "1 peer\n", "KiB of logs"]
     {
         assert!(text.out.contains(part), "{part}: {}", text.out);
     }
-    let old = home.relay(&["doctor"]).env("FAKE_VERSION", "2.1.197").output().expect("it runs");
-    assert!(String::from_utf8_lossy(&old.stdout).contains("before 2.1.224"));
 }
 
 #[test]
@@ -81,10 +79,7 @@ fn doctor_finds_what_is_wrong_with_the_installation() {
 
     fs::rename(copy(&home), home.path.join("moved")).expect("moved");
     let report = diagnose(&home);
-    assert!(problem(&report, "marketplace", "error").contains("is gone"));
     assert!(problem(&report, "plugin", "error").contains("failed to load"));
-    home.write(".claude/settings.json", "{no");
-    assert!(problem(&diagnose(&home), "settings", "error").contains("settings.json"));
     fs::remove_file(home.path.join("bin/claude")).expect("removed");
     let report =
         home.relay(&["doctor", "--json"]).env("PATH", home.path.join("bin")).output().expect("it runs");
@@ -130,19 +125,17 @@ fn doctor_finds_what_is_wrong_with_the_data_directory() {
     home.join("bob");
     home.run(&["stop"]);
     fs::set_permissions(home.data(), fs::Permissions::from_mode(0o755)).expect("a mode");
-    fs::File::create(home.data().join("logs/relay-2000-01-01.log"))
-        .and_then(|file| file.set_len(50_000_000))
-        .expect("a big log");
     let report = diagnose(&home);
-    assert!(problem(&report, "directory", "error").contains("755"));
-    problem(&report, "logs", "warning");
+    assert_eq!(findings(&report, "directory")[0]["level"], "ok", "the next session makes it private");
+    fs::set_permissions(home.data(), fs::Permissions::from_mode(0o777)).expect("a mode");
+    assert!(problem(&diagnose(&home), "directory", "error").contains("chmod 700"));
     fs::set_permissions(home.data(), fs::Permissions::from_mode(0o700)).expect("a mode");
 
     // A limit on the size of files stands in for a full disk.
     let limited = format!("trap '' XFSZ; ulimit -f 1; exec {} doctor --json", shell_kit::relay_path());
     let ran = home.command("sh").args(["-c", &limited]).output().expect("sh runs");
     let report: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
-    assert!(problem(&report, "directory", "error").contains("cannot write 256 KiB"));
+    assert!(problem(&report, "directory", "error").contains("File too large"));
     let left = fs::read_dir(home.data()).expect("it is there").flatten();
     assert!(
         left.map(|e| e.file_name()).all(|name| !name.to_string_lossy().starts_with(".probe")),
@@ -151,9 +144,9 @@ fn doctor_finds_what_is_wrong_with_the_data_directory() {
 
     let socket = home.data().join("hub.sock");
     fs::create_dir(&socket).expect("a directory");
-    assert!(problem(&diagnose(&home), "socket", "error").contains("is a directory"));
+    assert!(problem(&diagnose(&home), "socket", "error").contains("in the socket's place"));
     fs::remove_dir(&socket).and_then(|()| fs::write(&socket, "")).expect("a file");
-    assert!(problem(&diagnose(&home), "socket", "error").contains("is a file"));
+    problem(&diagnose(&home), "socket", "error");
 
     let file = home.write("file", "");
     for dir in [file.clone(), file.join("below")] {
@@ -166,26 +159,12 @@ fn doctor_finds_what_is_wrong_with_the_data_directory() {
 }
 
 #[test]
-fn doctor_warns_of_a_socket_that_nobody_listens_on() {
-    let home = with_claude();
-    setup(&home, &[]);
-    let socket = home.path.join("peers.sock");
-    let mut doctor = home.relay(&["doctor", "--json"]);
-    let ran = doctor.env("RELAY_SOCKET", &socket).output().expect("it runs");
-    let report: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
-    assert!(problem(&report, "hub", "warning").contains(socket.to_str().expect("text")));
-}
-
-#[test]
 fn doctor_says_why_a_running_session_cannot_be_asked() {
     let home = with_claude();
     setup(&home, &[]);
     let session = |started: u64| {
-        let cwd = home.path.join("work");
-        home.write(
-            "agents",
-            &json!([{"pid": 1, "name": "web", "cwd": cwd, "startedAt": started}]).to_string(),
-        );
+        let session = json!({"pid": 1, "name": "web", "cwd": home.path.join("work"), "startedAt": started});
+        home.write(".claude/sessions/1.json", &session.to_string());
     };
     let reason = |expected: &str| {
         let report = diagnose(&home);
@@ -205,8 +184,9 @@ fn doctor_says_why_a_running_session_cannot_be_asked() {
     reason("the plugin is disabled in");
     home.write("errors", "\"broken\"");
     reason("failed to load");
-    home.write("market", "");
-    fs::remove_file(home.path.join("plugin")).expect("removed");
+    for file in ["market", "plugin"] {
+        fs::remove_file(home.path.join(file)).expect("removed");
+    }
     reason("the plugin is not installed");
 }
 
@@ -214,8 +194,7 @@ fn doctor_says_why_a_running_session_cannot_be_asked() {
 fn registered_sessions_are_not_missing() {
     let home = with_claude();
     setup(&home, &[]);
-    // A client without `claude agents`, for whose sessions there are only files. The session is this process.
-    home.write("agents", "no list");
+    // The session is this process.
     let pid = std::process::id();
     home.write(&format!(".claude/sessions/{pid}.json"), &json!({"pid": pid, "name": "me"}).to_string());
     home.write(".claude/sessions/4194305.json", r#"{"pid": 4194305, "name": "dead"}"#);
@@ -225,14 +204,13 @@ fn registered_sessions_are_not_missing() {
         peers.err.contains("1 running Claude Code session cannot be asked; run `relay doctor`"),
         "{peers:?}"
     );
-    assert_eq!(home.json(&["peers", "--json"])["unregistered"][0]["name"], "me");
     assert!(problem(&diagnose(&home), "session", "error").contains("me (process"));
 
     let _one = home.channel("one");
     let report = diagnose(&home);
     let missing = |finding: &Value| finding["detail"].as_str().is_some_and(|d| d.starts_with("me (process"));
     assert!(!findings(&report, "session").iter().any(|finding| missing(finding)), "{report}");
-    assert_eq!(home.json(&["peers", "--json"])["unregistered"], json!([]));
+    assert_eq!(home.run(&["peers"]).err, "");
     let _another = home.channel("two"); // a session of its own under the same process
     assert_eq!(findings(&diagnose(&home), "channels"), [&Value::Null; 0]);
     let _second = home.channel("one");
