@@ -20,6 +20,7 @@ pub mod status;
 pub mod tail;
 pub mod terminal;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -66,12 +67,6 @@ impl From<String> for Failure {
     }
 }
 
-/// The `--json` output of a command that failed.
-#[derive(Serialize)]
-struct FailureJson {
-    error: Fault,
-}
-
 /// Reports a failure and returns its exit code. With `--json` an error that has a code is printed as JSON; every other failure
 /// is a line on standard error. A reader that closed the pipe is not reported.
 pub fn report(args: &Args, failure: Failure) -> ExitCode {
@@ -80,7 +75,7 @@ pub fn report(args: &Args, failure: Failure) -> ExitCode {
             let (code, error) = (fault.code, for_shell(fault));
             if !args.has("json") {
                 err(&format!("relay: {}: {}\n", code.name(), clean(&error.message)));
-            } else if let Err(failure) = print(&FailureJson { error }) {
+            } else if let Err(failure) = print(&BTreeMap::from([("error", error)])) {
                 return report(args, failure);
             }
             args::exit_code(code)
@@ -132,11 +127,6 @@ pub fn open(dir: &DataDir) -> Result<Option<Link>, Fault> {
 /// The beginning of an ask's id, `ask_` and eight digits. The asks of a broadcast share it.
 pub fn short_id(id: &str) -> String {
     id.chars().take(12).collect()
-}
-
-/// A number with its noun: `1 peer`, `2 peers`.
-pub fn count(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

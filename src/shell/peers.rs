@@ -4,7 +4,7 @@ use super::args::Args;
 use super::claude::{self, SessionFile};
 use super::terminal::{columns, err, out, table};
 use super::width::keep_end;
-use super::{Outcome, count, open, print};
+use super::{Outcome, open, print};
 use crate::datadir::{DataDir, host};
 use crate::link::{Link, no_hub, unreachable};
 use crate::span::span;
@@ -22,8 +22,8 @@ pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
         false => err(&format!("There are no peers: {}\n", no_hub(dir).message)),
     }
     if !unregistered.is_empty() {
-        let sessions = count(unregistered.len(), "running Claude Code session");
-        err(&format!("{sessions} cannot be asked; run `relay doctor` to see why.\n")); // no row of the table
+        let n = unregistered.len(); // on standard error: no row of the table
+        err(&format!("Running sessions that cannot be asked: {n}. Run `relay doctor` to see why.\n"));
     }
     Ok(())
 }

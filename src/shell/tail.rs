@@ -1,45 +1,29 @@
 //! `relay tail`: the hub's events as they happen.
 
-use std::thread;
-use std::time::Duration;
-
 use super::args::Args;
 use super::terminal::{err, first_line, out, paint};
 use super::{Outcome, open, print, short_id};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
-use crate::link::{Link, Start, no_hub};
+use crate::link::{no_hub, unreachable};
 use crate::wire::{Code, Event, Kind, Path, PeerKind, State, ToClient, ToHub, What};
 
-/// How often to look for the next hub.
-const RETRY: Duration = Duration::from_millis(250);
 /// The most columns of a message's text.
 const TEXT_COLUMNS: usize = 100;
 
-/// Runs `relay tail`. It ends when its output is closed, and survives the end of a hub.
+/// Runs `relay tail`. It ends when its output is closed, and with the hub.
 pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
     let mut link = open(dir)?.ok_or_else(|| no_hub(dir))?;
-    loop {
-        match link.call(|id| ToHub::Watch { id }) {
-            Ok(_) => err("relay: watching for events; Ctrl-C ends it\n"),
-            Err(fault) if fault.code == Code::HubUnreachable => {} // the next hub may come
-            Err(fault) => return Err(fault.into()),
+    link.call(|id| ToHub::Watch { id })?;
+    err("relay: watching for events; Ctrl-C ends it\n");
+    while let Ok(Some(message)) = link.receive(None) {
+        let ToClient::Event(event) = message else { continue };
+        match args.has("json") {
+            true => print(&event)?,
+            false => out(&format!("{} {}\n", time_of_day(event.ts_ms), describe(&event)))?,
         }
-        while let Ok(Some(message)) = link.receive(None) {
-            let ToClient::Event(event) = message else { continue };
-            match args.has("json") {
-                true => print(&event)?,
-                false => out(&format!("{} {}\n", time_of_day(event.ts_ms), describe(&event)))?,
-            }
-        }
-        err("relay: the hub has stopped; waiting for the next one\n");
-        link = loop {
-            thread::sleep(RETRY);
-            if let Ok(link) = Link::open(dir, Start::No) {
-                break link;
-            }
-        };
     }
+    Err(unreachable("the hub has stopped; run `relay tail` again").into())
 }
 
 /// An event, without its time, in one line: who, the words of its JSON, ids, and the first line of its text.

@@ -439,11 +439,13 @@ fn tail_prints_events() {
         (&json!("tester"), &json!("bob"), &Value::Null)
     );
     assert_eq!(asked["text"], "one\u{1b}[31m\ntwo");
-    // The hub goes and another comes: the tail goes on.
     home.run(&["stop"]);
-    tail.err.until("the hub has stopped");
+    assert_eq!(tail.code(), Some(11));
+    assert!(tail.err.text().contains("the hub has stopped"));
     bob.err.until("Lost the hub");
-    tail.err.until_match("watching again", |text| text.matches("watching").count() == 2);
+    bob.err.until_match("another hub", |text| text.matches("You are bob").count() == 2);
+    let mut tail = home.start(&["tail"]);
+    tail.err.until("watching");
     tail.signal("-TERM"); // a shell that starts the tests in the background has SIGINT ignored
     assert_eq!(tail.wait().code(), None, "by the signal itself");
 }
