@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::args::Args;
-use super::terminal::{columns, err, out, table};
-use super::{Failure, Outcome, usage_error, width};
+use super::terminal::{err, out, table};
+use super::{Failure, Outcome, usage_error};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
 use crate::link::{Link, Start};
@@ -121,7 +121,7 @@ fn list(dir: &DataDir) -> Outcome {
         err("There are no links. `relay link HOST` makes one.\n");
         return Ok(());
     }
-    out(&table(["HOST", "STATE", "PROCESS"], links.into_iter(), columns(), width::keep_start))
+    out(&table(["HOST", "STATE", "PROCESS"], links.into_iter()))
 }
 
 /// Runs `relay unlink`: ends the process of a link.

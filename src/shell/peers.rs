@@ -2,8 +2,7 @@
 
 use super::args::Args;
 use super::claude::{self, SessionFile};
-use super::terminal::{columns, err, out, table};
-use super::width::keep_end;
+use super::terminal::{err, out, table};
 use super::{Outcome, open, print};
 use crate::datadir::{DataDir, host};
 use crate::link::{Link, no_hub, unreachable};
@@ -75,5 +74,5 @@ pub fn peer_table(roster: &Roster) -> String {
             claude::abbreviate_home(&place(peer.host.as_deref(), &peer.cwd)) + &branch,
         ]
     });
-    table(["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"], rows, columns(), keep_end)
+    table(["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"], rows)
 }
