@@ -172,10 +172,7 @@ pub fn running_sessions() -> Vec<SessionFile> {
 /// The running sessions of the configuration directory `dir`.
 fn sessions_in(dir: &Path) -> Vec<SessionFile> {
     let files = fs::read_dir(dir.join("sessions")).into_iter().flatten().flatten();
-    let mut sessions: Vec<SessionFile> =
-        files.filter_map(|file| read_json(&file.path()).ok()).filter(SessionFile::is_running).collect();
-    sessions.sort_by_key(|session| session.pid);
-    sessions
+    files.filter_map(|file| read_json(&file.path())).filter(SessionFile::is_running).collect()
 }
 
 /// The running sessions of this user whose configuration directory is another than ours, with that directory. Only Linux
@@ -199,13 +196,9 @@ fn config_dir_of(process: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Reads a JSON file of at most [`MAX_READ`] bytes.
-///
-/// # Errors
-/// The file can't be read or is not such JSON; the message names it.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
-    let read = read_limited(path, MAX_READ).and_then(|text| Ok(serde_json::from_slice(&text)?));
-    read.map_err(|e| format!("{}: {e}", path.display()))
+/// Reads a JSON file of at most [`MAX_READ`] bytes; `None` if it can't be read or is not such JSON.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&read_limited(path, MAX_READ).ok()?).ok()
 }
 
 /// `path` with `~` for the home directory.

@@ -18,6 +18,7 @@ pub const WHY_ALLOW: &str = "In auto mode, the default of Claude Code since 2.1.
     the first use in each project.";
 
 const ALLOWED: &str = "sessions may use the relay tools without a dialog, by a rule in your settings";
+const FORBIDDEN: &str = "sessions may not ask you by a form: RELAY_PERSON is off in your settings";
 const MAY_ASK: &str = "\
     \nSessions can ask not only other sessions but also you, by a form in the terminal of an idle session.\n\
     May they? [Y/n] ";
@@ -35,11 +36,11 @@ fn install(args: &Args) -> Result<(), Failure> {
     step("Claude Code", &version)?;
     install_plugin()?;
     permit(args)?;
-    let extras = match package::install_extras() {
-        Ok(dir) => format!("installed below {} (for zsh, add its zsh/site-functions to fpath)", shown(&dir)),
-        Err(why) => why,
-    };
-    step("shell", &format!("completions and man page: {extras}"))?;
+    let dir = shown(&package::install_extras()?);
+    step(
+        "shell",
+        &format!("completions and man page are below {dir} (for zsh, add zsh/site-functions to fpath)"),
+    )?;
     out(&format!(
         "\nEvery session that starts from now on is a peer; in a running session type /reload-plugins. Then run\n\
          \x20   relay peers\n\
@@ -77,7 +78,7 @@ fn permit(args: &Args) -> Result<(), Failure> {
     if is_asked {
         out(&format!("\n{WHY_ALLOW}\n"))?;
     }
-    let is_refused = |question| is_asked && ask(question) == Some(false);
+    let is_refused = |question| is_asked && refuses(question);
     let is_allowed =
         !args.has("no-allow") && !is_refused("Allow the relay tools, in all projects of this user? [Y/n] ");
     Entry::Rule.set(is_allowed)?;
@@ -85,23 +86,18 @@ fn permit(args: &Args) -> Result<(), Failure> {
     if !Entry::NoPerson.is_set() && is_refused(MAY_ASK) {
         Entry::NoPerson.set(true)?;
     }
-    match Entry::NoPerson.is_set() {
-        true => step("person", "sessions may not ask you by a form (RELAY_PERSON is off in your settings)"),
-        false => {
-            step("person", "sessions may ask you by a form; RELAY_PERSON=off in your settings forbids it")
-        }
-    }
+    step("person", if Entry::NoPerson.is_set() { FORBIDDEN } else { "sessions may ask you by a form" })
 }
 
-/// Asks the user; `None` if nobody is there. An empty line is a yes, the end of the input is not.
-fn ask(question: &str) -> Option<bool> {
+/// Asks the user, if one is there. An empty line is a yes, the end of the input is not.
+fn refuses(question: &str) -> bool {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return None;
+        return false;
     }
     err(question);
     let mut answer = String::new();
     let _ = io::stdin().read_line(&mut answer); // an error is no answer
-    Some(!answer.is_empty() && matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes"))
+    !matches!(answer.to_ascii_lowercase().as_str(), "\n" | "y\n" | "yes\n")
 }
 
 fn remove() -> Result<(), Failure> {

@@ -50,9 +50,7 @@ fn a_healthy_installation_has_no_errors() {
     let _bob = home.join("bob");
     let text = home.run(&["doctor"]);
     assert_eq!(text.code, Some(0), "{text:?}");
-    for part in
-        ["ok      relay", "2.1.332", "launcher    starts relay", "owned by you", "1 peer\n", "KiB of logs"]
-    {
+    for part in ["ok      relay", "2.1.332", "starts relay", "owned by you", "1 peer\n", "KiB of logs"] {
         assert!(text.out.contains(part), "{part}: {}", text.out);
     }
 }
@@ -71,10 +69,10 @@ fn doctor_finds_what_is_wrong_with_the_installation() {
     let launcher = copy(&home).join("plugin/bin/relay-launcher");
     let original = fs::read(&launcher).expect("the launcher");
     fs::set_permissions(&launcher, fs::Permissions::from_mode(0o644)).expect("a mode");
-    assert!(problem(&diagnose(&home), "launcher", "error").contains("Permission denied"));
+    assert!(problem(&diagnose(&home), "plugin", "error").contains("Permission denied"));
     fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).expect("a mode");
     fs::write(&launcher, "#!/bin/sh\necho 'relay of somebody else'\n").expect("written");
-    assert!(problem(&diagnose(&home), "launcher", "error").contains("is not Claude Relay"));
+    assert!(problem(&diagnose(&home), "plugin", "error").contains("is not Claude Relay"));
     fs::write(&launcher, original).expect("restored");
 
     fs::rename(copy(&home), home.path.join("moved")).expect("moved");
