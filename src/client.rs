@@ -9,14 +9,14 @@
 //! in all, counted from the call and never extended. A request whose hub died twice is not sent a third time. An ask
 //! that is given up is withdrawn.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use crate::datadir::host;
 use crate::link::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
 use crate::token::Tokens;
 use crate::wire::{
-    Answer, BroadcastRequest, Fault, Kind, LostAsk, Parcel, Receipts, State, ToClient, ToHub, Who,
+    Answer, AskRequest, BroadcastRequest, Fault, Kind, Parcel, Receipts, State, ToClient, ToHub, Who,
 };
 
 /// The number of pushes that a client remembers.
@@ -36,7 +36,7 @@ pub enum Event {
     },
     /// The hub refused the registration.
     Refused(Fault),
-    /// A request has ended. Texts that came with the answer were [`Push`](Self::Push) before.
+    /// A request has ended. Texts for the result of a tool call were [`Push`](Self::Push) before.
     Ended {
         id: u64,
         request: ToHub,
@@ -75,8 +75,8 @@ pub struct Client {
     requests: BTreeMap<u64, Request>,
     /// The last pushes, oldest first, each with the report about it once it is made.
     pushes: VecDeque<(String, Option<ToHub>)>,
-    /// Open asks and broadcasts by id, with who was asked.
-    open: BTreeMap<String, String>,
+    /// The ids of open asks and broadcasts.
+    open: BTreeSet<String>,
 }
 
 impl Client {
@@ -94,7 +94,7 @@ impl Client {
             next_id: REGISTER,
             requests: BTreeMap::new(),
             pushes: VecDeque::new(),
-            open: BTreeMap::new(),
+            open: BTreeSet::new(),
         }
     }
 
@@ -166,9 +166,8 @@ impl Client {
             FromHub::Up { sender, epoch, pid } => {
                 (self.sender, self.registered, self.next_epoch) = (Some(sender), false, epoch);
                 self.away = silent(Some(pid)); // should it end a request
-                let open = self.open.iter();
-                let lost = open.map(|(id, to)| LostAsk { ask_id: id.clone(), to: to.clone() }).collect();
-                self.send(&ToHub::Register { id: REGISTER, who: Box::new(self.who.clone()), lost });
+                let (who, lost) = (Box::new(self.who.clone()), self.open.iter().cloned().collect());
+                self.send(&ToHub::Register { id: REGISTER, who, lost });
                 Vec::new()
             }
             FromHub::Down(why) => self.disconnected(why),
@@ -199,16 +198,16 @@ impl Client {
 
     fn received(&mut self, message: ToClient) -> Vec<Event> {
         match message {
-            ToClient::Ok { id: REGISTER, answer: Answer::Registered { name, open }, .. } => {
+            ToClient::Ok { id: REGISTER, answer: Answer::Registered { name, open } } => {
                 self.registered_again(name, &open)
             }
-            ToClient::Error { id: None | Some(REGISTER), code, message, .. } => {
+            ToClient::Error { id: None | Some(REGISTER), code, message } => {
                 self.away = Fault { code, message };
                 vec![Event::Refused(self.away.clone())]
             }
-            ToClient::Ok { id, answer, waiting } => self.answered(id, Ok(answer), waiting),
-            ToClient::Error { id: Some(id), code, message, waiting } => {
-                self.answered(id, Err(Fault { code, message }), waiting)
+            ToClient::Ok { id, answer } => self.answered(id, Ok(answer)).into_iter().collect(),
+            ToClient::Error { id: Some(id), code, message } => {
+                self.answered(id, Err(Fault { code, message })).into_iter().collect()
             }
             ToClient::Push(parcel) => self.push(parcel).into_iter().collect(),
             ToClient::State { ref ask_id, state, path, .. } => {
@@ -218,10 +217,6 @@ impl Client {
                 vec![Event::Told(message)]
             }
             ToClient::Over { .. } | ToClient::RosterChanged => vec![Event::Told(message)],
-            ToClient::Farewell { .. } => {
-                self.sender.iter().for_each(Sender::close); // `keep` reconnects
-                Vec::new()
-            }
             ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => Vec::new(),
         }
     }
@@ -234,14 +229,14 @@ impl Client {
         (self.who.fresh, self.who.exact) = (false, false);
         self.who.name.clone_from(&name);
         // With a linked hub a client comes back to an earlier epoch. What it ended in between must not end again.
-        let ended = |id: &&String| other && !self.open.contains_key(*id);
+        let ended = |id: &&String| other && !self.open.contains(*id);
         let ended: Vec<String> = open.iter().filter(ended).cloned().collect();
-        self.open.retain(|id, _| open.contains(id));
+        self.open.retain(|id| open.contains(id));
         for ask_id in ended {
             self.request(|id| ToHub::Withdraw { id, ask_id });
         }
         let is_lost = |r: &Request| {
-            let acts = matches!(r.message, ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. });
+            let acts = matches!(r.message, ToHub::Ask(_) | ToHub::Broadcast(_) | ToHub::Reply { .. });
             other && acts && r.deaths > 0
         };
         let why = "the relay's state was lost while it had this request; it may have taken effect";
@@ -268,15 +263,14 @@ impl Client {
         Some(Event::Push(parcel))
     }
 
-    fn answered(&mut self, id: u64, result: Result<Answer, Fault>, waiting: Vec<Parcel>) -> Vec<Event> {
-        let mut events: Vec<Event> = waiting.into_iter().filter_map(|parcel| self.push(parcel)).collect();
-        let Some(Request { message: request, .. }) = self.requests.remove(&id) else { return events };
+    fn answered(&mut self, id: u64, result: Result<Answer, Fault>) -> Option<Event> {
+        let Request { message: request, .. } = self.requests.remove(&id)?;
         match &result {
-            Ok(Answer::Asked { ask_id, to, state, .. }) if *state < State::Replied => {
-                self.open.insert(ask_id.clone(), to.clone());
+            Ok(Answer::Asked { ask_id, state, .. }) if *state < State::Replied => {
+                self.open.insert(ask_id.clone());
             }
             Ok(Answer::Broadcast { broadcast_id, asks }) if !asks.is_empty() => {
-                self.open.insert(broadcast_id.clone(), "everyone".to_owned());
+                self.open.insert(broadcast_id.clone());
             }
             Ok(Answer::Renamed { name }) => self.who.name.clone_from(name),
             Ok(Answer::Done) => {
@@ -286,8 +280,7 @@ impl Client {
             }
             _ => {}
         }
-        events.push(Event::Ended { id, request, result });
-        events
+        Some(Event::Ended { id, request, result })
     }
 
     /// The time at which [`expire`](Self::expire) has to be called.
@@ -317,8 +310,8 @@ impl Client {
         for (id, request) in over {
             let result = Err(why(&request));
             let Request { message: request, deaths, sent, .. } = request;
-            if let ToHub::Ask { ask_id, .. } | ToHub::Broadcast(BroadcastRequest { broadcast_id: ask_id, .. }) =
-                &request
+            if let ToHub::Ask(AskRequest { ask_id, .. })
+            | ToHub::Broadcast(BroadcastRequest { broadcast_id: ask_id, .. }) = &request
                 && (sent || deaths > 0)
             {
                 let ask_id = ask_id.clone();

@@ -20,7 +20,7 @@ use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
 use crate::link::{Link, unreachable};
 use crate::process;
-use crate::wire::{Answer, Code, HookEvent, HookReport, MAX_LABEL, OwedAsk, Receipts, ToHub, VERSION};
+use crate::wire::{Answer, Code, HookEvent, HookReport, ListedAsk, MAX_LABEL, Receipts, ToHub, VERSION};
 use transcript::Transcript;
 pub use transcript::pushes_in;
 
@@ -126,13 +126,12 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     }
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
-    let hook =
-        ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason, age_ms: process::own_age() });
+    let hook = ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason });
     let Some((link, Answer::Hooked { unconfirmed, remind })) = report(dir, &first, &hook, patience) else {
         return ExitCode::SUCCESS;
     };
     if let Some(path) = input.transcript_path.filter(|_| unconfirmed > 0) {
-        Transcript::end(path, most).report(&link.sender, true);
+        Transcript::end(path, most).report(&link.sender);
     }
     if !remind.is_empty() {
         let output =
@@ -143,7 +142,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
 }
 
 /// The text of a reminder; short, since the screen shows it.
-fn reminder(asks: &[OwedAsk]) -> String {
+fn reminder(asks: &[ListedAsk]) -> String {
     let named =
         asks.iter().take(MAX_REMINDED).map(|ask| format!("{} from \"{}\"", ask.ask_id, label(&ask.from)));
     format!(
@@ -222,7 +221,11 @@ mod tests {
 
     #[test]
     fn a_reminder_names_the_asks_and_quotes_no_markup() {
-        let ask = |n: usize| OwedAsk { ask_id: format!("ask_{n}"), from: "<b>\"x".to_owned(), age_s: 1 };
+        let ask = |n: usize| ListedAsk {
+            ask_id: format!("ask_{n}"),
+            from: "<b>\"x".to_owned(),
+            ..ListedAsk::default()
+        };
         let text = reminder(&(0..9).map(ask).collect::<Vec<_>>());
         assert!(
             text.contains("ask_0 from \"_b__x\", ask_1") && text.contains("ask_4") && !text.contains("ask_5"),

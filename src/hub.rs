@@ -33,32 +33,29 @@ use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::datadir::{Claim, DataDir};
-use crate::link::{self, Link};
+use crate::link::no_hub;
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, Kind, State, ToClient, ToHub, What, fault, write_line};
 use crate::{texts, threads};
 use journal::Journal;
 use reader::Socket;
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
-use writer::{Backlog, Writer};
+use writer::Writer;
 
 pub use launch::{detach, main};
 pub use replay::{redact, replay};
 
-/// The limit of connections: a channel and a waiter for each of 1,024 peers, and as many short-lived ones of hooks.
+/// The limit of connections per socket: a channel and a waiter for each of 1,024 peers, and as many short-lived ones of hooks.
 const MAX_CONNECTIONS: usize = 3072;
-/// The same for `peers.sock`, beside the others.
-const MAX_REMOTE: usize = 1024;
 /// How often the hub checks its socket and maintains the journal.
 const CHECK: Duration = Duration::from_secs(1);
 /// How long a hub that exits waits for its backlogs to be read.
 const FLUSH: Duration = Duration::from_secs(1);
-/// How long a hub whose socket was replaced waits for its answers and notices to be handed over.
-const DRAIN: Duration = Duration::from_secs(3);
 /// How long outputs are collected while inputs arrive: under load this saves most of the system calls.
 const BATCH: Duration = Duration::from_micros(50);
 
 /// A message to the router thread.
+#[allow(clippy::large_enum_variant, reason = "nearly every message is of the large kind")]
 enum Incoming {
     Opened(ConnId, Writer),
     /// A message, or the answer by which the reader refused it, and the channel on which its credit is returned, with the
@@ -75,12 +72,8 @@ enum Incoming {
 /// # Errors
 /// The hub cannot start; the text has the remedy.
 pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, String> {
-    if let Some(socket) = dir.elsewhere() {
-        return Err(format!(
-            "the hub for {} runs elsewhere, behind {}; start it on the machine that it belongs to",
-            dir.path().display(),
-            socket.display()
-        ));
+    if dir.elsewhere().is_some() {
+        return Err(no_hub(dir).message);
     }
     dir.prepare()?;
     let at = dir.path().display();
@@ -91,10 +84,10 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     let socket = dir.socket_path();
     let no_random = |e| format!("cannot read /dev/urandom: {e}");
     let mut tokens = Tokens::new().map_err(no_random)?;
-    let (epoch, first) = (tokens.secret().map_err(no_random)?, tokens.secret().map_err(no_random)?);
+    let epoch = tokens.secret().map_err(no_random)?;
     // If the random source fails later, all pushes get the same identifier, which is harmless: it only prevents
     // receipts.
-    let ids = move || format!("push_{}", tokens.secret().unwrap_or_else(|_| first.clone()));
+    let ids = move || format!("push_{}", tokens.secret().unwrap_or_default());
     let wanted = std::env::var("RELAY_JOURNAL").map_or(true, |v| v != "off");
     let info = Info { pid: std::process::id(), ..Info::default() };
     let (journal, mut router) =
@@ -110,7 +103,6 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
         inode: inode(&socket),
         socket,
         dir,
-        replaced: None,
         router,
         journal,
         writers: BTreeMap::new(),
@@ -121,12 +113,15 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     let why = hub.serve(&received);
     // The socket is removed first: a client that connects now starts a new hub, and so does a client that was accepted
     // and gets no `welcome`.
-    if inode(&hub.socket) == hub.inode {
+    let found = inode(&hub.socket);
+    if found == hub.inode {
         let _ = fs::remove_file(&hub.socket); // already removed
     }
     hub.flush();
-    if claim.is_current() {
-        hub.journal.close(&hub.router);
+    match claim.is_current() {
+        true if found.is_some() && found != hub.inode => hub.journal.remove(), // the asks end at the linked hub: the epoch rule
+        true => hub.journal.close(&hub.router),
+        false => {}
     }
     log::info!(why = why; "hub_left");
     Ok(true)
@@ -153,8 +148,6 @@ fn listen(
 /// The router, its journal, and the writers of its connections.
 struct Hub<'a> {
     dir: &'a DataDir,
-    /// Since when another process listens on the socket.
-    replaced: Option<Instant>,
     router: Router,
     journal: Journal,
     writers: BTreeMap<ConnId, Writer>,
@@ -189,7 +182,7 @@ impl Hub<'_> {
             let now = Instant::now();
             if now >= check {
                 check = now + CHECK;
-                if inode(&self.socket) != self.inode && self.hand_over(now) {
+                if inode(&self.socket) != self.inode {
                     return "its socket was removed or replaced";
                 }
                 self.journal.maintain(&self.router, now);
@@ -197,19 +190,6 @@ impl Hub<'_> {
                 self.router.info.journal = self.journal.status.clone();
             }
         }
-    }
-
-    /// Tells the clients of a linked hub that has replaced the socket, once they have their answers and notices. Returns
-    /// whether this hub has to exit.
-    fn hand_over(&mut self, now: Instant) -> bool {
-        let Ok(linked) = Link::open(self.dir, link::Start::No) else { return true };
-        let since = *self.replaced.get_or_insert(now);
-        if !self.router.is_drained() && now < since + DRAIN {
-            return false;
-        }
-        self.step(Input::HandOver(linked.epoch));
-        self.write_batch();
-        true
     }
 
     /// Steps the router for the messages that are available, for at most [`BATCH`].
@@ -295,7 +275,7 @@ impl Hub<'_> {
         let written = writer.write();
         let stalled = written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::OutOfMemory);
         if stalled {
-            log::warn!(conn, queued = writer.queued(); "peer_stalled");
+            log::warn!(conn, queued = writer.queued.load(Ordering::Acquire); "peer_stalled");
         }
         // A dropped writer closes its connection once its backlog is written. After a failed write the reader still
         // reads what the peer sent before: a peer may send `bye` and close without reading the answer.
@@ -312,9 +292,7 @@ impl Hub<'_> {
     fn flush(&mut self) {
         self.write_batch();
         let until = Instant::now() + FLUSH;
-        let writers = std::mem::take(&mut self.writers);
-        let left: Vec<Backlog> = writers.into_values().filter_map(|w| w.backlog).collect();
-        while left.iter().any(|b| b.queued.load(Ordering::Acquire) > 0) && Instant::now() < until {
+        while self.writers.values().any(|w| w.queued.load(Ordering::Acquire) > 0) && Instant::now() < until {
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -323,7 +301,6 @@ impl Hub<'_> {
 /// Accepts connections and starts a reader thread for each.
 fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, next: &AtomicU64) {
     let open = Arc::new(());
-    let most = if socket == Socket::Hub { MAX_CONNECTIONS } else { MAX_REMOTE };
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => Arc::new(stream),
@@ -335,9 +312,9 @@ fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, 
             }
         };
         let counted = open.clone(); // until its reader ends
-        if Arc::strong_count(&open) > most + 1 {
+        if Arc::strong_count(&open) > MAX_CONNECTIONS + 1 {
             log::warn!("too_many_connections");
-            let full = format!("the hub has {most} connections, which is its limit; retry later");
+            let full = format!("the hub has {MAX_CONNECTIONS} connections, which is its limit; retry later");
             write_and_close(&stream, &ToClient::error(None, fault(Code::Overloaded, full)));
             continue;
         }

@@ -1,8 +1,9 @@
 //! Lines from a socket, with a limit on their length and an optional deadline.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::wire::MAX_LINE;
@@ -10,19 +11,28 @@ use crate::wire::MAX_LINE;
 /// The number of bytes that are read at once. Small, since a hub keeps one such buffer for each of a thousand connections.
 const CHUNK: usize = 4096;
 
+/// A socket that its reader shares with its writer.
+struct Socket(Arc<UnixStream>);
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(buffer)
+    }
+}
+
 /// Reads newline-delimited lines of at most [`MAX_LINE`] bytes.
 pub struct Lines {
-    stream: Arc<UnixStream>,
-    buffer: Vec<u8>,
-    /// The end of the last returned line in `buffer`.
-    start: usize,
+    socket: BufReader<Socket>,
+    /// The beginning of a line whose end has not arrived.
+    line: Vec<u8>,
     /// Whether the socket has a timeout from an earlier call.
     timed: bool,
 }
 
 impl Lines {
     pub fn new(stream: Arc<UnixStream>) -> Self {
-        Lines { stream, buffer: Vec::new(), start: 0, timed: false }
+        let socket = BufReader::with_capacity(CHUNK, Socket(stream));
+        Lines { socket, line: Vec::new(), timed: false }
     }
 
     /// The next line without its newline, or `None` at the end of the stream; a last line without a newline is
@@ -31,58 +41,46 @@ impl Lines {
     /// # Errors
     /// `InvalidData` for a line that is too long, `TimedOut` when `until` passes before the line is whole, and errors
     /// of the socket.
-    pub fn next(&mut self, until: Option<Instant>) -> io::Result<Option<&[u8]>> {
-        self.buffer.drain(..self.start);
-        self.start = 0;
-        if self.buffer.is_empty() && self.buffer.capacity() > 16 * CHUNK {
-            self.buffer.shrink_to(CHUNK); // frees the memory of one long line
-        }
-        let mut searched = 0;
+    pub fn next(&mut self, until: Option<Instant>) -> io::Result<Option<Vec<u8>>> {
         loop {
-            if let Some(at) = self.buffer[searched..].iter().position(|b| *b == b'\n') {
-                let end = searched + at;
-                self.start = end + 1;
-                return Ok(Some(&self.buffer[..end]));
+            if self.socket.buffer().is_empty() {
+                self.set_timeout(until)?;
             }
-            searched = self.buffer.len();
-            if searched >= MAX_LINE {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is longer than 4 MiB"));
+            let chunk = match self.socket.fill_buf() {
+                Ok([]) => return Ok(None),
+                Ok(chunk) => chunk,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() != ErrorKind::WouldBlock => return Err(e),
+                Err(_) if until.is_some() => return Err(ErrorKind::TimedOut.into()),
+                Err(_) => {
+                    thread::yield_now(); // the hub's writer has switched this socket to non-blocking for a moment
+                    continue;
+                }
+            };
+            let end = chunk.iter().position(|byte| *byte == b'\n');
+            let taken = end.map_or(chunk.len(), |at| at + 1);
+            self.line.extend_from_slice(&chunk[..taken]);
+            self.socket.consume(taken);
+            if self.line.len() > MAX_LINE {
+                return Err(io::Error::new(ErrorKind::InvalidData, "the line is longer than 4 MiB"));
             }
-            if self.fill(until)? == 0 {
-                return Ok(None);
+            if end.is_some() {
+                self.line.pop();
+                return Ok(Some(std::mem::take(&mut self.line)));
             }
         }
     }
 
-    fn fill(&mut self, until: Option<Instant>) -> io::Result<usize> {
-        let timeout = until.map(|t| t.saturating_duration_since(Instant::now()));
+    fn set_timeout(&mut self, until: Option<Instant>) -> io::Result<()> {
+        let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         if timeout == Some(Duration::ZERO) {
-            return Err(io::ErrorKind::TimedOut.into());
+            return Err(ErrorKind::TimedOut.into());
         }
         if timeout.is_some() || self.timed {
-            self.stream.set_read_timeout(timeout)?;
+            self.socket.get_ref().0.set_read_timeout(timeout)?;
             self.timed = timeout.is_some();
         }
-        let old = self.buffer.len();
-        self.buffer.resize(old + CHUNK, 0);
-        loop {
-            match (&*self.stream).read(&mut self.buffer[old..]) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // The hub's writer has switched this socket to non-blocking for a moment.
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && timeout.is_none() => {
-                    std::thread::yield_now();
-                }
-                Err(e) => {
-                    self.buffer.truncate(old);
-                    let waited = e.kind() == io::ErrorKind::WouldBlock;
-                    return Err(if waited { io::ErrorKind::TimedOut.into() } else { e });
-                }
-                Ok(n) => {
-                    self.buffer.truncate(old + n);
-                    return Ok(n);
-                }
-            }
-        }
+        Ok(())
     }
 }
 
@@ -100,10 +98,10 @@ mod tests {
     fn lines_are_returned_whole_for_any_fragmentation() {
         let (mut tx, mut lines) = pair();
         tx.write_all(b"one\n\ntwo").unwrap();
-        assert_eq!(lines.next(None).unwrap(), Some(&b"one"[..]));
-        assert_eq!(lines.next(None).unwrap(), Some(&b""[..]));
+        assert_eq!(lines.next(None).unwrap(), Some(b"one".to_vec()));
+        assert_eq!(lines.next(None).unwrap(), Some(Vec::new()));
         tx.write_all(b" and more\ncut").unwrap();
-        assert_eq!(lines.next(None).unwrap(), Some(&b"two and more"[..]));
+        assert_eq!(lines.next(None).unwrap(), Some(b"two and more".to_vec()));
         drop(tx);
         assert_eq!(lines.next(None).unwrap(), None);
     }
@@ -117,7 +115,7 @@ mod tests {
         });
         let error = lines.next(None).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        assert!(lines.buffer.len() <= MAX_LINE + CHUNK);
+        assert!(lines.line.len() <= MAX_LINE + CHUNK);
         drop(lines);
         writer.join().unwrap();
     }

@@ -1,6 +1,5 @@
 //! A client's connection to the hub: finds the hub, starts one if none runs, and reconnects.
 
-use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -66,8 +65,6 @@ pub struct Link {
     pub sender: Sender,
     lines: Lines,
     next_id: u64,
-    /// Messages that arrived before the answer to a request.
-    early: VecDeque<ToClient>,
     /// The listeners at the time of the connection, and since when there are others.
     listeners: Listeners,
     replaced: Option<Instant>,
@@ -134,7 +131,6 @@ impl Link {
             sender: Sender(stream),
             lines,
             next_id: 0,
-            early: VecDeque::new(),
             listeners: Listeners::default(),
             replaced: None,
             pid: 0,
@@ -153,7 +149,7 @@ impl Link {
             Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir.hub_process())),
             Ok(None) | Err(_) => return Ok(None),
         };
-        match serde_json::from_slice(line) {
+        match serde_json::from_slice(&line) {
             Ok(ToClient::Welcome { v: VERSION, pid, epoch, .. }) => Ok(Some(Link { pid, epoch, ..link })),
             Ok(ToClient::Error { code, message, .. }) => Err(Fault { code, message }),
             _ => Err(fault(
@@ -165,25 +161,13 @@ impl Link {
         }
     }
 
-    /// The next message; `None` if the connection is lost or `until` has passed.
-    pub fn receive(&mut self, until: Option<Instant>) -> Option<ToClient> {
-        self.try_receive(until).ok().flatten()
-    }
-
     /// The next message; `None` if `until` has passed.
     ///
     /// # Errors
     /// The connection is lost, or the hub sent a malformed message.
-    pub fn try_receive(&mut self, until: Option<Instant>) -> io::Result<Option<ToClient>> {
-        match self.early.pop_front() {
-            None => self.read(until),
-            early => Ok(early),
-        }
-    }
-
-    fn read(&mut self, until: Option<Instant>) -> io::Result<Option<ToClient>> {
+    pub fn receive(&mut self, until: Option<Instant>) -> io::Result<Option<ToClient>> {
         match self.lines.next(until) {
-            Ok(Some(line)) => Ok(serde_json::from_slice(line)?),
+            Ok(Some(line)) => Ok(serde_json::from_slice(&line)?),
             Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(e) if e.kind() == io::ErrorKind::TimedOut => Ok(None),
             Err(e) => Err(e),
@@ -223,13 +207,13 @@ impl Link {
         let lost = || unreachable("the hub closed the connection before it answered; try again");
         self.sender.send(&request(id)).map_err(|_| lost())?;
         loop {
-            let message = self.read(Some(until)).map_err(|_| lost())?;
+            let message = self.receive(Some(until)).map_err(|_| lost())?;
             match message.ok_or_else(|| silent(Some(self.pid)))? {
                 ToClient::Ok { id: to, answer, .. } if to == id => return Ok(answer),
                 ToClient::Error { id: to, code, message, .. } if to.is_none_or(|to| to == id) => {
                     return Err(Fault { code, message });
                 }
-                other => self.early.push_back(other),
+                _ => {} // the hub answers a request before anything that follows from it
             }
         }
     }
@@ -261,7 +245,7 @@ pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
                 if !receive(FromHub::Up { sender, epoch, pid }) {
                     return;
                 }
-                while let Ok(received) = link.try_receive(Some(Instant::now() + STALE)) {
+                while let Ok(received) = link.receive(Some(Instant::now() + STALE)) {
                     let wanted = match received {
                         Some(message) => receive(FromHub::Message(Box::new(message))),
                         None if link.is_stale(&dir) => break,
@@ -329,7 +313,7 @@ pub fn no_hub(dir: &DataDir) -> Fault {
         }
         Some(socket) => {
             let socket = socket.display();
-            format!("no hub listens on {socket}; run `relay hub --detach` on the machine that it belongs to")
+            format!("no hub listens on {socket}; the hub runs elsewhere: run `relay hub --detach` there")
         }
     })
 }

@@ -5,8 +5,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::wire::{
-    Activity, BroadcastRequest, Code, FormEnd, HookEvent, HookReport, Kind, LostAsk, Parcel, Path, PeerKind,
-    Receipts, Scope, ToClient, ToHub, Who,
+    Activity, AskRequest, BroadcastRequest, Code, FormEnd, HookEvent, HookReport, Kind, Parcel, Path,
+    PeerKind, Receipts, Scope, ToClient, ToHub, Who,
 };
 use crate::{fence, hook, name};
 
@@ -81,12 +81,18 @@ fn message() -> impl Strategy<Value = ToHub> {
     let id = any::<u64>();
     prop_oneof![
         any::<u32>().prop_map(|v| ToHub::Hello { v }),
-        (id, who(), vec((text(), text()), 0..3)).prop_map(|(id, who, lost)| {
-            let lost = lost.into_iter().map(|(ask_id, to)| LostAsk { ask_id, to }).collect();
-            ToHub::Register { id, who: Box::new(who), lost }
-        }),
+        (id, who(), vec(text(), 0..3))
+            .prop_map(|(id, who, lost)| { ToHub::Register { id, who: Box::new(who), lost } }),
         (id, text(), text(), text(), any::<u64>()).prop_map(|(id, ask_id, to, text, timeout_ms)| {
-            ToHub::Ask { id, ask_id, to, text, timeout_ms, thread: None, person: id.is_multiple_of(2) }
+            ToHub::Ask(AskRequest {
+                id,
+                ask_id,
+                to,
+                text,
+                timeout_ms,
+                thread: None,
+                person: id.is_multiple_of(2),
+            })
         }),
         (id, text(), text(), form_end()).prop_map(|(id, push, ask_id, end)| ToHub::FormClosed {
             id,
@@ -118,14 +124,13 @@ fn message() -> impl Strategy<Value = ToHub> {
             branch,
             paths: None
         }),
-        (id, text(), option::of(id)).prop_map(|(id, claude, age_ms)| ToHub::Hook(HookReport {
+        (id, text()).prop_map(|(id, claude)| ToHub::Hook(HookReport {
             id,
             claude,
             event: HookEvent::Permission,
             turn: None,
             ask_id: None,
             reason: None,
-            age_ms
         })),
         (id, text(), text()).prop_map(|(id, claude, process)| ToHub::Wait { id, claude, process }),
         id.prop_map(|id| ToHub::Peers { id }),

@@ -47,7 +47,7 @@ pub enum ToHub {
         who: Box<Who>,
         /// Asks and broadcasts that are open to this client. The hub ends those that it does not know with `hub_unreachable`.
         #[serde(default)]
-        lost: Vec<LostAsk>,
+        lost: Vec<String>,
     },
     /// List the peers. Answered by [`Answer::Peers`]; allowed before registration.
     Peers { id: u64 },
@@ -57,21 +57,7 @@ pub enum ToHub {
     Asks { id: u64 },
     /// Ask one peer. Answered by [`Answer::Asked`] when the question was handed over, or after 0.5 s at
     /// the latest. Idempotent on `ask_id`.
-    Ask {
-        id: u64,
-        /// Created by the asker; unguessable and used once: see [`crate::token`].
-        ask_id: String,
-        /// The target's name, as a person would type it.
-        to: String,
-        text: String,
-        /// Milliseconds until the ask ends with `timeout`.
-        timeout_ms: u64,
-        /// The conversation that this ask belongs to. If it is missing, the hub starts a new one.
-        thread: Option<String>,
-        /// Whether the question is for the person in front of the session, and not for its model.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        person: bool,
-    },
+    Ask(AskRequest),
     /// A form that a [`Parcel`] with the path `form` opened is closed. Answered by [`Answer::Done`], also if its ask has
     /// ended meanwhile. Idempotent.
     FormClosed {
@@ -139,6 +125,24 @@ pub enum ToHub {
     Bye,
 }
 
+/// The request to ask one peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AskRequest {
+    pub id: u64,
+    /// Created by the asker; unguessable and used once: see [`crate::token`].
+    pub ask_id: String,
+    /// The target's name, as a person would type it.
+    pub to: String,
+    pub text: String,
+    /// Milliseconds until the ask ends with `timeout`.
+    pub timeout_ms: u64,
+    /// The conversation that this ask belongs to. If it is missing, the hub starts a new one.
+    pub thread: Option<String>,
+    /// Whether the question is for the person in front of the session, and not for its model.
+    #[serde(default)]
+    pub person: bool,
+}
+
 /// The request to ask every peer in a scope.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BroadcastRequest {
@@ -169,8 +173,6 @@ pub struct HookReport {
     pub ask_id: Option<String>,
     /// For `denied` and `failed`: the reason.
     pub reason: Option<String>,
-    /// Milliseconds since the hook fired, if known: asynchronous hooks may overtake each other.
-    pub age_ms: Option<u64>,
 }
 
 /// A message from the hub to a client.
@@ -189,28 +191,13 @@ pub enum ToClient {
         epoch: String,
     },
     /// A request succeeded.
-    Ok {
-        id: u64,
-        answer: Answer,
-        /// Texts that no path could deliver; they are handed over with this answer (path `tool`).
-        #[serde(default)]
-        waiting: Vec<Parcel>,
-    },
+    Ok { id: u64, answer: Answer },
     /// A request failed, or (without `id`) the hub is about to close the connection.
-    Error {
-        id: Option<u64>,
-        code: Code,
-        message: String,
-        /// As in `ok`.
-        #[serde(default)]
-        waiting: Vec<Parcel>,
-    },
+    Error { id: Option<u64>, code: Code, message: String },
     /// The waiter is not needed; the hub closes the connection.
     Dismissed,
-    /// A linked hub has taken the socket over, and this hub exits: the client reconnects, to the hub with this epoch. Its
-    /// open asks end there, as after any change of the epoch.
-    Farewell { epoch: String },
-    /// Push this to the session by the path that it names, then send `pushed`.
+    /// Push this to the session by the path that it names, then send `pushed`. With the path `tool` it precedes the answer to a
+    /// request: the result of a tool call is to carry it.
     Push(Parcel),
     /// The state of an ask or broadcast of this peer. Its end is also delivered as a push, except for the failures
     /// within a broadcast, which its summary reports. When that push was made, the state comes again, with its path.
@@ -237,7 +224,7 @@ pub enum ToClient {
 impl ToClient {
     /// The answer to a request that failed, or the last message before the hub closes a connection.
     pub fn error(id: Option<u64>, Fault { code, message }: Fault) -> ToClient {
-        ToClient::Error { id, code, message, waiting: Vec::new() }
+        ToClient::Error { id, code, message }
     }
 }
 
@@ -257,8 +244,6 @@ pub struct Receipts {
     pub prompted: Vec<String>,
     /// Refused by another hook: the model does not get the text.
     pub refused: Vec<String>,
-    /// Whether a hook has just searched the transcript: it holds no other push.
-    pub searched: bool,
 }
 
 impl Receipts {
@@ -274,11 +259,11 @@ impl Receipts {
 
 /// A peer's description of itself at registration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Who {
     /// The wanted name; the hub makes a valid one of it. A peer that comes back keeps the name that the hub knows.
     pub name: String,
     /// If the name is taken, fail with `name_taken` instead of adding a suffix.
-    #[serde(default)]
     pub exact: bool,
     pub kind: PeerKind,
     /// The peer's public identity, created by the client and kept while the session runs.
@@ -303,21 +288,16 @@ pub struct Who {
     /// The host name of the machine or container that the peer runs on. The hub keeps it if it differs from its own.
     pub host: Option<String>,
     /// Whether the peer is connected through `peers.sock`. Set by the hub.
-    #[serde(default)]
     pub remote: bool,
     /// Whether the user's settings hold what comes by inbox until the user accepts it.
-    #[serde(default)]
     pub held: bool,
     /// Whether its client can show a form to the person in front of it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forms: bool,
     /// Whether that person does not want to be asked by peers.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub person_off: bool,
     /// Whose questions need that person's consent.
     pub consent: Option<Consent>,
     /// The asks whose forms are open. The hub sends [`ToClient::Over`] for each ask that it does not know as open.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open_forms: Vec<String>,
     /// Whether this is the first registration of this process: it does not know the pushes of an earlier process of the
     /// session.
@@ -342,17 +322,9 @@ impl Who {
     }
 }
 
-/// An ask or a broadcast that may be lost.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LostAsk {
-    /// The ask's id, or the broadcast's.
-    pub ask_id: String,
-    /// The name of the peer that was asked.
-    pub to: String,
-}
-
 /// A text to deliver to a session, with its header fields.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Parcel {
     /// The identifier of this push: unguessable, known to the hub, the pushing process and the client that it went to.
     pub push: String,
@@ -360,7 +332,7 @@ pub struct Parcel {
     pub kind: Kind,
     /// The ask's id; the broadcast's for a summary.
     pub ask_id: String,
-    /// The name of the sender; for `failed` the peer that was asked.
+    /// The name of the sender; for `failed` the peer that was asked, if it is known.
     pub from: String,
     /// The kind of the sender.
     pub from_kind: Option<PeerKind>,
@@ -382,10 +354,8 @@ pub struct Parcel {
     /// The conversation that this belongs to.
     pub thread: Option<String>,
     /// A reply that came after its ask had timed out.
-    #[serde(default)]
     pub late: bool,
     /// Whether an earlier push of this text may have arrived.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,
 }
 
@@ -447,7 +417,7 @@ pub enum Answer {
         unconfirmed: usize,
         /// For `stop`: the asks that the session has seen and not answered, of which the hook reminds the model.
         #[serde(default)]
-        remind: Vec<OwedAsk>,
+        remind: Vec<ListedAsk>,
     },
     Status(Status),
     Done,

@@ -33,7 +33,7 @@ mod play;
 
 use channel::tools;
 use serde::{Serialize, de::DeserializeOwned};
-use wire::{BroadcastRequest, Code, Kind, Parcel, Path, PeerKind, ToClient, ToHub};
+use wire::{AskRequest, BroadcastRequest, Code, Kind, Parcel, Path, PeerKind, ToClient, ToHub};
 
 /// A fuzz target.
 pub type Target = fn(&[u8]);
@@ -125,7 +125,7 @@ fn check_tool(id: &mcp::Id, tool: Result<tools::Tool, wire::Fault>) {
             let (text, structured) = tools::render_fault(&fault);
             id_of(&mcp::result(id, mcp::tool_result(&[text], structured, true)));
         }
-        Ok(ToHub::Ask { to, text, timeout_ms, thread, .. }) => {
+        Ok(ToHub::Ask(AskRequest { to, text, timeout_ms, thread, .. })) => {
             assert!(is_label(&to) && is_text(&text) && is_timeout(timeout_ms));
             assert!(thread.is_none_or(|thread| is_label(&thread)));
         }

@@ -66,14 +66,13 @@ impl World {
 
     fn receive(&mut self, conn: ConnId, message: ToClient) {
         let Some(requests) = self.open.get_mut(&conn) else { return }; // its own request may have closed it
-        let (id, pushes) = match message {
-            ToClient::Ok { id, waiting, .. } => (Some(id), waiting),
-            ToClient::Error { id, waiting, .. } => (id, waiting),
-            ToClient::Push(parcel) => (None, vec![parcel]),
+        let id = match message {
+            ToClient::Ok { id, .. } => Some(id),
+            ToClient::Error { id, .. } => id,
+            ToClient::Push(parcel) => return self.pushes.push(parcel.push),
             _ => return,
         };
         assert!(id.is_none_or(|id| requests.remove(&id)), "{id:?} was answered twice, or is no request");
-        self.pushes.extend(pushes.into_iter().map(|parcel| parcel.push));
     }
 
     fn act(&mut self, next: &mut dyn FnMut() -> usize) {
@@ -119,8 +118,7 @@ impl World {
 
     /// The hub dies, and the next one replays its journal.
     fn restart(&mut self) {
-        let (header, records) = journal::read(&self.journal[..]).expect("a journal");
-        let mut next = header.snapshot;
+        let (_, mut next, records) = journal::read(&self.journal[..]).expect("a journal");
         journal::replay(&mut next, records).expect("records");
         assert_eq!(state(&next), state(&self.router), "the replay differs from the router");
         self.last_no += 1;

@@ -97,15 +97,16 @@ impl Channel {
         self.end_call(&wait.call, tools::render_wait(parcels.len()), false, parcels);
     }
 
-    /// Hands texts of the path `tool` to the open call of `relay_wait`, or else back to the hub.
+    /// Hands texts of the path `tool` to the open call of `relay_wait`, or else back to the hub, unless the result of another call
+    /// is about to carry them.
     pub(super) fn settle_arrived(&mut self) {
         match &mut self.wait {
             Some(wait) if !self.arrived.is_empty() => wait.until = wait.until.min(Instant::now() + TOGETHER),
-            Some(_) => {}
-            None => {
+            None if self.calls.is_empty() => {
                 let parcels = std::mem::take(&mut self.arrived);
                 self.give_back(parcels, "no tool call can carry it");
             }
+            _ => {}
         }
     }
 

@@ -7,7 +7,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::fence::clean;
-use crate::wire::{BroadcastRequest, Code, Fault, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Scope, ToHub, fault};
+use crate::wire::{
+    AskRequest, BroadcastRequest, Code, Fault, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Scope, ToHub, fault,
+};
 
 mod results;
 
@@ -194,7 +196,7 @@ impl Tool {
         match self {
             // Every answer brings the messages that wait for the session.
             Tool::Peers {} | Tool::Wait { .. } => ToHub::Peers { id },
-            Tool::Ask { to, question, who, thread_id, timeout_s } => ToHub::Ask {
+            Tool::Ask { to, question, who, thread_id, timeout_s } => ToHub::Ask(AskRequest {
                 id,
                 ask_id: format!("ask_{unique}"),
                 to: to.0,
@@ -202,7 +204,7 @@ impl Tool {
                 timeout_ms: milliseconds(timeout_s),
                 thread: thread_id.map(|id| id.0),
                 person: who == Some(Asked::Person),
-            },
+            }),
             Tool::Reply { ask_id, answer } => ToHub::Reply { id, ask_id: ask_id.0, text: answer.0 },
             Tool::Broadcast { question, scope, exclude_self, collect, collect_s, timeout_s } => {
                 let timeout_ms = milliseconds(timeout_s);

@@ -41,12 +41,10 @@ impl Transcript {
         Transcript { path, at }
     }
 
-    /// Reports what was appended since the last report, and returns whether anything was. A hook also reports that it has
-    /// `searched` it.
-    pub fn report(&mut self, sender: &Sender, searched: bool) -> bool {
+    /// Reports what was appended since the last report, and returns whether anything was.
+    pub fn report(&mut self, sender: &Sender) -> bool {
         let before = self.at;
         let Ok(mut receipts) = self.search() else { return false };
-        receipts.searched = searched;
         if receipts != Receipts::default() {
             receipts.claude = Some(process::key(parent_id()));
             let _ = sender.send(&ToHub::Seen(receipts)); // if the hub has just exited, another hook reports it

@@ -121,11 +121,11 @@ fn wait_on(dir: &DataDir, link: &mut Link, lifetime: &Lifetime, transcript: &str
     let mut active_until = Instant::now() + ACTIVE;
     loop {
         let now = Instant::now();
-        if transcript.report(&link.sender, false) {
+        if transcript.report(&link.sender) {
             active_until = now + ACTIVE;
         }
         let pause = if now < active_until { SHORT_CHECK } else { lifetime.check() };
-        match link.try_receive(Some(now + pause)) {
+        match link.receive(Some(now + pause)) {
             Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(dir, link, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),
             Ok(_) if lifetime.is_over() => return Some(ExitCode::SUCCESS),
@@ -139,7 +139,9 @@ fn wait_on(dir: &DataDir, link: &mut Link, lifetime: &Lifetime, transcript: &str
 /// Prints the texts that have arrived. The hub sends unread ones to the next waiter.
 fn hand_over(dir: &DataDir, link: &mut Link, first: Parcel) -> ExitCode {
     let mut parcels = vec![first];
-    while let Some(ToClient::Push(parcel)) = link.receive(Some(Instant::now() + Duration::from_millis(10))) {
+    while let Ok(Some(ToClient::Push(parcel))) =
+        link.receive(Some(Instant::now() + Duration::from_millis(10)))
+    {
         parcels.push(parcel);
     }
     Texts::new(dir, process::key(parent_id())).fit(&mut parcels, MAX_OUTPUT, fence::text);

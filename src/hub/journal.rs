@@ -12,14 +12,14 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::iter;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
-use super::router::{Info, Input, Limits, Ms, OUT_OF_RANGE, Router, Step, is_in_range};
+use super::router::{Info, Input, Limits, Ms, Router, Step, digest};
 use crate::wire::JournalStatus;
 
 /// The format that this version writes and reads.
@@ -33,7 +33,7 @@ const RETRY: Duration = Duration::from_secs(60);
 
 /// The first line.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Header<R> {
+pub struct Header {
     pub format: u32,
     /// A random identifier of the router's state, the same in all hub processes that carry the state on.
     pub epoch: String,
@@ -41,7 +41,10 @@ pub struct Header<R> {
     pub version: String,
     /// The wall clock at the router's time 0, in milliseconds since 1970.
     pub epoch_started_ms: u64,
-    pub snapshot: R,
+    /// The [`digest`] of the snapshot. The router relies on its own state, so one that was damaged or edited is not used.
+    pub digest: u64,
+    /// The router.
+    pub snapshot: Box<RawValue>,
 }
 
 /// Every other line.
@@ -55,11 +58,11 @@ pub struct Record {
     pub input: Input,
 }
 
-/// Opens a journal: its header, with the router in it, and its records, which end at a torn last line.
+/// Opens a journal: its header, the router of the snapshot, and its records, which end at a torn last line.
 ///
 /// # Errors
 /// The file cannot be read, or is not a journal of [`FORMAT`].
-pub fn open(path: &Path) -> io::Result<(Header<Router>, impl Iterator<Item = io::Result<Record>>)> {
+pub fn open(path: &Path) -> io::Result<(Header, Router, impl Iterator<Item = io::Result<Record>>)> {
     if !fs::symlink_metadata(path)?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
@@ -72,28 +75,21 @@ pub fn open(path: &Path) -> io::Result<(Header<Router>, impl Iterator<Item = io:
 /// As for `open`.
 pub fn read<R: BufRead>(
     mut lines: R,
-) -> io::Result<(Header<Router>, impl Iterator<Item = io::Result<Record>>)> {
+) -> io::Result<(Header, Router, impl Iterator<Item = io::Result<Record>>)> {
     let first = whole_line(&mut lines)?.ok_or_else(|| io::Error::other("it has no whole line"))?;
-    let first: Value = serde_json::from_slice(&first)?;
-    let format = &first["format"];
-    if *format != FORMAT {
+    let header: Header = serde_json::from_slice(&first)?;
+    if header.format != FORMAT {
+        let format = header.format;
         return Err(io::Error::other(format!("it has format {format}, and this version reads {FORMAT}")));
     }
-    if !is_in_range(&first) {
-        return Err(io::Error::other("a number in it is out of range"));
+    if header.digest != digest(header.snapshot.get()) {
+        return Err(io::Error::other("its snapshot was changed"));
     }
-    let header: Header<Router> = serde_json::from_value(first)?;
-    if !header.snapshot.is_complete() {
-        return Err(io::Error::other("it refers to a peer that it does not hold"));
-    }
-    let records = iter::from_fn(move || whole_line(&mut lines).ok().flatten().map(|line| record(&line)));
-    Ok((header, records))
-}
-
-fn record(line: &[u8]) -> io::Result<Record> {
-    let record = serde_json::from_slice(line).ok();
-    let record = record.filter(|Record { at, input, .. }| input.conn().max(*at) < OUT_OF_RANGE);
-    record.ok_or_else(|| io::Error::other("a line in it is not a record"))
+    let router = serde_json::from_str(header.snapshot.get())?;
+    let records = iter::from_fn(move || {
+        whole_line(&mut lines).ok().flatten().map(|line| Ok(serde_json::from_slice(&line)?))
+    });
+    Ok((header, router, records))
 }
 
 /// Repeats the steps of a journal.
@@ -113,13 +109,14 @@ pub fn replay(router: &mut Router, records: impl Iterator<Item = io::Result<Reco
 /// # Errors
 /// Those of `out`.
 pub fn write_header(out: &mut impl Write, router: &Router) -> io::Result<()> {
-    let info = &router.info;
+    let (info, snapshot) = (&router.info, to_raw_value(router)?);
     let header = Header {
         format: FORMAT,
         epoch: info.epoch.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         epoch_started_ms: info.epoch_started_ms,
-        snapshot: router,
+        digest: digest(snapshot.get()),
+        snapshot,
     };
     serde_json::to_writer(&mut *out, &header)?;
     out.write_all(b"\n")
@@ -179,7 +176,7 @@ impl Journal {
     ) -> (Journal, Router) {
         let restored = if wanted { restore(&path) } else { None };
         let router = match restored {
-            Some((Header { epoch, epoch_started_ms, snapshot: mut router, .. }, started)) => {
+            Some((Header { epoch, epoch_started_ms, .. }, mut router, started)) => {
                 router.equip(limits, Info { epoch, epoch_started_ms, started, ..info }, ids);
                 router.restart(started);
                 router
@@ -220,14 +217,11 @@ impl Journal {
         self.renew_at.get_or_insert_with(|| Instant::now() + COMPACTION);
     }
 
-    /// Compacts the file if it is too large, has old records or was removed, and retries a failed journal. To be called
-    /// about once per second, and with an empty batch.
+    /// Compacts the file if it is too large or has old records, and retries a failed journal. To be called about once per
+    /// second, and with an empty batch.
     pub fn maintain(&mut self, router: &Router, now: Instant) {
-        let is_missing =
-            || fs::symlink_metadata(&self.path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
         let is_too_large = self.status.bytes > SMALL.max(2 * self.snapshot_size);
-        let is_due = self.renew_at.is_some_and(|at| at <= now);
-        if is_due || is_too_large || self.file.is_some() && is_missing() {
+        if is_too_large || self.renew_at.is_some_and(|at| at <= now) {
             self.compact(router);
         }
     }
@@ -240,18 +234,7 @@ impl Journal {
         }
     }
 
-    /// Whether the path names another file than the one that is written. It belongs to another hub: the directory was
-    /// moved or removed under this one, which is about to leave.
-    fn is_replaced(&self) -> bool {
-        let ours = self.file.as_ref().and_then(|file| file.metadata().ok());
-        let found = fs::symlink_metadata(&self.path).ok();
-        ours.zip(found).is_some_and(|(a, b)| (a.dev(), a.ino()) != (b.dev(), b.ino()))
-    }
-
     fn compact(&mut self, router: &Router) {
-        if self.is_replaced() {
-            return self.give_up(&io::Error::other("another file is there"));
-        }
         self.renew_at = None;
         match write_new(&self.path, router) {
             Ok((file, size)) => {
@@ -267,20 +250,18 @@ impl Journal {
     /// Continues in memory only. Removes the file, since a journal without all steps must never be replayed.
     fn give_up(&mut self, e: &io::Error) {
         self.status.off = Some(format!("cannot write {}: {e}", self.path.display()));
-        let is_replaced = self.is_replaced();
         if let Some(file) = self.file.take() {
             let _ = file.set_len(0); // if the file cannot be removed, an empty one is ignored as well
         }
         self.status.bytes = 0;
         self.batch.clear();
-        self.renew_at = (!is_replaced).then(|| Instant::now() + RETRY);
-        if !is_replaced {
-            self.remove();
-        }
+        self.renew_at = Some(Instant::now() + RETRY);
+        self.remove();
         log::error!(error:% = e; "journal_off"); // last: on a full disk there is room for it now
     }
 
-    fn remove(&self) {
+    /// Removes the file. The next hub begins a new epoch.
+    pub fn remove(&self) {
         let _ = fs::remove_file(&self.path); // there may be none, or what is there is no file
     }
 }
@@ -304,21 +285,21 @@ fn write_new(path: &Path, router: &Router) -> io::Result<(File, u64)> {
 }
 
 /// The router of the last hub, and its time now, which includes the time without a hub.
-fn restore(path: &Path) -> Option<(Header<Router>, Ms)> {
-    let restored = open(path).and_then(|(mut header, records)| {
-        replay(&mut header.snapshot, records)?;
-        Ok(header)
+fn restore(path: &Path) -> Option<(Header, Router, Ms)> {
+    let restored = open(path).and_then(|(header, mut router, records)| {
+        replay(&mut router, records)?;
+        Ok((header, router))
     });
     let restored = restored.inspect_err(|e| {
         if e.kind() != io::ErrorKind::NotFound {
             log::error!(error:% = e; "journal_unreadable");
         }
     });
-    let header = restored.ok()?;
+    let (header, router) = restored.ok()?;
     let written = fs::metadata(path).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
     let away = SystemTime::now().duration_since(written).unwrap_or_default(); // the clock may have been set back
-    let now = header.snapshot.now() + away.as_millis() as u64;
-    Some((header, now))
+    let now = router.now() + away.as_millis() as u64;
+    Some((header, router, now))
 }
 
 fn unix_ms() -> u64 {

@@ -21,7 +21,7 @@ use crate::wire::{Code, HookReport, ToClient, ToHub, VERSION, fault};
 const HELLO: Duration = Duration::from_secs(10);
 /// How many messages of one connection may be in the router's channel.
 const CREDITS: usize = 8;
-/// How much of the router's time one connection may use in a burst; over longer times it gets at most half.
+/// How much of the router's time one connection may use at once. Then it pauses, so that it gets at most half.
 const STRETCH: Duration = Duration::from_millis(1);
 /// The longest pause of a reader.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -45,13 +45,13 @@ pub fn read(conn: ConnId, socket: Socket, stream: &Arc<UnixStream>, incoming: &S
     // Sending fails only when the hub exits.
     let _ = incoming.send(Incoming::Opened(conn, Writer::new(stream.clone())));
     let (credit, credits) = bounded(CREDITS);
-    let mut share = Share::new();
+    let (mut used, mut since) = (Duration::ZERO, Instant::now());
     for _ in 0..CREDITS {
         let _ = credit.try_send(Duration::ZERO); // the channel has exactly this capacity
     }
     let last = loop {
         let message = match lines.next(None) {
-            Ok(Some(line)) => serde_json::from_slice::<ToHub>(line)
+            Ok(Some(line)) => serde_json::from_slice::<ToHub>(&line)
                 .map_err(|e| format!("not a message of protocol {VERSION}: {e}")),
             Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(e.to_string()),
             Ok(None) | Err(_) => break None,
@@ -60,8 +60,12 @@ pub fn read(conn: ConnId, socket: Socket, stream: &Arc<UnixStream>, incoming: &S
             Ok(message) => message,
             Err(why) => break Some(fault(Code::BadMsg, why)),
         };
-        let Ok(used) = credits.recv() else { return };
-        thread::sleep(share.pause(used));
+        let Ok(spent) = credits.recv() else { return };
+        used += spent;
+        if used > STRETCH {
+            thread::sleep(pause(used, since.elapsed()));
+            (used, since) = (Duration::ZERO, Instant::now());
+        }
         let message = admit(socket, &mut message).map_or(Ok(message), Err);
         if incoming.send(Incoming::Said(conn, message, credit.clone())).is_err() {
             return;
@@ -98,33 +102,9 @@ fn admit(socket: Socket, message: &mut ToHub) -> Option<ToClient> {
     None
 }
 
-/// The share of the router's time that a connection has used.
-struct Share {
-    /// Used time that was not compensated by pauses or idle time.
-    used: Duration,
-    since: Instant,
-}
-
-impl Share {
-    fn new() -> Self {
-        Share { used: Duration::ZERO, since: Instant::now() }
-    }
-
-    /// Adds `used` and returns how long the reader has to pause.
-    fn pause(&mut self, used: Duration) -> Duration {
-        let pause = self.owed(used, self.since.elapsed());
-        self.since = Instant::now() + pause;
-        pause
-    }
-
-    /// The same, with `elapsed` since the last pause as an argument.
-    fn owed(&mut self, used: Duration, elapsed: Duration) -> Duration {
-        self.used = (self.used + used).saturating_sub(elapsed / 2);
-        let excess = self.used.saturating_sub(STRETCH);
-        self.used -= excess;
-        // The limit matters after a suspended hub continues.
-        (2 * excess).min(LONGEST_PAUSE)
-    }
+/// How long a connection has to pause that used `used` of the router's time within `elapsed`: half of the time is for others.
+fn pause(used: Duration, elapsed: Duration) -> Duration {
+    (2 * used).saturating_sub(elapsed).min(LONGEST_PAUSE) // the limit matters after a suspended hub continues
 }
 
 /// The first line must be `hello` with our version. Returns the message that refuses another.
@@ -134,28 +114,24 @@ fn hello(lines: &mut Lines) -> Result<(), (Code, Value)> {
         Ok(line) => line.unwrap_or_default(),
         Err(e) => return refuse(Code::BadMsg, format!("no hello: {e}")),
     };
-    let is_old = is_hello_of_version_1(line);
-    let version = match serde_json::from_slice::<ToHub>(line) {
-        Ok(ToHub::Hello { v: VERSION }) => return Ok(()),
-        Ok(ToHub::Hello { v }) => v,
-        _ if is_old => 1,
-        _ => return refuse(Code::BadMsg, "the first line must be `hello` with `v`".to_owned()),
-    };
+    let hello: Value = serde_json::from_slice(&line).unwrap_or_default();
+    // Messages of version 1 are tagged by `type`; its clients are refused in that form.
+    let is_old = hello["type"] == "hello";
+    let version = if is_old { &hello["v"] } else { &hello["hello"]["v"] };
+    if *version == VERSION && !is_old {
+        return Ok(());
+    }
+    if !version.is_u64() {
+        return refuse(Code::BadMsg, "the first line must be `hello` with `v`".to_owned());
+    }
+    let code = Code::ProtocolMismatch;
     let why = format!(
         "the client speaks protocol {version}, this hub {VERSION}; run `relay stop`, or restart the older of the two"
     );
-    let code = Code::ProtocolMismatch;
-    if is_old {
-        Err((code, json!({"type": "error", "code": code, "message": why})))
-    } else {
-        refuse(code, why)
+    match is_old {
+        true => Err((code, json!({"type": "error", "code": code, "message": why}))),
+        false => refuse(code, why),
     }
-}
-
-/// Messages of version 1 are tagged by `type`; its clients are refused in that form.
-fn is_hello_of_version_1(line: &[u8]) -> bool {
-    let line: Value = serde_json::from_slice(line).unwrap_or_default();
-    line["type"] == "hello" && line["v"] == 1
 }
 
 #[cfg(test)]
@@ -164,14 +140,9 @@ mod tests {
 
     #[test]
     fn a_connection_that_floods_gets_half_of_the_routers_time() {
-        let (mut share, ms) = (Share::new(), Duration::from_millis);
-        let mut clock = Duration::ZERO;
-        for _ in 0..100 {
-            let (used, pause) = (ms(3), share.owed(ms(3), ms(3)));
-            clock += used + pause;
-        }
-        assert!(clock >= ms(590), "{clock:?}");
-        assert_eq!(Share::new().owed(ms(1), ms(4)), Duration::ZERO, "who uses little never pauses");
-        assert_eq!(Share::new().owed(ms(3_600_000), ms(0)), LONGEST_PAUSE);
+        let ms = Duration::from_millis;
+        assert_eq!(pause(ms(3), ms(3)), ms(3));
+        assert_eq!(pause(ms(1), ms(4)), Duration::ZERO, "who uses little never pauses");
+        assert_eq!(pause(ms(3_600_000), ms(0)), LONGEST_PAUSE);
     }
 }

@@ -1,22 +1,22 @@
 //! `relay replay`: steps a journal through the router and prints each input and what the router did, so that a bug report
 //! with its journal attached can be repeated step by step.
 
-use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::path::Path;
 
 use serde_json::Value;
+use serde_json::value::to_raw_value;
 
 use super::journal::{self, Record};
+use super::router::digest;
 
 /// Prints what the router does with the journal at `path`.
 ///
 /// # Errors
 /// The file cannot be read or is not a journal, or `out` cannot be written.
 pub fn replay(path: &Path, out: &mut impl Write) -> io::Result<()> {
-    let (header, records) = journal::open(path)?;
-    let mut router = header.snapshot;
+    let (header, mut router, records) = journal::open(path)?;
     writeln!(
         out,
         "epoch {}, written by relay {}, snapshot at {} ms",
@@ -34,26 +34,30 @@ pub fn replay(path: &Path, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "at the end: {}", serde_json::to_string(&router.status())?)
 }
 
-/// Prints the journal at `path` with every text and secret replaced by meaningless letters of the same length: equal ones
-/// stay equal and different ones different, so that a replay does the same. Names, directories and branches stay.
+/// Prints the journal at `path` with every text and secret replaced by digits of the same length: equal ones stay equal and
+/// different ones different, so that a replay does the same. Names, directories and branches stay.
 ///
 /// # Errors
 /// The file cannot be read or is not a journal, or `out` cannot be written.
 pub fn redact(path: &Path, out: &mut impl Write) -> io::Result<()> {
-    drop(journal::open(path)?); // checks that it is a journal
     let key = RandomState::new();
-    // A torn last line may end within a character.
-    let text = fs::read(path)?;
-    for line in text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
-        let mut line: Value = serde_json::from_slice(line)?;
-        blank(&mut line, &key);
-        writeln!(out, "{line}")?;
+    let blanked = |json: &str| {
+        let mut value: Value = serde_json::from_str(json)?;
+        blank(&mut value, &key);
+        to_raw_value(&value)
+    };
+    let (mut header, _, records) = journal::open(path)?;
+    header.snapshot = blanked(header.snapshot.get())?;
+    header.digest = digest(header.snapshot.get());
+    writeln!(out, "{}", serde_json::to_string(&header)?)?;
+    for record in records {
+        writeln!(out, "{}", blanked(&serde_json::to_string(&record?)?)?)?;
     }
     Ok(())
 }
 
 /// The fields that hold texts, parts of texts or what a client's model wrote about one, and secrets.
-const TEXTS: [&str; 4] = ["text", "about", "reason", "secret"];
+const TEXTS: [&str; 5] = ["text", "collected", "about", "reason", "secret"];
 
 fn blank(value: &mut Value, key: &RandomState) {
     match value {
@@ -61,21 +65,14 @@ fn blank(value: &mut Value, key: &RandomState) {
         Value::Object(fields) => {
             for (name, value) in fields {
                 match value {
-                    Value::String(text) if TEXTS.contains(&name.as_str()) => *text = letters(text, key),
+                    Value::String(text) if TEXTS.contains(&name.as_str()) => {
+                        let digits = format!("{:016x}", key.hash_one(&text));
+                        *text = digits.chars().cycle().take(text.len()).collect();
+                    }
                     value => blank(value, key),
                 }
             }
         }
         _ => {}
     }
-}
-
-/// As many letters as `text` has bytes, made from a keyed hash of it. White space stays.
-fn letters(text: &str, key: &RandomState) -> String {
-    let mut state = key.hash_one(text);
-    let letter = |byte: u8| {
-        state = key.hash_one(state);
-        if byte.is_ascii_whitespace() { char::from(byte) } else { char::from(b'a' + (state % 26) as u8) }
-    };
-    text.bytes().map(letter).collect()
 }

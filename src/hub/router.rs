@@ -19,7 +19,6 @@ mod delivery;
 mod ended;
 mod form;
 mod ids;
-mod integrity;
 mod limits;
 mod naming;
 mod peer;
@@ -41,11 +40,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::wire::{Answer, Code, Event, Fault, JournalStatus, ToClient, ToHub, VERSION, fault};
 use ask::Ask;
+pub use ask::digest;
 use broadcast::Broadcast;
 use delivery::Delivery;
 use ended::EndedAsks;
 use ids::Ids;
-pub use integrity::{OUT_OF_RANGE, is_in_range};
 pub use limits::Limits;
 use naming::Names;
 use peer::Peer;
@@ -76,18 +75,6 @@ pub enum Input {
     Closed(ConnId),
     /// A deadline passed.
     Tick,
-    /// A linked hub, of this epoch, has taken the socket over; the hub exits.
-    HandOver(String),
-}
-
-impl Input {
-    /// The connection that it came by; 0 for none.
-    pub fn conn(&self) -> ConnId {
-        match self {
-            Input::Opened(conn) | Input::Said(conn, _) | Input::Closed(conn) => *conn,
-            Input::Tick | Input::HandOver(_) => 0,
-        }
-    }
 }
 
 /// An output of the state machine.
@@ -128,14 +115,12 @@ enum Timer {
     Handover(DeliveryNo),
     /// The time in which an idle session should begin a turn for an ask is over.
     NoTurn(Id),
-    /// A form may be opened at the peer.
-    Form(PeerNo),
+    /// A form may be opened at the peer, or its session's inbox takes one more text.
+    Dispatch(PeerNo),
     /// The session is reminded of an ask that its failed turn left unanswered.
     Nudge(Id),
     /// The collected answers to a broadcast are delivered.
     Collect(Id),
-    /// The session's inbox takes one more text.
-    InboxRoom(PeerNo),
     /// The hub has had no peers for so long that it exits.
     Idle,
 }
@@ -260,10 +245,6 @@ impl Router {
             }
             Input::Closed(conn) => self.closed(conn),
             Input::Said(..) | Input::Tick => false, // an earlier step closed that connection
-            Input::HandOver(epoch) => {
-                self.hand_over(&epoch);
-                true
-            }
         };
         let drawn = std::mem::take(&mut self.ids.drawn);
         let is_change = changes || drawn.len() > drawn_by_timers; // texts were taken along
@@ -285,7 +266,7 @@ impl Router {
                 Timer::NoTurn(id) => self.no_turn(&id),
                 Timer::Nudge(id) => self.nudge(&id),
                 Timer::Collect(id) => self.hand_over_collected(&id),
-                Timer::InboxRoom(peer) | Timer::Form(peer) => self.dispatch_all(peer),
+                Timer::Dispatch(peer) => self.dispatch_all(peer),
                 Timer::Idle => self.out.push(Output::Exit),
             }
         }
@@ -297,9 +278,7 @@ impl Router {
             ToHub::Register { id, who, lost } => (id, self.register(conn, id, *who, lost)),
             ToHub::Peers { id } => (id, Ok(Some(Answer::Peers(self.roster(conn))))),
             ToHub::Asks { id } => (id, Ok(Some(Answer::Asks(self.ask_list())))),
-            ToHub::Ask { id, ask_id, to, text, timeout_ms, thread, person } => {
-                (id, self.ask(conn, id, ask::Question { ask_id, to, text, timeout_ms, thread, person }))
-            }
+            ToHub::Ask(question) => (question.id, self.ask(conn, question)),
             ToHub::FormClosed { id, push, ask_id, end } => {
                 (id, self.form_closed((conn, id), &push, &ask_id, end))
             }
@@ -371,12 +350,9 @@ impl Router {
     }
 
     fn answer(&mut self, conn: ConnId, id: u64, reply: Result<Answer, Fault>) {
-        let waiting = self.take_waiting(conn);
-        let message = match reply {
-            Ok(answer) => ToClient::Ok { id, answer, waiting },
-            Err(Fault { code, message }) => ToClient::Error { id: Some(id), code, message, waiting },
-        };
-        self.send(conn, message);
+        self.dispatch_by_tool(conn);
+        let refusal = |fault| ToClient::error(Some(id), fault);
+        self.send(conn, reply.map_or_else(refusal, |answer| ToClient::Ok { id, answer }));
     }
 
     /// The peer that this connection registered.

@@ -14,33 +14,22 @@ use crate::threads::{SMALL, spawn};
 /// The limit of a backlog, in bytes.
 const MAX_QUEUE: usize = 16 << 20;
 
-/// The output side of one connection.
+/// The output side of one connection. When it is dropped, its connection is closed once the backlog is written.
 pub struct Writer {
     pub stream: Arc<UnixStream>,
     /// The lines of the current batch.
     pub unwritten: Vec<u8>,
     /// Whether to close the connection once everything is written.
     pub closing: bool,
-    /// Present once the socket did not take everything.
-    pub backlog: Option<Backlog>,
-}
-
-/// Unwritten lines for a slow peer, and the thread that writes them. The thread closes the connection when the backlog
-/// is dropped.
-pub struct Backlog {
-    lines: Sender<Vec<u8>>,
-    /// Its size in bytes.
+    /// The lines that the socket did not take, on their way to a thread that writes them.
+    pub backlog: Option<Sender<Vec<u8>>>,
+    /// The size of the backlog in bytes.
     pub queued: Arc<AtomicUsize>,
 }
 
 impl Writer {
     pub fn new(stream: Arc<UnixStream>) -> Self {
-        Writer { stream, unwritten: Vec::new(), closing: false, backlog: None }
-    }
-
-    /// The size of the backlog in bytes.
-    pub fn queued(&self) -> usize {
-        self.backlog.as_ref().map_or(0, |b| b.queued.load(Ordering::Acquire))
+        Writer { stream, unwritten: Vec::new(), closing: false, backlog: None, queued: Arc::default() }
     }
 
     /// Writes the lines of the batch as far as the socket takes them; the rest goes to the backlog.
@@ -49,7 +38,7 @@ impl Writer {
     /// The connection is lost, or (`OutOfMemory`) the backlog is full.
     pub fn write(&mut self) -> io::Result<()> {
         let mut lines = std::mem::take(&mut self.unwritten);
-        let queued = self.queued();
+        let queued = self.queued.load(Ordering::Acquire);
         if queued == 0 && !lines.is_empty() {
             match write_now(&self.stream, &lines) {
                 Ok(n) => drop(lines.drain(..n)),
@@ -63,14 +52,12 @@ impl Writer {
         if queued + lines.len() > MAX_QUEUE {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        let backlog = match self.backlog.take() {
+        self.queued.fetch_add(lines.len(), Ordering::Relaxed);
+        let backlog = match &self.backlog {
             Some(backlog) => backlog,
-            None => start_backlog(self.stream.clone())?,
+            None => self.backlog.insert(start_backlog(self.stream.clone(), self.queued.clone())?),
         };
-        backlog.queued.fetch_add(lines.len(), Ordering::Relaxed);
-        let sent = backlog.lines.send(lines).map_err(|_| io::ErrorKind::BrokenPipe.into());
-        self.backlog = Some(backlog);
-        sent
+        backlog.send(lines).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -83,15 +70,13 @@ fn write_now(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
     written
 }
 
-/// Starts the thread that writes to one slow peer. It ends, and closes the connection, when the backlog is dropped.
-fn start_backlog(stream: Arc<UnixStream>) -> io::Result<Backlog> {
-    let (lines, queue) = unbounded::<Vec<u8>>();
-    let queued = Arc::new(AtomicUsize::new(0));
-    let left = queued.clone();
+/// Starts the thread that writes to one slow peer. It ends, and closes the connection, when the sender is dropped.
+fn start_backlog(stream: Arc<UnixStream>, queued: Arc<AtomicUsize>) -> io::Result<Sender<Vec<u8>>> {
+    let (backlog, queue) = unbounded::<Vec<u8>>();
     let write = move || {
         for lines in queue {
             let wrote = (&*stream).write_all(&lines);
-            left.fetch_sub(lines.len(), Ordering::Release);
+            queued.fetch_sub(lines.len(), Ordering::Release);
             if wrote.is_err() {
                 break;
             }
@@ -99,5 +84,5 @@ fn start_backlog(stream: Arc<UnixStream>) -> io::Result<Backlog> {
         let _ = stream.shutdown(Shutdown::Both);
     };
     spawn("writer", SMALL, write)?;
-    Ok(Backlog { lines, queued })
+    Ok(backlog)
 }

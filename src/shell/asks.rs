@@ -40,10 +40,8 @@ fn describe(list: &AskList) -> String {
         [ask.from.clone(), ask.to.clone(), asked, left, id, thread, ask.detail.clone()]
     });
     let ended = list.ended.iter().map(|ask| {
-        let ago = format!("{} ago", span(ask.ended_s));
-        let end = if ask.withdrawn { "withdrawn" } else { "answered" };
-        let result = ask.code.map_or(end, |code| code.name());
-        [ask.from.clone(), ask.to.clone(), ago, short_id(&ask.ask_id), result.to_owned()]
+        let ago = format!("{} ago", span(ask.age_s));
+        [ask.from.clone(), ask.to.clone(), ago, short_id(&ask.ask_id), ask.detail.clone()]
     });
     let mut text = "There are no open asks.\n".to_owned();
     if !list.open.is_empty() {

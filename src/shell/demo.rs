@@ -154,7 +154,7 @@ impl<'a> Actor<'a> {
         let Some(line) = self.lines.next(Some(Instant::now() + STEP_LIMIT))? else {
             return Err(format!("the channel of {} has exited", self.name).into());
         };
-        let message: Value = serde_json::from_slice(line).map_err(io::Error::from)?;
+        let message: Value = serde_json::from_slice(&line).map_err(io::Error::from)?;
         self.show_message("←", &message.to_string())?;
         Ok(message)
     }

@@ -41,7 +41,7 @@ struct Finding {
     check: &'static str,
     level: Level,
     detail: String,
-    #[serde(skip_serializing_if = "str::is_empty")]
+    /// Empty if nothing is wrong.
     remedy: String,
 }
 

@@ -16,7 +16,7 @@ use crate::link::{self, FromHub, unreachable};
 use crate::repository;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{BroadcastRequest, Fault, Path, PeerKind, Scope, ToHub, Who};
+use crate::wire::{AskRequest, BroadcastRequest, Fault, Path, PeerKind, Scope, ToHub, Who};
 
 /// A person or a script that is registered with the hub.
 pub struct Guest {
@@ -93,7 +93,8 @@ impl Guest {
         let (ask_id, timeout_ms) = (self.client.new_id("ask_")?, timeout.as_millis() as u64);
         let (id, to, text) = (ask_id.clone(), to.to_owned(), text.to_owned());
         let thread = thread.map(str::to_owned);
-        self.client.request(|n| ToHub::Ask { id: n, ask_id: id, to, text, timeout_ms, thread, person });
+        self.client
+            .request(|n| ToHub::Ask(AskRequest { id: n, ask_id: id, to, text, timeout_ms, thread, person }));
         Ok(ask_id)
     }
 

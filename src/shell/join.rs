@@ -14,7 +14,7 @@ use super::{Failure, Outcome, message};
 use crate::client::Event;
 use crate::datadir::DataDir;
 use crate::fence::clean;
-use crate::wire::{Answer, Code, Kind, Parcel, State, ToClient, ToHub};
+use crate::wire::{Answer, AskRequest, Code, Kind, Parcel, State, ToClient, ToHub};
 
 /// The timeout of a question that is typed.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -169,7 +169,7 @@ impl Member {
 
     fn handle_refusal(&mut self, request: &ToHub, code: Code, why: &str) -> String {
         match request {
-            ToHub::Ask { ask_id, .. } => {
+            ToHub::Ask(AskRequest { ask_id, .. }) => {
                 self.asked.remove(ask_id);
                 return self.record_failure(code, why);
             }

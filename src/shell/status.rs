@@ -93,7 +93,7 @@ pub fn stop_hub(dir: &DataDir) -> Result<Option<Status>, Fault> {
     let status = request_status(&mut link)?;
     link.call(|id| ToHub::Stop { id })?;
     let until = Instant::now() + EXIT_LIMIT;
-    while link.receive(Some(until)).is_some() {} // the hub removes its socket, then closes the connections
+    while matches!(link.receive(Some(until)), Ok(Some(_))) {} // the hub removes its socket, then closes the connections
     wait_for_exit(dir)?;
     Ok(Some(status))
 }

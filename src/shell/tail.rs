@@ -27,7 +27,7 @@ pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
             Err(fault) if fault.code == Code::HubUnreachable => {} // the next hub may come
             Err(fault) => return Err(fault.into()),
         }
-        while let Some(message) = link.receive(None) {
+        while let Ok(Some(message)) = link.receive(None) {
             let ToClient::Event(event) = message else { continue };
             match args.has("json") {
                 true => print(&event)?,

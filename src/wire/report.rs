@@ -4,10 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Activity, Code, Kind, Note, Path, PeerKind, State, What};
 
-/// One ask of a broadcast.
+/// An ask, or one of a broadcast, by its id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Member {
+    /// The ask's id, or the broadcast's.
     pub ask_id: String,
+    /// The name of the peer that was asked.
     pub to: String,
 }
 
@@ -15,33 +17,24 @@ pub struct Member {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Roster {
     /// The requesting peer; `None` if the connection is not registered.
-    #[serde(rename = "self", default, skip_serializing_if = "Option::is_none")]
-    pub me: Option<Me>,
+    #[serde(rename = "self")]
+    pub me: Option<ListedPeer>,
+    /// The other peers.
     pub peers: Vec<ListedPeer>,
     /// Its open asks.
-    pub asks: Vec<OpenAsk>,
-    pub owed: Vec<OwedAsk>,
+    pub asks: Vec<ListedAsk>,
+    /// The open asks that it has to answer.
+    pub owed: Vec<ListedAsk>,
 }
 
-/// The requesting peer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Me {
-    pub name: String,
-    pub cwd: String,
-    /// The path of the next push; `None` if all paths are dead.
-    pub push: Option<Path>,
-}
-
-/// Another peer in the roster.
+/// A peer in the roster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ListedPeer {
     pub name: String,
     pub kind: PeerKind,
     /// The machine or container that the peer runs on, unless it is the hub's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     pub cwd: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
     pub pid: u32,
     pub activity: Activity,
@@ -54,7 +47,7 @@ pub struct ListedPeer {
     /// Seconds since the peer registered.
     pub connected_s: u64,
     /// The names of further channels of the same session, whose server is configured more than once.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub other_channels: Vec<String>,
 }
 
@@ -63,52 +56,29 @@ pub fn place(host: Option<&str>, cwd: &str) -> String {
     host.map_or_else(|| cwd.to_owned(), |host| format!("{host}:{cwd}"))
 }
 
-/// An open ask that the requesting peer has to answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OwedAsk {
-    pub ask_id: String,
-    pub from: String,
-    pub age_s: u64,
-}
-
 /// The open asks of all peers, and the asks that ended last, newest first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AskList {
-    pub open: Vec<OpenAsk>,
-    pub ended: Vec<EndedAsk>,
+    pub open: Vec<ListedAsk>,
+    pub ended: Vec<ListedAsk>,
 }
 
-/// An open ask.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OpenAsk {
+/// An ask in a list.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ListedAsk {
     pub ask_id: String,
     pub from: String,
     pub to: String,
     pub state: State,
     /// Why an answer is unlikely.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<Note>,
+    /// Seconds since it was asked, or since its end.
     pub age_s: u64,
     /// Seconds until the timeout.
     pub left_s: u64,
     pub thread: String,
-    /// A description of the state for people.
+    /// A description of the state for people. Of an ended ask the error code, `answered` or `withdrawn`.
     pub detail: String,
-}
-
-/// An ask that has ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EndedAsk {
-    pub ask_id: String,
-    pub from: String,
-    pub to: String,
-    /// `None` when it was answered or withdrawn.
-    pub code: Option<Code>,
-    /// Whether the asker has withdrawn it, or left.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub withdrawn: bool,
-    /// Seconds since the end.
-    pub ended_s: u64,
 }
 
 /// The status of the hub.
@@ -134,11 +104,10 @@ pub struct JournalStatus {
     /// The size of the file in bytes; 0 if there is none.
     pub bytes: u64,
     /// Why there is no journal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub off: Option<String>,
 }
 
-/// An event, for `relay tail`. Only the fields that apply are present.
+/// An event, for `relay tail`. Fields that do not apply are `None`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Milliseconds since 1970, UTC.
@@ -147,30 +116,19 @@ pub struct Event {
     /// The sender or the peer that acted; for `renamed` the old name.
     pub from: String,
     /// The recipient; for `renamed` the new name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ask_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thread: Option<String>,
     /// For `state`: the kind of the text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<Path>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
     /// For `note`: why an answer is unlikely; `text` says it in words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<Note>,
     /// For a reply that a person gave: `person`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<PeerKind>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     /// For `refused`: the limit and the remedy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }

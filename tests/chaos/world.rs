@@ -170,7 +170,7 @@ impl Session {
                     model.reported = model.transcript.len();
                 }
                 let latest = &model.transcript[model.reported..];
-                hub.say(&json!({"type": "seen", "claude": claude, "seen": latest, "searched": true}));
+                hub.say(&json!({"type": "seen", "claude": claude, "seen": latest}));
                 return;
             }
         }

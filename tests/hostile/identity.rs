@@ -69,7 +69,7 @@ fn another_peers_ask_id_is_refused() {
         eve.call(json!({"type": "withdraw", "ask_id": id})).expect("done, but nothing of hers");
     }
     let mut again = dir.raw();
-    let lost = json!([{"ask_id": "ask_secret01", "to": "ben"}, {"ask_id": "all_secret01", "to": "all"}]);
+    let lost = ["ask_secret01", "all_secret01"];
     again.call(json!({"type": "register", "who": Raw::who("eve2"), "lost": lost})).expect("registered");
     let roster = again.call(json!({"type": "peers"})).expect("a roster");
     assert_eq!(roster["asks"], json!([]), "nothing of ann's");

@@ -115,7 +115,7 @@ fn one_peer_asks_another_30_times_a_minute_at_most() {
         talk(&mut ann, &mut ben, "ben", &format!("ask_{n:08}"));
     }
     let refused = ann.call(Raw::ask_as("ask_00000030", "ben", "?")).expect_err("too many");
-    overloaded(&dir, refused, &["30 asks", "within a minute"]);
+    overloaded(&dir, refused, &["30 asks", "within 60 s"]);
     // Another direction, and another target, are not counted.
     talk(&mut ben, &mut ann, "ann", "ask_00000031");
     talk(&mut ann, &mut carl, "carl", "ask_00000032");

@@ -84,33 +84,6 @@ fn push_without_an_outcome_waits_for_a_hook_where_a_session_has_hooks() {
     assert_ne!(again["push"], push["push"]);
 }
 
-/// A session that never rests long, as one that works by itself.
-#[test]
-fn push_without_an_outcome_is_made_again_when_a_hook_did_not_find_it_after_a_whole_turn() {
-    let dir = DataDir::with(&[("RELAY_GRACE_S", "1000"), ("RELAY_CONFIRM_S", "1000")]);
-    dir.start_hub();
-    let hook = |event: &str, searched: bool| {
-        let mut hook = dir.raw();
-        hook.call(json!({"type": "hook", "claude": "1-2-3", "event": event})).expect("heard");
-        hook.say(&json!({"type": "seen", "claude": "1-2-3", "searched": searched}));
-        hook.call(json!({"type": "peers"})).expect("after that");
-    };
-    let mut b = session_b(&dir, true);
-    hook("prompt", false);
-    let (_a, push) = ask_in_doubt(&dir, &mut b);
-    let mut b = session_b(&dir, true);
-    for (event, searched) in [("stop", true), ("prompt", true), ("stop", false)] {
-        hook(event, searched);
-        assert_eq!(pushes_until_status(&mut b).len(), 0, "a receipt may come");
-    }
-    dir.kill_hub();
-    dir.start_hub();
-    let mut b = session_b(&dir, false);
-    hook("tool", true);
-    let again = pushes_until_status(&mut b).pop().expect("another attempt");
-    assert_ne!(again["push"], push["push"]);
-}
-
 /// A hook reports all that it finds in the end of the transcript, oldest first.
 #[test]
 fn receipt_counts_after_thousands_of_older_ones() {

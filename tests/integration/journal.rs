@@ -137,7 +137,7 @@ fn unusable(make: impl Fn(&DataDir, String), event: &str, why: &str) {
     crate::driver::signal(b.pid(), "CONT");
     let failed = a.take("failed", &ask_id);
     assert_eq!(failed.meta("code"), "hub_unreachable");
-    assert!(failed.content.contains("was lost") && failed.content.contains("\"b\""), "{}", failed.content);
+    assert!(failed.content.contains("was lost"), "{}", failed.content);
     assert_ne!(status(&dir)["epoch"], before);
     let logged = dir.logged(event);
     assert_eq!(logged.len(), 1, "{:?}", dir.log());
@@ -172,7 +172,7 @@ fn journal_with_garbage_in_the_middle_is_not_used() {
         let (header, records) = text.split_once('\n').expect("a header");
         fs::write(path(dir), format!("{header}\n{{\"at\":1}}\n{records}")).expect("written");
     };
-    unusable(broken, "journal_unreadable", "not a record");
+    unusable(broken, "journal_unreadable", "missing field");
 }
 
 #[test]

@@ -16,7 +16,10 @@ fn asks_lists_open_and_ended_asks() {
     bob.out.until("long?");
     let list = home.json(&["asks", "--json"]);
     assert_eq!((&list["open"][0]["from"], &list["open"][0]["to"]), (&json!("ci"), &json!("bob")));
-    assert_eq!((&list["ended"][0]["from"], &list["ended"][0]["code"]), (&json!("tester"), &json!("timeout")));
+    assert_eq!(
+        (&list["ended"][0]["from"], &list["ended"][0]["detail"]),
+        (&json!("tester"), &json!("timeout"))
+    );
     let text = home.run(&["asks"]).out;
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[1].starts_with("ci    bob  ") && lines[1].contains(" min  ask_"), "{text}");
@@ -33,7 +36,7 @@ fn asks_lists_open_and_ended_asks() {
     assert_eq!(ask.code(), Some(130));
     bob.err.until("no longer waits");
     let ended = &home.json(&["asks", "--json"])["ended"][0];
-    assert_eq!((&ended["code"], &ended["withdrawn"]), (&Value::Null, &json!(true)), "{ended}");
+    assert_eq!((&ended["state"], &ended["detail"]), (&json!("ended"), &json!("withdrawn")), "{ended}");
     assert!(home.run(&["asks"]).out.contains("  withdrawn\n"));
 }
 

@@ -16,7 +16,7 @@ fn commands_without_a_hub_start_nothing() {
     let peers = home.run(&["peers"]);
     assert_eq!((peers.code, peers.out.as_str()), (Some(0), ""));
     assert!(peers.err.contains("There are no peers: no hub runs for"), "{peers:?}");
-    assert_eq!(home.json(&["peers", "--json"]), json!({"peers": [], "asks": [], "owed": []}));
+    assert_eq!(home.json(&["peers", "--json"]), json!({"self": null, "peers": [], "asks": [], "owed": []}));
     let status = home.run(&["status", "--json"]);
     assert_eq!(status.code, Some(11));
     assert_eq!(status.json()["error"]["code"], "hub_unreachable");
@@ -248,7 +248,20 @@ fn peers_and_status_list_who_is_there() {
     assert_eq!(peers.len(), 2);
     assert_eq!(
         keys(&peers[0]),
-        ["activity", "confirmed", "confirmed_s", "connected_s", "cwd", "kind", "name", "pid", "push"]
+        [
+            "activity",
+            "branch",
+            "confirmed",
+            "confirmed_s",
+            "connected_s",
+            "cwd",
+            "host",
+            "kind",
+            "name",
+            "other_channels",
+            "pid",
+            "push"
+        ]
     );
     assert_eq!((&peers[0]["name"], &peers[1]["name"]), (&json!("bob"), &json!("script")));
     assert!(peers.iter().all(|p| p["kind"] == "script" && p["push"] == "socket"));
@@ -430,7 +443,10 @@ fn tail_prints_events() {
     let events = json.out.until("\"left\"");
     let events: Vec<Value> = events.lines().map_while(|l| serde_json::from_str(l).ok()).collect();
     let asked = events.iter().find(|e| e["event"] == "ask").expect("the ask");
-    assert_eq!(keys(asked), ["ask_id", "event", "from", "text", "thread", "to", "ts_ms"]);
+    assert_eq!(
+        (&asked["from"], &asked["to"], &asked["code"]),
+        (&json!("tester"), &json!("bob"), &Value::Null)
+    );
     assert_eq!(asked["text"], "one\u{1b}[31m\ntwo");
     // The hub goes and another comes: the tail goes on.
     home.run(&["stop"]);

@@ -4,32 +4,18 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
-use super::delivery::Progress;
 use super::ended::Tombstone;
 use super::limits::overloaded;
 use super::peer::MAX_LOST;
-use super::standing::Standing;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Starter, Timer};
 use crate::fence::label;
 use crate::wire::{
-    Answer, Code, Fault, Kind, LostAsk, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Parcel, Path, PeerKind, State,
-    ToClient, What, place, refused,
+    Answer, AskRequest, Code, Fault, Kind, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Note, Parcel, Path,
+    PeerKind, State, ToClient, What, place, refused,
 };
 
 /// How much of a question its answer quotes, in characters.
 const MAX_ABOUT: usize = 100;
-
-/// The arguments of `ask`.
-pub(super) struct Question {
-    pub ask_id: String,
-    /// The target's name.
-    pub to: String,
-    pub text: String,
-    pub timeout_ms: u64,
-    pub thread: Option<String>,
-    /// Whether it is for the person in front of the session.
-    pub person: bool,
-}
 
 /// A question that has not ended.
 #[derive(Default, Serialize, Deserialize)]
@@ -44,10 +30,18 @@ pub(super) struct Ask {
     pub broadcast: Option<Id>,
     pub asked_at: Ms,
     pub deadline: Ms,
-    pub progress: Progress,
+    pub state: State,
+    /// The path of its last push.
+    pub path: Option<Path>,
+    /// When it reached its state.
+    pub since: Ms,
     /// The delivery of the question; `None` once it is confirmed.
     pub delivery: Option<DeliveryNo>,
-    pub standing: Standing,
+    /// Why it will probably not be answered, and why the answer was declined or the turn failed.
+    pub note: Option<Note>,
+    pub reason: Option<String>,
+    /// Whether the model was reminded, at the end of a turn or by a push: once is enough.
+    pub reminded: bool,
     /// Whether it is for a person.
     #[serde(default)]
     pub person: bool,
@@ -57,7 +51,7 @@ pub(super) struct Ask {
 }
 
 impl Router {
-    pub(super) fn ask(&mut self, conn: ConnId, id: u64, question: Question) -> Reply {
+    pub(super) fn ask(&mut self, conn: ConnId, question: AskRequest) -> Reply {
         let me = self.me(conn)?;
         check_id(&question.ask_id)?;
         check_text("question", &question.text)?;
@@ -71,8 +65,7 @@ impl Router {
             return refused(Code::BadArgs, why);
         }
         if let Some(known) = self.asked_before(me, &question.ask_id)? {
-            let (ask_id, to) = (question.ask_id, question.to);
-            self.fail_lost_ask(me, LostAsk { ask_id, to }); // it may have ended while nobody was told
+            self.fail_lost_ask(me, &question.ask_id); // it may have ended while nobody was told
             return Ok(Some(known));
         }
         let target = self.find(me, &question.to)?;
@@ -91,14 +84,14 @@ impl Router {
         let thread = question.thread.unwrap_or_else(|| self.ids.draw().replacen("push_", "thr_", 1));
         let (to, person, deadline) = (self.name(target), question.person, self.now + question.timeout_ms);
         let ask = Ask { asker: me, target, to, thread, person, deadline, ..Ask::default() };
-        self.open_ask(&Id::from(question.ask_id), ask, question.text, Some((conn, id)));
+        self.open_ask(&Id::from(question.ask_id), ask, question.text, Some((conn, question.id)));
         Ok(None)
     }
 
     /// The answer to a repeated `ask` request: requests are idempotent.
     fn asked_before(&self, me: PeerNo, ask_id: &str) -> Result<Option<Answer>, Fault> {
         let (asker, to, state, thread) = match (self.asks.get(ask_id), self.ended.get(ask_id)) {
-            (Some(ask), _) => (&self.peer(ask.asker).who.peer, &ask.to, ask.progress.state, &ask.thread),
+            (Some(ask), _) => (&self.peer(ask.asker).who.peer, &ask.to, ask.state, &ask.thread),
             (None, Some(t)) => {
                 let state = if t.code.is_some() { State::Ended } else { State::Replied };
                 (&t.asker, &t.to, state, &t.thread)
@@ -143,26 +136,22 @@ impl Router {
 
     /// Opens an ask and starts the delivery of its question. `starter` is the request to answer.
     pub(super) fn open_ask(&mut self, id: &Id, ask: Ask, text: String, starter: Option<Starter>) {
-        let (asker, target, said) = (ask.asker, ask.target, text.clone());
+        let (asker, target) = (ask.asker, ask.target);
         let mut parcel = self.parcel(Kind::Ask, id, asker, text, &ask.thread);
         self.report(self.event_of(What::Ask, &parcel, target));
         parcel.broadcast = ask.broadcast.as_ref().map(|b| b.to_string());
         if self.is_by_form(ask.person, target) {
             parcel.path = Path::Form;
         }
-        let peer = self.peer_mut(asker);
-        peer.asked.insert(id.clone());
-        peer.met.insert(target);
-        let peer = self.peer_mut(target);
-        peer.owes.insert(id.clone());
-        peer.met.insert(asker);
+        self.peer_mut(asker).asked.insert(id.clone());
+        self.peer_mut(target).owes.insert(id.clone());
         self.arm(ask.deadline, Timer::Timeout(id.clone()));
         let about = label(parcel.text.trim().lines().next().unwrap_or_default());
         let about = about.chars().take(MAX_ABOUT).collect();
         let no = self.deliver(target, parcel, starter);
-        let (asked_at, progress, delivery) = (self.now, Progress::queued(self.now), Some(no));
-        self.asks.insert(id.clone(), Ask { asked_at, progress, delivery, about, ..ask });
-        self.seek_consent(id, &said);
+        let (asked_at, since, delivery) = (self.now, self.now, Some(no));
+        self.asks.insert(id.clone(), Ask { asked_at, since, delivery, about, ..ask });
+        self.seek_consent(id, no);
         self.dispatch(no);
     }
 
@@ -292,8 +281,8 @@ impl Router {
 
     /// An ask or a broadcast that this peer takes to be open. It ends now if the hub lost it with an earlier epoch, or dropped
     /// it or its end when the peer was gone.
-    pub(super) fn fail_lost_ask(&mut self, me: PeerNo, lost: LostAsk) {
-        let id = Id::from(lost.ask_id);
+    pub(super) fn fail_lost_ask(&mut self, me: PeerNo, id: &str) {
+        let id = Id::from(id);
         let who = &self.peer(me).who;
         let is_over = match self.ended.get(&id) {
             Some(t) => !t.untold || t.asker != who.peer,
@@ -304,30 +293,14 @@ impl Router {
         if is_over || is_full || self.asks.contains_key(&id) || self.broadcasts.contains_key(&id) {
             return;
         }
-        let (asker, from, to) = (who.peer.clone(), who.name.clone(), label(&lost.to));
-        let new = || Tombstone { asker, from, to: to.clone(), ..Tombstone::default() };
-        let tombstone = self.ended.get(&id).cloned().unwrap_or_else(new);
-        let (code, untold, withdrawn) = (Some(Code::HubUnreachable), false, false);
-        self.ended.insert(self.now, id.clone(), Tombstone { code, untold, withdrawn, ..tombstone });
-        self.report_loss(me, &id, to);
-    }
-
-    /// A new process of a session that the hub had given up: it learns of the asks that ended meanwhile. A process that
-    /// comes back names those that it misses, see [`fail_lost_ask`](Self::fail_lost_ask).
-    pub(super) fn tell_lost(&mut self, me: PeerNo) {
-        let identity = self.peer(me).who.peer.clone();
-        for (id, to) in self.ended.take_lost(&identity) {
-            self.report_loss(me, &id, to);
-        }
-    }
-
-    fn report_loss(&mut self, me: PeerNo, id: &Id, to: String) {
-        let text = format!(
-            "hub_unreachable: the relay or this session was away for too long, and this question to \"{to}\" or its answer \
-             was lost; ask again if it still matters"
-        );
-        let mut parcel = self.parcel(Kind::Failed, id, me, text, "");
-        (parcel.from, parcel.code, parcel.again) = (to, Some(Code::HubUnreachable), true); // another end may have come
+        let (asker, from) = (who.peer.clone(), who.name.clone());
+        let new = || Tombstone { asker, from, ..Tombstone::default() };
+        let mut tombstone = self.ended.get(&id).cloned().unwrap_or_else(new);
+        (tombstone.code, tombstone.untold, tombstone.withdrawn) = (Some(Code::HubUnreachable), false, false);
+        let mut parcel = self.parcel(Kind::Failed, &id, me, LOST.to_owned(), "");
+        // Another end may have come.
+        (parcel.from, parcel.code, parcel.again) = (tombstone.to.clone(), tombstone.code, true);
+        self.ended.insert(self.now, id, tombstone);
         self.post(me, parcel, None);
     }
 
@@ -369,18 +342,21 @@ impl Router {
         code: Option<Code>,
     ) {
         let (ask_id, ask) = (id.to_owned(), self.asks.get(id));
-        let (note, detail) = (ask.and_then(|a| a.standing.note), ask.map(|a| self.state_words(a, "")));
+        let (note, detail) = (ask.and_then(|a| a.note), ask.map(|a| self.state_words(a, "")));
         self.send_to(asker, ToClient::State { ask_id, state, path, code, note, detail });
     }
 }
 
+const LOST: &str = "hub_unreachable: the relay or this session was away for too long, and this question or its answer was lost; \
+                    ask again if it still matters";
 const ANSWER_NOT_NEEDED: &str = "the asker has left or has withdrawn the ask; the answer is not needed";
 
 fn unknown(why: &str) -> Reply {
     refused(Code::UnknownAsk, format!("{why}; relay_peers lists the asks that this session owes"))
 }
 
-fn digest(text: &str) -> u64 {
+/// A digest by which a text is recognised.
+pub fn digest(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new(); // with fixed keys: the same in every hub process
     text.hash(&mut hasher);
     hasher.finish()

@@ -6,11 +6,9 @@ use super::ask::{Ask, check_id, check_text, check_timeout};
 use super::ended::Tombstone;
 use super::{ConnId, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::fence::{label, quote};
-use crate::wire::{
-    Answer, BroadcastRequest, Code, Fault, Kind, LostAsk, Member, Path, Scope, State, Who, refused,
-};
+use crate::wire::{Answer, BroadcastRequest, Code, Fault, Kind, Member, Scope, State, Who, refused};
 
-/// The limit of collected answers, in bytes.
+/// The limit of collected answers to a broadcast, in bytes.
 const MAX_COLLECTED: usize = 256 << 10;
 
 /// An open broadcast.
@@ -22,14 +20,8 @@ pub(super) struct Broadcast {
     outcomes: Vec<Outcome>,
     /// When the collected answers are delivered; `None` if each is delivered when it arrives.
     collect_until: Option<Ms>,
-    collected: Vec<Collected>,
-}
-
-/// A collected answer.
-#[derive(Serialize, Deserialize)]
-struct Collected {
-    from: String,
-    text: String,
+    /// The text of the answers so far, each quoted.
+    collected: String,
 }
 
 /// How one ask of a broadcast ended.
@@ -48,14 +40,8 @@ impl Router {
         check_timeout(call.timeout_ms)?;
         let all = Id::from(call.broadcast_id.as_str());
         if let Some(asks) = self.broadcast_before(me, &all)? {
-            let ask_id = call.broadcast_id.clone();
             self.answer(conn, call.id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
-            if !self.broadcasts.contains_key(&all) {
-                self.fail_lost_ask(me, LostAsk { ask_id, to: "everyone".to_owned() });
-                if !self.deliveries_to(me).any(|delivery| delivery.parcel.ask_id == *all) {
-                    self.notify_asker(me, &all, State::Replied, Some(Path::Tool), None); // it was delivered before
-                }
-            }
+            self.fail_lost_ask(me, &all); // it may have ended while nobody was told
             return Ok(None);
         }
         let targets = self.in_scope(me, call.scope, call.include_self)?;
@@ -77,7 +63,7 @@ impl Router {
         self.peer_mut(me).broadcasts.insert(all.clone());
         let collect_until = call.collect_ms.map(|ms| self.now + ms.min(call.timeout_ms));
         collect_until.into_iter().for_each(|at| self.arm(at, Timer::Collect(all.clone())));
-        let (outcomes, collected) = (Vec::new(), Vec::new());
+        let (outcomes, collected) = (Vec::new(), String::new());
         let new = Broadcast { asker: me, members: members.clone(), outcomes, collect_until, collected };
         self.broadcasts.insert(all.clone(), new);
         for (target, member) in targets.into_iter().zip(members) {
@@ -135,25 +121,22 @@ impl Router {
         if broadcast.outcomes.len() == broadcast.members.len()
             && let Some(done) = self.end_broadcast(all)
         {
-            let text = answers(&done.collected) + &super::roster::summary(&done.outcomes);
-            let mut parcel = self.parcel(Kind::Summary, all, done.asker, text, all);
-            parcel.from.clear(); // a text of the hub
-            parcel.about = Some(ask.about.clone()).filter(|about| !about.is_empty());
+            let text = done.collected + &super::roster::summary(&done.outcomes);
             self.notify_asker(done.asker, all, State::Replied, None, None);
-            self.post(done.asker, parcel, None);
+            self.post_answers(Kind::Summary, all, done.asker, text, &ask.about);
         }
     }
 
     /// Collects an answer; `false` if it has to be delivered alone.
     pub(super) fn collect(&mut self, all: &Id, from: PeerNo, text: &str) -> bool {
-        let from = self.name(from);
+        let answer = format!("{} answers:\n{}\n\n", label(&self.name(from)), quote(text));
         let Some(broadcast) = self.broadcasts.get_mut(all) else { return false };
-        let is_full = size(&broadcast.collected) + text.len() > MAX_COLLECTED;
+        let is_full = broadcast.collected.len() + answer.len() > MAX_COLLECTED;
         if broadcast.collect_until.is_none() || is_full {
             return false;
         }
-        broadcast.collected.push(Collected { from, text: text.to_owned() });
-        self.text += text.len();
+        broadcast.collected += &answer;
+        self.text += answer.len();
         true
     }
 
@@ -164,19 +147,20 @@ impl Router {
         let (asker, open) =
             (broadcast.asker, broadcast.members.len().saturating_sub(broadcast.outcomes.len()));
         let collected = std::mem::take(&mut broadcast.collected);
-        let about =
-            self.asks.values().find(|ask| ask.broadcast.as_ref() == Some(all)).map(|ask| ask.about.clone());
-        if collected.is_empty() {
-            return;
+        let ask = self.asks.values().find(|ask| ask.broadcast.as_ref() == Some(all));
+        let about = ask.map(|ask| ask.about.clone()).unwrap_or_default();
+        if !collected.is_empty() {
+            self.text -= collected.len();
+            let text =
+                format!("{collected}{open} more have not answered yet; their answers come one by one.");
+            self.post_answers(Kind::Notice, all, asker, text, &about);
         }
-        self.text -= size(&collected);
-        let text = format!(
-            "{}{open} more have not answered yet; their answers come one by one.",
-            answers(&collected)
-        );
-        let mut parcel = self.parcel(Kind::Notice, all, asker, text, all);
-        parcel.from.clear();
-        parcel.about = about;
+    }
+
+    fn post_answers(&mut self, kind: Kind, all: &Id, asker: PeerNo, text: String, about: &str) {
+        let mut parcel = self.parcel(kind, all, asker, text, all);
+        parcel.from.clear(); // a text of the hub
+        parcel.about = Some(about.to_owned()).filter(|about| !about.is_empty());
         self.post(asker, parcel, None);
     }
 
@@ -190,7 +174,7 @@ impl Router {
 
     fn end_broadcast(&mut self, all: &Id) -> Option<Broadcast> {
         let done = self.broadcasts.remove(all)?;
-        self.text -= size(&done.collected);
+        self.text -= done.collected.len();
         done.collect_until.into_iter().for_each(|at| self.disarm(at, Timer::Collect(all.clone())));
         self.peer_mut(done.asker).broadcasts.remove(all);
         let who = &self.peer(done.asker).who;
@@ -204,16 +188,6 @@ impl Router {
         self.ended.insert(self.now, all.clone(), tombstone);
         Some(done)
     }
-}
-
-/// The bytes of text in collected answers.
-fn size(collected: &[Collected]) -> usize {
-    collected.iter().map(|c| c.text.len()).sum()
-}
-
-/// The answers as one text, each quoted.
-fn answers(collected: &[Collected]) -> String {
-    collected.iter().map(|c| format!("{} answers:\n{}\n\n", label(&c.from), quote(&c.text))).collect()
 }
 
 fn taken<T>() -> Result<T, Fault> {

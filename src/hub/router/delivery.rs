@@ -5,13 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::peer::Peer;
 use super::session::WAITER_OVERHEAD;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Role, Router, Starter, Timer};
-use crate::wire::{
-    Activity, Answer, Code, Event, Fault, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault,
-};
+use crate::wire::{Answer, Code, Event, Fault, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault};
 
-/// The limit of text in one answer for the path `tool`, in bytes. A channel hands over what fits its client's limit for
-/// a tool result, and returns the rest.
-const MAX_WAITING: usize = 480_000;
+/// How much text goes with one answer by the path `tool`, in bytes, before the last one. A channel hands over what fits its
+/// client's limit for a tool result, and returns the rest.
+const MAX_BY_TOOL: usize = 480_000;
 
 /// How long the answer to `ask` and `reply` waits for the text to be handed over, in milliseconds.
 const HANDOVER: Ms = 500;
@@ -20,26 +18,12 @@ const HANDOVER: Ms = 500;
 const INBOX_BURST: u64 = 25;
 const INBOX_EVERY: Ms = 2_500;
 
-/// The state of a delivery, its path, and since when.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Progress {
-    pub state: State,
-    pub path: Option<Path>,
-    pub since: Ms,
-}
-
-impl Progress {
-    pub fn queued(since: Ms) -> Self {
-        Progress { since, ..Progress::default() }
-    }
-}
-
 /// One text on its way to one peer.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Delivery {
     pub to: PeerNo,
     pub parcel: Parcel,
-    pub progress: Progress,
+    pub state: State,
     pub attempts: Vec<Attempt>,
     /// A path that this text takes only where no other is open.
     pub avoid: Option<Path>,
@@ -61,7 +45,6 @@ pub(super) struct Attempt {
     pub conn: ConnId,
     /// The process of the waiter, for the path `hook`.
     pub waiter: Option<String>,
-    pub sent: Ms,
     pub stage: Stage,
     /// The turn that the push began, once it is a prompt. The end of that turn proves that the model has the text.
     pub turn: Option<String>,
@@ -76,8 +59,8 @@ pub(super) enum Stage {
     /// Made by the pushing process.
     Handed(Ms),
     /// The outcome is unknown because the pushing process is gone. The push counts as handed over; without a receipt it is
-    /// repeated, and its path is not marked as dead. `rests`: how often a hook has found the session idle since.
-    InDoubt { since: Ms, rests: u32 },
+    /// repeated, and its path is not marked as dead.
+    InDoubt(Ms),
     /// In the client's queue; it will be delivered.
     Queued,
     /// The client has made it a prompt; another hook may still refuse it.
@@ -94,11 +77,6 @@ impl Peer {
 }
 
 impl Delivery {
-    /// The push that may still arrive.
-    fn current(&self) -> Option<&Attempt> {
-        self.attempts.last().filter(|a| a.stage != Stage::Failed)
-    }
-
     /// Whether it is for the person in front of the session.
     pub fn is_form(&self) -> bool {
         self.parcel.path == Path::Form
@@ -106,17 +84,11 @@ impl Delivery {
 
     /// Whether a push of it may still arrive, or, for a form, be open.
     pub fn is_under_way(&self) -> bool {
-        self.current().is_some()
+        self.attempts.last().is_some_and(|a| a.stage != Stage::Failed)
     }
 }
 
 impl Router {
-    /// Whether no answer and no notice waits for a connected peer.
-    pub fn is_drained(&self) -> bool {
-        let waits = |d: &Delivery| d.attempts.is_empty() && d.parcel.kind != Kind::Ask;
-        !self.deliveries.values().any(|d| waits(d) && self.peer(d.to).conn.is_some())
-    }
-
     /// Creates a delivery to `to` and dispatches it.
     pub(super) fn post(&mut self, to: PeerNo, parcel: Parcel, starter: Option<Starter>) {
         let no = self.deliver(to, parcel, starter);
@@ -132,8 +104,7 @@ impl Router {
             self.arm(until, Timer::Handover(no));
         }
         self.text += parcel.text.len();
-        let progress = Progress::queued(self.now);
-        self.deliveries.insert(no, Delivery { to, parcel, progress, starter, ..Delivery::default() });
+        self.deliveries.insert(no, Delivery { to, parcel, starter, ..Delivery::default() });
         self.peer_mut(to).inbox.insert(no);
         no
     }
@@ -141,16 +112,13 @@ impl Router {
     /// Starts the next attempt of a delivery that has none under way. If no path is left, it stays queued.
     pub(super) fn dispatch(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get(&no) else { return };
-        if delivery.current().is_some() {
+        if delivery.is_under_way() {
             return;
         }
         match self.route(delivery) {
-            Some((path, conn)) => {
-                let parcel = self.start_attempt(no, path, conn);
-                self.send(conn, ToClient::Push(parcel));
-            }
+            Some((path, conn)) => self.start_attempt(no, path, conn),
             None => {
-                if delivery.progress.state != State::Queued {
+                if delivery.state != State::Queued {
                     self.progress(no, State::Queued, None);
                 }
                 self.arm_form(no);
@@ -173,9 +141,9 @@ impl Router {
         let peer = self.peer(delivery.to);
         let size = delivery.parcel.text.len();
         let untried = |p: &Path| !peer.dead.contains(p) && !delivery.attempts.iter().any(|a| a.path == *p);
-        let (last, first): (Vec<Path>, Vec<Path>) =
-            peer.who.paths.iter().filter(|p| untried(p)).partition(|p| Some(**p) == delivery.avoid);
-        first.into_iter().chain(last).find_map(|path| {
+        let mut paths: Vec<Path> = peer.who.paths.iter().copied().filter(untried).collect();
+        paths.sort_by_key(|path| Some(*path) == delivery.avoid); // stable
+        paths.into_iter().find_map(|path| {
             let conn = match path {
                 Path::Hook => self.session_of(delivery.to).waiter_for(size),
                 Path::Inbox if peer.inbox_room_at() > self.now => None,
@@ -192,10 +160,10 @@ impl Router {
         peer.who.paths.iter().copied().find(|p| !peer.dead.contains(p) && is_open(p))
     }
 
-    /// Records a new attempt and returns the parcel to send.
-    fn start_attempt(&mut self, no: DeliveryNo, path: Path, conn: ConnId) -> Parcel {
+    /// Records a new attempt and sends the parcel.
+    fn start_attempt(&mut self, no: DeliveryNo, path: Path, conn: ConnId) {
         let push = self.ids.draw();
-        let mut attempt = Attempt { push: push.clone(), path, conn, sent: self.now, ..Attempt::default() };
+        let mut attempt = Attempt { push: push.clone(), path, conn, ..Attempt::default() };
         let delivery = self.deliveries.get_mut(&no).expect("invariant: callers have just looked it up");
         if let Some(Role::Waiter { claude, process }) = self.roles.get(&conn)
             && let Some(session) = self.sessions.get_mut(claude)
@@ -207,45 +175,36 @@ impl Router {
         (delivery.parcel.push, delivery.parcel.path) = (push.clone(), path);
         let (parcel, to) = (delivery.parcel.clone(), delivery.to);
         self.pushes.insert(push, no);
+        self.send(conn, ToClient::Push(parcel));
         if path == Path::Inbox {
             let now = self.now;
             let peer = self.peer_mut(to);
             peer.inbox_empty_at = peer.inbox_empty_at.max(now) + INBOX_EVERY;
             let at = peer.inbox_room_at();
             if at > now {
-                self.arm(at, Timer::InboxRoom(to));
+                self.arm(at, Timer::Dispatch(to));
             }
         }
-        parcel
     }
 
-    /// Takes the texts without a path, to send them with the answer to this request.
-    pub(super) fn take_waiting(&mut self, conn: ConnId) -> Vec<Parcel> {
-        let Some(me) = self.peer_on(conn) else { return Vec::new() };
-        if self.peer(me).inbox.is_empty() || self.peer(me).who.kind != PeerKind::Session {
-            return Vec::new();
-        }
-        let mut waiting = Vec::new();
+    /// Sends the texts without another path, since the result of the tool call that is about to be answered can carry them.
+    pub(super) fn dispatch_by_tool(&mut self, conn: ConnId) {
+        let me = self.peer_on(conn).map(|no| self.peer(no)).filter(|me| me.who.kind == PeerKind::Session);
         let mut size = 0;
-        for no in self.peer(me).inbox.clone() {
+        for no in me.map(|me| me.inbox.clone()).unwrap_or_default() {
             let Some(delivery) = self.deliveries.get(&no) else { continue };
             let is_elsewhere = self.is_held_back(delivery) || self.route(delivery).is_some();
-            if delivery.current().is_some() || is_elsewhere {
-                continue;
+            if !delivery.is_under_way() && !is_elsewhere && size < MAX_BY_TOOL {
+                size += delivery.parcel.text.len();
+                self.start_attempt(no, Path::Tool, conn);
             }
-            size += delivery.parcel.text.len();
-            if size > MAX_WAITING && !waiting.is_empty() {
-                break;
-            }
-            waiting.push(self.start_attempt(no, Path::Tool, conn));
         }
-        waiting
     }
 
-    /// Settles the pushes that this peer's last connection `old` did not report. If `conn` belongs to the same process,
-    /// they are sent again, and the process reports from memory. If it belongs to a new one (`fresh`), they are in
-    /// doubt, and the forms of the last one are closed.
-    pub(super) fn settle_sent(&mut self, me: PeerNo, old: ConnId, conn: ConnId, fresh: bool) {
+    /// Settles the pushes that this peer's last connection did not report. If `conn` belongs to the same process, they are
+    /// sent again, and the process reports from memory. If it belongs to a new one (`fresh`), they are in doubt, and the
+    /// forms of the last one are closed.
+    pub(super) fn settle_sent(&mut self, me: PeerNo, conn: ConnId, fresh: bool) {
         for no in self.peer(me).inbox.clone() {
             let Some(delivery) = self.deliveries.get_mut(&no) else { continue };
             if fresh && delivery.is_form() && delivery.is_under_way() {
@@ -253,7 +212,7 @@ impl Router {
                 continue;
             }
             let Some(attempt) = delivery.attempts.last_mut() else { continue };
-            if attempt.stage != Stage::Sent || attempt.conn != old {
+            if attempt.stage != Stage::Sent || attempt.waiter.is_some() {
                 continue;
             }
             if fresh {
@@ -271,10 +230,7 @@ impl Router {
     pub(super) fn put_in_doubt(&mut self, no: DeliveryNo) {
         let now = self.now;
         let Some(to) = self.deliveries.get(&no).map(|delivery| delivery.to) else { return };
-        let is_idle = self.session_of(to).activity == Activity::Idle;
-        if let Some(attempt) = self.last_attempt_mut(no) {
-            attempt.stage = Stage::InDoubt { since: now, rests: is_idle.into() };
-        }
+        self.last_attempt_mut(no).into_iter().for_each(|attempt| attempt.stage = Stage::InDoubt(now));
         if self.sends_receipts(to) {
             self.arm(now + self.limits.confirm, Timer::Confirm(no));
         } else {
@@ -299,9 +255,9 @@ impl Router {
 
     /// Changes the state of a delivery, and notifies the asker if it is a question, or if it is its end.
     pub(super) fn progress(&mut self, no: DeliveryNo, state: State, path: Option<Path>) {
-        let progress = Progress { state, path, since: self.now };
+        let now = self.now;
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
-        delivery.progress = progress;
+        delivery.state = state;
         let (to, kind) = (delivery.to, delivery.parcel.kind);
         let id = Id::from(delivery.parcel.ask_id.as_str());
         let is_answer = state != State::Queued && delivery.starter.is_some();
@@ -310,7 +266,7 @@ impl Router {
         }
         match (kind, self.asks.get_mut(&id)) {
             (Kind::Ask, Some(ask)) => {
-                ask.progress = progress;
+                (ask.state, ask.path, ask.since) = (state, path, now);
                 let asker = ask.asker;
                 if !is_answer {
                     self.notify_asker(asker, &id, state, path, None);
@@ -331,7 +287,7 @@ impl Router {
     pub(super) fn answer_starter(&mut self, no: DeliveryNo, fault: Option<Fault>) {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         let Some((conn, id, until)) = delivery.starter.take() else { return };
-        let (state, to, kind) = (delivery.progress.state, delivery.to, delivery.parcel.kind);
+        let (state, to, kind) = (delivery.state, delivery.to, delivery.parcel.kind);
         let (ask_id, thread) = (delivery.parcel.ask_id.clone(), delivery.parcel.thread.clone());
         self.disarm(until, Timer::Handover(no));
         let to = self.name(to);
@@ -347,7 +303,7 @@ impl Router {
     /// Removes a delivery whose target has left.
     pub(super) fn undeliverable(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
-        let handed = |a: &Attempt| !matches!(a.stage, Stage::Sent | Stage::InDoubt { .. } | Stage::Failed);
+        let handed = |a: &Attempt| !matches!(a.stage, Stage::Sent | Stage::InDoubt(_) | Stage::Failed);
         let lost = !delivery.attempts.iter().any(handed);
         if !matches!(delivery.parcel.kind, Kind::Ask | Kind::Notice | Kind::Consent)
             && let Some(tombstone) = self.ended.get_mut(&delivery.parcel.ask_id)
@@ -368,7 +324,7 @@ impl Router {
     pub(super) fn reply_state(&self, asker: PeerNo, ask_id: &str) -> State {
         let mut replies =
             self.deliveries_to(asker).filter(|d| d.parcel.kind == Kind::Reply && d.parcel.ask_id == ask_id);
-        replies.next().map_or(State::Pushed, |d| d.progress.state)
+        replies.next().map_or(State::Pushed, |d| d.state)
     }
 
     /// Removes a delivery. The state of a question is kept with its ask.
@@ -397,7 +353,7 @@ impl Router {
 mod tests {
     use super::*;
     use crate::hub::router::{Info, Input, Limits, Output};
-    use crate::wire::{Code, ToHub, Who};
+    use crate::wire::{AskRequest, Code, ToHub, Who};
 
     fn who(name: &str, path: Path) -> Box<Who> {
         Box::new(Who { paths: vec![path], ..Who::sample(name) })
@@ -425,7 +381,7 @@ mod tests {
         let ask = |router: &mut Router, now: Ms, n: usize| {
             let (ask_id, to, text) = (format!("ask_{n:016x}"), "b".to_owned(), "?".to_owned());
             let (timeout_ms, thread, person) = (60_000, None, false);
-            let ask = ToHub::Ask { id: n as u64, ask_id, to, text, timeout_ms, thread, person };
+            let ask = ToHub::Ask(AskRequest { id: n as u64, ask_id, to, text, timeout_ms, thread, person });
             pushed(&router.step(now, Input::Said(1, ask)).outputs)
         };
         let first: usize = (0..burst + 3).map(|n| ask(&mut router, 1_000, n)).sum();
@@ -454,7 +410,7 @@ mod tests {
         let mut ask = |n: usize| {
             let (ask_id, to, text) = (format!("ask_{n:016x}"), "b".to_owned(), "?".repeat(512 << 10));
             let (timeout_ms, thread, person) = (60_000, None, false);
-            let ask = ToHub::Ask { id: n as u64, ask_id, to, text, timeout_ms, thread, person };
+            let ask = ToHub::Ask(AskRequest { id: n as u64, ask_id, to, text, timeout_ms, thread, person });
             let out = router.step(1_000, Input::Said(1, ask)).outputs;
             let refusal = |o: &Output| match o {
                 Output::Send(1, ToClient::Error { code: Code::Overloaded, message, .. }) => {

@@ -14,6 +14,7 @@ const MAX: usize = 4_096;
 
 /// The record of an ask or a broadcast that has ended.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Tombstone {
     /// The identities of asker and target. A broadcast has no target.
     pub asker: String,
@@ -24,12 +25,10 @@ pub(super) struct Tombstone {
     pub thread: String,
     pub broadcast: Option<Id>,
     /// Whether it was for the person in front of the target, and not for its model.
-    #[serde(default)]
     pub by_form: bool,
     /// The error, if it failed.
     pub code: Option<Code>,
     /// Whether its asker has withdrawn it, or left.
-    #[serde(default)]
     pub withdrawn: bool,
     /// A digest of the answer, to distinguish a repeated answer from a different one.
     pub answer: Option<u64>,
@@ -51,14 +50,15 @@ pub(super) struct EndedAsks {
 impl EndedAsks {
     /// Inserts a tombstone, and removes those that are too many or too old.
     pub fn insert(&mut self, now: Ms, id: Id, tombstone: Tombstone) {
-        self.forget(&id);
-        self.order.insert((now, id.clone()));
-        self.by_id.insert(id, (now, tombstone));
-        while let Some((at, oldest)) = self.order.first().cloned()
-            && (self.order.len() > MAX || now.saturating_sub(at) > KEEP)
+        if let Some((before, _)) = self.by_id.insert(id.clone(), (now, tombstone)) {
+            self.order.remove(&(before, id.clone()));
+        }
+        self.order.insert((now, id));
+        while let Some((at, _)) = self.order.first()
+            && (self.order.len() > MAX || now.saturating_sub(*at) > KEEP)
+            && let Some((_, oldest)) = self.order.pop_first()
         {
-            self.forget(&oldest);
-            self.order.remove(&(at, oldest)); // also if an edited journal has no such tombstone
+            self.by_id.remove(&oldest);
         }
     }
 
@@ -70,24 +70,10 @@ impl EndedAsks {
         self.by_id.get_mut(id).map(|(_, tombstone)| tombstone)
     }
 
-    /// Forgets an ask, as if it had never been.
-    pub fn forget(&mut self, id: &str) {
-        if let Some((id, (at, _))) = self.by_id.remove_entry(id) {
-            self.order.remove(&(at, id));
-        }
-    }
-
-    /// Returns, and clears, the asks of `identity` whose end it has not received: their ids and targets.
-    pub fn take_lost(&mut self, identity: &str) -> Vec<(Id, String)> {
-        let mut lost = Vec::new();
-        for (id, (_, tombstone)) in &mut self.by_id {
-            if tombstone.asker == identity && std::mem::take(&mut tombstone.untold) {
-                tombstone.code = Some(Code::HubUnreachable);
-                let to = if tombstone.to.is_empty() { "everyone" } else { &tombstone.to };
-                lost.push((id.clone(), to.to_owned()));
-            }
-        }
-        lost
+    /// The ids of the asks of `identity` whose end it has not received.
+    pub fn untold(&self, identity: &str) -> Vec<String> {
+        let is_it = |t: &Tombstone| t.untold && t.asker == identity;
+        self.by_id.iter().filter(|(_, (_, t))| is_it(t)).map(|(id, _)| id.to_string()).collect()
     }
 
     /// The tombstones with the time of their end, newest first.

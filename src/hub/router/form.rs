@@ -3,21 +3,17 @@
 
 use super::ask::check_text;
 use super::delivery::Delivery;
-use super::limits::overloaded;
+use super::peer::MAX_LOST;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Router, Starter, Timer};
 use crate::fence::clean;
 use crate::span::span;
 use crate::wire::{
-    Activity, Answer, Code, Consent, Fault, FormEnd, Kind, Note, Path, PeerKind, State, ToClient, refused,
+    Answer, Code, Consent, Fault, FormEnd, Kind, Note, Path, PeerKind, State, ToClient, refused,
 };
 
 /// The longest question to a person, in bytes and in lines: a form shows no more on a small terminal.
 const MAX_TEXT: usize = 1_000;
 const MAX_LINES: usize = 12;
-/// How much of a question the form for its consent shows, in characters.
-const MAX_SHOWN: usize = 400;
-/// The limit of forms that a registration names.
-const MAX_OPEN: usize = 1_024;
 
 /// How many milliseconds after the start of a channel no form is opened. Claude Code closes what comes within about 0.3 s
 /// unseen (measured).
@@ -57,18 +53,14 @@ impl Router {
     /// and count as one asker.
     pub(super) fn within_form_rate(&mut self, asker: PeerNo, target: PeerNo) -> Result<(), Fault> {
         let (now, key) = (self.now, self.asker_key(asker));
-        self.peer_mut(target).forms.count(key, FORMS_PER_HOUR, HOUR, now).or_else(|wait| {
-            let wait = format!("in {}, or ask the session", span(wait.div_ceil(1_000)));
-            overloaded(format!("its user was asked {FORMS_PER_HOUR} times within an hour"), wait)
-        })
+        self.peer_mut(target).forms.count(key, FORMS_PER_HOUR, HOUR, now, "questions went to its user")
     }
 
     fn asker_key(&self, asker: PeerNo) -> String {
         let who = &self.peer(asker).who;
-        match (who.kind, who.remote) {
-            (PeerKind::Session, _) => who.peer.clone(),
-            (_, false) => "shell".to_owned(),
-            (_, true) => "remote shell".to_owned(),
+        match who.kind {
+            PeerKind::Session => who.peer.clone(),
+            PeerKind::Person | PeerKind::Script => format!("shell, remote: {}", who.remote),
         }
     }
 
@@ -77,10 +69,13 @@ impl Router {
         person && self.peer(target).who.kind == PeerKind::Session
     }
 
-    /// Begins to ask for the consent of the target's user, if a question needs it.
-    pub(super) fn seek_consent(&mut self, id: &Id, text: &str) {
-        let Some(ask) = self.asks.get(id) else { return };
+    /// Begins to ask for the consent of the target's user, if the question with this delivery needs it.
+    pub(super) fn seek_consent(&mut self, id: &Id, question: DeliveryNo) {
+        let (Some(ask), Some(question)) = (self.asks.get(id), self.deliveries.get(&question)) else { return };
         let (asker, target, thread) = (ask.asker, ask.target, ask.thread.clone());
+        // The beginning of the question. What is not shown must not be overlooked.
+        let is_whole = ask.about == question.parcel.text.trim();
+        let text = format!("{}{}", ask.about, if is_whole { "" } else { "…" });
         if ask.person || !self.needs_consent(asker, target) {
             return;
         }
@@ -90,14 +85,6 @@ impl Router {
         if self.within_form_rate(asker, target).is_err() {
             let why = "its user wants to be asked first, and was asked too often within an hour";
             return self.decline(id, why);
-        }
-        // What is hidden behind the lines or characters that are shown must not be overlooked.
-        let whole = clean(text); // its lines are those of the form
-        let whole = whole.trim_end();
-        let lines = whole.lines().take(MAX_LINES).collect::<Vec<_>>().join("\n");
-        let mut text: String = lines.chars().take(MAX_SHOWN).collect();
-        if text.len() < whole.len() {
-            text.push('…');
         }
         let mut parcel = self.parcel(Kind::Consent, id, asker, text, &thread);
         parcel.path = Path::Form;
@@ -144,33 +131,25 @@ impl Router {
         let Some(delivery) = self.deliveries.get(&no).filter(|d| d.is_form()) else { return };
         let to = delivery.to;
         if let Some(at) = self.form_time(delivery).filter(|at| *at > self.now) {
-            self.arm(at, Timer::Form(to));
+            self.arm(at, Timer::Dispatch(to));
         }
     }
 
-    /// A form was closed: the session's next one may be opened in a while.
+    /// A form was closed, or not opened since its user is typing: the session's next one may be opened in a while.
     pub(super) fn free_form(&mut self, peer: PeerNo) {
         let at = self.now + self.limits.form_quiet;
         for no in self.of_same_session(peer) {
             let peer = self.peer_mut(no);
             peer.form_after = peer.form_after.max(at);
             if self.deliveries_to(no).any(Delivery::is_form) {
-                self.arm(at, Timer::Form(no));
+                self.arm(at, Timer::Dispatch(no));
             }
         }
     }
 
-    /// The channel did not open a form, since its user is typing.
-    pub(super) fn postpone_form(&mut self, no: DeliveryNo) {
-        self.forget_attempt(no);
-        let at = self.now + self.limits.form_quiet.max(1_000);
-        self.deliveries.get_mut(&no).into_iter().for_each(|delivery| delivery.not_before = at);
-        self.arm_form(no);
-    }
-
     /// Closes the forms of a peer that comes back which are not open any more.
     pub(super) fn close_stale_forms(&mut self, me: PeerNo, conn: ConnId, open: Vec<String>) {
-        for ask_id in open.into_iter().take(MAX_OPEN) {
+        for ask_id in open.into_iter().take(MAX_LOST) {
             let is_it = |d: &Delivery| d.is_form() && d.is_under_way() && d.parcel.ask_id == ask_id;
             if !self.deliveries_to(me).any(is_it) {
                 self.send(conn, ToClient::Over { ask_id, code: Code::HubUnreachable });
@@ -222,17 +201,8 @@ impl Router {
         for id in allowed {
             let Some(ask) = self.asks.get_mut(&id) else { continue };
             let (consent, question) = (ask.consent.take(), ask.delivery);
-            consent.into_iter().for_each(|no| self.remove_form(target, no, &id));
+            consent.into_iter().for_each(|no| self.remove_delivery(no)); // the only form that was open is closed
             question.into_iter().for_each(|no| self.dispatch(no));
-        }
-    }
-
-    /// Removes the form for a consent that is not needed any more, and closes it if it is open.
-    fn remove_form(&mut self, target: PeerNo, no: DeliveryNo, id: &Id) {
-        let is_open = self.deliveries.get(&no).is_some_and(Delivery::is_under_way);
-        self.remove_delivery(no);
-        if is_open {
-            self.send_to(target, ToClient::Over { ask_id: id.to_string(), code: Code::HubUnreachable });
         }
     }
 
@@ -260,7 +230,7 @@ impl Router {
     }
 
     fn decline(&mut self, id: &Id, why: &str) {
-        self.asks.get_mut(id).into_iter().for_each(|ask| ask.standing.reason = Some(why.to_owned()));
+        self.asks.get_mut(id).into_iter().for_each(|ask| ask.reason = Some(why.to_owned()));
         self.fail(id, Code::Declined);
     }
 
@@ -275,9 +245,8 @@ impl Router {
             Some(left @ 1..) if form.is_put_off => {
                 format!("once more in {}, after it was closed without an answer", span(left / 1000))
             }
-            _ if self.session_of(form.to).activity != Activity::Idle => "when the session is idle".to_owned(),
-            _ if self.has_open_form(form.to) => "when another form there is closed".to_owned(),
-            _ => "when nothing has been typed there for some seconds".to_owned(),
+            _ => "when the session is idle, shows no form, and nothing was typed there for some seconds"
+                .to_owned(),
         };
         format!("queued: {what} {when}")
     }

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use serde::{Deserialize, Serialize};
 
 use super::Ms;
+use crate::span::span;
 use crate::wire::{Code, Fault, refused};
 
 /// The most keys of a [`Rate`].
@@ -58,15 +59,19 @@ impl Rate {
     /// Counts one more, of at most `most` per `window` milliseconds; 0 for no limit.
     ///
     /// # Errors
-    /// The limit is reached for so many milliseconds.
-    pub fn count(&mut self, key: String, most: u32, window: Ms, now: Ms) -> Result<(), Ms> {
+    /// The limit is reached: so many times `what`.
+    pub fn count(&mut self, key: String, most: u32, window: Ms, now: Ms, what: &str) -> Result<(), Fault> {
         self.0.retain(|_, (start, _)| now.saturating_sub(*start) < window);
         if self.0.len() >= MAX_KEYS && !self.0.contains_key(&key) {
             self.0.pop_first(); // many that come once must not keep out the others
         }
         let (start, count) = self.0.entry(key).or_insert((now, 0));
         if most != 0 && *count >= most {
-            return Err(window.saturating_sub(now.saturating_sub(*start)));
+            let wait = span(window.saturating_sub(now.saturating_sub(*start)).div_ceil(1_000));
+            return overloaded(
+                format!("{most} {what} within {}", span(window / 1_000)),
+                format!("in {wait}"),
+            );
         }
         *count += 1;
         Ok(())

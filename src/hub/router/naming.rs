@@ -1,5 +1,4 @@
-//! The names of peers: choosing one, renaming, and finding a peer by its name or an old name. Case does not matter, so tables
-//! use [keys](name::key).
+//! The names of peers: choosing one, renaming, and finding a peer. Case does not matter, so tables use [keys](name::key).
 
 use std::collections::BTreeMap;
 
@@ -19,8 +18,8 @@ const MAX_SESSION: usize = 128;
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Names {
     pub by_key: BTreeMap<String, PeerNo>,
-    /// The keys of names that peers had before, oldest first.
-    old: Vec<(String, PeerNo)>,
+    /// The peers by the keys of their earlier names.
+    old: BTreeMap<String, PeerNo>,
     /// Sessions whose model gave them a name, oldest first.
     sessions: Vec<SessionName>,
 }
@@ -36,21 +35,16 @@ struct SessionName {
 }
 
 impl Names {
-    /// The peers that hold a name or held one.
-    pub fn holders(&self) -> impl Iterator<Item = &PeerNo> {
-        self.by_key.values().chain(self.old.iter().map(|(_, no)| no))
-    }
-
     /// Removes the old names of a peer that has left.
     pub fn forget(&mut self, no: PeerNo) {
-        self.old.retain(|(_, holder)| *holder != no);
+        self.old.retain(|_, holder| *holder != no);
     }
 
     fn insert_old(&mut self, key: String, no: PeerNo) {
-        let old = (key, no);
-        self.old.retain(|known| *known != old);
-        self.old.push(old);
-        self.old.drain(..self.old.len().saturating_sub(MAX));
+        self.old.insert(key, no);
+        if self.old.len() > MAX {
+            self.old.pop_first();
+        }
     }
 
     fn forget_session(&mut self, session: &str) {
@@ -145,7 +139,7 @@ impl Router {
         }
     }
 
-    /// The peer that `me` calls `wanted`: by its name, by that of its directory, or by a name that it had before, if they have met.
+    /// The peer that `me` calls `wanted`: by its name, or by that of its directory.
     pub(super) fn find(&self, me: PeerNo, wanted: &str) -> Result<PeerNo, Fault> {
         if !wanted.contains(char::is_alphanumeric) {
             let why = format!("no peer named \"{}\"; relay_peers lists the peers", label(wanted));
@@ -153,21 +147,15 @@ impl Router {
         }
         let name = name::wish(wanted);
         let keys = [name::key(&name), name::key(&name::slug(wanted))];
-        let mut had_name = self.names.old.iter().rev().filter(|(n, _)| keys.contains(n)).map(|(_, no)| *no);
-        let met = &self.peer(me).met;
-        let by_name = keys.iter().find_map(|key| self.names.by_key.get(key).copied());
-        if let Some(no) = by_name.or_else(|| had_name.clone().find(|no| met.contains(no))) {
-            return Ok(no);
+        if let Some(no) = keys.iter().find_map(|key| self.names.by_key.get(key)) {
+            return Ok(*no);
         }
         let names =
             self.names.by_key.values().filter(|no| **no != me).map(|no| self.peer(*no).who.name.as_str());
         let near = name::nearest(wanted, names);
-        let hint = match (had_name.next(), near.as_slice()) {
-            (Some(no), _) => format!("it is now \"{}\"", self.peer(no).who.name),
-            (None, []) if self.peers.len() < 2 => {
-                "no other peer is registered; `relay doctor` says why a session is missing".to_owned()
-            }
-            (None, []) => "relay_peers lists the peers".to_owned(),
+        let hint = match (keys.iter().find_map(|key| self.names.old.get(key)), near.as_slice()) {
+            (Some(no), _) => format!("it is now \"{}\"", self.peer(*no).who.name),
+            (None, []) => "relay_peers lists the peers; `relay doctor` says why one is missing".to_owned(),
             (None, near) => {
                 let near: Vec<String> = near.iter().map(|n| format!("\"{n}\"")).collect();
                 format!("did you mean {}? relay_peers lists all", near.join(" or "))

@@ -9,25 +9,21 @@ use super::limits::{Rate, overloaded};
 use super::session::Session;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
-use crate::wire::{
-    Activity, Answer, Code, Event, Fault, LostAsk, MAX_LABEL, Path, ToClient, What, Who, refused,
-};
+use crate::wire::{Activity, Answer, Code, Event, Fault, MAX_LABEL, Path, ToClient, What, Who, refused};
 
 /// The limit of lost asks in one registration, and of undelivered texts to a peer that is told of another one.
 pub(super) const MAX_LOST: usize = 1_024;
 
 /// A registered peer.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Peer {
     /// Its registration, with its present name.
     pub who: Who,
     /// The name that it wanted last, other than by its own model.
-    #[serde(default)]
     pub wanted: String,
     /// `None` while it may reconnect.
     pub conn: Option<ConnId>,
-    /// The last connection that it registered on.
-    newest: ConnId,
     /// The time until which it may reconnect.
     pub grace: Option<Ms>,
     pub since: Ms,
@@ -46,23 +42,18 @@ pub(super) struct Peer {
     /// Open asks to it.
     pub owes: BTreeSet<Id>,
     pub broadcasts: BTreeSet<Id>,
-    /// Peers with which it has exchanged an ask.
-    pub met: BTreeSet<PeerNo>,
     /// Its asks per target.
     rate: Rate,
     /// Before that no form is opened: the channel has just started, or another form was closed.
-    #[serde(default)]
     pub form_after: Ms,
     /// Forms at it per asker.
-    #[serde(default)]
     pub forms: Rate,
     /// The askers that may always ask, if its user wants to be asked for consent.
-    #[serde(default)]
     pub always: BTreeSet<String>,
 }
 
 impl Router {
-    pub(super) fn register(&mut self, conn: ConnId, id: u64, mut who: Who, lost: Vec<LostAsk>) -> Reply {
+    pub(super) fn register(&mut self, conn: ConnId, id: u64, mut who: Who, lost: Vec<String>) -> Reply {
         if self.roles.contains_key(&conn) {
             return refused(Code::AlreadyRegistered, "this connection is a peer or a waiter already");
         }
@@ -75,8 +66,7 @@ impl Router {
         };
         self.roles.insert(conn, Role::Peer(no));
         let peer = self.peer_mut(no);
-        let (old, before) = (peer.conn.replace(conn), peer.newest);
-        peer.newest = conn;
+        let old = peer.conn.replace(conn);
         peer.dead.clear();
         peer.grace = None;
         if let Some(old) = old {
@@ -87,23 +77,21 @@ impl Router {
         if known.is_none() {
             self.report(Event { event: What::Joined, from: self.name(no), ..Event::default() });
         }
-        // Answered before the deliveries that the registration starts, and without `waiting`, since there are paths
-        // now.
+        // Answered before the deliveries that the registration starts.
         let peer = self.peer(no);
         let open = peer.asked.iter().chain(&peer.broadcasts).map(|id| id.to_string()).collect();
         let answer = Answer::Registered { name: peer.who.name.clone(), open };
-        self.send(conn, ToClient::Ok { id, answer, waiting: Vec::new() });
+        self.send(conn, ToClient::Ok { id, answer });
         if fresh {
             let start = self.now + FORM_START;
             let peer = self.peer_mut(no);
             peer.form_after = peer.form_after.max(start);
         }
         self.close_stale_forms(no, conn, open_forms);
-        self.settle_sent(no, before, conn, fresh);
-        if fresh && known.is_none() {
-            self.tell_lost(no);
-        }
-        lost.into_iter().take(MAX_LOST).for_each(|lost| self.fail_lost_ask(no, lost));
+        self.settle_sent(no, conn, fresh);
+        // A new process of a session that was given up does not know what its last one had asked.
+        let untold = if fresh { self.ended.untold(&self.peer(no).who.peer) } else { Vec::new() };
+        lost.iter().chain(&untold).take(MAX_LOST).for_each(|id| self.fail_lost_ask(no, id));
         self.dispatch_all(no);
         Ok(None)
     }
@@ -140,10 +128,7 @@ impl Router {
     /// Counts an ask from `me` to `to` against the rate limit.
     pub(super) fn within_rate(&mut self, me: PeerNo, to: PeerNo) -> Result<(), Fault> {
         let (now, most, key) = (self.now, self.limits.asks_per_minute, self.peer(to).who.peer.clone());
-        self.peer_mut(me).rate.count(key, most, 60_000, now).or_else(|wait| {
-            let wait = format!("in {} s", wait.div_ceil(1000));
-            overloaded(format!("{most} asks went to this peer within a minute"), wait)
-        })
+        self.peer_mut(me).rate.count(key, most, 60_000, now, "asks went to this peer")
     }
 
     pub(super) fn activity(
@@ -221,7 +206,6 @@ impl Router {
         self.names.forget(no);
         self.by_identity.remove(&peer.who.peer);
         for other in self.peers.values_mut() {
-            other.met.remove(&no);
             other.always.remove(&peer.who.peer); // whoever comes with its identity later is somebody else
         }
         self.report(Event { event: What::Left, from: peer.who.name, ..Event::default() });

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::{Info, Input, Limits, Output, Router};
 use crate::hub::journal;
 use crate::wire::{
-    Answer, BroadcastRequest, FormEnd, HookEvent, HookReport, Parcel, Path, Receipts, Scope, ToClient, ToHub,
-    Who,
+    Answer, AskRequest, BroadcastRequest, FormEnd, HookEvent, HookReport, Parcel, Path, Receipts, Scope,
+    ToClient, ToHub, Who,
 };
 
 const CONNS: u64 = 6;
@@ -71,12 +71,12 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
         }
         (5, Some(parcel)) => ToHub::Reply { id, ask_id: parcel.ask_id.clone(), text: "y".into() },
         (6, _) => {
-            let (turn, ask_id, reason, age_ms) = Default::default();
-            ToHub::Hook(HookReport { id, claude, event: HookEvent::Stop, turn, ask_id, reason, age_ms })
+            let (turn, ask_id, reason) = Default::default();
+            ToHub::Hook(HookReport { id, claude, event: HookEvent::Stop, turn, ask_id, reason })
         }
         (7, _) => ToHub::Wait { id, claude, process: conn.to_string() },
         (8, _) => ToHub::Peers { id },
-        _ => ToHub::Ask {
+        _ => ToHub::Ask(AskRequest {
             id,
             ask_id: format!("ask_{id:08}"),
             to: format!("peer{to}"),
@@ -84,7 +84,7 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
             timeout_ms: 5000,
             thread: None,
             person: id.is_multiple_of(2),
-        },
+        }),
     }
 }
 
@@ -97,8 +97,7 @@ fn snapshot(router: &Router) -> String {
 }
 
 fn restored(journal: &[u8]) -> Router {
-    let (header, records) = journal::read(journal).expect("a journal");
-    let mut router = header.snapshot;
+    let (_, mut router, records) = journal::read(journal).expect("a journal");
     journal::replay(&mut router, records).expect("records");
     router
 }

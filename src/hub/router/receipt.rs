@@ -2,8 +2,8 @@
 //! unconfirmed. A path whose push failed or was not confirmed in time is marked as dead here.
 
 use super::delivery::{Attempt, Stage};
-use super::{ConnId, DeliveryNo, Id, PeerNo, Role, Router, Timer};
-use crate::wire::{Activity, Event, Kind, Path, Receipts, State, What};
+use super::{ConnId, DeliveryNo, PeerNo, Role, Router, Timer};
+use crate::wire::{Activity, Event, Path, Receipts, State, What};
 
 impl Router {
     /// Handles `pushed`: the outcome of a push.
@@ -20,7 +20,8 @@ impl Router {
         }
         let path = attempt.path;
         if path == Path::Form && error.is_some() {
-            return self.postpone_form(no);
+            self.forget_attempt(no);
+            return self.free_form(to);
         }
         if error.is_some() {
             attempt.stage = Stage::Failed;
@@ -49,7 +50,7 @@ impl Router {
     /// Handles receipts from a hook, a waiter or a peer.
     pub(super) fn take_receipts(&mut self, conn: ConnId, mut receipts: Receipts) {
         receipts.keep_newest();
-        let Receipts { claude, seen, in_tool_result, queued, prompted, refused, searched } = &receipts;
+        let Receipts { claude, seen, in_tool_result, queued, prompted, refused } = &receipts;
         let claude = claude.as_deref();
         let proofs =
             seen.iter().map(|push| (push, false)).chain(in_tool_result.iter().map(|push| (push, true)));
@@ -64,20 +65,6 @@ impl Router {
         for (pushes, stage) in [(queued, Stage::Queued), (prompted, prompted_now), (refused, Stage::Failed)] {
             pushes.iter().for_each(|push| self.reached(conn, claude, push, stage));
         }
-        if let Some(claude) = claude.filter(|_| *searched) {
-            self.searched(claude);
-        }
-    }
-
-    /// Repeats the pushes in doubt that a hook has not found in the transcript. The session has been idle twice since: a
-    /// client that has such a text takes it up when it is idle for the first time. Without that many turns, see
-    /// [`unconfirmed`](Self::unconfirmed).
-    fn searched(&mut self, claude: &str) {
-        let is_lost = |a: &Attempt| matches!(a.stage, Stage::InDoubt { rests: 2.., .. });
-        for no in self.pushes_to(&self.peers_of(claude), is_lost) {
-            self.forget_attempt(no);
-            self.push_again(no);
-        }
     }
 
     /// Records that the client has accepted a text, or that another hook has refused it.
@@ -85,7 +72,7 @@ impl Router {
         let Some((no, path)) = self.confirmable(conn, claude, push) else { return };
         let is_refused = stage == Stage::Failed;
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
-        let is_queued = delivery.progress.state == State::Queued;
+        let is_queued = delivery.state == State::Queued;
         let Some(attempt) = delivery.attempts.iter_mut().find(|a| a.push == push) else { return };
         if is_refused || !matches!(attempt.stage, Stage::Prompted(_)) {
             attempt.stage = stage;
@@ -161,7 +148,6 @@ impl Router {
     pub(super) fn confirm(&mut self, no: DeliveryNo, path: Path) {
         let Some(delivery) = self.deliveries.get(&no).filter(|d| !d.is_form()) else { return };
         let (to, now) = (delivery.to, self.now);
-        let question = (delivery.parcel.kind == Kind::Ask).then(|| Id::from(delivery.parcel.ask_id.as_str()));
         let peer = self.peer_mut(to);
         peer.confirmed_at = Some(now);
         peer.dead.retain(|p| *p != path);
@@ -170,9 +156,7 @@ impl Router {
         }
         self.progress(no, State::Seen, Some(path));
         self.remove_delivery(no);
-        if let Some(id) = question {
-            self.expect_turn(&id);
-        }
+        self.expect_turn(&[to]);
         self.dismiss_idle_waiter(to);
     }
 
@@ -183,28 +167,20 @@ impl Router {
     pub(super) fn unconfirmed(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get(&no) else { return };
         let to = delivery.to;
-        let Some(attempt) = delivery.attempts.last() else { return };
-        let (path, sent) = (attempt.path, attempt.sent);
-        let (at, in_doubt, prompted) = match attempt.stage {
-            Stage::Handed(at) => (at, false, false),
-            Stage::InDoubt { since, .. } => (since, true, false),
-            Stage::Prompted(at) => (at, false, true),
-            Stage::Sent | Stage::Queued | Stage::Failed => return,
-        };
+        let Some(&Attempt { path, stage, .. }) = delivery.attempts.last() else { return };
+        let (Stage::Handed(at) | Stage::InDoubt(at) | Stage::Prompted(at)) = stage else { return };
+        let (in_doubt, prompted) = (matches!(stage, Stage::InDoubt(_)), matches!(stage, Stage::Prompted(_)));
         let is_held = path == Path::Inbox && self.peer(to).who.held;
         let may_swallow = matches!(path, Path::Channel | Path::Inbox) && !is_held;
-        if !may_swallow && !in_doubt && !prompted {
-            return;
-        }
         let session = self.session_of(to);
-        if session.activity != Activity::Idle {
+        if session.activity != Activity::Idle || !(may_swallow || in_doubt || prompted) {
             return;
         }
-        let is_watched = session.waiter.is_some() && session.waiting_since <= sent;
+        let is_watched = session.waiter.is_some() && session.waiting_since <= at;
         let mut since = at.max(session.idle_since);
-        match session.last_hook.filter(|hook| *hook > if in_doubt || prompted { at } else { sent }) {
+        match session.last_hook.filter(|hook| *hook > at) {
             Some(hook) => since = since.max(hook),
-            None if !in_doubt && is_watched && (prompted || session.idle_since < sent) => {}
+            None if !in_doubt && is_watched && (prompted || session.idle_since < at) => {}
             None => return, // checked again at the next hook
         }
         let due = since + self.limits.confirm;

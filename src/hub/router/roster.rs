@@ -7,9 +7,7 @@ use super::standing::phrase;
 use super::{ConnId, Id, PeerNo, Router};
 use crate::fence::label;
 use crate::span::span;
-use crate::wire::{
-    Activity, AskList, Code, EndedAsk, ListedPeer, Me, OpenAsk, OwedAsk, Path, Roster, State, Status, VERSION,
-};
+use crate::wire::{Activity, AskList, Code, ListedAsk, ListedPeer, Path, Roster, State, Status, VERSION};
 
 /// The number of ended asks in a list.
 const MAX_ENDED: usize = 50;
@@ -21,45 +19,55 @@ impl Router {
             self.names.by_key.values().filter(|no| Some(**no) != me && self.stands_for_session(**no, me));
         let peers: Vec<ListedPeer> = others.map(|no| self.peer_line(*no)).collect();
         let Some(no) = me else { return Roster { peers, ..Roster::default() } };
-        let own = self.peer(no);
-        let me = Me { name: own.who.name.clone(), cwd: label(&own.who.cwd), push: self.best_path(no) };
-        let owes = self.open_asks(|ask| {
-            ask.target == no && ask.progress.state >= State::Pushed && !self.is_by_form(ask.person, no)
+        let owed = self.open_asks(|ask| {
+            ask.target == no && ask.state >= State::Pushed && !self.is_by_form(ask.person, no)
         });
-        let owed =
-            owes.into_iter().map(|OpenAsk { ask_id, from, age_s, .. }| OwedAsk { ask_id, from, age_s });
-        Roster { me: Some(me), peers, asks: self.open_asks(|ask| ask.asker == no), owed: owed.collect() }
+        let asks = self.open_asks(|ask| ask.asker == no);
+        Roster { me: Some(self.peer_line(no)), peers, asks, owed }
     }
 
     /// The open asks of all peers, oldest first, and the last that ended, newest first.
     pub(super) fn ask_list(&self) -> AskList {
         let ended = self.ended.latest().filter(|(.., tombstone)| !tombstone.to.is_empty());
-        let ended = ended.take(MAX_ENDED).map(|(id, at, tombstone)| EndedAsk {
-            ask_id: id.to_string(),
-            from: tombstone.from.clone(),
-            to: tombstone.to.clone(),
-            code: tombstone.code.filter(|_| !tombstone.withdrawn),
-            withdrawn: tombstone.withdrawn,
-            ended_s: self.now.saturating_sub(at) / 1000,
+        let ended = ended.take(MAX_ENDED).map(|(id, at, tombstone)| {
+            let (state, detail) = match tombstone.code {
+                None => (State::Replied, "answered"),
+                Some(_) if tombstone.withdrawn => (State::Ended, "withdrawn"),
+                Some(code) => (State::Ended, code.name()),
+            };
+            ListedAsk {
+                ask_id: id.to_string(),
+                from: tombstone.from.clone(),
+                to: tombstone.to.clone(),
+                state,
+                note: None,
+                age_s: self.now.saturating_sub(at) / 1000,
+                left_s: 0,
+                thread: tombstone.thread.clone(),
+                detail: detail.to_owned(),
+            }
         });
         AskList { open: self.open_asks(|_| true), ended: ended.collect() }
     }
 
-    fn open_asks(&self, is_listed: impl Fn(&Ask) -> bool) -> Vec<OpenAsk> {
+    fn open_asks(&self, is_listed: impl Fn(&Ask) -> bool) -> Vec<ListedAsk> {
         let mut asks: Vec<_> = self.asks.iter().filter(|(_, ask)| is_listed(ask)).collect();
         asks.sort_by_key(|(_, ask)| ask.asked_at);
-        let describe = |(id, ask): (&Id, &Ask)| OpenAsk {
+        asks.into_iter().map(|(id, ask)| self.ask_line(id, ask)).collect()
+    }
+
+    pub(super) fn ask_line(&self, id: &Id, ask: &Ask) -> ListedAsk {
+        ListedAsk {
             ask_id: id.to_string(),
             from: self.name(ask.asker),
             to: self.name(ask.target),
-            state: ask.progress.state,
-            note: ask.standing.note,
+            state: ask.state,
+            note: ask.note,
             age_s: self.now.saturating_sub(ask.asked_at) / 1000,
             left_s: ask.deadline.saturating_sub(self.now) / 1000,
             thread: ask.thread.clone(),
             detail: self.describe(ask),
-        };
-        asks.into_iter().map(describe).collect()
+        }
     }
 
     fn peer_line(&self, no: PeerNo) -> ListedPeer {
@@ -100,15 +108,15 @@ impl Router {
 
     /// The state of an ask, for people.
     pub(super) fn describe(&self, ask: &Ask) -> String {
-        self.state_words(ask, &format!(" {} ago", span(self.now.saturating_sub(ask.progress.since) / 1000)))
+        self.state_words(ask, &format!(" {} ago", span(self.now.saturating_sub(ask.since) / 1000)))
     }
 
     /// The same, with `ago` for the age of the state; shorter if that is empty, for a status line.
     pub(super) fn state_words(&self, ask: &Ask, ago: &str) -> String {
-        let by = ask.progress.path.map(|p| format!(" by {}", p.name())).unwrap_or_default();
-        let mut said = match ask.progress.state {
+        let by = ask.path.map(|p| format!(" by {}", p.name())).unwrap_or_default();
+        let mut said = match ask.state {
             State::Queued => self.queued_reason(ask),
-            State::Pushed if ask.progress.path == Some(Path::Form) => {
+            State::Pushed if ask.path == Some(Path::Form) => {
                 format!("pushed{by}{ago}: the form is open in front of its user")
             }
             State::Pushed if !self.sends_receipts(ask.target) => format!(
@@ -120,7 +128,7 @@ impl Router {
                 let accepted = if is_accepted && !ago.is_empty() { "accepted by the client, " } else { "" };
                 format!("pushed{by}{ago}, {accepted}not seen yet: {}", self.unseen_reason(ask))
             }
-            _ => format!("seen{ago}, {}", phrase(&ask.standing)),
+            _ => format!("seen{ago}, {}", phrase(ask)),
         };
         if self.session_of(ask.target).activity == Activity::Waiting {
             said.push_str("; the session is waiting for its user's permission");
@@ -136,9 +144,6 @@ impl Router {
         }
         let target = self.peer(ask.target);
         let why = match ask.delivery.and_then(|no| self.last_attempt(no)) {
-            Some(last) if matches!(last.stage, Stage::InDoubt { .. }) => {
-                "the process that pushed it is gone; it is pushed again unless a receipt arrives"
-            }
             Some(last) if last.stage == Stage::Sent => {
                 "that session is being handed it and has not taken it yet; a client that hangs or is stopped takes it when it \
                  goes on"
@@ -147,7 +152,7 @@ impl Router {
             _ if target.who.paths.is_empty() => {
                 "that session can't be interrupted; it is handed over with its next relay tool call"
             }
-            None if self.best_path(ask.target).is_some() => {
+            _ if self.best_path(ask.target).is_some() => {
                 "it is handed over as soon as the session can take it"
             }
             _ => "no path to that session works; it is handed over at its next hook event or relay tool call",
@@ -156,7 +161,7 @@ impl Router {
     }
 
     fn unseen_reason(&self, ask: &Ask) -> &'static str {
-        if ask.progress.path == Some(Path::Inbox) && self.peer(ask.target).who.held {
+        if ask.path == Some(Path::Inbox) && self.peer(ask.target).who.held {
             return "its user's setting crossSessionInbound holds it until the user accepts it there";
         }
         match self.session_of(ask.target).activity {
@@ -171,7 +176,7 @@ impl Router {
     /// The failure text for the asker.
     pub(super) fn failure(&self, ask: &Ask, code: Code) -> String {
         let name = &self.peer(ask.target).who.name;
-        let (asked, state) = (span(self.now.saturating_sub(ask.asked_at) / 1000), ask.progress.state.name());
+        let (asked, state) = (span(self.now.saturating_sub(ask.asked_at) / 1000), ask.state.name());
         // A script exits at the timeout.
         let then = match self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target) {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",
@@ -185,7 +190,7 @@ impl Router {
             ),
             Code::Declined => format!(
                 "declined: \"{name}\": {}. Do not ask there again about this; ask your own user",
-                label(ask.standing.reason.as_deref().unwrap_or("no"))
+                label(ask.reason.as_deref().unwrap_or("no"))
             ),
             _ => {
                 format!("timeout: \"{name}\" did not answer within {asked} ({}). {then}", self.describe(ask))

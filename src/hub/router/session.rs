@@ -10,7 +10,7 @@ use super::limits::overloaded;
 use super::peer::Peer;
 use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::wire::{
-    Activity, Answer, Code, Fault, HookEvent, HookReport, MAX_LABEL, OwedAsk, Path, PeerKind, ToClient,
+    Activity, Answer, Code, Fault, HookEvent, HookReport, ListedAsk, MAX_LABEL, Path, PeerKind, ToClient,
     refused,
 };
 
@@ -35,9 +35,6 @@ pub(super) struct Session {
     /// The turn that the last prompt was for.
     #[serde(default)]
     turn: Option<String>,
-    /// The turn whose end last brought a reminder.
-    #[serde(default)]
-    reminded_in: Option<String>,
     /// Whether a hook has ever reported: only then are receipts possible.
     pub hooked: bool,
     /// When a turn last began or ended, by a hook or waiter. Exact, since Claude Code waits for these hooks.
@@ -102,9 +99,9 @@ impl Router {
         if event == HookEvent::Permission {
             session.dialog.clone_from(&hook.ask_id);
         }
-        let is_late = !is_turn && session.turned > now.saturating_sub(hook.age_ms.unwrap_or(0));
         let activity = match event {
-            _ if is_late => session.activity,
+            // Asynchronous hooks: this one may come after the end of its turn.
+            HookEvent::Tool | HookEvent::Denied if session.activity == Activity::Idle => Activity::Idle,
             HookEvent::Start | HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed => Activity::Idle,
             HookEvent::Prompt | HookEvent::Tool | HookEvent::Denied => Activity::Busy,
             HookEvent::Permission => Activity::Waiting,
@@ -127,7 +124,7 @@ impl Router {
     }
 
     /// Applies a hook event to the asks of its session. Returns the asks of which to remind the model.
-    fn turn_news(&mut self, hook: &HookReport, peers: &[PeerNo], begins: bool) -> Vec<OwedAsk> {
+    fn turn_news(&mut self, hook: &HookReport, peers: &[PeerNo], begins: bool) -> Vec<ListedAsk> {
         let HookReport { event, turn, ask_id, reason, .. } = hook;
         match event {
             HookEvent::Prompt => {
@@ -135,16 +132,7 @@ impl Router {
             }
             HookEvent::Stop | HookEvent::StopAgain => {
                 turn.iter().for_each(|turn| self.confirm_turn(peers, turn));
-                let again = *event == HookEvent::StopAgain;
-                let Some(session) = self.sessions.get(&hook.claude) else { return Vec::new() };
-                let is_woken = turn.is_some() && session.reminded_in != *turn;
-                let remind = self.turn_ended(peers, again, is_woken);
-                if !remind.is_empty()
-                    && let Some(session) = self.sessions.get_mut(&hook.claude)
-                {
-                    session.reminded_in.clone_from(turn);
-                }
-                return remind;
+                return self.turn_ended(peers, *event == HookEvent::StopAgain);
             }
             HookEvent::Failed => self.turn_failed(peers, reason.as_deref()),
             HookEvent::Denied => {
@@ -162,11 +150,6 @@ impl Router {
         let unconfirmed = self.pushes_to(peers, |attempt| attempt.path != Path::Form);
         for no in &unconfirmed {
             self.arm(self.now + self.limits.confirm, Timer::Confirm(*no));
-            let is_idle =
-                self.deliveries.get(no).is_some_and(|d| self.session_of(d.to).activity == Activity::Idle);
-            if let Some(Stage::InDoubt { rests, .. }) = self.last_attempt_mut(*no).map(|a| &mut a.stage) {
-                *rests += u32::from(is_idle);
-            }
         }
         unconfirmed.len()
     }
@@ -206,7 +189,7 @@ impl Router {
     /// not in doubt.
     fn clear_doubt(&mut self, peers: &[PeerNo], process: &str) {
         let is_unreported = |a: &Attempt| {
-            a.waiter.as_deref() == Some(process) && matches!(a.stage, Stage::Sent | Stage::InDoubt { .. })
+            a.waiter.as_deref() == Some(process) && matches!(a.stage, Stage::Sent | Stage::InDoubt(_))
         };
         self.pushes_to(peers, is_unreported).into_iter().for_each(|no| self.forget_attempt(no));
     }
@@ -245,7 +228,9 @@ impl Router {
     fn needs_waiter(&self, no: PeerNo) -> bool {
         let (peer, best) = (self.peer(no), self.best_path(no));
         let is_next = best.is_none_or(|p| p == Path::Hook || !peer.proven.contains(&p));
-        peer.who.paths.contains(&Path::Hook) && is_next || !peer.inbox.is_empty() || self.expects_turn(no)
+        peer.who.paths.contains(&Path::Hook) && is_next
+            || !peer.inbox.is_empty()
+            || peer.owes.iter().any(|id| self.expects_turn(id))
     }
 
     /// Dismisses the waiter of a session that does not need it.
@@ -284,7 +269,7 @@ impl Router {
             self.declined(&peers, &ask_id, "its user refused it at the permission dialog");
         }
         if activity == Activity::Idle && before != Activity::Idle {
-            self.turn_vanished(&peers);
+            self.expect_turn(&peers);
         }
     }
 

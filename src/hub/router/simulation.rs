@@ -19,7 +19,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::Timer;
-use crate::wire::{BroadcastRequest, FormEnd, HookEvent, Receipts, Scope, ToHub};
+use crate::wire::{AskRequest, BroadcastRequest, FormEnd, HookEvent, Receipts, Scope, ToHub};
 use client::Form;
 use truth::Truth;
 use world::{Counts, Plan, World};
@@ -241,7 +241,7 @@ fn ask(world: &mut World, i: usize) {
     let truth = Truth { asker: i, is_for_person: person, ..Truth::default() };
     world.truths.insert(ask_id.clone(), truth);
     world.counts.asks += 1;
-    world.request(i, |id| ToHub::Ask { id, ask_id, to, text, timeout_ms, thread: None, person });
+    world.request(i, |id| ToHub::Ask(AskRequest { id, ask_id, to, text, timeout_ms, thread: None, person }));
 }
 
 /// The person closes the form that is open.
@@ -325,7 +325,7 @@ fn withdraw(world: &mut World, i: usize) {
     let Some(client) = &world.peers[i].client else { return };
     let nth = world.rng.below(client.open.len());
     let client = world.peers[i].client.as_ref().expect("looked at above");
-    let Some(ask_id) = client.open.keys().nth(nth).cloned() else { return };
+    let Some(ask_id) = client.open.iter().nth(nth).cloned() else { return };
     let truth = world.truth(&ask_id);
     (truth.given_up, truth.excused) = (true, true);
     world.request(i, |id| ToHub::Withdraw { id, ask_id });

@@ -1,50 +1,32 @@
 //! Notes on asks that will probably not be answered: no turn began, the turn ended without an answer, or the answer was
 //! refused. The ask stays open, and an answer counts until the timeout, but the asker is notified at once.
 
-use serde::{Deserialize, Serialize};
-
 use super::ask::Ask;
-use super::delivery::Progress;
 use super::{Id, PeerNo, Router, Timer};
 use crate::fence::label;
-use crate::wire::{Activity, Event, Kind, Note, OwedAsk, Path, PeerKind, State, What};
-
-/// Why an ask will probably not be answered, and what was done about it.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Standing {
-    pub note: Option<Note>,
-    /// Why the answer was declined or the turn failed.
-    pub reason: Option<String>,
-    /// Whether the model was reminded, at the end of a turn or by a push: once is enough.
-    reminded: bool,
-    /// Whether an idle session has just seen the question and should begin a turn.
-    #[serde(default)]
-    expects_turn: bool,
-}
+use crate::wire::{Activity, Event, Kind, ListedAsk, Note, Path, PeerKind, State, What};
 
 impl Router {
     /// Handles the end of a turn. Returns the asks of which the hook reminds the session's model: those that the model has seen
     /// and not answered, each once. An ask of which it was reminded before gets the note `unanswered`.
     ///
     /// `again`: a hook has prolonged this turn before, so every ask gets that note. The exception is an ask that came by the path
-    /// `hook` if no reminder has prolonged the turn (`may_be_woken`): the hook may be the waiter that brought the ask.
-    pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool, may_be_woken: bool) -> Vec<OwedAsk> {
+    /// `hook`: that hook may be the waiter that brought it.
+    pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool) -> Vec<ListedAsk> {
         let mut remind = Vec::new();
         for id in self.owed_and_seen(peers) {
             let Some(ask) = self.asks.get_mut(&id) else { continue };
-            let is_woken = may_be_woken && ask.progress.path == Some(Path::Hook);
-            if ask.standing.note == Some(Note::Declined) {
+            if ask.note == Some(Note::Declined) {
                 continue;
             }
-            if again && !is_woken || ask.standing.reminded {
+            if ask.reminded || again && ask.path != Some(Path::Hook) {
                 self.set_note(&id, Note::Unanswered, None);
                 continue;
             }
-            ask.standing.reminded = true;
-            let (asker, age_s) = (ask.asker, self.now.saturating_sub(ask.asked_at) / 1000);
-            remind.push(OwedAsk { ask_id: id.to_string(), from: self.name(asker), age_s });
+            ask.reminded = true;
+            remind.push(id);
         }
-        remind
+        remind.iter().filter_map(|id| Some(self.ask_line(id, self.asks.get(id)?))).collect()
     }
 
     /// Handles a failed turn: the model's server had an error.
@@ -52,13 +34,6 @@ impl Router {
         for id in self.owed_and_seen(peers) {
             self.set_note(&id, Note::TurnFailed, reason);
             self.arm(self.now + self.limits.nudge, Timer::Nudge(id));
-        }
-    }
-
-    /// Handles a turn that ended without a hook: it was interrupted, or the hook is late.
-    pub(super) fn turn_vanished(&mut self, peers: &[PeerNo]) {
-        for id in self.owed_and_seen(peers) {
-            self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id));
         }
     }
 
@@ -72,32 +47,31 @@ impl Router {
         }
     }
 
-    /// Starts the timer for an idle session to begin a turn for a question.
-    pub(super) fn expect_turn(&mut self, id: &Id) {
-        let Some(ask) = self.asks.get(id) else { return };
-        if self.session_of(ask.target).activity == Activity::Idle {
-            self.asks.get_mut(id).into_iter().for_each(|ask| ask.standing.expects_turn = true);
-            self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id.clone()));
+    /// Starts the timer for a session that is idle, and has seen these questions, to begin a turn for them. Its last turn may
+    /// have ended without a hook: it was interrupted, or the hook is late.
+    pub(super) fn expect_turn(&mut self, peers: &[PeerNo]) {
+        for id in self.owed_and_seen(peers).into_iter().filter(|id| self.expects_turn(id)).collect::<Vec<_>>()
+        {
+            self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id));
         }
     }
 
-    /// Whether a session may have to be reminded soon, preferably by another path than that of the question.
-    pub(super) fn expects_turn(&self, no: PeerNo) -> bool {
-        let owed = self.peer(no).owes.iter().filter_map(|id| self.asks.get(id));
-        owed.into_iter().any(|ask| ask.standing.expects_turn)
+    /// Whether an idle session has seen a question and begun no turn since. It may have to be reminded soon, preferably by another
+    /// path than that of the question.
+    pub(super) fn expects_turn(&self, id: &Id) -> bool {
+        self.asks.get(id).is_some_and(|Ask { target, note, reminded, state, .. }| {
+            let is_idle = self.session_of(*target).activity == Activity::Idle;
+            is_idle && *state == State::Seen && note.is_none() && !*reminded
+        })
     }
 
     /// Handles the timer of [`expect_turn`](Self::expect_turn).
     pub(super) fn no_turn(&mut self, id: &Id) {
-        let Some(ask) = self.asks.get_mut(id) else { return };
-        ask.standing.expects_turn = false;
         let Some(ask) = self.asks.get(id) else { return };
-        let (target, session) = (ask.target, self.session_of(ask.target));
-        let is_known = ask.standing.note.is_some() || ask.standing.reminded;
-        if session.activity != Activity::Idle || ask.progress.state != State::Seen || is_known {
-            return self.dismiss_idle_waiter(target);
+        if !self.expects_turn(id) {
+            return self.dismiss_idle_waiter(ask.target);
         }
-        if session.idle_since <= ask.progress.since {
+        if self.session_of(ask.target).idle_since <= ask.since {
             self.set_note(id, Note::NoTurn, None);
             self.nudge(id);
         } else {
@@ -109,10 +83,10 @@ impl Router {
     /// there is one.
     pub(super) fn nudge(&mut self, id: &Id) {
         let Some(ask) = self.asks.get_mut(id) else { return };
-        if std::mem::replace(&mut ask.standing.reminded, true) {
+        if std::mem::replace(&mut ask.reminded, true) {
             return;
         }
-        let (asker, target, used, thread) = (ask.asker, ask.target, ask.progress.path, ask.thread.clone());
+        let (asker, target, used, thread) = (ask.asker, ask.target, ask.path, ask.thread.clone());
         let text = format!(
             "\"{}\" still waits for the answer to {id}, which is in this conversation. Answer it with relay_reply and this \
              ask_id, even if only to say why you can't.",
@@ -130,7 +104,7 @@ impl Router {
     pub(super) fn activity_changed(&mut self, peers: &[PeerNo]) {
         for id in peers.iter().flat_map(|no| self.peer(*no).owes.clone()).collect::<Vec<_>>() {
             let Some(ask) = self.asks.get(&id) else { continue };
-            let (asker, Progress { state, path, .. }) = (ask.asker, ask.progress);
+            let (asker, state, path) = (ask.asker, ask.state, ask.path);
             if !self.peer(asker).who.listens {
                 self.notify_asker(asker, &id, state, path, None);
             }
@@ -139,7 +113,7 @@ impl Router {
 
     /// The remedy, if more time does not help.
     pub(super) fn help(&self, ask: &Ask) -> Option<&'static str> {
-        match ask.standing.note {
+        match ask.note {
             Some(Note::Declined) => {
                 Some("Its user can allow relay_reply there, for all sessions with `relay setup --allow`")
             }
@@ -154,20 +128,20 @@ impl Router {
     /// Open asks to these peers that are in the conversation.
     fn owed_and_seen(&self, peers: &[PeerNo]) -> Vec<Id> {
         let owed = peers.iter().flat_map(|no| &self.peer(*no).owes);
-        let seen = |id: &&Id| self.asks.get(*id).is_some_and(|ask| ask.progress.state == State::Seen);
+        let seen = |id: &&Id| self.asks.get(*id).is_some_and(|ask| ask.state == State::Seen);
         owed.filter(seen).cloned().collect()
     }
 
     /// Sets a note, and notifies the asker if it is new.
     pub(super) fn set_note(&mut self, id: &Id, note: Note, reason: Option<&str>) {
         let Some(ask) = self.asks.get_mut(id) else { return };
-        if ask.standing.note == Some(note) {
+        if ask.note == Some(note) {
             return;
         }
-        ask.standing.note = Some(note);
-        ask.standing.reason = reason.map(label);
+        ask.note = Some(note);
+        ask.reason = reason.map(label);
         let Some(ask) = self.asks.get(id) else { return };
-        let (asker, target, state, thread) = (ask.asker, ask.target, ask.progress.state, ask.thread.clone());
+        let (asker, target, state, thread) = (ask.asker, ask.target, ask.state, ask.thread.clone());
         let (is_member, detail) = (ask.broadcast.is_some(), self.state_words(ask, ""));
         let help = self.help(ask).map(|help| format!(" {help}.")).unwrap_or_default();
         self.notify_asker(asker, id, state, None, None);
@@ -196,21 +170,21 @@ impl Router {
 }
 
 /// A note as text for people.
-pub(super) fn phrase(standing: &Standing) -> String {
-    let because = standing.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
-    match standing.note {
+pub(super) fn phrase(ask: &Ask) -> String {
+    let because = ask.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
+    match ask.note {
         None => "no reply yet".to_owned(),
         Some(Note::NoTurn) => {
             "no turn begun: the idle session did not take it up and was reminded".to_owned()
         }
         Some(Note::Unanswered) => {
-            let also = if standing.reminded { ", also after a reminder" } else { "" };
+            let also = if ask.reminded { ", also after a reminder" } else { "" };
             format!("unanswered: the session ended its turn without a reply{also}{because}")
         }
         Some(Note::Declined) => format!("declined: the reply was refused there{because}"),
         Some(Note::PutOff) => "put off: its user closed the form without an answer".to_owned(),
         Some(Note::TurnFailed) => {
-            let reminded = if standing.reminded { "was" } else { "will be" };
+            let reminded = if ask.reminded { "was" } else { "will be" };
             format!("turn failed: the session's model had an error{because}; it {reminded} reminded")
         }
     }

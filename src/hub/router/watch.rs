@@ -43,7 +43,7 @@ impl Router {
                 self.send(conn, ToClient::RosterChanged);
             }
         }
-        let mut event = Event { ts_ms: self.info.epoch_started_ms + self.now, ..event };
+        let mut event = Event { ts_ms: self.info.epoch_started_ms.saturating_add(self.now), ..event };
         for conn in &self.watchers {
             self.out.push(Output::Send(*conn, ToClient::Event(event.clone())));
         }

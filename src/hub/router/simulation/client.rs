@@ -8,8 +8,8 @@ use super::truth::End;
 use super::world::{Owner, World};
 use crate::link::{ANSWER, CONNECT};
 use crate::wire::{
-    Activity, Answer, BroadcastRequest, Code, Fault, Kind, LostAsk, Parcel, Path, PeerKind, Receipts, State,
-    ToClient, ToHub, Who, fault,
+    Activity, Answer, AskRequest, BroadcastRequest, Code, Fault, Kind, Parcel, Path, PeerKind, Receipts,
+    State, ToClient, ToHub, Who, fault,
 };
 
 /// The request by which a client registers.
@@ -43,8 +43,10 @@ pub struct Client {
     last_id: u64,
     pub requests: BTreeMap<u64, Request>,
     pushes: BTreeMap<String, Outcome>,
-    /// Open asks and broadcasts, with who was asked.
-    pub open: BTreeMap<String, String>,
+    /// Open asks and broadcasts.
+    pub open: BTreeSet<String>,
+    /// Texts for the result of a tool call that is under way.
+    arrived: Vec<Parcel>,
     /// What the thread for the session's inbox has not handed over.
     pub to_inbox: VecDeque<Parcel>,
     pub told_activity: Option<Activity>,
@@ -64,7 +66,7 @@ impl Client {
     /// Whether it will learn how this ask or broadcast ends.
     pub fn waits_for(&self, id: &str) -> bool {
         let asks = |r: &Request| asked(&r.message) == Some(id);
-        self.open.contains_key(id) || self.requests.values().any(asks)
+        self.open.contains(id) || self.requests.values().any(asks)
     }
 
     /// When a request ends without an answer.
@@ -78,9 +80,8 @@ impl Client {
 /// The id that an ask or a broadcast begins.
 fn asked(request: &ToHub) -> Option<&str> {
     match request {
-        ToHub::Ask { ask_id: id, .. } | ToHub::Broadcast(BroadcastRequest { broadcast_id: id, .. }) => {
-            Some(id)
-        }
+        ToHub::Ask(AskRequest { ask_id: id, .. })
+        | ToHub::Broadcast(BroadcastRequest { broadcast_id: id, .. }) => Some(id),
         _ => None,
     }
 }
@@ -147,8 +148,7 @@ impl World {
     fn register(&mut self, i: usize, epoch: String) {
         let client = self.client(i);
         (client.registered, client.next_epoch, client.told_activity) = (false, epoch, None);
-        let lost = client.open.iter().map(|(id, to)| LostAsk { ask_id: id.clone(), to: to.clone() });
-        let (lost, fresh) = (lost.collect(), !client.has_registered);
+        let (lost, fresh) = (client.open.iter().cloned().collect(), !client.has_registered);
         let open_forms = client.forms.iter().map(|form| form.ask_id.clone()).collect();
         let who = Box::new(Who { fresh, open_forms, ..self.peers[i].who.clone() });
         self.tell(i, ToHub::Register { id: REGISTER, who, lost });
@@ -160,9 +160,9 @@ impl World {
         let other = client.epoch.as_ref().is_some_and(|before| *before != client.next_epoch);
         client.epoch = Some(client.next_epoch.clone());
         client.has_registered = true;
-        client.open.retain(|id, _| open.contains(id));
+        client.open.retain(|id| open.contains(id));
         let is_lost = |r: &Request| {
-            let acts = matches!(r.message, ToHub::Ask { .. } | ToHub::Broadcast(_) | ToHub::Reply { .. });
+            let acts = matches!(r.message, ToHub::Ask(_) | ToHub::Broadcast(_) | ToHub::Reply { .. });
             other && acts && r.deaths > 0
         };
         let lost: Vec<u64> = client.requests.iter().filter(|(_, r)| is_lost(r)).map(|(id, _)| *id).collect();
@@ -237,6 +237,7 @@ impl World {
             }
         }
         self.refused(i, &message, &fault(Code::HubUnreachable, "given up"));
+        self.give_back(i);
     }
 
     pub fn hear_client(&mut self, i: usize, message: ToClient) {
@@ -245,10 +246,10 @@ impl World {
             ToClient::Ok { id: REGISTER, answer: Answer::Registered { name, open }, .. } => {
                 self.registered(i, name, &open);
             }
-            ToClient::Ok { id, answer, waiting } => self.answered(i, id, Ok(answer), waiting),
+            ToClient::Ok { id, answer } => self.answered(i, id, Ok(answer)),
             ToClient::Error { id: Some(REGISTER), message, .. } => panic!("refused: {message}"),
-            ToClient::Error { id: Some(id), code, message, waiting } => {
-                self.answered(i, id, Err(Fault { code, message }), waiting);
+            ToClient::Error { id: Some(id), code, message } => {
+                self.answered(i, id, Err(Fault { code, message }));
             }
             ToClient::Error { id: None, code, .. } => assert_eq!(code, Code::BadMsg),
             ToClient::Push(parcel) => self.push(i, parcel),
@@ -270,39 +271,40 @@ impl World {
         }
     }
 
-    fn answered(&mut self, i: usize, id: u64, result: Result<Answer, Fault>, waiting: Vec<Parcel>) {
-        let request = self.client(i).requests.remove(&id);
-        let call = request.as_ref().filter(|r| !is_withdrawal(&r.message));
-        for parcel in waiting {
-            assert_eq!(parcel.path, Path::Tool);
-            self.note_end(i, &parcel);
-            if call.is_none() {
-                let error = Some("no call".to_owned());
-                self.tell(i, ToHub::Pushed { push: parcel.push, error });
-            } else if self.remember(i, &parcel.push) {
+    fn answered(&mut self, i: usize, id: u64, result: Result<Answer, Fault>) {
+        let Some(Request { message, .. }) = self.client(i).requests.remove(&id) else { return };
+        if !is_withdrawal(&message) {
+            for parcel in std::mem::take(&mut self.client(i).arrived) {
                 self.hand_over(i, &parcel);
                 self.pushed(i, &parcel.push, None);
-            } else {
-                self.report_again(i, parcel.push);
             }
         }
-        let Some(Request { message, .. }) = request else { return };
+        self.give_back(i);
         match result {
             Ok(answer) => self.succeeded(i, message, answer),
             Err(fault) => self.refused(i, &message, &fault),
         }
     }
 
+    /// Texts for the result of a tool call go back if none is under way.
+    fn give_back(&mut self, i: usize) {
+        if self.client(i).requests.values().all(|r| is_withdrawal(&r.message)) {
+            for parcel in std::mem::take(&mut self.client(i).arrived) {
+                self.pushed(i, &parcel.push, Some("no tool call".to_owned()));
+            }
+        }
+    }
+
     fn succeeded(&mut self, i: usize, request: ToHub, answer: Answer) {
         match (request, answer) {
-            (ToHub::Ask { .. }, Answer::Asked { ask_id, to, state, .. }) => {
+            (ToHub::Ask(_), Answer::Asked { ask_id, state, .. }) => {
                 if state < State::Replied {
-                    self.client(i).open.insert(ask_id, to);
+                    self.client(i).open.insert(ask_id);
                 }
             }
             (ToHub::Broadcast(_), Answer::Broadcast { broadcast_id, asks }) => match asks.is_empty() {
                 true => self.truth(&broadcast_id).excused = true, // nobody was asked
-                false => drop(self.client(i).open.insert(broadcast_id, "everyone".to_owned())),
+                false => drop(self.client(i).open.insert(broadcast_id)),
             },
             (ToHub::Reply { ask_id, text, .. }, Answer::Replied { .. }) => {
                 let truth = self.truth(&ask_id);
@@ -372,7 +374,10 @@ impl World {
         match parcel.path {
             Path::Channel => self.push_by(i, 0, parcel),
             Path::Inbox => self.client(i).to_inbox.push_back(parcel),
-            Path::Tool => self.pushed(i, &parcel.push, Some("no tool call".to_owned())),
+            Path::Tool => {
+                self.client(i).arrived.push(parcel);
+                self.give_back(i);
+            }
             Path::Socket => {
                 self.hand_over(i, &parcel);
                 self.client(i).pushes.insert(parcel.push.clone(), Outcome::Seen);

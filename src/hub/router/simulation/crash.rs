@@ -11,8 +11,7 @@ pub fn snapshot(router: &Router) -> String {
 
 /// What a journal restores.
 pub fn replayed(journal: &[u8]) -> Router {
-    let (header, records) = journal::read(journal).expect("a journal");
-    let mut router = header.snapshot;
+    let (_, mut router, records) = journal::read(journal).expect("a journal");
     journal::replay(&mut router, records).expect("a line that is whole is a record");
     router
 }

@@ -50,8 +50,8 @@ impl World {
         }
         let stuck = self.hub.deliveries.values().map(|d| {
             let attempts = &d.attempts;
-            let (kind, id, progress) = (d.parcel.kind, &d.parcel.ask_id, d.progress);
-            format!("{kind:?} {id} to {}: {progress:?} {attempts:?}", self.hub.peers[&d.to].who.peer)
+            let (kind, id, state) = (d.parcel.kind, &d.parcel.ask_id, d.state);
+            format!("{kind:?} {id} to {}: {state:?} {attempts:?}", self.hub.peers[&d.to].who.peer)
         });
         panic!("no rest: {}\n{}", self.hub.leftovers(), stuck.collect::<Vec<_>>().join("\n"));
     }

@@ -210,10 +210,7 @@ impl World {
         }
         let Hook { event, turn, ask_id, .. } = &hook;
         let (event, turn, ask_id) = (*event, turn.clone(), ask_id.clone());
-        self.say(
-            conn,
-            ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason: None, age_ms: None }),
-        );
+        self.say(conn, ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason: None }));
         self.peers[i].hook = Some(RunningHook { conn, hook, answered: false });
     }
 
@@ -224,8 +221,7 @@ impl World {
         }
         if let Answer::Hooked { unconfirmed: 1.., .. } = answer {
             let tail = peer.conversation.transcript.len().saturating_sub(200);
-            let mut receipts = peer.conversation.receipts(peer.who.claude.clone(), tail);
-            receipts.searched = tail == 0;
+            let receipts = peer.conversation.receipts(peer.who.claude.clone(), tail);
             self.say(conn, ToHub::Seen(receipts));
         }
         self.hang_up(conn, false);

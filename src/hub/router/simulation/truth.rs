@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::super::{ConnId, Input};
 use super::world::{Owner, World};
-use crate::wire::{Answer, Code, Kind, Parcel, Path, State, ToClient, ToHub};
+use crate::wire::{Answer, AskRequest, Code, Kind, Parcel, Path, State, ToClient, ToHub};
 
 /// What an observer who sees everything knows of an ask or a broadcast.
 #[derive(Debug, Default)]
@@ -73,7 +73,7 @@ impl World {
         let Some(owner) = self.links.get(conn).filter(|l| l.open).map(|l| l.owner) else { return effects };
         let known = |push: &&String| self.hub.pushes.contains_key(*push);
         match message {
-            ToHub::Ask { ask_id, .. } => effects.asked = Some(ask_id.clone()),
+            ToHub::Ask(AskRequest { ask_id, .. }) => effects.asked = Some(ask_id.clone()),
             ToHub::Pushed { push, error: None } => effects.pushed = Some(push.clone()).filter(|p| known(&p)),
             ToHub::Seen(receipts) => {
                 // Only a receipt for what this hub knows counts, and only of a client that may give it.
@@ -116,20 +116,16 @@ impl World {
     /// What the hub says must be so.
     pub fn check(&mut self, conn: ConnId, owner: Owner, message: &ToClient) {
         match message {
-            ToClient::Ok { answer, waiting, .. } => {
-                match answer {
-                    Answer::Asked { ask_id, state, .. } => self.check_state(Kind::Ask, ask_id, *state),
-                    Answer::Replied { ask_id, state, .. } => self.check_state(Kind::Reply, ask_id, *state),
-                    Answer::Broadcast { asks, .. } => {
-                        for member in asks {
-                            self.truth(&member.ask_id);
-                        }
+            ToClient::Ok { answer, .. } => match answer {
+                Answer::Asked { ask_id, state, .. } => self.check_state(Kind::Ask, ask_id, *state),
+                Answer::Replied { ask_id, state, .. } => self.check_state(Kind::Reply, ask_id, *state),
+                Answer::Broadcast { asks, .. } => {
+                    for member in asks {
+                        self.truth(&member.ask_id);
                     }
-                    _ => {}
                 }
-                waiting.iter().for_each(|parcel| self.check_push(conn, owner, parcel));
-            }
-            ToClient::Error { waiting, .. } => waiting.iter().for_each(|p| self.check_push(conn, owner, p)),
+                _ => {}
+            },
             ToClient::Push(parcel) => {
                 if parcel.path == Path::Form && !self.pushes.contains_key(&parcel.push) {
                     self.check_form(parcel);

@@ -7,7 +7,7 @@ use super::super::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use super::client::Peer;
 use super::truth::{Key, Push, Truth};
 use crate::hub::journal;
-use crate::wire::{BroadcastRequest, HookReport, ToClient, ToHub};
+use crate::wire::{AskRequest, BroadcastRequest, HookReport, ToClient, ToHub};
 
 /// A pseudo-random number generator: the same numbers for the same seed everywhere.
 pub struct Rng(pub u64);
@@ -406,7 +406,7 @@ fn request_id(message: &ToHub) -> Option<u64> {
         ToHub::Register { id, .. }
         | ToHub::Peers { id }
         | ToHub::Asks { id }
-        | ToHub::Ask { id, .. }
+        | ToHub::Ask(AskRequest { id, .. })
         | ToHub::FormClosed { id, .. }
         | ToHub::Broadcast(BroadcastRequest { id, .. })
         | ToHub::Reply { id, .. }

@@ -3,7 +3,8 @@
 use crate::hub::router::{Info, Input, Limits, Ms, Output, Router};
 use crate::wire::HookEvent::{self, Prompt, Start, Stop, StopAgain};
 use crate::wire::{
-    Activity, Answer, HookReport, Kind, Note, Parcel, Path, PeerKind, Receipts, State, ToClient, ToHub, Who,
+    Activity, Answer, AskRequest, HookReport, Kind, Note, Parcel, Path, PeerKind, Receipts, State, ToClient,
+    ToHub, Who,
 };
 
 const ASKER: u64 = 1;
@@ -47,7 +48,8 @@ impl Case {
         case.say(WAITER, ToHub::Wait { id: 1, claude, process });
         let (ask_id, to, text) = ("ask_0000000000000001".to_owned(), "session".to_owned(), "?".to_owned());
         let (timeout_ms, thread, person) = (600_000, None, false);
-        let out = case.say(ASKER, ToHub::Ask { id: 2, ask_id, to, text, timeout_ms, thread, person });
+        let out =
+            case.say(ASKER, ToHub::Ask(AskRequest { id: 2, ask_id, to, text, timeout_ms, thread, person }));
         case.take_push(&out);
         case
     }
@@ -73,8 +75,7 @@ impl Case {
 
     fn hook(&mut self, event: HookEvent, turn: Option<&str>) -> (Vec<Output>, usize) {
         let (claude, turn) = (CLAUDE.to_owned(), turn.map(str::to_owned));
-        let hook =
-            ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id: None, reason: None, age_ms: None });
+        let hook = ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id: None, reason: None });
         let out = self.say(HOOK, hook);
         let reminded = out.iter().map(|o| match o {
             Output::Send(HOOK, ToClient::Ok { answer: Answer::Hooked { remind, .. }, .. }) => remind.len(),
@@ -212,7 +213,7 @@ fn told(out: &[Output]) -> Vec<(State, Option<Note>, String)> {
 fn denied(case: &mut Case) -> Vec<Output> {
     let (claude, ask_id) = (CLAUDE.to_owned(), Some("ask_0000000000000001".to_owned()));
     let (event, reason) = (HookEvent::Denied, Some("not by a peer".to_owned()));
-    let denied = HookReport { id: 1, claude, event, turn: None, ask_id, reason, age_ms: None };
+    let denied = HookReport { id: 1, claude, event, turn: None, ask_id, reason };
     case.say(HOOK, ToHub::Hook(denied))
 }
 
@@ -220,10 +221,9 @@ fn denied(case: &mut Case) -> Vec<Output> {
 fn model_whose_answer_is_refused_has_seen_the_question() {
     let told = told(&denied(&mut Case::new(vec![Path::Inbox])));
     let states: Vec<_> = told.iter().map(|(state, note, _)| (*state, *note)).collect();
-    // A model that acts is busy, has seen the question, and was refused.
-    let expected = [(State::Pushed, None), (State::Seen, None), (State::Seen, Some(Note::Declined))];
+    let expected = [(State::Seen, None), (State::Seen, Some(Note::Declined))];
     assert_eq!(states, expected, "{told:?}");
-    assert!(told[2].2.contains("not by a peer"), "{told:?}");
+    assert!(told[1].2.contains("not by a peer"), "{told:?}");
 }
 
 #[test]
