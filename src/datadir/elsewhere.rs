@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use super::machine::HOST;
 use super::{Claim, DataDir, LOCK, SOCKET, make_private};
 use crate::repository::path_var;
 use crate::threads::{SMALL, spawn};
@@ -23,11 +22,6 @@ const PEERS: &str = "peers/peers.sock";
 
 /// Identifies the listeners of a directory: device, inode and the time of the last change of each socket.
 pub type Listeners = [Option<(u64, u64, i64, i64)>; 2];
-
-/// The host name of this machine or container.
-pub fn host() -> &'static str {
-    &HOST
-}
 
 /// Connects within `limit`: `connect` blocks while the listener's backlog is full, and has no timeout of its own.
 pub(super) fn dial(path: PathBuf, limit: Duration) -> io::Result<UnixStream> {

@@ -142,12 +142,11 @@ pub fn marketplace() -> Result<Option<Marketplace>, String> {
 
 /// The entries of one of Claude Code's lists; those of an unknown form are left out.
 fn list<T: for<'a> Deserialize<'a>>(args: &[&str]) -> Result<Vec<T>, String> {
-    match serde_json::from_str::<Vec<&RawValue>>(&claude(args)?) {
-        Ok(list) => Ok(list.into_iter().filter_map(|entry| serde_json::from_str(entry.get()).ok()).collect()),
-        Err(e) => {
-            Err(format!("`claude {}` printed no list ({e}); Claude Code may be too old", args.join(" ")))
-        }
-    }
+    let printed = claude(args)?;
+    let list: Vec<&RawValue> = serde_json::from_str(&printed).map_err(|e| {
+        format!("`claude {}` printed no list ({e}); Claude Code may be too old", args.join(" "))
+    })?;
+    Ok(list.into_iter().filter_map(|entry| serde_json::from_str(entry.get()).ok()).collect())
 }
 
 /// Version and path of the program that the plugin starts.
@@ -202,11 +201,10 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
 }
 
 /// `path` with `~` for the home directory.
-pub fn abbreviate_home(path: &str) -> String {
-    match Path::new(path).strip_prefix(std::env::home_dir().unwrap_or_default()) {
-        Ok(below) => Path::new("~").join(below).display().to_string(),
-        Err(_) => path.to_owned(),
-    }
+pub fn abbreviate_home(path: impl AsRef<Path>) -> String {
+    let path = path.as_ref();
+    let below = path.strip_prefix(std::env::home_dir().unwrap_or_default());
+    below.map_or_else(|_| path.to_owned(), |below| Path::new("~").join(below)).display().to_string()
 }
 
 #[cfg(test)]

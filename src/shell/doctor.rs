@@ -219,14 +219,13 @@ fn check_peers(report: &mut Report, roster: &Roster) {
 
 /// The sessions that run and are not registered, each with the reason.
 fn check_sessions(report: &mut Report, roster: &Roster, plugin: &Result<(Plugin, String), String>) {
-    let state = settings::state();
     for session in unregistered(roster, claude::running_sessions()) {
         let (reason, remedy) = match plugin {
             Err(why) => (why.as_str(), "run `relay setup`, then restart it"),
             Ok(_) if Settings::read(Path::new(&session.cwd)).disables_plugin() => {
                 ("the plugin is disabled in its settings", "enable it with /plugin in it")
             }
-            Ok(_) if settings::is_server_disabled(&state, &session.cwd) => {
+            Ok(_) if settings::is_server_disabled(&session.cwd) => {
                 ("its MCP server is disabled in that project", "enable plugin:relay:relay with /mcp in it")
             }
             Ok((plugin, _)) if session.started_before(&plugin.installed_at) => {

@@ -64,14 +64,10 @@ impl Settings {
     }
 }
 
-/// Claude Code's state file `.claude.json`, which lists MCP servers; `null` if it can't be read.
-pub fn state() -> Value {
-    let dir = path_var("CLAUDE_CONFIG_DIR").or_else(std::env::home_dir);
-    dir.and_then(|dir| read_json(&dir.join(".claude.json"))).unwrap_or_default()
-}
-
-/// Whether the user has disabled our server in the project `cwd` (`/mcp` in a session does).
-pub fn is_server_disabled(state: &Value, cwd: &str) -> bool {
+/// Whether the user has disabled our server in the project `cwd` (`/mcp` in a session does), by Claude Code's state file.
+pub fn is_server_disabled(cwd: &str) -> bool {
+    let dir = path_var("CLAUDE_CONFIG_DIR").or_else(std::env::home_dir).unwrap_or_default();
+    let state: Value = read_json(&dir.join(".claude.json")).unwrap_or_default();
     let disabled = state["projects"][cwd]["disabledMcpServers"].as_array();
     disabled.into_iter().flatten().any(|server| server == SERVER)
 }

@@ -1,7 +1,6 @@
 //! `relay setup`: installs, upgrades and removes the plugin with Claude Code's own commands.
 
 use std::io::{self, IsTerminal};
-use std::path::Path;
 
 use super::args::Args;
 use super::claude::{
@@ -36,7 +35,7 @@ fn install(args: &Args) -> Result<(), Failure> {
     step("Claude Code", &version)?;
     install_plugin()?;
     permit(args)?;
-    let dir = shown(&package::install_extras()?);
+    let dir = abbreviate_home(package::install_extras()?);
     step(
         "shell",
         &format!("completions and man page are below {dir} (for zsh, add zsh/site-functions to fpath)"),
@@ -58,7 +57,10 @@ fn install_plugin() -> Result<(), Failure> {
         step("marketplace", "comes from the network; `claude plugin marketplace update` updates it")?;
     } else {
         let dir = package::install()?;
-        step("copy", &format!("relay {} and the plugin are in {}", env!("CARGO_PKG_VERSION"), shown(&dir)))?;
+        step(
+            "copy",
+            &format!("relay {} and the plugin are in {}", env!("CARGO_PKG_VERSION"), abbreviate_home(&dir)),
+        )?;
         if is_broken || known.as_ref().and_then(|known| known.path.as_ref()) != Some(&dir) {
             known.map(|_| claude(&["plugin", "marketplace", "remove", MARKETPLACE])).transpose()?;
             step("marketplace", &claude(&["plugin", "marketplace", "add", &dir.to_string_lossy()])?)?;
@@ -118,8 +120,4 @@ fn remove() -> Result<(), Failure> {
 fn step(what: &str, result: &str) -> Result<(), Failure> {
     let line = result.lines().last().unwrap_or_default();
     out(&format!("{what:12} {}\n", clean(line.rsplit('✔').next().unwrap_or_default().trim_start())))
-}
-
-fn shown(path: &Path) -> String {
-    abbreviate_home(&path.to_string_lossy())
 }
