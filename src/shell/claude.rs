@@ -127,8 +127,7 @@ pub fn claude(args: &[&str]) -> Result<String, String> {
 /// # Errors
 /// As for [`claude`], and a list in an unknown format.
 pub fn plugin() -> Result<Option<Plugin>, String> {
-    let list = list::<Plugin>(&["plugin", "list", "--json"])?;
-    Ok(list.into_iter().find(|plugin| plugin.id == PLUGIN))
+    entry(&["plugin", "list", "--json"], |plugin: &Plugin| plugin.id == PLUGIN)
 }
 
 /// Our marketplace, as Claude Code lists it.
@@ -136,17 +135,17 @@ pub fn plugin() -> Result<Option<Plugin>, String> {
 /// # Errors
 /// As for [`claude`], and a list in an unknown format.
 pub fn marketplace() -> Result<Option<Marketplace>, String> {
-    let list = list::<Marketplace>(&["plugin", "marketplace", "list", "--json"])?;
-    Ok(list.into_iter().find(|marketplace| marketplace.name == MARKETPLACE))
+    entry(&["plugin", "marketplace", "list", "--json"], |known: &Marketplace| known.name == MARKETPLACE)
 }
 
-/// The entries of one of Claude Code's lists; those of an unknown form are left out.
-fn list<T: for<'a> Deserialize<'a>>(args: &[&str]) -> Result<Vec<T>, String> {
+/// An entry of one of Claude Code's lists; others may be of an unknown form.
+fn entry<T: DeserializeOwned>(args: &[&str], is_ours: impl Fn(&T) -> bool) -> Result<Option<T>, String> {
     let printed = claude(args)?;
     let list: Vec<&RawValue> = serde_json::from_str(&printed).map_err(|e| {
         format!("`claude {}` printed no list ({e}); Claude Code may be too old", args.join(" "))
     })?;
-    Ok(list.into_iter().filter_map(|entry| serde_json::from_str(entry.get()).ok()).collect())
+    let mut entries = list.iter().filter_map(|entry| serde_json::from_str(entry.get()).ok());
+    Ok(entries.find(is_ours))
 }
 
 /// Version and path of the program that the plugin starts.

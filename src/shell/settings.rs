@@ -161,9 +161,7 @@ fn edit(
 pub fn replace(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mode = fs::metadata(file).map_or(mode, |meta| meta.permissions().mode() & 0o7777);
     fs::create_dir_all(file.parent().unwrap_or(file))?;
-    let mut name = file.as_os_str().to_owned();
-    name.push(format!(".relay-{}", std::process::id()));
-    let new = PathBuf::from(name);
+    let new = file.with_extension(format!("relay-{}", std::process::id()));
     let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     let written = open
         .write_all(bytes)
