@@ -23,7 +23,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::client::{Client, Event};
 use crate::datadir::DataDir;
 use crate::fence;
-use crate::link::{self, FromHub, unreachable};
+use crate::link::{self, FromHub};
 use crate::mcp::{self, Id, Incoming};
 use crate::process;
 use crate::texts::{self, Texts};
@@ -31,9 +31,8 @@ use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Activity, Parcel, Path, ToClient, ToHub};
 use calls::{Call, Wait};
-use forms::OpenForm;
 use identity::Identity;
-use surroundings::Surroundings;
+use surroundings::{SessionFile, Surroundings};
 
 /// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
 const CHECK: Duration = Duration::from_secs(1);
@@ -56,9 +55,11 @@ enum Received {
 struct Channel {
     client: Client,
     session: Surroundings,
+    /// The session's file as the hub knows it.
+    reported: SessionFile,
     texts: Texts,
-    /// The program at the other end of stdin.
-    program: mcp::Client,
+    /// The name with which the program at the other end of stdin introduced itself.
+    program: String,
     /// The open calls, by the id of the request to the hub that each waits for.
     calls: HashMap<u64, Call>,
     /// The open call of `relay_wait`.
@@ -73,8 +74,8 @@ struct Channel {
     /// Whether the client's process was stopped at the last check.
     is_stopped: bool,
     inbox: Sender<(PathBuf, Parcel)>,
-    /// The forms that are open in front of its user.
-    forms: Vec<OpenForm>,
+    /// The forms that are open in front of its user. The id of a form's request is the push.
+    forms: Vec<Parcel>,
 }
 
 /// `relay channel`: serves the session on stdin and stdout until stdin closes, its parent is gone, or a signal comes.
@@ -93,12 +94,13 @@ pub fn run(dir: &DataDir) -> ExitCode {
 
 fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     let (received, all) = bounded(256);
-    let prepared = dir.prepare();
+    let _ = dir.prepare(); // without a usable directory there is no hub, and the calls say why
     listen(&received)?;
     let Some((id, method, params)) = first_request(&all, session.pid)? else { return Ok(()) };
     let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
-    let program = client.client();
-    if program != mcp::Client::ClaudeCode {
+    let program = client.client().to_owned();
+    let is_claude = program == mcp::CLAUDE_CODE;
+    if !is_claude {
         // Another client may run all its sessions under one process.
         session.key = process::key(std::process::id());
     }
@@ -106,14 +108,14 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
     spawn("hub", PARSER, move || link::keep(at, |message| hub.send(Received::Hub(message)).is_ok()))?;
     let mut tokens = Tokens::new()?;
     let (identity, _locked) = Identity::open(&dir.sessions().join(&session.key), &mut tokens)?;
-    let away = prepared.err().unwrap_or_else(|| "the hub has not been reached yet; retry".to_owned());
     let (inbox, to_inbox) = unbounded();
     let done = move |push, error| received.send(Received::Inbox(push, error)).is_ok();
     inbox::serve(Texts::new(dir, session.key.clone()), to_inbox, done)?;
     log::debug!(key = session.key; "channel_start");
     let mut channel = Channel {
-        client: Client::new(tokens, session.who(identity), unreachable(away)),
+        client: Client::new(tokens, session.who(identity)),
         texts: Texts::new(dir, session.key.clone()),
+        reported: session.file.clone(),
         session,
         program,
         calls: HashMap::new(),
@@ -126,7 +128,6 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
         inbox,
         forms: Vec::new(),
     };
-    let is_claude = program == mcp::Client::ClaudeCode;
     channel.client.who.forms = client.shows_forms() && is_claude && channel.session.find_person();
     channel.client.who.paths = channel.paths();
     channel.client.who.session = channel.conversation();
@@ -182,8 +183,8 @@ fn listen(received: &Sender<Received>) -> io::Result<()> {
     })?;
     spawn("stdin", PARSER, move || {
         let mut input = BufReader::new(io::stdin());
-        while let Ok(Some(messages)) = mcp::read(&mut input) {
-            if !messages.into_iter().all(|incoming| client.send(Received::Client(incoming)).is_ok()) {
+        while let Ok(Some(incoming)) = mcp::read(&mut input) {
+            if client.send(Received::Client(incoming)).is_err() {
                 return; // the channel exits
             }
         }
@@ -196,8 +197,7 @@ impl Channel {
     fn serve(&mut self, received: &Receiver<Received>) -> &'static str {
         let mut check = Instant::now() + CHECK;
         loop {
-            let wait = self.wait.as_ref().map(|wait| wait.until);
-            let until = self.client.deadline().into_iter().chain(wait).fold(check, Instant::min);
+            let until = self.client.deadline().map_or(check, |deadline| deadline.min(check));
             match received.recv_deadline(until) {
                 Ok(Received::Client(incoming)) => self.answer_client(incoming),
                 Ok(Received::Hub(message)) => {
@@ -213,9 +213,11 @@ impl Channel {
             let now = Instant::now();
             let late = self.client.expire(now);
             self.take_events(late);
-            self.end_wait(now);
-            if self.ending && self.calls.is_empty() && self.wait.is_none() {
-                return "stdin or stdout closed";
+            if self.ending {
+                self.end_wait();
+                if self.calls.is_empty() {
+                    return "stdin or stdout closed";
+                }
             }
             if now >= check {
                 check = now + CHECK;
@@ -224,6 +226,7 @@ impl Channel {
                     return "its parent is gone";
                 }
                 self.check_session();
+                self.check_wait(now);
                 if std::mem::take(&mut self.resources_changed) {
                     self.print(&mcp::notification("notifications/resources/list_changed", json!({})));
                 }
@@ -237,8 +240,8 @@ impl Channel {
             Incoming::Notification { method, params } if method == "notifications/cancelled" => {
                 self.cancel(&params);
             }
-            Incoming::Response { id: Some(id), result } => self.form_answered(&id, result.as_deref()),
-            Incoming::Response { .. } | Incoming::Notification { .. } => {}
+            Incoming::Notification { .. } => {}
+            Incoming::Response { id, result } => self.form_answered(&id, result.as_deref()),
             Incoming::Request { id, method, params } => self.answer_request(id, &method, &params),
         }
     }
@@ -255,7 +258,6 @@ impl Channel {
             }
             "tools/call" => return self.call(id, params),
             "resources/list" => return self.list_resources(id),
-            "resources/templates/list" => mcp::result(&id, resources::templates()),
             "resources/read" => {
                 let params: Value = mcp::params(params).unwrap_or_default();
                 let uri = params["uri"].as_str().unwrap_or_default().to_owned();
@@ -271,35 +273,23 @@ impl Channel {
         self.print(&answer);
     }
 
+    fn is_claude(&self) -> bool {
+        self.program == mcp::CLAUDE_CODE
+    }
+
     /// Claude Code's id of the conversation. Another client that was started from a session inherits that session's id.
     fn conversation(&self) -> Option<String> {
-        self.session.id().filter(|_| self.program == mcp::Client::ClaudeCode)
+        self.session.id().filter(|_| self.is_claude())
     }
 
     /// Whether messages reach the model by themselves.
     fn is_pushable(&self) -> bool {
-        self.program == mcp::Client::ClaudeCode || self.session.only.is_some()
+        self.is_claude() || self.session.only.is_some()
     }
 
-    /// The paths to this session, the preferred one first. A client that can't be pushed to has one only while `relay_wait` waits.
+    /// The paths to this session, the preferred one first.
     fn paths(&self) -> Vec<Path> {
-        match self.wait.is_some() {
-            _ if self.is_pushable() => self.session.find_paths(),
-            true => vec![Path::Tool],
-            false => Vec::new(),
-        }
-    }
-
-    /// Reports the paths to the hub, if they have changed.
-    fn update_paths(&mut self) {
-        let paths = self.paths();
-        if paths != self.client.who.paths {
-            self.client.who.paths.clone_from(&paths);
-            if self.client.is_registered() {
-                let paths = Some(paths);
-                self.client.send(&ToHub::Activity { activity: None, age_ms: None, branch: None, paths });
-            }
-        }
+        if self.is_pushable() { self.session.find_paths() } else { Vec::new() }
     }
 
     fn take_events(&mut self, events: Vec<Event>) {
@@ -308,7 +298,7 @@ impl Channel {
                 Event::Registered { name } => self.registered(&name),
                 Event::Refused(fault) => log::warn!(code = fault.code.name(); "refused"),
                 Event::Lost(fault) => log::info!(code = fault.code.name(); "hub_disconnect"),
-                Event::Ended { id, request, result } => self.ended(id, &request, &result),
+                Event::Ended { id, result, .. } => self.ended(id, &result),
                 Event::Push(parcel) => self.push(parcel),
                 Event::Told(ToClient::RosterChanged) => self.resources_changed = true,
                 Event::Told(ToClient::Over { ask_id, .. }) => {
@@ -318,20 +308,18 @@ impl Channel {
                 Event::Told(_) => {}
             }
         }
-        self.settle_arrived();
+        if self.calls.is_empty() {
+            let left = std::mem::take(&mut self.arrived);
+            self.give_back(left, "no tool call can carry it");
+        }
     }
 
     fn registered(&mut self, name: &str) {
         let paths: Vec<&str> = self.client.who.paths.iter().map(|p| p.name()).collect();
         log::info!(name = name, paths = paths.join(" "); "register_ack");
-        if self.lists_resources {
-            self.resources_changed = true; // they may have changed meanwhile
-        }
-        let file = &self.session.file;
-        if file.status.is_some() {
-            let (activity, age_ms) = (file.status, file.status_age());
-            self.client.send(&ToHub::Activity { activity, age_ms, branch: None, paths: None });
-        }
+        self.resources_changed = self.lists_resources; // they may have changed meanwhile
+        self.reported.status = None;
+        self.check_session();
     }
 
     /// Pushes a text into the session by the path that the hub chose.
@@ -358,42 +346,40 @@ impl Channel {
         self.client.pushed(push, error);
     }
 
-    /// Reports changes of the session to the hub: name, activity, branch, paths.
+    /// Reports changes of the session to the hub: name, activity, branch, conversation, paths.
     fn check_session(&mut self) {
-        let (file_before, git_before) = self.session.refresh();
-        let (file, git) = (&self.session.file, &self.session.git);
-        let branch = (git.branch != git_before.branch).then(|| git.branch.clone().unwrap_or_default());
-        let is_new = (file.status, file.status_at) != (file_before.status, file_before.status_at);
-        let mut status = file.status.filter(|_| is_new);
-        let mut age_ms = file.status_age();
-        let was_stopped = std::mem::replace(&mut self.is_stopped, process::is_stopped(self.session.pid));
-        if self.is_stopped != was_stopped {
-            // Reports of hooks since the last check take precedence.
-            (status, age_ms) = match self.is_stopped {
-                true => (Some(Activity::Stopped), Some(0)),
-                false => (file.status.or(Some(Activity::Unknown)), Some(CHECK.as_millis() as u64)),
-            };
-        }
-        let name = file.name.clone().filter(|_| file.name != file_before.name);
-        self.client.who.branch.clone_from(&git.branch);
-        self.update_paths();
+        self.session.refresh();
+        let (file, git) = (self.session.file.clone(), self.session.git());
+        let session = self.conversation().or_else(|| self.client.who.session.clone());
+        let branch = (git.branch != self.client.who.branch).then(|| git.branch.clone().unwrap_or_default());
+        let is_new_session = session != self.client.who.session;
+        let now_by = self.paths();
+        let paths = (now_by != self.client.who.paths).then(|| now_by.clone());
+        let who = &mut self.client.who;
+        (who.branch, who.session, who.paths) = (git.branch, session.clone(), now_by);
         if !self.client.is_registered() {
             return;
         }
-        if status.is_some() || branch.is_some() {
-            self.client.send(&ToHub::Activity { activity: status, age_ms, branch, paths: None });
+        let was_stopped = std::mem::replace(&mut self.is_stopped, process::is_stopped(self.session.pid));
+        let is_new = (file.status, file.status_at) != (self.reported.status, self.reported.status_at);
+        let (activity, age_ms) = match (was_stopped, self.is_stopped) {
+            // Reports of hooks since the last check take precedence.
+            (false, true) => (Some(Activity::Stopped), Some(0)),
+            (true, false) => (file.status.or(Some(Activity::Unknown)), Some(CHECK.as_millis() as u64)),
+            _ => (file.status.filter(|_| is_new), file.status_age()),
+        };
+        if activity.is_some() || branch.is_some() || paths.is_some() {
+            self.client.send(&ToHub::Activity { activity, age_ms, branch, paths });
         }
-        let id = self.conversation();
-        if id != self.client.who.session
-            && let Some(session) = id
-        {
-            self.client.who.session = Some(session.clone());
+        if let Some(session) = session.filter(|_| is_new_session) {
             self.client.send(&ToHub::Session { session });
         }
-        if let Some(name) = name {
+        if let Some(name) = file.name.clone().filter(|_| file.name != self.reported.name) {
             self.client.request(|id| ToHub::Rename { id, name, exact: false });
         }
+        self.reported = file;
     }
+
     /// Prints one message, and returns whether that was possible. If not, the channel ends.
     fn print(&mut self, line: &str) -> bool {
         let printed = print(line);

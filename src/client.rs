@@ -21,10 +21,10 @@ use crate::wire::{
 
 /// The number of pushes that a client remembers.
 const MAX_PUSHES: usize = 1024;
-/// How many hubs may die while they have a request: it may be what kills them. A withdrawal, for which nobody waits, is
-/// tried longer, since the ask would stay open.
+/// How many hubs may die while they have a request: it may be what kills them. A request without a time limit is tried longer,
+/// since its ask would stay open.
 const MAX_DEATHS: u32 = 2;
-const MAX_DEATHS_OF_WITHDRAWAL: u32 = 16;
+const MAX_DEATHS_WITHOUT_LIMIT: u32 = 16;
 /// The id of the registration request.
 const REGISTER: u64 = 0;
 
@@ -80,9 +80,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that registers as `who` on each connection that [`handle`](Self::handle) is given. Until then `away` tells
-    /// why there is no hub.
-    pub fn new(tokens: Tokens, who: Who, away: Fault) -> Client {
+    /// A client that registers as `who` on each connection that [`handle`](Self::handle) is given.
+    pub fn new(tokens: Tokens, who: Who) -> Client {
         Client {
             tokens,
             who: Who { host: Some(HOST.clone()), ..who },
@@ -90,7 +89,7 @@ impl Client {
             registered: false,
             epoch: None,
             next_epoch: String::new(),
-            away,
+            away: unreachable("the hub has not been reached yet; try again"),
             next_id: REGISTER,
             requests: BTreeMap::new(),
             pushes: VecDeque::new(),
@@ -182,7 +181,7 @@ impl Client {
         for request in self.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
         }
-        let most = |r: &Request| if has_no_limit(&r.message) { MAX_DEATHS_OF_WITHDRAWAL } else { MAX_DEATHS };
+        let most = |r: &Request| if has_no_limit(&r.message) { MAX_DEATHS_WITHOUT_LIMIT } else { MAX_DEATHS };
         let why_given_up = |r: &Request| {
             let name = name(&r.message);
             unreachable(format!(
@@ -339,8 +338,8 @@ fn has_no_limit(message: &ToHub) -> bool {
     matches!(message, ToHub::Withdraw { .. } | ToHub::FormClosed { .. })
 }
 
-/// The name of a request on the wire.
+/// The name of a request on the wire: the first string of its line.
 fn name(request: &ToHub) -> String {
-    let request = serde_json::to_value(request).unwrap_or_default();
-    request.as_object().and_then(|object| object.keys().next().cloned()).unwrap_or_default()
+    let line = serde_json::to_string(request).unwrap_or_default();
+    line.split('"').nth(1).unwrap_or_default().to_owned()
 }

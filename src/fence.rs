@@ -24,7 +24,7 @@ const TAGS: &str = "agent- antml bash- channel channel- command- cross-session c
     ide- invoke local-command- mcp- parameter persisted-output relay session-start-hook system system- task- \
     teammate- thinking tool- user-memory-input user-prompt-submit-hook";
 
-/// `text` without terminal escape sequences, control characters (but `\n` and `\t`; every kind of line end becomes
+/// `text` without terminal control sequences, control characters (but `\n` and `\t`; every kind of line end becomes
 /// `\n`), bidirectional controls and invisible characters, and with a backslash in structural tags, `<\channel`, and in
 /// what looks like the identifier of a push, `push\_`, since receipts are found by it. Idempotent. At most twice as
 /// long as `text`.
@@ -167,7 +167,8 @@ pub fn marked_text(p: &Parcel) -> String {
 /// Instructions for the model.
 fn advice(p: &Parcel) -> Option<String> {
     let again = p.again.then(|| format!("This may have come already: act on {} once.", label(&p.ask_id)));
-    again.into_iter().chain(advice_by_kind(p)).reduce(|again, advice| format!("{again} {advice}"))
+    let advice: Vec<String> = again.into_iter().chain(advice_by_kind(p)).collect();
+    (!advice.is_empty()).then(|| advice.join(" "))
 }
 
 fn advice_by_kind(p: &Parcel) -> Option<String> {
@@ -199,16 +200,15 @@ fn is_structure(after: &str) -> bool {
     name.split(':').any(structural)
 }
 
-/// Removes escape sequences, control characters and invisible characters.
+/// Removes colours and other control sequences, control characters and invisible characters.
 fn strip(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
         let after = &rest[c.len_utf8()..];
         rest = match c {
-            '\u{1b}' => after_escape(after),
+            '\u{1b}' => after.strip_prefix('[').map_or(after, after_csi),
             '\u{9b}' => after_csi(after),
-            '\u{90}' | '\u{98}' | '\u{9d}'..='\u{9f}' => after_string(after),
             _ => after,
         };
         match c {
@@ -243,33 +243,10 @@ pub fn hidden(c: char) -> bool {
         | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The rest of `text` after the escape sequence that an ESC before it began.
-fn after_escape(text: &str) -> &str {
-    match text.chars().next() {
-        Some('[') => after_csi(&text[1..]),
-        Some(']' | 'P' | 'X' | '^' | '_') => after_string(&text[1..]),
-        _ => {
-            let end = text.trim_start_matches(|c| matches!(c, ' '..='/'));
-            end.strip_prefix(|c| matches!(c, '0'..='~')).unwrap_or(text)
-        }
-    }
-}
-
 /// The rest of `text` after a control sequence.
 fn after_csi(text: &str) -> &str {
-    let end =
-        text.trim_start_matches(|c| matches!(c, '0'..='?')).trim_start_matches(|c| matches!(c, ' '..='/'));
+    let end = text.trim_start_matches(|c| matches!(c, ' '..='?'));
     end.strip_prefix(|c| matches!(c, '@'..='~')).unwrap_or(end)
-}
-
-/// The rest of `text` after a control string (a window title, a link). A string without a proper terminator is kept as
-/// text.
-fn after_string(text: &str) -> &str {
-    let end = &text[text.find(char::is_control).unwrap_or(text.len())..];
-    ["\u{7}", "\u{1b}\\", "\u{9c}"]
-        .iter()
-        .find_map(|&terminator| end.strip_prefix(terminator))
-        .unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -282,9 +259,9 @@ mod tests {
         ("plain\ttext\nline", "plain\ttext\nline"),
         ("a\r\nb\rc\u{2028}d\u{2029}e\u{85}f\u{b}g\u{c}h", "a\nb\nc\nd\ne\nf\ng\nh"),
         ("\u{1b}[1;31mred\u{1b}[0m \u{1b}[?25lx\u{9b}2Jy", "red xy"),
-        ("\u{1b}]0;title\u{7}a\u{1b}]8;;http://x\u{1b}\\b\u{9d}52;c;Zm9v\u{9c}c", "abc"),
-        ("\u{1b}Pq#0\u{1b}\\a\u{1b}_G\u{1b}\\b\u{1b}(Bc\u{1b}7d\u{1b}ce", "abcde"),
-        ("unfinished \u{1b}]0;all that follows\nstays", "unfinished 0;all that follows\nstays"),
+        // Nothing of other sequences is hidden, and without its control characters it does nothing.
+        ("\u{1b}]0;title\u{7}a\u{1b}]8;;http://x\u{1b}\\b\u{9d}52;c\u{9c}c", "]0;titlea]8;;http://x\\b52;cc"),
+        ("\u{1b}(Ba\u{1b}7b", "(Ba7b"),
         ("cut \u{1b}[31", "cut "),
         ("\u{1b}", ""),
         ("\u{1b}\u{1b}[31m", ""),

@@ -16,9 +16,9 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::datadir::{DataDir, is_not_running};
+use crate::datadir::DataDir;
 use crate::fence::label;
-use crate::link::{Link, unreachable};
+use crate::link::Link;
 use crate::process;
 use crate::wire::{Answer, Code, HookEvent, HookReport, ListedAsk, MAX_LABEL, Receipts, ToHub, VERSION};
 use transcript::Transcript;
@@ -26,19 +26,12 @@ pub use transcript::pushes_in;
 
 /// The limit of the hook's input, in bytes. A longer input is ignored.
 const MAX_INPUT: u64 = 32 << 20;
-/// How much of a transcript's end is searched, in bytes.
-const MAX_TRANSCRIPT: u64 = 16 << 20;
-/// The same while the user waits. A message of 512 KiB stands in it four times: when it is accepted, twice when the
-/// conversation has it, and in the request.
-const MAX_PROMPT: u64 = 8 << 20;
 /// The time limit while the user waits.
 const PROMPT: Duration = Duration::from_millis(40);
 /// The time limit otherwise.
 const QUIET: Duration = Duration::from_millis(1000);
 /// The pause before a hook tries to reach the hub again.
 const RETRY: Duration = Duration::from_millis(5);
-/// The number of asks that a reminder names.
-const MAX_REMINDED: usize = 5;
 
 /// The fields of a hook's input that are used.
 #[derive(Debug, Default, Deserialize)]
@@ -113,10 +106,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
         );
     }
     let Some(event) = input.event() else { return ExitCode::SUCCESS };
-    let (patience, most) = match event {
-        HookEvent::Prompt => (PROMPT, MAX_PROMPT),
-        _ => (QUIET, MAX_TRANSCRIPT),
-    };
+    let patience = if event == HookEvent::Prompt { PROMPT } else { QUIET };
     let claude = process::key(parent_id());
     let prompted = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
     let mut first = vec![ToHub::Hello { v: VERSION }];
@@ -126,12 +116,13 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     }
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
-    let hook = ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason });
+    let hook =
+        ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason, age_ms: process::own_age() });
     let Some((link, Answer::Hooked { unconfirmed, remind })) = report(dir, &first, &hook, patience) else {
         return ExitCode::SUCCESS;
     };
     if let Some(path) = input.transcript_path.filter(|_| unconfirmed > 0) {
-        Transcript::end(path, most).report(&link.sender);
+        Transcript::end(path).report(&link.sender);
     }
     if !remind.is_empty() {
         let output =
@@ -143,17 +134,15 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
 
 /// The text of a reminder; short, since the screen shows it.
 fn reminder(asks: &[ListedAsk]) -> String {
-    let named =
-        asks.iter().take(MAX_REMINDED).map(|ask| format!("{} from \"{}\"", ask.ask_id, label(&ask.from)));
+    let named = asks.iter().map(|ask| format!("{} from \"{}\"", ask.ask_id, label(&ask.from)));
     format!(
         "Claude Relay: still unanswered: {}. Answer with relay_reply, even if only to say why you can't.",
         named.collect::<Vec<_>>().join(", ")
     )
 }
 
-/// Reports to the hub, if one runs, and returns its answer. If the hub cannot be reached, tries again within the time limit:
-/// another hub may be running within 10 ms. Everything is sent before the hub answers, so that a receipt arrives even if the
-/// time limit expires.
+/// Reports to the hub, and returns its answer. If that fails, tries again within the time limit: another hub may be running
+/// within 10 ms. Everything is sent before the hub answers, so that a receipt arrives even if the time limit expires.
 fn report(dir: &DataDir, first: &[ToHub], hook: &ToHub, patience: Duration) -> Option<(Link, Answer)> {
     let until = Instant::now() + patience;
     loop {
@@ -161,20 +150,14 @@ fn report(dir: &DataDir, first: &[ToHub], hook: &ToHub, patience: Duration) -> O
         if left.is_zero() {
             return None;
         }
-        match dir.connect(left).and_then(Link::over) {
-            Ok(mut link) => {
-                let sent = first
-                    .iter()
-                    .try_for_each(|message| link.sender.send(message))
-                    .map_err(|e| unreachable(e.to_string()));
-                match sent.and_then(|()| link.call_until(until, |_| hook.clone())) {
-                    Ok(answer) => return Some((link, answer)),
-                    Err(fault) if fault.code == Code::HubUnreachable => {}
-                    Err(_) => return None,
-                }
+        if let Ok(mut link) = dir.connect(left).and_then(Link::over)
+            && first.iter().all(|message| link.sender.send(message).is_ok())
+        {
+            match link.call_until(until, |_| hook.clone()) {
+                Ok(answer) => return Some((link, answer)),
+                Err(fault) if fault.code == Code::HubUnreachable => {}
+                Err(_) => return None, // a hub of another version
             }
-            Err(e) if is_not_running(&e) => {}
-            Err(_) => return None,
         }
         thread::sleep(RETRY.min(left));
     }
@@ -226,10 +209,7 @@ mod tests {
             from: "<b>\"x".to_owned(),
             ..ListedAsk::default()
         };
-        let text = reminder(&(0..9).map(ask).collect::<Vec<_>>());
-        assert!(
-            text.contains("ask_0 from \"_b__x\", ask_1") && text.contains("ask_4") && !text.contains("ask_5"),
-            "{text}"
-        );
+        let text = reminder(&(0..2).map(ask).collect::<Vec<_>>());
+        assert!(text.contains("ask_0 from \"_b__x\", ask_1 from"), "{text}");
     }
 }

@@ -31,6 +31,7 @@ use std::process::ExitCode;
 
 use datadir::DataDir;
 use shell::args::{self, Args};
+use shell::terminal::out;
 use shell::{
     Failure, Outcome, ask, asks, completions, demo, doctor, hosts, join, peers, report, setup, status, tail,
     usage_error,
@@ -65,8 +66,8 @@ fn replay(args: &Args) -> Outcome {
 fn run(dir: &DataDir, args: &Args) -> Result<ExitCode, Failure> {
     match args.command {
         "channel" => return Ok(channel::run(dir)),
-        "hub" if args.has("detach") => return Ok(hub::detach(dir)),
-        "hub" => return Ok(hub::main(dir, args.has("announce"))),
+        "hub" if args.has("detach") => out(&link::start_hub(dir)?)?,
+        "hub" => hub::main(dir, args.has("announce"))?,
         "hook" => return Ok(hook::run(dir, args.has("wait"))),
         "peers" => peers::peers(dir, args)?,
         "ask" => ask::ask(dir, args)?,

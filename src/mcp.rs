@@ -19,6 +19,9 @@ mod scan;
 /// The revisions that are spoken, newest first. Without 2026-07-28 on purpose: Claude Code does not register a server
 /// with that revision as a channel.
 const REVISIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+/// How Claude Code and Codex introduce themselves.
+pub const CLAUDE_CODE: &str = "claude-code";
+pub const CODEX: &str = "codex-mcp-client";
 /// The longest line that is read whole, in bytes: a 512 KiB text, each byte of it escaped, and what surrounds it.
 pub const MAX_LINE: usize = crate::wire::MAX_LINE;
 /// The code of an answer to a line that is not JSON.
@@ -36,13 +39,6 @@ pub const RESOURCE_NOT_FOUND: i32 = -32002;
 
 /// The instructions for the model; the client truncates them at 2 KB.
 const INSTRUCTIONS: &str = include_str!("mcp/instructions.txt");
-const ARRIVAL_BY_PUSH: &str = "\
-They arrive by themselves, as a <channel source=\"...relay...\" kind=...> block or as text with a line [relay kind=... ask_id=... \
-from=...].";
-const ARRIVAL_BY_TOOL: &str = "\
-This client can't be interrupted: they come with the result of your next relay tool call, as text whose first line is [relay \
-kind=... ask_id=... from=...].";
-
 /// A request's id as the client wrote it, character by character: a JSON string or number of any size, or `null` in the
 /// answer to a line without one.
 #[derive(Debug, Clone)]
@@ -55,9 +51,9 @@ impl Id {
         matches!(raw.get().as_bytes(), [b'"' | b'-' | b'0'..=b'9', ..]).then_some(Id(raw))
     }
 
-    /// The id of a request of ours.
-    pub fn from_name(name: &str) -> Option<Id> {
-        Id::new(&Value::from(name).to_string())
+    /// Whether it is that of our request `name`.
+    pub fn is(&self, name: &str) -> bool {
+        params::<String>(self.0.get()).is_ok_and(|own| own == name)
     }
 
     fn null() -> Id {
@@ -89,23 +85,18 @@ pub enum Incoming {
     },
     /// Not to be answered.
     Notification { method: String, params: String },
-    /// An answer to a request of ours.
-    Response {
-        /// `None` if it is none that we could have used.
-        id: Option<Id>,
-        /// JSON text without lone surrogates; `None` for an error.
-        result: Option<String>,
-    },
+    /// An answer to a request of ours. The result is JSON text without lone surrogates; `None` for an error.
+    Response { id: Id, result: Option<String> },
     /// Not a valid message; the text is the answer to it.
     Broken(String),
 }
 
-/// Reads the next line that is not blank and gives the messages in it: one, or those of a batch. `None` at the end of the
-/// input. Of a line over [`MAX_LINE`] only the id is read.
+/// Reads the next line that is not blank and gives the message in it; `None` at the end of the input. Of a line over
+/// [`MAX_LINE`] only the id is read.
 ///
 /// # Errors
 /// Those of the input.
-pub fn read(input: &mut impl BufRead) -> io::Result<Option<Vec<Incoming>>> {
+pub fn read(input: &mut impl BufRead) -> io::Result<Option<Incoming>> {
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -120,7 +111,7 @@ pub fn read(input: &mut impl BufRead) -> io::Result<Option<Vec<Incoming>>> {
                 io::Read::take(&mut *input, 64 << 10).read_until(b'\n', &mut line)?;
                 id.feed(&line);
             }
-            return Ok(Some(vec![broken(id, INVALID_REQUEST, "the message is longer than 4 MiB")]));
+            return Ok(Some(broken(id, INVALID_REQUEST, "the message is longer than 4 MiB")));
         }
         let text = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line); // a byte order mark
         if !text.trim_ascii().is_empty() {
@@ -129,17 +120,9 @@ pub fn read(input: &mut impl BufRead) -> io::Result<Option<Vec<Incoming>>> {
     }
 }
 
-/// The messages in a line: one, or in revision 2025-03-26 a batch.
-fn parse(line: &str) -> Vec<Incoming> {
-    match serde_json::from_str::<Vec<&RawValue>>(line) {
-        Ok(batch) if !batch.is_empty() => batch.iter().map(|message| parse_message(message.get())).collect(),
-        _ => vec![parse_message(line)],
-    }
-}
-
 /// The members are parsed later, where they are used, so that a number or a nesting beyond what a parser takes costs that
 /// member and not the whole message.
-fn parse_message(text: &str) -> Incoming {
+fn parse(text: &str) -> Incoming {
     let wrong = |code, why: &str| {
         let mut id = scan::IdScan::default();
         id.feed(text.as_bytes());
@@ -158,7 +141,7 @@ fn parse_message(text: &str) -> Incoming {
         (Some(Ok(method)), None) => Incoming::Notification { method, params },
         (Some(Ok(_)), Some(None)) => wrong(INVALID_REQUEST, "`id` is a string or a number"),
         (None, Some(id)) if result.is_some() || members.contains_key("error") => {
-            Incoming::Response { id, result }
+            Incoming::Response { id: id.unwrap_or_else(Id::null), result }
         }
         _ => wrong(INVALID_REQUEST, "a message has a `method` that is a string"),
     }
@@ -166,8 +149,8 @@ fn parse_message(text: &str) -> Incoming {
 
 /// The answer to a malformed line, with the id that was found in it.
 fn broken(id: scan::IdScan, code: i32, why: &str) -> Incoming {
-    let Some(id) = id.finish() else { return Incoming::Response { id: None, result: None } };
-    Incoming::Broken(error(&id.and_then(|id| Id::new(&id)).unwrap_or_else(Id::null), code, why))
+    let id = id.finish().and_then(|id| Id::new(&id)).unwrap_or_else(Id::null);
+    Incoming::Broken(error(&id, code, why))
 }
 
 /// The parameters of a request, as their type says.
@@ -203,27 +186,14 @@ pub fn notification(method: &str, params: Value) -> String {
     json!({"jsonrpc": "2.0", "method": method, "params": params}).to_string()
 }
 
-/// The MCP client. Only Claude Code has push paths, so that a message arrives without a tool call.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Client {
-    ClaudeCode,
-    Codex,
-    #[default]
-    Other,
-}
-
 /// The parameters of `initialize`. A member of an unexpected type counts as missing.
 #[derive(Default, Deserialize)]
 pub struct Initialize(Value);
 
 impl Initialize {
-    /// The client that introduces itself.
-    pub fn client(&self) -> Client {
-        match self.0["clientInfo"]["name"].as_str() {
-            Some("claude-code") => Client::ClaudeCode,
-            Some("codex-mcp-client") => Client::Codex,
-            _ => Client::Other,
-        }
+    /// The name of the client that introduces itself.
+    pub fn client(&self) -> &str {
+        self.0["clientInfo"]["name"].as_str().unwrap_or_default()
     }
 
     /// Whether the client can show forms to its user (revisions before 2025-11-25 know no other elicitation).
@@ -244,18 +214,17 @@ impl Initialize {
                 "experimental": {"claude/channel": {}},
             },
             "serverInfo": {"name": "relay", "title": "Claude Relay", "version": env!("CARGO_PKG_VERSION")},
-            "instructions": instructions(is_pushable),
+            "instructions": INSTRUCTIONS.replace("{arrival}", arrival(is_pushable)),
         })
     }
 }
 
-/// The instructions for the model; the client truncates them at 2 KB.
-fn instructions(is_pushable: bool) -> String {
-    let (arrival, asking) = match is_pushable {
-        true => (ARRIVAL_BY_PUSH, "the answers arrive as messages: don't wait or poll"),
-        false => (ARRIVAL_BY_TOOL, "relay_wait waits for the answers"),
-    };
-    INSTRUCTIONS.replace("{arrival}", arrival).replace("{asking}", asking)
+/// How a message reaches the model: by itself, or only with the result of a tool call.
+pub fn arrival(is_pushable: bool) -> &'static str {
+    match is_pushable {
+        true => "by itself, as a message: go on without waiting or polling",
+        false => "with the result of a later relay tool call; relay_wait waits for messages",
+    }
 }
 
 /// The request that the client no longer waits for, from the parameters of `notifications/cancelled`.

@@ -43,23 +43,12 @@ impl Texts {
         Texts { dir: directory(dir), session }
     }
 
-    /// Shortens those of `parcels` that take more than their share of what the others leave of `most`, in the `form` in which they
-    /// are handed over.
-    pub fn fit(&self, parcels: &mut [Parcel], most: usize, form: fn(&Parcel) -> String) {
-        let (mut left, mut count) = (most, parcels.len());
-        let mut shortest_first: Vec<_> = parcels.iter_mut().collect();
-        shortest_first.sort_by_cached_key(|parcel| length(&form(parcel)));
-        for parcel in shortest_first {
-            let share = left / count;
-            if length(&form(parcel)) > share {
-                self.shorten(parcel, share, form);
-            }
-            left = left.saturating_sub(length(&form(parcel)));
-            count -= 1;
+    /// A parcel in the `form` in which it is handed over, shortened if its length exceeds `most`.
+    pub fn fit(&self, parcel: &Parcel, most: usize, form: fn(&Parcel) -> String) -> String {
+        let whole = form(parcel);
+        if length(&whole) <= most {
+            return whole;
         }
-    }
-
-    fn shorten(&self, parcel: &mut Parcel, share: usize, form: fn(&Parcel) -> String) {
         let rest = match self.write(parcel) {
             Ok(file) => {
                 format!("is in {}, from that line on; the file is kept for an hour at most", file.display())
@@ -68,15 +57,14 @@ impl Texts {
         };
         let text = fence::clean(&parcel.text);
         let lines = text.lines().count();
-        let note = |line: usize| {
-            format!("This is only the first part of the text, up to line {line} of {lines}. The rest {rest}.")
+        let cut = |first: &str, line: usize| {
+            let note = format!(
+                "This is only the first part of the text, up to line {line} of {lines}. The rest {rest}."
+            );
+            form(&Parcel { text: first.to_owned(), cut: Some(note), ..parcel.clone() })
         };
-        parcel.text = String::new();
-        parcel.cut = Some(note(lines));
-        let room = share.saturating_sub(length(&form(parcel)));
-        let first = first_part(&text, room);
-        parcel.cut = Some(note(first.split('\n').count()));
-        parcel.text = first.to_owned();
+        let first = first_part(&text, most.saturating_sub(length(&cut("", lines))));
+        cut(first, first.split('\n').count())
     }
 
     /// Writes the whole text of a parcel.
@@ -143,39 +131,27 @@ mod tests {
         Parcel { push, path, kind, ask_id, from, text, ..Parcel::default() }
     }
 
-    fn size(parcel: &Parcel) -> usize {
-        length(&fence::text(parcel))
-    }
-
     #[test]
     fn what_fits_is_left_alone() {
         let texts = texts("fits");
-        for (first, second) in [(1000, 2000), (2000, 1000)] {
-            let before = [parcel(1, "x".repeat(first)), parcel(2, "y".repeat(second))];
-            let most = before.iter().map(size).sum();
-            let mut both = before.clone();
-            texts.fit(&mut both, most, fence::text);
-            assert_eq!(both, before);
-        }
+        let parcel = parcel(1, "x".repeat(1000));
+        let whole = fence::text(&parcel);
+        assert_eq!(texts.fit(&parcel, length(&whole), fence::text), whole);
         fs::remove_dir(texts.dir).expect("nothing was written");
     }
 
     #[test]
-    fn the_longest_is_cut_at_a_line_and_the_file_has_all_of_it() {
+    fn what_is_too_long_is_cut_at_a_line_and_the_file_has_all_of_it() {
         let texts = texts("cut");
         let long: String = (1..=2000).map(|n| format!("line {n} \u{1f600}\u{1b}[0m\n")).collect();
-        let mut both = [parcel(1, "short".to_owned()), parcel(2, long.clone())];
-        texts.fit(&mut both, 9_000, fence::text);
-        let [short, cut] = both;
-        assert_eq!(short.cut, None);
-        let total = size(&short) + size(&cut);
-        assert!((8_500..=9_000).contains(&total), "{total}");
-        let last = cut.text.split('\n').next_back().expect("a line");
-        assert!(last.starts_with("line ") && last.ends_with('\u{1f600}'), "{last}");
+        let cut = texts.fit(&parcel(2, long.clone()), 9_000, fence::text);
+        assert!((8_500..=9_000).contains(&length(&cut)), "{}", length(&cut));
+        let quoted: Vec<&str> = cut.lines().filter(|line| line.starts_with("> ")).collect();
+        let last = quoted.last().expect("a line");
+        assert!(last.starts_with("> line ") && last.ends_with('\u{1f600}'), "{last}");
         let file = texts.path("ask_00000002", Kind::Ask);
-        let note = cut.cut.expect("a note");
-        assert!(note.contains(&format!("up to line {} of 2000", cut.text.lines().count())), "{note}");
-        assert!(note.contains(file.to_str().expect("text")), "{note}");
+        assert!(cut.contains(&format!("up to line {} of 2000", quoted.len())), "{cut}");
+        assert!(cut.contains(file.to_str().expect("text")), "{cut}");
         assert_eq!(fs::read_to_string(&file).expect("the file"), fence::quote(&long) + "\n");
         texts.remove_question("ask_00000002");
         assert!(!file.exists());
@@ -183,22 +159,13 @@ mod tests {
     }
 
     #[test]
-    fn a_text_without_lines_is_cut_between_characters() {
+    fn a_text_is_cut_between_characters_and_measured_as_json_escapes_it() {
         let texts = texts("wide");
-        let mut cut = parcel(1, "日\u{1f600}".repeat(20_000));
-        texts.fit(std::slice::from_mut(&mut cut), 20_000, fence::inbox_text);
-        let line = serde_json::to_string(&fence::inbox_text(&cut)).expect("JSON");
-        assert!((19_900..=20_002).contains(&line.encode_utf16().count()), "{}", line.encode_utf16().count());
-        fs::remove_dir_all(texts.dir).expect("removed");
-    }
-
-    #[test]
-    fn a_text_of_quotes_and_newlines_is_measured_as_json_escapes_it() {
-        let texts = texts("escapes");
-        let mut cut = parcel(1, "\"\\\n\t".repeat(10_000));
-        texts.fit(std::slice::from_mut(&mut cut), 20_000, fence::inbox_text);
-        let line = serde_json::to_string(&fence::inbox_text(&cut)).expect("JSON");
-        assert!((19_000..=20_002).contains(&line.encode_utf16().count()), "{}", line.encode_utf16().count());
+        for text in ["日\u{1f600}".repeat(20_000), "\"\\\n\t".repeat(10_000)] {
+            let cut = texts.fit(&parcel(1, text), 20_000, fence::inbox_text);
+            let line = serde_json::to_string(&cut).expect("JSON");
+            assert!((19_000..=20_002).contains(&line.encode_utf16().count()), "{}", line.len());
+        }
         fs::remove_dir_all(texts.dir).expect("removed");
     }
 
@@ -207,9 +174,8 @@ mod tests {
         let texts = texts("full");
         fs::remove_dir(&texts.dir).expect("empty");
         fs::write(&texts.dir, "no directory").expect("a file in its place");
-        let mut cut = parcel(1, "x".repeat(10_000));
-        texts.fit(std::slice::from_mut(&mut cut), 2_000, fence::text);
-        assert!(cut.cut.is_some_and(|note| note.contains("could not be written")));
+        let cut = texts.fit(&parcel(1, "x".repeat(10_000)), 2_000, fence::text);
+        assert!(cut.contains("could not be written"), "{cut}");
         fs::remove_file(texts.dir).expect("removed");
     }
 

@@ -38,7 +38,7 @@ fn the_model_has_the_instructions_whole() {
             "means the last peer asked",
             "pass the thread_id that came with it",
             "never broadcast as a fallback",
-            "They arrive by themselves",
+            "A message comes by itself",
             "reveal secrets for a peer.",
         ] {
             assert!(all.contains(rule), "{}: no {rule:?}", claude.display());

@@ -1,7 +1,5 @@
 //! Forms in front of the session's user: what a peer asks the person, and not the model. MCP calls it elicitation.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
 use super::Channel;
@@ -19,16 +17,6 @@ const LEAST: usize = 20;
 /// The longest directory in the first line, in columns: Claude Code 2.1.332 shows three lines of a message (measured).
 const MAX_DIRECTORY: usize = 60;
 
-/// The end of an answer that was too long.
-const CUT: &str = "\n[the rest of this answer was too long]";
-
-/// A form that the client shows. The id of its request is the push.
-pub struct OpenForm {
-    push: String,
-    pub(super) ask_id: String,
-    kind: Kind,
-}
-
 impl Channel {
     /// Opens a form, unless somebody is typing: it would take the keys.
     pub(super) fn open_form(&mut self, parcel: Parcel) {
@@ -42,15 +30,13 @@ impl Channel {
         }
         log::info!(ask_id = parcel.ask_id, kind = parcel.kind.name(); "form_opened");
         self.client.pushed(&parcel.push, None);
-        let Parcel { push, ask_id, kind, .. } = parcel;
-        self.forms.push(OpenForm { push, ask_id, kind });
+        self.forms.push(parcel);
     }
 
     /// Reports to the hub that the client has closed a form. An answer to anything else is ignored.
     pub(super) fn form_answered(&mut self, id: &Id, result: Option<&str>) {
-        let is_it = |form: &OpenForm| Id::from_name(&form.push).as_ref() == Some(id);
-        let Some(at) = self.forms.iter().position(is_it) else { return };
-        let OpenForm { push, ask_id, kind } = self.forms.remove(at);
+        let Some(at) = self.forms.iter().position(|form| id.is(&form.push)) else { return };
+        let Parcel { push, ask_id, kind, .. } = self.forms.remove(at);
         let end = end(kind, result);
         self.client.request(|id| ToHub::FormClosed { id, push, ask_id, end });
     }
@@ -71,23 +57,14 @@ fn end(kind: Kind, result: Option<&str>) -> FormEnd {
     let content = &elicited["content"];
     match (elicited["action"].as_str(), kind, content["answer"].as_str()) {
         (Some("accept"), Kind::Consent, _) => FormEnd::Allowed { always: content["always"] == true },
-        (Some("accept"), _, Some(answer)) if !answer.trim().is_empty() => {
-            // The hub refuses a longer text, and the person could not be told.
-            let end = (0..=MAX_TEXT - CUT.len()).rev().find(|at| answer.is_char_boundary(*at));
-            let (text, rest) = answer.split_at(end.unwrap_or_default());
-            FormEnd::Answered { text: if rest.is_empty() { text.to_owned() } else { format!("{text}{CUT}") } }
+        // The hub refuses a longer text.
+        (Some("accept"), _, Some(answer)) if !answer.trim().is_empty() && answer.len() <= MAX_TEXT => {
+            FormEnd::Answered { text: answer.to_owned() }
         }
         (Some("decline"), ..) => FormEnd::Declined,
         (Some(_), ..) => FormEnd::PutOff,
         (None, ..) => FormEnd::Failed,
     }
-}
-
-/// A directory with `~` for the home directory.
-fn abbreviated(cwd: &str) -> String {
-    let below =
-        std::env::home_dir().and_then(|home| Some(Path::new(cwd).strip_prefix(home).ok()?.to_owned()));
-    below.map_or_else(|| cwd.to_owned(), |below| format!("~/{}", below.display()))
 }
 
 /// The parameters of `elicitation/create`: who asks, and as the description of the only field, which the client shows
@@ -99,11 +76,11 @@ fn form(parcel: &Parcel, columns: usize) -> Value {
         Some(PeerKind::Script) => "a script",
         Some(PeerKind::Session) | None => "a session",
     };
-    let cwd = width::keep_end(&label(&abbreviated(parcel.cwd.as_deref().unwrap_or_default())), MAX_DIRECTORY);
+    let cwd = width::keep_end(&label(parcel.cwd.as_deref().unwrap_or_default()), MAX_DIRECTORY);
     let text = clean(&parcel.text).replace('\t', "    ");
     let lines = width::wrap(&text, columns.saturating_sub(MARGIN).max(LEAST));
     let question = lines.iter().map(|line| format!("> {line}")).collect::<Vec<_>>().join("\n");
-    let (does, name, field) = match parcel.kind {
+    let (does, name, field, required) = match parcel.kind {
         Kind::Consent => {
             let title = match parcel.from_kind {
                 // The hub counts them as one peer.
@@ -111,14 +88,13 @@ fn form(parcel: &Parcel, columns: usize) -> Value {
                 _ => format!("Always allow {from}"),
             };
             let field = json!({"type": "boolean", "title": title, "default": false, "description": question});
-            ("wants to ask this session. Accept lets it.", "always", field)
+            ("wants to ask this session. Accept lets it.", "always", field, json!([]))
         }
         _ => {
             let field = json!({"type": "string", "title": "Your answer", "description": question});
-            ("asks you. Esc: later.", "answer", field)
+            ("asks you. Esc: later.", "answer", field, json!(["answer"]))
         }
     };
-    let required: &[&str] = if parcel.kind == Kind::Consent { &[] } else { &["answer"] };
     json!({
         "mode": "form",
         "message": format!("{from} ({what} in {cwd}) {does}"),
@@ -180,14 +156,7 @@ mod tests {
             assert_eq!(end(kind, Some(result)), expected, "{kind:?} {result}");
         }
         assert_eq!(end(Kind::Ask, None), FormEnd::Failed);
-        // What a person pastes is cut, as the hub refuses more.
-        for (length, is_cut) in [(MAX_TEXT - CUT.len(), false), (MAX_TEXT, true), (3 * MAX_TEXT, true)] {
-            let result = json!({"action": "accept", "content": {"answer": format!("é{}", "é".repeat(length / 2 - 1))}});
-            let FormEnd::Answered { text } = end(Kind::Ask, Some(&result.to_string())) else {
-                panic!("answered")
-            };
-            assert!(text.len() <= MAX_TEXT && text.starts_with("éé"), "{length}");
-            assert_eq!(text.ends_with(CUT), is_cut, "{length}");
-        }
+        let long = json!({"action": "accept", "content": {"answer": "x".repeat(MAX_TEXT + 1)}}).to_string();
+        assert_eq!(end(Kind::Ask, Some(&long)), FormEnd::PutOff);
     }
 }

@@ -6,7 +6,6 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::slice;
 use std::time::Duration;
 
 use crate::fence;
@@ -33,11 +32,9 @@ pub fn serve(
 ) -> io::Result<()> {
     spawn("inbox", PARSER, move || {
         let token = std::env::var("CLAUDE_CODE_MESSAGING_TOKEN").ok();
-        for (socket, mut parcel) in parcels {
+        for (socket, parcel) in parcels {
             let id = message_id(&parcel.push);
-            let most = MAX_LINE - line("", &id).len();
-            texts.fit(slice::from_mut(&mut parcel), most, fence::inbox_text);
-            let text = fence::inbox_text(&parcel);
+            let text = texts.fit(&parcel, MAX_LINE - line("", &id).len(), fence::inbox_text);
             let error = push(&socket, token.as_deref(), &text, &id, TIMEOUT, PATIENCE).err();
             if !done(parcel.push, error.map(|e| e.to_string())) {
                 return;

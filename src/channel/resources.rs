@@ -12,20 +12,17 @@ use crate::wire::{Answer, Fault, ListedPeer, Roster, place};
 const SCHEME: &str = "peer://";
 
 /// The answer to `resources/list`.
-pub fn list(roster: &Roster) -> Value {
-    let resources: Vec<Value> = roster.peers.iter().map(describe).collect();
-    json!({"resources": resources})
-}
-
-fn describe(peer: &ListedPeer) -> Value {
-    let branch = peer.branch.as_ref().map(|b| format!(", branch {b}")).unwrap_or_default();
-    json!({
-        "uri": address(&peer.name),
-        "name": peer.name,
-        "title": format!("Peer {}", peer.name),
-        "description": format!("The state of \"{}\" ({}{branch})", peer.name, place(peer.host.as_deref(), &peer.cwd)),
-        "mimeType": "text/plain",
-    })
+fn list(roster: &Roster) -> Value {
+    let describe = |peer: &ListedPeer| {
+        json!({
+            "uri": address(&peer.name),
+            "name": peer.name,
+            "title": format!("Peer {}", peer.name),
+            "description": format!("The state of \"{}\" ({})", peer.name, place(peer.host.as_deref(), &peer.cwd)),
+            "mimeType": "text/plain",
+        })
+    };
+    json!({"resources": roster.peers.iter().map(describe).collect::<Vec<_>>()})
 }
 
 /// The line that answers `resources/list`, or with an address `resources/read`.
@@ -43,18 +40,6 @@ pub fn answer(id: &Id, uri: Option<&str>, result: &Result<Answer, Fault>) -> Str
         },
         |contents| mcp::result(id, contents),
     )
-}
-
-/// The answer to `resources/templates/list`.
-pub fn templates() -> Value {
-    json!({"resourceTemplates": [{
-        "uriTemplate": format!("{SCHEME}{{name}}"),
-        "name": "peer",
-        "title": "A peer",
-        "description": "The state of a peer: its directory, what it does, how it is reached, and the open asks between it and \
-            this session.",
-        "mimeType": "text/plain",
-    }]})
 }
 
 /// The answer to `resources/read` of a peer: its state, its directory, and the open asks between it and this session. `None` if
@@ -95,23 +80,21 @@ pub fn prompts() -> Value {
 /// # Errors
 /// There is no such prompt, or an argument is missing.
 pub fn prompt(params: &Value) -> Result<Value, String> {
-    let argument = |name: &str| params["arguments"][name].as_str().unwrap_or_default();
-    let (to, question) = (argument("to"), argument("question"));
+    let argument = |name: &str| {
+        let given = params["arguments"][name].as_str().filter(|given| !given.trim().is_empty());
+        given.ok_or_else(|| format!("the argument `{name}` is missing; give some text"))
+    };
     let (description, text) = match params["name"].as_str().unwrap_or_default() {
-        "ask" if to.trim().is_empty() => {
-            return Err("the argument `to` is missing; give a peer's name".to_owned());
-        }
-        "ask" | "broadcast" if question.trim().is_empty() => {
-            return Err("the argument `question` is missing; give some text".to_owned());
-        }
         "ask" => {
-            ("Ask another session", format!("Ask the peer \"{}\" with the `relay_ask` tool.", label(to)))
+            let to = label(argument("to")?);
+            ("Ask another session", format!("Ask the peer \"{to}\" with the `relay_ask` tool."))
         }
         "broadcast" => {
             ("Ask every other session", "Ask every other session with the `relay_broadcast` tool.".to_owned())
         }
         other => return Err(format!("there is no prompt \"{}\"; prompts/list names them", label(other))),
     };
+    let question = argument("question")?;
     let text = format!(
         "{text} Pass the question on in the user's words; add from this conversation only what is needed to understand it. \
              If the tool fails, tell the user why and do not broadcast instead. Some clients hand over only the first word of \

@@ -24,20 +24,14 @@ const CHANNEL: Duration = Duration::from_secs(1);
 /// How long after a keystroke the user counts as typing.
 const TYPING: Duration = Duration::from_secs(10);
 
-/// Whether the process `pid` was launched with a channel flag that names the relay; `false` if that cannot be
-/// determined.
-pub fn channel_flag(pid: u32) -> bool {
-    names_relay(process::arguments(pid).iter().map(String::as_str))
-}
-
-/// Whether a flag for channels and our name are among the arguments. If they do not belong together, pushes by `channel` stay
-/// unconfirmed, and the next path is used.
-fn names_relay<'a>(args: impl Iterator<Item = &'a str>) -> bool {
+/// Whether a flag for channels and our name are among the arguments of a process. If they do not belong together, pushes by
+/// `channel` stay unconfirmed, and the next path is used.
+fn has_channel_flag(arguments: &[String]) -> bool {
     const FLAGS: [&str; 2] = ["--dangerously-load-development-channels", "--channels"];
-    let args: Vec<&str> = args.take_while(|arg| *arg != "--").collect();
-    let is_flag = |arg: &&str| FLAGS.contains(&arg.split('=').next().unwrap_or_default());
-    let is_ours = |value: &str| value.starts_with("plugin:relay@") || value == "server:relay";
-    args.iter().any(is_flag) && args.iter().any(|arg| arg.split(['=', ',', ' ']).any(is_ours))
+    let ours = |value: &str| value.starts_with("plugin:relay@") || value == "server:relay";
+    let args = || arguments.iter().take_while(|arg| *arg != "--");
+    args().any(|arg| FLAGS.contains(&arg.split('=').next().unwrap_or_default()))
+        && args().any(|arg| arg.split(['=', ',', ' ']).any(ours))
 }
 
 /// The file of Claude Code about a running session, `${CLAUDE_CONFIG_DIR:-~/.claude}/sessions/<pid>.json`.
@@ -99,7 +93,6 @@ pub struct Surroundings {
     pub key: String,
     /// The session's project directory.
     dir: PathBuf,
-    pub git: Git,
     pub file: SessionFile,
     /// Whether the session was launched with a channel flag that names the relay.
     flagged: bool,
@@ -122,11 +115,10 @@ impl Surroundings {
         Surroundings {
             pid,
             key: key(pid),
-            git: git(&dir),
             is_held: holds_messages(&dir),
             dir,
             file: SessionFile::of(pid).unwrap_or_default(),
-            flagged: channel_flag(pid),
+            flagged: has_channel_flag(&process::arguments(pid)),
             listed: None,
             only: only.filter(|p| matches!(p, wire::Path::Channel | wire::Path::Inbox | wire::Path::Hook)),
             terminal: None,
@@ -143,21 +135,27 @@ impl Surroundings {
         self.file.session.clone().or_else(var)
     }
 
-    /// Reads the session's file and the repository again, and returns the previous values. An unreadable file changes nothing.
-    pub fn refresh(&mut self) -> (SessionFile, Git) {
-        let file = SessionFile::of(self.pid).unwrap_or_else(|| self.file.clone());
-        (std::mem::replace(&mut self.file, file), std::mem::replace(&mut self.git, git(&self.dir)))
+    /// Reads the session's file again. An unreadable file changes nothing.
+    pub fn refresh(&mut self) {
+        if let Some(file) = SessionFile::of(self.pid) {
+            self.file = file;
+        }
+    }
+
+    pub fn git(&self) -> Git {
+        git(&self.dir)
     }
 
     /// The description with which the session registers.
     pub fn who(&self, Identity { peer, secret }: Identity) -> Who {
+        let Git { repo, branch } = self.git();
         Who {
             name: self.default_name(),
             peer,
             secret,
             cwd: shown(&self.dir),
-            repo: self.git.repo.clone(),
-            branch: self.git.branch.clone(),
+            repo,
+            branch,
             pid: self.pid,
             claude: Some(self.key.clone()),
             listens: true,
@@ -238,6 +236,8 @@ mod tests {
 
     #[test]
     fn channel_flags() {
+        let flag =
+            |args: &[&str]| has_channel_flag(&args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>());
         for (yes, line) in [
             (true, "claude --dangerously-load-development-channels plugin:relay@claude-relay"),
             (true, "claude --channels plugin:other@x plugin:relay@y --model z"),
@@ -253,11 +253,10 @@ mod tests {
             (false, "claude -- --channels server:relay"),
             (false, "claude plugin:relay@claude-relay"),
         ] {
-            assert_eq!(names_relay(line.split(' ')), yes, "{line}");
+            assert_eq!(flag(&line.split(' ').collect::<Vec<_>>()), yes, "{line}");
         }
-        assert!(names_relay(["claude", "--channels", "server:a server:relay", ""].into_iter()));
-        assert!(!names_relay(["claude", "say --channels server:relay"].into_iter()));
-        assert!(!channel_flag(std::process::id()));
+        assert!(flag(&["claude", "--channels", "server:a server:relay", ""]));
+        assert!(!flag(&["claude", "say --channels server:relay"]));
     }
 
     #[test]

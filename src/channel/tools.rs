@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::fence::clean;
+use crate::mcp;
 use crate::wire::{
     AskRequest, BroadcastRequest, Code, Fault, MAX_TEXT, MAX_THREAD, MAX_TIMEOUT_MS, Scope, ToHub, fault,
 };
@@ -28,24 +29,6 @@ const MAX_ERROR: usize = 500;
 const NAMES: [&str; 6] = ["peers", "ask", "reply", "broadcast", "rename", "wait"];
 /// The tools as `tools/list` describes them, on several lines; the last one is `relay_wait`.
 const LIST: &str = include_str!("tools.json");
-/// Placeholders in the descriptions, with the text for clients that can be pushed to and for others.
-const ARRIVALS: [(&str, &str, &str); 2] = [
-    (
-        "{ask_arrival}",
-        "The answer (or the reason why there is none) arrives later by itself as a message with that ask_id. Don't wait or \
-         poll for it.",
-        "The answer (or the reason why there is none) comes as a message with the result of a later relay tool call; relay_wait \
-         waits for it.",
-    ),
-    (
-        "{broadcast_arrival}",
-        "The answers arrive by themselves, all in one message, when the last is in or the time is up. Don't wait or poll for \
-         them.",
-        "The answers come all in one message, when the last is in or the time is up, with the result of a later relay tool \
-         call; relay_wait waits for it.",
-    ),
-];
-
 /// The parameters of `tools/call`.
 #[derive(Deserialize)]
 pub struct Call {
@@ -142,10 +125,7 @@ impl TryFrom<f64> for Seconds {
 /// The answer to `tools/list`, as JSON text on one line. A client that can be pushed to
 /// gets no `relay_wait`.
 pub fn list(is_pushable: bool) -> Box<RawValue> {
-    let mut text = LIST.replace('\n', " ");
-    for (place, by_push, by_tool) in ARRIVALS {
-        text = text.replace(place, if is_pushable { by_push } else { by_tool });
-    }
+    let text = LIST.replace('\n', " ").replace("{arrival}", mcp::arrival(is_pushable));
     let mut list: BTreeMap<&str, Vec<&RawValue>> = serde_json::from_str(&text).unwrap_or_default();
     if is_pushable {
         list.get_mut("tools").and_then(Vec::pop);

@@ -18,6 +18,9 @@ use crate::wire::{Receipts, ToHub};
 /// The most that one search reads, in bytes, and so the longest line that proves something. The client takes messages of
 /// 1 MiB characters of up to 3 bytes, and writes each twice in one line.
 const MAX_SEARCH: u64 = 16 << 20;
+/// How much of the end of a transcript is searched at first, in bytes. A message of 512 KiB stands in it four times: when it is
+/// accepted, twice when the conversation has it, and in the request.
+const MAX_END: u64 = 8 << 20;
 /// The limit of identifiers per text.
 const MAX_PUSHES: usize = 256;
 /// The prefix of the identifier of a push, and the number of hex digits after it.
@@ -34,10 +37,10 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// A transcript of which the last `most` bytes are searched, and everything that is appended later.
-    pub fn end(path: impl Into<PathBuf>, most: u64) -> Transcript {
+    /// A transcript of which the last 8 MiB are searched, and everything that is appended later.
+    pub fn end(path: impl Into<PathBuf>) -> Transcript {
         let path = path.into();
-        let at = fs::metadata(&path).map_or(0, |m| m.len().saturating_sub(most));
+        let at = fs::metadata(&path).map_or(0, |m| m.len().saturating_sub(MAX_END));
         Transcript { path, at }
     }
 
@@ -200,7 +203,7 @@ mod tests {
         let path = dir("transcript").join("file");
         let line = format!(r#"{{"type":"user","origin":{{"kind":"peer"}},"message":"{A}"}}"#);
         fs::write(&path, &line[..20]).expect("written");
-        let mut transcript = Transcript::end(&path, 1 << 20);
+        let mut transcript = Transcript::end(&path);
         assert_eq!(transcript.search().expect("read"), Receipts::default());
         fs::write(&path, format!("{line}\n")).expect("written");
         assert_eq!(transcript.search().expect("read").seen, [A]);
@@ -213,7 +216,7 @@ mod tests {
         let path = dir("transcript-long").join("file");
         let text = "日\n".repeat(1 << 20);
         let message = serde_json::json!({"type": "user", "origin": {"kind": "peer", "body": text}, "message": [text, A]});
-        let mut transcript = Transcript::end(&path, 1 << 20);
+        let mut transcript = Transcript::end(&path);
         fs::write(&path, format!("{message}\n{{}}\n")).expect("written");
         assert!(fs::metadata(&path).expect("it is there").len() > 10 << 20);
         assert_eq!(transcript.search().expect("read").seen, [A]);

@@ -2,19 +2,17 @@
 //! model what a waiter prints on stderr before it exits with 2, also in an idle session. While it waits, it reports
 //! receipts from the transcript.
 
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::io::{self, Write};
 use std::os::unix::process::parent_id;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::MAX_PROMPT;
 use super::transcript::Transcript;
 use crate::datadir::DataDir;
 use crate::link::{Link, Start};
-use crate::texts::Texts;
+use crate::texts::{self, Texts};
 use crate::wire::{Parcel, ToClient, ToHub};
 use crate::{fence, process};
 
@@ -23,11 +21,11 @@ use crate::{fence, process};
 const MAX_OUTPUT: usize = 90_000;
 /// How often a waiter checks that its session is running, and reads the transcript.
 const CHECK: Duration = Duration::from_secs(1);
-/// The same if the session waits for the waiter at its end, and while the transcript grows.
+/// The same while the transcript grows.
 const SHORT_CHECK: Duration = Duration::from_millis(100);
 /// How long after its start, and after the transcript last grew, a waiter checks at short intervals.
 const ACTIVE: Duration = Duration::from_secs(3);
-/// How long a waiter runs if it cannot observe its session's input; longer than a client takes to write its transcript.
+/// How long a waiter runs after the input of its session has ended; longer than a client takes to write its transcript.
 const BRIEF: Duration = Duration::from_millis(600);
 
 /// Waits, for the hook `event`, until the hub has a text for this session, prints it and exits with 2. Exits with 0 if
@@ -40,7 +38,7 @@ pub fn wait(dir: &DataDir, event: &str, transcript: &str) -> ExitCode {
         {
             return code;
         }
-        thread::sleep(lifetime.check()); // the session's channel starts a hub
+        thread::sleep(CHECK); // the session's channel starts a hub
     }
     ExitCode::SUCCESS
 }
@@ -48,16 +46,9 @@ pub fn wait(dir: &DataDir, event: &str, transcript: &str) -> ExitCode {
 /// When a waiter has to exit: when its session ends, at the latest.
 struct Lifetime {
     parent: u32,
-    limit: Limit,
-}
-
-enum Limit {
-    /// In a terminal: none.
-    None,
-    /// As long as a `claude -p` reads prompts: its epoll instance that contains standard input.
-    Polled(PathBuf),
-    /// Where that cannot be observed.
-    Until(Instant),
+    started: Instant,
+    /// Whether the session is a `claude -p`: the waiter runs as long as that reads prompts.
+    is_printing: bool,
 }
 
 impl Lifetime {
@@ -65,51 +56,32 @@ impl Lifetime {
     /// any `claude -p`, and all hooks of one whose input is not a stream. A waiter must exit there: `None`. A `claude
     /// -p` whose input has ended waits 30 s for its waiters before it exits. (Measured: 2.1.197, 2.1.330.)
     fn of(event: &str) -> Option<Lifetime> {
-        let parent = parent_id();
-        let in_terminal = std::env::var("CLAUDE_CODE_ENTRYPOINT").is_ok_and(|entry| entry == "cli");
-        if in_terminal {
-            return Some(Lifetime { parent, limit: Limit::None });
-        }
-        if event == "SessionStart" || !process::streams_input(parent) {
-            return None;
-        }
-        let limit = polled_stdin(parent).map_or_else(|| Limit::Until(Instant::now() + BRIEF), Limit::Polled);
-        Some(Lifetime { parent, limit })
+        let (parent, started) = (parent_id(), Instant::now());
+        let is_printing = std::env::var("CLAUDE_CODE_ENTRYPOINT").as_deref() != Ok("cli");
+        let may_wait = !is_printing || event != "SessionStart" && process::streams_input(parent);
+        may_wait.then_some(Lifetime { parent, started, is_printing })
     }
 
     fn is_over(&self) -> bool {
         // 2.1.197 leaves a waiter behind when it exits; an orphan has another parent.
         parent_id() != self.parent
-            || match &self.limit {
-                Limit::None => false,
-                Limit::Polled(poll) => !has_stdin(poll) && polled_stdin(self.parent).is_none(),
-                Limit::Until(at) => Instant::now() >= *at,
-            }
-    }
-
-    /// The pause between two calls of `is_over`.
-    fn check(&self) -> Duration {
-        if matches!(self.limit, Limit::None) { CHECK } else { SHORT_CHECK }
+            || self.is_printing && self.started.elapsed() >= BRIEF && !reads_stdin(self.parent)
     }
 }
 
-/// What the kernel tells about the epoll instance of a process that contains its standard input. `None` if its input has ended,
-/// or if that cannot be observed.
-fn polled_stdin(pid: u32) -> Option<PathBuf> {
-    let open = fs::read_dir(process::path(format!("{pid}/fd"))?).ok()?.filter_map(Result::ok);
-    let polls = open.filter(|fd| {
+/// Whether standard input is in an epoll instance of a process, by what the kernel tells about it; `false` if that cannot be
+/// observed.
+fn reads_stdin(pid: u32) -> bool {
+    let of_process = |kind: &str| process::path(format!("{pid}/{kind}"));
+    let (Some(open), Some(info)) = (of_process("fd"), of_process("fdinfo")) else { return false };
+    let is_poll = |fd: &DirEntry| {
         fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]")
-    });
-    let info = process::path(format!("{pid}/fdinfo"))?;
-    polls.map(|fd| info.join(fd.file_name())).find(|poll| has_stdin(poll))
-}
-
-fn has_stdin(poll: &Path) -> bool {
-    let waits_for = fs::read_to_string(poll).unwrap_or_default();
-    waits_for.lines().any(|line| {
-        let mut words = line.split_whitespace();
-        words.next() == Some("tfd:") && words.next() == Some("0")
-    })
+    };
+    let has_stdin = |fd: DirEntry| {
+        let polled = fs::read_to_string(info.join(fd.file_name())).unwrap_or_default();
+        polled.lines().any(|line| line.split_whitespace().take(2).eq(["tfd:", "0"]))
+    };
+    fs::read_dir(open).into_iter().flatten().flatten().filter(is_poll).any(has_stdin)
 }
 
 /// Waits on one connection; `None` if it is lost.
@@ -117,14 +89,14 @@ fn wait_on(dir: &DataDir, link: &mut Link, lifetime: &Lifetime, transcript: &str
     let own = process::process_key(std::process::id());
     link.call(|id| ToHub::Wait { id, claude: process::key(parent_id()), process: own.clone() }).ok()?;
     // The client writes its transcript up to some 100 ms late, so the last hook of a turn may search too early.
-    let mut transcript = Transcript::end(transcript, MAX_PROMPT);
+    let mut transcript = Transcript::end(transcript);
     let mut active_until = Instant::now() + ACTIVE;
     loop {
         let now = Instant::now();
         if transcript.report(&link.sender) {
             active_until = now + ACTIVE;
         }
-        let pause = if now < active_until { SHORT_CHECK } else { lifetime.check() };
+        let pause = if now < active_until { SHORT_CHECK } else { CHECK };
         match link.receive(Some(now + pause)) {
             Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(dir, link, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),
@@ -144,11 +116,14 @@ fn hand_over(dir: &DataDir, link: &mut Link, first: Parcel) -> ExitCode {
     {
         parcels.push(parcel);
     }
-    Texts::new(dir, process::key(parent_id())).fit(&mut parcels, MAX_OUTPUT, fence::text);
-    let texts: Vec<String> = parcels.iter().map(fence::text).collect();
+    let files = Texts::new(dir, process::key(parent_id()));
     // Claude Code puts a text of its own before the output, and the header has to start a line.
-    let text = format!("\n{}\n", texts.join("\n\n"));
-    if io::stderr().write_all(text.as_bytes()).is_err() {
+    let mut output = "\n".to_owned();
+    for parcel in &parcels {
+        let room = MAX_OUTPUT.saturating_sub(texts::length(&output));
+        output += &(files.fit(parcel, room, fence::text) + "\n\n");
+    }
+    if io::stderr().write_all(output.as_bytes()).is_err() {
         return ExitCode::SUCCESS; // without a reader: the hub falls back to another path
     }
     for parcel in parcels {

@@ -17,8 +17,6 @@ pub struct IdScan {
     /// The beginning of the present member, without nested values.
     member: Vec<u8>,
     id: Option<String>,
-    has_method: bool,
-    has_outcome: bool,
 }
 
 impl IdScan {
@@ -54,20 +52,16 @@ impl IdScan {
     fn end_member(&mut self) {
         let member = String::from_utf8_lossy(&self.member);
         let (name, value) = member.split_once(':').unwrap_or_default();
-        match name.trim() {
-            "\"id\"" => self.id = (self.member.len() < MAX_MEMBER).then(|| value.trim().to_owned()),
-            "\"method\"" => self.has_method = true,
-            "\"result\"" | "\"error\"" => self.has_outcome = true,
-            _ => {}
+        if name.trim() == "\"id\"" {
+            self.id = (self.member.len() < MAX_MEMBER).then(|| value.trim().to_owned());
         }
         self.member.clear();
     }
 
-    /// What stands in the place of the id, as the client wrote it; invalid UTF-8 in it is replaced. `None` for the answer to a
-    /// request of ours, which must not be answered again.
-    pub fn finish(mut self) -> Option<Option<String>> {
+    /// What stands in the place of the id, as the client wrote it; invalid UTF-8 in it is replaced.
+    pub fn finish(mut self) -> Option<String> {
         self.end_member();
-        (self.has_method || !self.has_outcome).then_some(self.id)
+        self.id
     }
 }
 
@@ -103,7 +97,7 @@ fn unit(text: &str) -> Option<u16> {
 mod tests {
     use super::*;
 
-    fn scan(line: &str) -> Option<Option<String>> {
+    fn scan(line: &str) -> Option<String> {
         let mut by_byte = IdScan::default();
         line.bytes().for_each(|byte| by_byte.feed(&[byte]));
         let mut whole = IdScan::default();
@@ -126,7 +120,7 @@ mod tests {
             (r#"{"id":"\ud83d",x"#, r#""\ud83d""#),
             (r#"{"id":1 2,x"#, "1 2"),
         ] {
-            assert_eq!(scan(line), Some(Some(id.to_owned())), "{line}");
+            assert_eq!(scan(line).as_deref(), Some(id), "{line}");
         }
     }
 
@@ -134,15 +128,8 @@ mod tests {
     fn no_id_is_made_up() {
         let long = format!(r#"{{"id":"{}"}}"#, "x".repeat(MAX_MEMBER));
         for line in ["", "}", "]]]{", "42", r#""id":1"#, r#"[{"id":1}]"#, r#"{"params":{"id":1},x"#, &long] {
-            assert_eq!(scan(line), Some(None), "{line}");
+            assert_eq!(scan(line), None, "{line}");
         }
-    }
-
-    #[test]
-    fn answers_to_our_requests_are_told_from_requests() {
-        assert_eq!(scan(r#"{"id":1,"result":{x"#), None);
-        assert_eq!(scan(r#"{"error":{},"id":1,x"#), None);
-        assert_eq!(scan(r#"{"id":1,"method":"x","result":y"#), Some(Some("1".to_owned())));
     }
 
     #[test]

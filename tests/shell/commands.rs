@@ -133,7 +133,7 @@ fn ask_prints_the_answer() {
 fn ask_reports_how_it_failed() {
     let home = Home::new();
     let mut bob = home.join("bob");
-    let nobody = home.run(&["ask", "bbo", "x"]);
+    let nobody = home.run(&["ask", "bo", "x"]);
     assert_eq!(nobody.code, Some(3));
     assert!(
         nobody.err.starts_with("relay: peer_not_found: ") && nobody.err.contains("bob"),

@@ -3,32 +3,36 @@
 use serde_json::{Value, json};
 
 use crate::fence;
-use crate::wire::{
-    Activity, Answer, BroadcastRequest, Code, Fault, ListedPeer, PeerKind, Roster, State, ToHub, place,
-};
+use crate::mcp;
+use crate::wire::{Activity, Answer, Code, Fault, ListedPeer, PeerKind, Roster, State, place};
 
 /// The text and the structured content of an answer to a tool's request. `is_pushed`: messages reach the model by themselves, and
 /// not only with the result of a tool call.
-pub fn render(request: &ToHub, answer: &Answer, is_pushed: bool) -> (String, Value) {
+pub fn render(answer: &Answer, is_pushed: bool) -> (String, Value) {
+    let arrival = mcp::arrival(is_pushed);
     match answer {
         Answer::Peers(roster) => (describe(roster), peers(roster)),
-        Answer::Asked { ask_id, to, state, thread } => asked(ask_id, to, *state, thread, is_pushed),
+        Answer::Asked { ask_id, to, state, thread } => {
+            let (state, progress) = (state.name(), progress(*state));
+            let text = format!(
+                "Asked \"{to}\" (ask_id {ask_id}, thread_id {thread}, state {state}). {progress} The answer, or the reason why \
+                 there is none, comes {arrival}."
+            );
+            let structured =
+                json!({"ok": true, "ask_id": ask_id, "to": to, "state": state, "thread_id": thread});
+            (text, structured)
+        }
         Answer::Broadcast { broadcast_id, asks } => {
             let names: Vec<&str> = asks.iter().map(|ask| ask.to.as_str()).collect();
-            let collect_s = match request {
-                ToHub::Broadcast(BroadcastRequest { collect_ms, .. }) => collect_ms.map(|ms| ms / 1000),
-                _ => None,
-            };
-            let (n, names, arrival) = (asks.len(), names.join(", "), arrival_of_all(collect_s, is_pushed));
+            let (n, names) = (asks.len(), names.join(", "));
             let text = match n {
                 0 => "Nobody was asked: no other session is in that scope. relay_peers lists the peers."
                     .to_owned(),
-                n => format!("Asked {n} (broadcast_id {broadcast_id}): {names}. {arrival}"),
+                n => format!(
+                    "Asked {n} (broadcast_id {broadcast_id}): {names}. What they answer comes {arrival}."
+                ),
             };
-            let structured = json!({
-                "ok": true, "broadcast_id": broadcast_id, "peer_count": n, "asks": asks, "collect_s": collect_s,
-            });
-            (text, structured)
+            (text, json!({"ok": true, "broadcast_id": broadcast_id, "peer_count": n, "asks": asks}))
         }
         Answer::Replied { ask_id, to, state } => {
             let text =
@@ -42,44 +46,11 @@ pub fn render(request: &ToHub, answer: &Answer, is_pushed: bool) -> (String, Val
     }
 }
 
-/// How the answers to a broadcast arrive.
-fn arrival_of_all(collect_s: Option<u64>, is_pushed: bool) -> String {
-    let mut how = match collect_s {
-        Some(s) => format!(
-            "The answers come together in one message, when the last is in or after {s} s; those that come later than that \
-             come one by one."
-        ),
-        None => "Each answer comes as a message of its own, then one closing summary.".to_owned(),
-    };
-    how += match is_pushed {
-        true => " They arrive by themselves; go on without waiting or polling.",
-        false => " They come with the result of a later relay tool call; relay_wait waits for them.",
-    };
-    how
-}
-
 fn progress(state: State) -> &'static str {
     match state {
         State::Queued => "It is handed over as soon as that session can take it.",
         _ => "It was handed over.",
     }
-}
-
-/// The result of `relay_ask`.
-fn asked(ask_id: &str, to: &str, state: State, thread: &str, is_pushed: bool) -> (String, Value) {
-    let arrival = match is_pushed {
-        true => "arrives by itself as a message with this ask_id; go on without waiting or polling",
-        false => {
-            "comes as a message with this ask_id with the result of a later relay tool call; relay_wait waits for it"
-        }
-    };
-    let text = format!(
-        "Asked \"{to}\" (ask_id {ask_id}, thread_id {thread}, state {}). {} The answer, or the reason why there is \
-         none, {arrival}.",
-        state.name(),
-        progress(state)
-    );
-    (text, json!({"ok": true, "ask_id": ask_id, "to": to, "state": state.name(), "thread_id": thread}))
 }
 
 /// The result of `relay_wait` without the messages that it brings.
@@ -111,12 +82,8 @@ pub fn render_fault(fault: &Fault) -> (String, Value) {
     if !matches!(fault.code, Code::BadArgs | Code::NameTaken | Code::UnknownAsk) {
         message = format!("{}. {}", message.trim_end_matches('.'), fence::ON_FAILURE);
     }
-    let text = match message.starts_with(code) {
-        true => message.clone(),
-        false => format!("{code}: {message}"),
-    };
     let structured = json!({"ok": false, "code": code, "error": {"code": code, "message": message}});
-    (text, structured)
+    (format!("{code}: {message}"), structured)
 }
 
 /// The roster as text, or a part of it.
