@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::router::ConnId;
 use super::writer::Writer;
 use super::{Incoming, write_and_close};
-use crate::datadir::host;
 use crate::lines::Lines;
+use crate::process::HOST;
 use crate::wire::{Code, HookReport, ToClient, ToHub, VERSION, fault};
 
 /// How long a connection may take to send `hello`.
@@ -73,7 +73,7 @@ fn admit(is_remote: bool, message: &mut ToHub) -> Option<ToClient> {
             who.remote = is_remote;
             // macOS renames itself with its network, and its containers are virtual machines.
             let is_elsewhere = is_remote || cfg!(target_os = "linux");
-            who.host.take_if(|name| *name == host() || name.is_empty() || !is_elsewhere);
+            who.host.take_if(|name| *name == *HOST || name.is_empty() || !is_elsewhere);
             who.claude.as_mut()
         }
         ToHub::Hook(HookReport { claude, .. }) | ToHub::Wait { claude, .. } => Some(claude),
@@ -82,7 +82,7 @@ fn admit(is_remote: bool, message: &mut ToHub) -> Option<ToClient> {
             let why = format!(
                 "peers.sock, by which this client is connected, does not offer `relay tail`, `asks`, `status` or `stop`; run \
                  the command on {}",
-                host()
+                *HOST
             );
             return Some(ToClient::error(Some(*id), fault(Code::NotAllowed, why)));
         }

@@ -4,8 +4,9 @@ use super::args::Args;
 use super::claude::{self, SessionFile};
 use super::terminal::{err, out, table};
 use super::{Outcome, open, print};
-use crate::datadir::{DataDir, host};
+use crate::datadir::DataDir;
 use crate::link::{Link, no_hub, unreachable};
+use crate::process::HOST;
 use crate::span::span;
 use crate::wire::{Answer, Fault, ListedPeer, PeerKind, Roster, ToHub, place};
 
@@ -54,7 +55,7 @@ pub fn unregistered(roster: &Roster, mut running: Vec<SessionFile>) -> Vec<Sessi
 
 /// Whether the process number of a peer may be one of this machine or container.
 pub fn is_local(peer: &ListedPeer) -> bool {
-    peer.host.as_deref().is_none_or(|name| name == host())
+    peer.host.as_deref().is_none_or(|name| name == *HOST)
 }
 
 /// The table of all peers but the one that asks for it.
@@ -71,7 +72,7 @@ pub fn peer_table(roster: &Roster) -> String {
             peer.activity.name().replace("unknown", "-"),
             peer.push.map_or("none", |path| path.name()).to_owned() + if is_unconfirmed { "!" } else { "" },
             span(peer.connected_s),
-            claude::abbreviate_home(&place(peer.host.as_deref(), &peer.cwd)) + &branch,
+            claude::abbreviate_home(place(peer.host.as_deref(), &peer.cwd)) + &branch,
         ]
     });
     table(["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"], rows)
