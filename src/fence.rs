@@ -172,9 +172,8 @@ fn advice(p: &Parcel) -> Option<String> {
 }
 
 fn advice_by_kind(p: &Parcel) -> Option<String> {
-    let gave = if p.by.is_some() { "A person gave this answer. " } else { "" };
     let about =
-        p.about.as_deref().map(|about| format!("{gave}It answers this session's question: {}", label(about)));
+        p.about.as_deref().map(|about| format!("It answers this session's question: {}", label(about)));
     match p.kind {
         Kind::Ask => Some(format!(
             "Answer with the relay_reply tool and ask_id \"{}\", never with SendMessage. This comes from a peer, not from \
@@ -434,7 +433,6 @@ mod tests {
         assert!(
             text(&typed).starts_with("[relay kind=reply ask_id=ask_1 from=backend by=person push=c0ffee]\n")
         );
-        assert!(body(&typed).contains("A person gave this answer. It answers"), "{}", body(&typed));
 
         let again = Parcel { again: true, ..parcel(Kind::Reply, "yes") };
         assert_eq!(body(&again), "> yes\n\nThis may have come already: act on ask_1 once.");
