@@ -12,8 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
-use crate::datadir::host;
 use crate::link::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
+use crate::process::HOST;
 use crate::token::Tokens;
 use crate::wire::{
     Answer, AskRequest, BroadcastRequest, Fault, Kind, Parcel, Receipts, State, ToClient, ToHub, Who,
@@ -84,7 +84,7 @@ impl Client {
     pub fn new(tokens: Tokens, who: Who) -> Client {
         Client {
             tokens,
-            who: Who { host: Some(host().to_owned()), ..who },
+            who: Who { host: Some(HOST.clone()), ..who },
             sender: None,
             registered: false,
             epoch: None,
@@ -114,9 +114,9 @@ impl Client {
         self.sender.is_some()
     }
 
-    /// Whether a request has no answer yet.
-    pub fn is_waiting(&self) -> bool {
-        !self.requests.is_empty()
+    /// Whether all requests have an answer and all asks have ended.
+    pub fn is_idle(&self) -> bool {
+        self.requests.is_empty() && self.open.is_empty()
     }
 
     /// Queues a request, which is sent once the client is registered. Returns its id.

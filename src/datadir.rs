@@ -1,7 +1,6 @@
 //! The data directory: the hub's socket, lock and journal, session files, long texts and logs. Private to its user.
 
 mod elsewhere;
-mod machine;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -14,10 +13,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::process::{BOOT, HOST};
 use crate::repository::{open_regular, read};
+pub use elsewhere::Listeners;
 use elsewhere::dial;
-pub use elsewhere::{Listeners, host};
-use machine::{BOOT, HOST};
 
 /// The longest path of a socket, in bytes, the NUL at its end included: that of macOS. Linux allows 108.
 const SOCKET_PATH: usize = 104;
@@ -236,7 +235,7 @@ impl Claim {
 }
 
 /// Whether the open file is still the one at `path`.
-pub fn is_at(file: &File, path: &Path) -> bool {
+fn is_at(file: &File, path: &Path) -> bool {
     let inode = |meta: io::Result<fs::Metadata>| meta.ok().map(|meta| (meta.dev(), meta.ino()));
     inode(fs::symlink_metadata(path)) == inode(file.metadata()) // an open file has metadata
 }

@@ -116,7 +116,8 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     }
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
-    let hook = ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason });
+    let hook =
+        ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason, age_ms: process::own_age() });
     let Some((link, Answer::Hooked { unconfirmed, remind })) = report(dir, &first, &hook, patience) else {
         return ExitCode::SUCCESS;
     };

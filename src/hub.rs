@@ -38,11 +38,10 @@ use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, Kind, State, ToClient, ToHub, What, fault, write_line};
 use crate::{texts, threads};
 use journal::Journal;
-use reader::Socket;
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use writer::Writer;
 
-pub use launch::{detach, main};
+pub use launch::main;
 pub use replay::{redact, replay};
 
 /// The limit of connections per socket: a channel and a waiter for each of 1,024 peers, and as many short-lived ones of hooks.
@@ -51,8 +50,8 @@ const MAX_CONNECTIONS: usize = 3072;
 const CHECK: Duration = Duration::from_secs(1);
 /// How long a hub that exits waits for its backlogs to be read.
 const FLUSH: Duration = Duration::from_secs(1);
-/// How long outputs are collected while inputs arrive: under load this saves most of the system calls.
-const BATCH: Duration = Duration::from_micros(50);
+/// How many messages are taken before their outputs are written: under load this saves most of the system calls.
+const BATCH: usize = 16;
 
 /// A message to the router thread.
 #[allow(clippy::large_enum_variant, reason = "nearly every message is of the large kind")]
@@ -90,9 +89,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     let ids = move || format!("push_{}", tokens.secret().unwrap_or_default());
     let wanted = std::env::var("RELAY_JOURNAL").map_or(true, |v| v != "off");
     let info = Info { pid: std::process::id(), ..Info::default() };
-    let (journal, mut router) =
-        Journal::start(dir.journal_path(), wanted, limits, info, epoch, Box::new(ids));
-    router.info.journal = journal.status.clone();
+    let (journal, router) = Journal::start(dir.journal_path(), wanted, limits, info, epoch, Box::new(ids));
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
     listen(&claim, listener, &incoming, router.last_conn() + 1)?;
@@ -134,15 +131,15 @@ fn listen(
     incoming: &Sender<Incoming>,
     first: ConnId,
 ) -> Result<(), String> {
-    let peers = claim.bind_peers().inspect_err(|e| log::warn!(error:% = e; "no_peers_socket"));
+    let peers = claim.bind_peers().inspect_err(|e| log::warn!(error:% = e; "no_peers_socket")).ok();
     let next = Arc::new(AtomicU64::new(first));
-    let listeners = [Some((own, Socket::Hub)), peers.ok().map(|peers| (peers, Socket::Peers))];
-    for (listener, socket) in listeners.into_iter().flatten() {
+    let serve = |listener: UnixListener, is_remote| {
         let (incoming, next) = (incoming.clone(), next.clone());
-        threads::spawn("accept", threads::SMALL, move || accept(&listener, socket, &incoming, &next))
-            .map_err(|e| format!("cannot start a thread: {e}"))?;
-    }
-    Ok(())
+        threads::spawn("accept", threads::SMALL, move || accept(&listener, is_remote, &incoming, &next))
+            .map_err(|e| format!("cannot start a thread: {e}"))
+    };
+    serve(own, false)?;
+    peers.map_or(Ok(()), |peers| serve(peers, true))
 }
 
 /// The router, its journal, and the writers of its connections.
@@ -167,12 +164,16 @@ impl Hub<'_> {
     fn serve(&mut self, received: &Receiver<Incoming>) -> &'static str {
         let mut check = Instant::now() + CHECK;
         loop {
+            self.router.info.journal = self.journal.status.clone();
             let due = self
                 .router
                 .next_deadline()
                 .map(|ms| self.start + Duration::from_millis(ms.saturating_sub(self.now_at_start)));
             match received.recv_deadline(due.map_or(check, |due| due.min(check))) {
-                Ok(incoming) => self.take_batch(incoming, received),
+                Ok(first) => {
+                    self.take(first);
+                    received.try_iter().take(BATCH).for_each(|incoming| self.take(incoming));
+                }
                 Err(_) => self.step(Input::Tick),
             }
             self.write_batch();
@@ -187,18 +188,7 @@ impl Hub<'_> {
                 }
                 self.journal.maintain(&self.router, now);
                 texts::sweep(self.dir);
-                self.router.info.journal = self.journal.status.clone();
             }
-        }
-    }
-
-    /// Steps the router for the messages that are available, for at most [`BATCH`].
-    fn take_batch(&mut self, first: Incoming, received: &Receiver<Incoming>) {
-        let began = Instant::now();
-        self.take(first);
-        while began.elapsed() < BATCH && self.exit.is_none() {
-            let Ok(incoming) = received.try_recv() else { return };
-            self.take(incoming);
         }
     }
 
@@ -258,23 +248,15 @@ impl Hub<'_> {
 
     /// Writes the journal, then the outputs of the batch. A peer that does not read loses its connection.
     fn write_batch(&mut self) {
-        loop {
-            self.journal.append();
-            let unwritten = std::mem::take(&mut self.unwritten);
-            if unwritten.is_empty() {
-                return;
-            }
-            let stalled: Vec<ConnId> = unwritten.into_iter().filter(|conn| !self.write(*conn)).collect();
-            stalled.into_iter().for_each(|conn| self.step(Input::Closed(conn)));
-        }
+        self.journal.append();
+        std::mem::take(&mut self.unwritten).into_iter().for_each(|conn| self.write(conn));
     }
 
-    /// Writes the lines of a connection; `false` if its backlog is full.
-    fn write(&mut self, conn: ConnId) -> bool {
-        let Some(writer) = self.writers.get_mut(&conn) else { return true };
+    /// Writes the lines of a connection, or closes it if its backlog is full.
+    fn write(&mut self, conn: ConnId) {
+        let Some(writer) = self.writers.get_mut(&conn) else { return };
         let written = writer.write();
-        let stalled = written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::OutOfMemory);
-        if stalled {
+        if written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::OutOfMemory) {
             log::warn!(conn, queued = writer.queued.load(Ordering::Acquire); "peer_stalled");
         }
         // A dropped writer closes its connection once its backlog is written. After a failed write the reader still
@@ -285,7 +267,6 @@ impl Hub<'_> {
         if written.is_err() || writer.closing {
             self.writers.remove(&conn);
         }
-        !stalled
     }
 
     /// Waits until the backlogs are empty, at most [`FLUSH`].
@@ -299,7 +280,7 @@ impl Hub<'_> {
 }
 
 /// Accepts connections and starts a reader thread for each.
-fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, next: &AtomicU64) {
+fn accept(listener: &UnixListener, is_remote: bool, incoming: &Sender<Incoming>, next: &AtomicU64) {
     let open = Arc::new(());
     loop {
         let stream = match listener.accept() {
@@ -320,7 +301,7 @@ fn accept(listener: &UnixListener, socket: Socket, incoming: &Sender<Incoming>, 
         }
         let (conn, incoming) = (next.fetch_add(1, Ordering::Relaxed), incoming.clone());
         let reader = move || {
-            reader::read(conn, socket, &stream, &incoming);
+            reader::read(conn, is_remote, &stream, &incoming);
             drop(counted);
         };
         if let Err(e) = threads::spawn("reader", threads::PARSER, reader) {

@@ -1,7 +1,7 @@
 //! A client's connection to the hub: finds the hub, starts one if none runs, and reconnects.
 
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -24,8 +24,23 @@ pub const ANSWER: Duration = Duration::from_secs(10);
 /// How long a write to the hub may block. With [`CONNECT`] it is less than [`ANSWER`].
 const WRITE: Duration = Duration::from_secs(4);
 
-/// How long a connection may lead to a listener that was replaced.
+/// How often a client checks whether its connection leads to a listener that was replaced.
 const STALE: Duration = Duration::from_secs(5);
+
+/// A shell script whose background process becomes the hub; the shell itself ends, so that the hub leaves no zombie and is not
+/// part of a session's process tree. A shell can do two things that need unsafe code in Rust: raise the limit of open files,
+/// since the usual 1,024 are too few for 1,024 peers, and close inherited files, such as the lock of a script that called
+/// `relay ask`. Some shells cannot close descriptors over 9; then bash does, if installed. The loop of that bash has no
+/// redirection of its own: it would close the copy that restores stderr.
+const START: &str = r#"(ulimit -n 8192 2>/dev/null || ulimit -n "$(ulimit -Hn)" 2>/dev/null
+exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
+for fd in /dev/fd/[1-9][0-9]*; do
+    [ -z "${BASH_VERSION-}" ] && [ -e "$fd" ] && bash=$(command -v bash) && exec "$bash" -c '
+        for fd in /dev/fd/[1-9][0-9]*; do eval "exec ${fd##*/}>&-"; done
+        exec "$0" hub --announce --data-dir "$1"' "$0" "$1"
+    break
+done
+exec "$0" hub --announce --data-dir "$1") &"#;
 
 /// Whether to start a hub if none runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,9 +80,8 @@ pub struct Link {
     pub sender: Sender,
     lines: Lines,
     next_id: u64,
-    /// The listeners at the time of the connection, and since when there are others.
+    /// The listeners at the time of the connection.
     listeners: Listeners,
-    replaced: Option<Instant>,
     /// The hub's process and epoch.
     pub pid: u32,
     pub epoch: String,
@@ -132,7 +146,6 @@ impl Link {
             lines,
             next_id: 0,
             listeners: Listeners::default(),
-            replaced: None,
             pid: 0,
             epoch: String::new(),
         })
@@ -174,15 +187,10 @@ impl Link {
         }
     }
 
-    /// Whether the hub's socket was replaced [`STALE`] ago, and this connection leads to the earlier listener. A hub that
-    /// is replaced closes its connections before that; one behind a lost SSH connection cannot.
-    pub fn is_stale(&mut self, dir: &DataDir) -> bool {
-        if dir.listeners() == self.listeners {
-            self.replaced = None;
-        } else {
-            self.replaced.get_or_insert_with(Instant::now);
-        }
-        self.replaced.is_some_and(|since| since.elapsed() >= STALE)
+    /// Whether the hub's socket was replaced, and this connection leads to the earlier listener. A hub that is replaced closes
+    /// its connections; one behind a lost SSH connection cannot.
+    pub fn is_stale(&self, dir: &DataDir) -> bool {
+        dir.listeners() != self.listeners
     }
 
     /// Sends a request and waits for its answer, for up to [`ANSWER`].
@@ -270,16 +278,32 @@ pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
     }
 }
 
-/// Starts a hub that outlives this process. Of several that are started at once, the one that gets the lock stays.
-fn start_hub(dir: &DataDir) -> Result<(), Fault> {
-    let failed = |why: String| unreachable(format!("no hub runs, and none could be started: {why}"));
-    let args = ["hub".as_ref(), "--detach".as_ref(), "--data-dir".as_ref(), dir.path().as_os_str()];
-    let output = hub_command(own_executable(), &args).output().map_err(|e| failed(e.to_string()))?;
-    if output.status.success() {
-        return Ok(());
+/// Starts a hub, and returns the line that it prints once it is listening, or once it found that another hub runs: of several
+/// that are started at once, the one that gets the lock stays. The hub has no terminal, a process group of its own, and only
+/// those environment variables that a hub reads: it does not get a session's keys and tokens.
+///
+/// # Errors
+/// No hub could be started.
+pub fn start_hub(dir: &DataDir) -> Result<String, Fault> {
+    let failed = |why: &str| unreachable(format!("no hub runs, and none could be started: {why}"));
+    let is_ours = |name: &OsStr| {
+        name.to_str().is_some_and(|n| n.starts_with("RELAY_") || matches!(n, "PATH" | "HOME" | "TMPDIR"))
+    };
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", START]).arg(own_executable()).arg(dir.path()).current_dir("/");
+    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| is_ours(name)));
+    // Both pipes lose their reader here. The hub writes to them before that or not at all.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().map_err(|e| failed(&e.to_string()))?;
+    let (mut said, mut why) = (String::new(), String::new());
+    if let Some(out) = child.stdout.take() {
+        let _ = BufReader::new(out.take(100)).read_line(&mut said); // on an error the line stays empty
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(failed(said.trim().trim_start_matches("relay: ").chars().take(500).collect()))
+    if let Some(err) = child.stderr.take().filter(|_| said.is_empty()) {
+        let _ = err.take(2000).read_to_string(&mut why); // as above
+    }
+    let _ = child.wait(); // the shell has ended
+    if said.is_empty() { Err(failed(why.trim().trim_start_matches("relay hub: "))) } else { Ok(said) }
 }
 
 /// A path that starts the running program, also after its file was replaced or removed: Linux then gives the old path
@@ -291,18 +315,6 @@ pub fn own_executable() -> PathBuf {
         Ok(_) => PathBuf::from(format!("/proc/{}/exe", std::process::id())),
         Err(_) => std::env::args_os().next().map_or_else(|| "relay".into(), PathBuf::from),
     }
-}
-
-/// A command for a hub process: without a terminal, in a process group of its own, and with only those environment
-/// variables that a hub reads. It does not get a session's keys and tokens.
-pub fn hub_command(program: impl AsRef<OsStr>, args: &[&OsStr]) -> Command {
-    let mut command = Command::new(program);
-    let ours = |name: &OsStr| {
-        name.to_str().is_some_and(|n| n.starts_with("RELAY_") || matches!(n, "PATH" | "HOME" | "TMPDIR"))
-    };
-    let kept = std::env::vars_os().filter(|(name, _)| ours(name));
-    command.args(args).env_clear().envs(kept).stdin(Stdio::null()).process_group(0);
-    command
 }
 
 /// The error for a command that needs a hub and starts none.

@@ -31,6 +31,7 @@ use std::process::ExitCode;
 
 use datadir::DataDir;
 use shell::args::{self, Args};
+use shell::terminal::out;
 use shell::{
     Failure, Outcome, ask, asks, completions, demo, doctor, hosts, join, peers, report, setup, status, tail,
     usage_error,
@@ -42,12 +43,12 @@ fn main() -> ExitCode {
     let failed = |code| if is_hook { ExitCode::SUCCESS } else { code };
     let args = match args::parse(lexopt::Parser::from_env()) {
         Ok(args) => args,
-        Err(failure) => return failed(report(&Args::default(), failure, ())),
+        Err(failure) => return failed(report(&Args::default(), failure)),
     };
     let dir = DataDir::locate(args.data_dir.as_deref()).or_else(usage_error);
     let code = match dir.and_then(|dir| run(&dir, &args)) {
         Ok(code) => code,
-        Err(failure) => failed(report(&args, failure, ())),
+        Err(failure) => failed(report(&args, failure)),
     };
     log::logger().flush(); // the last readable lines may still wait for their thread
     code
@@ -65,8 +66,8 @@ fn replay(args: &Args) -> Outcome {
 fn run(dir: &DataDir, args: &Args) -> Result<ExitCode, Failure> {
     match args.command {
         "channel" => return Ok(channel::run(dir)),
-        "hub" if args.has("detach") => return Ok(hub::detach(dir)),
-        "hub" => return Ok(hub::main(dir, args.has("announce"))),
+        "hub" if args.has("detach") => out(&link::start_hub(dir)?)?,
+        "hub" => hub::main(dir, args.has("announce"))?,
         "hook" => return Ok(hook::run(dir, args.has("wait"))),
         "peers" => peers::peers(dir, args)?,
         "ask" => ask::ask(dir, args)?,

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
@@ -14,18 +15,29 @@ use crossbeam_channel::bounded;
 use crate::repository::read;
 use crate::threads::{SMALL, spawn};
 
-/// How long `ps` or `stty` may take.
+/// How long `ps`, `stty` or `uname` may take.
 const PS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The host name of this machine or container, fit for a file name. Read once, since without `/proc` it takes a child process.
+pub static HOST: LazyLock<String> = LazyLock::new(|| {
+    let host = match path("sys/kernel/hostname") {
+        Some(path) => read(path),
+        None => output(Command::new("uname").arg("-n")),
+    };
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || *c == '.';
+    host.unwrap_or_default().chars().filter(is_plain).take(64).collect()
+});
+
+/// The identifier of the running kernel, which containers share with their host; the host name where there is none.
+pub static BOOT: LazyLock<String> = LazyLock::new(|| {
+    let boot = path("sys/kernel/random/boot_id").and_then(read);
+    boot.map_or_else(|| HOST.clone(), |boot| boot.trim().to_owned())
+});
 
 /// The path of a file in `/proc`; `None` where there is no `/proc`.
 pub fn path(below: impl AsRef<Path>) -> Option<PathBuf> {
     let is_hidden = env::var_os("RELAY_NO_PROC").is_some_and(|value| !value.is_empty());
     (cfg!(target_os = "linux") && !is_hidden).then(|| Path::new("/proc").join(below))
-}
-
-/// The content of a file in `/proc` that consists of one line; empty if there is no such file.
-pub fn line(below: &str) -> String {
-    path(below).and_then(read).unwrap_or_default().trim().to_owned()
 }
 
 /// The command line of a process; empty if it is unknown. `ps` prints words, not arguments: an argument with a space becomes
@@ -36,14 +48,14 @@ pub fn arguments(pid: u32) -> Vec<String> {
             let line = fs::read(path).unwrap_or_default();
             String::from_utf8_lossy(&line).split('\0').map(str::to_owned).collect()
         }
-        None => words(&ps(&["-ww", "-o", "args=", "-p", &pid.to_string()]).unwrap_or_default()),
+        None => words(&ps("args=", &pid.to_string()).unwrap_or_default()),
     }
 }
 
 /// Whether `ps` does not list this process; `false` if `ps` does not work.
 pub fn is_gone(pid: u32) -> bool {
     let own = std::process::id();
-    let listed = ps(&["-o", "pid=", "-p", &format!("{own},{pid}")]).unwrap_or_default();
+    let listed = ps("pid=", &format!("{own},{pid}")).unwrap_or_default();
     let is_listed = |pid: u32| words(&listed).contains(&pid.to_string());
     is_listed(own) && !is_listed(pid)
 }
@@ -57,7 +69,7 @@ pub fn terminal(pid: u32) -> Option<PathBuf> {
     let terminal = match path(format!("{pid}/fd/0")) {
         Some(stdin) => fs::read_link(stdin).ok()?,
         None => {
-            let name = ps(&["-o", "tty=", "-p", &pid.to_string()])?;
+            let name = ps("tty=", &pid.to_string())?;
             Path::new("/dev").join(Some(name.trim()).filter(|name| !name.is_empty())?)
         }
     };
@@ -68,14 +80,18 @@ pub fn terminal(pid: u32) -> Option<PathBuf> {
 /// The number of columns of a terminal.
 pub fn columns(terminal: &Path) -> Option<usize> {
     let of = if cfg!(target_os = "linux") { "-F" } else { "-f" };
-    let size = run(Command::new("stty").arg(of).arg(terminal).arg("size"), PS_TIMEOUT).ok()?;
-    let size = String::from_utf8_lossy(&size.stdout);
+    let size = output(Command::new("stty").arg(of).arg(terminal).arg("size"))?;
     size.split_whitespace().nth(1)?.parse().ok().filter(|columns| *columns > 0)
 }
 
-/// The output of `ps`; `None` if it could not be run or did not end in time.
-fn ps(args: &[&str]) -> Option<String> {
-    let output = run(Command::new("ps").args(args), PS_TIMEOUT).ok()?;
+/// What `ps` prints about processes.
+fn ps(format: &str, pids: &str) -> Option<String> {
+    output(Command::new("ps").args(["-ww", "-o", format, "-p", pids]))
+}
+
+/// What a program prints; `None` if it could not be run or did not end in time.
+fn output(command: &mut Command) -> Option<String> {
+    let output = run(command, PS_TIMEOUT).ok()?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -134,10 +150,9 @@ pub fn sweep(dir: &Path, longest: Duration) {
 /// and `-`, so it is a valid file name.
 pub fn process_key(pid: u32) -> String {
     let Some(proc) = path("") else { return pid.to_string() };
-    let start = start_time(pid).unwrap_or(0);
+    let start = stat(pid, 22).unwrap_or_else(|| "0".to_owned());
     let namespace = fs::metadata(proc.join("self/ns/pid")).map_or(0, |m| m.ino());
-    let boot = line("sys/kernel/random/boot_id");
-    format!("{}-{namespace}-{pid}-{start}", boot.split('-').next().unwrap_or_default())
+    format!("{}-{namespace}-{pid}-{start}", BOOT.split('-').next().unwrap_or_default())
 }
 
 /// A field of `/proc/<pid>/stat`, by its number in proc(5), 3 or higher.
@@ -150,11 +165,6 @@ fn field(stat: &str, number: usize) -> Option<String> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(number - 3).map(str::to_owned)
 }
 
-/// When a process started, in clock ticks since boot.
-fn start_time(pid: u32) -> Option<u64> {
-    stat(pid, 22)?.parse().ok()
-}
-
 /// Whether the process `pid` is stopped, by a signal or a debugger. Only Linux tells.
 pub fn is_stopped(pid: u32) -> bool {
     stat(pid, 3).is_some_and(|state| state.eq_ignore_ascii_case("t"))
@@ -162,8 +172,16 @@ pub fn is_stopped(pid: u32) -> bool {
 
 /// The parent of a process.
 pub fn parent_of(pid: u32) -> Option<u32> {
-    let by_ps = || ps(&["-o", "ppid=", "-p", &pid.to_string()]);
-    if path("").is_some() { stat(pid, 4) } else { by_ps() }?.trim().parse().ok()
+    let parent = if path("").is_some() { stat(pid, 4) } else { ps("ppid=", &pid.to_string()) };
+    parent?.trim().parse().ok()
+}
+
+/// The age of our process in milliseconds, to about 10 ms. `None` except on Linux.
+pub fn own_age() -> Option<u64> {
+    const TICK: u64 = 10; // the unit of /proc, independent of the kernel's tick
+    let up: f64 = read(path("uptime")?)?.split_whitespace().next()?.parse().ok()?;
+    let start: u64 = stat(std::process::id(), 22)?.parse().ok()?;
+    Some(((up * 1000.0) as u64).saturating_sub(start * TICK))
 }
 
 /// Whether the process `pid` is a `claude -p` with stream-json input.
@@ -182,6 +200,7 @@ mod tests {
         assert!(key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), "{key}");
         assert!(key.split('-').any(|part| part == std::process::id().to_string()));
         assert_ne!(key, process_key(u32::MAX));
+        assert!(own_age().is_none_or(|age| age < 3_600_000), "no test runs for an hour");
     }
 
     #[test]
@@ -220,7 +239,7 @@ mod tests {
         let pid = child.id();
         // For a moment after it was started it has no command line yet.
         let known = std::iter::repeat_with(|| arguments(pid)).find(|args| args.len() > 1).expect("endless");
-        let printed = ps(&["-ww", "-o", "args=", "-p", &pid.to_string()]);
+        let printed = ps("args=", &pid.to_string());
         assert!(!is_gone(pid));
         child.kill().expect("killed");
         child.wait().expect("ended");

@@ -124,13 +124,14 @@ fn message() -> impl Strategy<Value = ToHub> {
             branch,
             paths: None
         }),
-        (id, text()).prop_map(|(id, claude)| ToHub::Hook(HookReport {
+        (id, text(), option::of(id)).prop_map(|(id, claude, age_ms)| ToHub::Hook(HookReport {
             id,
             claude,
             event: HookEvent::Permission,
             turn: None,
             ask_id: None,
             reason: None,
+            age_ms
         })),
         (id, text(), text()).prop_map(|(id, claude, process)| ToHub::Wait { id, claude, process }),
         id.prop_map(|id| ToHub::Peers { id }),

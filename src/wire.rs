@@ -173,6 +173,8 @@ pub struct HookReport {
     pub ask_id: Option<String>,
     /// For `denied` and `failed`: the reason.
     pub reason: Option<String>,
+    /// Milliseconds since the hook fired, if known: asynchronous hooks may overtake each other.
+    pub age_ms: Option<u64>,
 }
 
 /// A message from the hub to a client.

@@ -25,7 +25,9 @@ struct World {
 
 pub fn play(data: &[u8]) {
     let (limits, info, ids) = equipment(0);
-    let (router, pushes) = (Router::new(limits, info, ids), vec!["push_none".to_owned()]);
+    let (mut router, pushes) = (Router::default(), vec!["push_none".to_owned()]);
+    router.equip(limits, info, ids);
+    router.restart(0);
     let mut world = World { router, journal: Vec::new(), now: 0, last_no: 0, open: BTreeMap::new(), pushes };
     journal::write_header(&mut world.journal, &world.router).expect("a header");
     let mut bytes = data.iter().copied();

@@ -1,7 +1,6 @@
 //! The hub's second socket, `peers/peers.sock`, which containers mount and SSH forwards; and the client whose hub runs
 //! elsewhere.
 
-use std::env;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
@@ -11,8 +10,8 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use super::machine::HOST;
 use super::{Claim, DataDir, LOCK, SOCKET, make_private};
+use crate::repository::path_var;
 use crate::threads::{SMALL, spawn};
 
 /// The directory of the second socket. It holds nothing else, so that it can be mounted: a mounted file would stay the
@@ -23,11 +22,6 @@ const PEERS: &str = "peers/peers.sock";
 
 /// Identifies the listeners of a directory: device, inode and the time of the last change of each socket.
 pub type Listeners = [Option<(u64, u64, i64, i64)>; 2];
-
-/// The host name of this machine or container.
-pub fn host() -> &'static str {
-    &HOST
-}
 
 /// Connects within `limit`: `connect` blocks while the listener's backlog is full, and has no timeout of its own.
 pub(super) fn dial(path: PathBuf, limit: Duration) -> io::Result<UnixStream> {
@@ -41,9 +35,9 @@ impl DataDir {
     /// The socket of a hub that runs elsewhere and cannot be started from here: `RELAY_SOCKET`, else `peers/peers.sock` if
     /// it was mounted, which is the case in a directory that never had a hub.
     pub fn elsewhere(&self) -> Option<PathBuf> {
-        let chosen = env::var_os("RELAY_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
         let is_there = |name: &str| fs::symlink_metadata(self.path().join(name)).is_ok();
-        chosen.or_else(|| (is_there(PEERS) && !is_there(LOCK)).then(|| self.path().join(PEERS)))
+        path_var("RELAY_SOCKET")
+            .or_else(|| (is_there(PEERS) && !is_there(LOCK)).then(|| self.path().join(PEERS)))
     }
 
     /// The socket that clients connect to, for messages.

@@ -175,17 +175,12 @@ impl Journal {
         ids: Box<dyn FnMut() -> String + Send>,
     ) -> (Journal, Router) {
         let restored = if wanted { restore(&path) } else { None };
-        let router = match restored {
-            Some((Header { epoch, epoch_started_ms, .. }, mut router, started)) => {
-                router.equip(limits, Info { epoch, epoch_started_ms, started, ..info }, ids);
-                router.restart(started);
-                router
-            }
-            None => {
-                let epoch_started_ms = unix_ms();
-                Router::new(limits, Info { epoch: new_epoch, epoch_started_ms, ..info }, ids)
-            }
+        let (epoch, epoch_started_ms, mut router, started) = match restored {
+            Some((header, router, now)) => (header.epoch, header.epoch_started_ms, router, now),
+            None => (new_epoch, unix_ms(), Router::default(), 0),
         };
+        router.equip(limits, Info { epoch, epoch_started_ms, started, ..info }, ids);
+        router.restart(started);
         let mut journal = Journal { path, ..Journal::default() };
         match wanted {
             true => journal.compact(&router),

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::router::ConnId;
 use super::writer::Writer;
 use super::{Incoming, write_and_close};
-use crate::datadir::host;
 use crate::lines::Lines;
+use crate::process::HOST;
 use crate::wire::{Code, HookReport, ToClient, ToHub, VERSION, fault};
 
 /// How long a connection may take to send `hello`.
@@ -26,17 +26,8 @@ const STRETCH: Duration = Duration::from_millis(1);
 /// The longest pause of a reader.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The socket that a connection came by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Socket {
-    /// `hub.sock`: for processes of this user.
-    Hub,
-    /// `peers.sock`: for peers in containers and on other machines.
-    Peers,
-}
-
-/// Reads one connection to its end. A protocol error closes this connection only.
-pub fn read(conn: ConnId, socket: Socket, stream: &Arc<UnixStream>, incoming: &Sender<Incoming>) {
+/// Reads one connection to its end. A protocol error closes this connection only. `is_remote`: it came by `peers.sock`.
+pub fn read(conn: ConnId, is_remote: bool, stream: &Arc<UnixStream>, incoming: &Sender<Incoming>) {
     let mut lines = Lines::new(stream.clone());
     if let Err((code, refusal)) = hello(&mut lines) {
         log::warn!(conn, code = code.name(); "refused");
@@ -66,7 +57,7 @@ pub fn read(conn: ConnId, socket: Socket, stream: &Arc<UnixStream>, incoming: &S
             thread::sleep(pause(used, since.elapsed()));
             (used, since) = (Duration::ZERO, Instant::now());
         }
-        let message = admit(socket, &mut message).map_or(Ok(message), Err);
+        let message = admit(is_remote, &mut message).map_or(Ok(message), Err);
         if incoming.send(Incoming::Said(conn, message, credit.clone())).is_err() {
             return;
         }
@@ -76,14 +67,13 @@ pub fn read(conn: ConnId, socket: Socket, stream: &Arc<UnixStream>, incoming: &S
 
 /// What the hub knows better than a client, and the limits of `peers.sock`. It refuses what a peer does not need; that is
 /// the answer. The process keys of its clients get a prefix, so that none can name a process of this machine.
-fn admit(socket: Socket, message: &mut ToHub) -> Option<ToClient> {
-    let is_remote = socket == Socket::Peers;
+fn admit(is_remote: bool, message: &mut ToHub) -> Option<ToClient> {
     let process = match message {
         ToHub::Register { who, .. } => {
             who.remote = is_remote;
             // macOS renames itself with its network, and its containers are virtual machines.
             let is_elsewhere = is_remote || cfg!(target_os = "linux");
-            who.host.take_if(|name| *name == host() || name.is_empty() || !is_elsewhere);
+            who.host.take_if(|name| *name == *HOST || name.is_empty() || !is_elsewhere);
             who.claude.as_mut()
         }
         ToHub::Hook(HookReport { claude, .. }) | ToHub::Wait { claude, .. } => Some(claude),
@@ -92,7 +82,7 @@ fn admit(socket: Socket, message: &mut ToHub) -> Option<ToClient> {
             let why = format!(
                 "peers.sock, by which this client is connected, does not offer `relay tail`, `asks`, `status` or `stop`; run \
                  the command on {}",
-                host()
+                *HOST
             );
             return Some(ToClient::error(Some(*id), fault(Code::NotAllowed, why)));
         }

@@ -198,11 +198,13 @@ pub struct Info {
 type Reply = Result<Option<Answer>, Fault>;
 
 impl Router {
-    /// A router with an empty state. `ids` creates identifiers.
+    /// A router with an empty state.
+    #[cfg(test)]
     pub fn new(limits: Limits, info: Info, ids: Box<dyn FnMut() -> String + Send>) -> Self {
-        let ids = Ids { source: Some(ids), ..Ids::default() };
-        let timers = BTreeSet::from([(limits.idle_exit, Timer::Idle)]);
-        Router { limits, info, ids, timers, ..Router::default() }
+        let mut router = Router::default();
+        router.equip(limits, info, ids);
+        router.restart(0);
+        router
     }
 
     pub fn now(&self) -> Ms {

@@ -127,8 +127,7 @@ pub fn claude(args: &[&str]) -> Result<String, String> {
 /// # Errors
 /// As for [`claude`], and a list in an unknown format.
 pub fn plugin() -> Result<Option<Plugin>, String> {
-    let list = list::<Plugin>(&["plugin", "list", "--json"])?;
-    Ok(list.into_iter().find(|plugin| plugin.id == PLUGIN))
+    entry(&["plugin", "list", "--json"], |plugin: &Plugin| plugin.id == PLUGIN)
 }
 
 /// Our marketplace, as Claude Code lists it.
@@ -136,18 +135,17 @@ pub fn plugin() -> Result<Option<Plugin>, String> {
 /// # Errors
 /// As for [`claude`], and a list in an unknown format.
 pub fn marketplace() -> Result<Option<Marketplace>, String> {
-    let list = list::<Marketplace>(&["plugin", "marketplace", "list", "--json"])?;
-    Ok(list.into_iter().find(|marketplace| marketplace.name == MARKETPLACE))
+    entry(&["plugin", "marketplace", "list", "--json"], |known: &Marketplace| known.name == MARKETPLACE)
 }
 
-/// The entries of one of Claude Code's lists; those of an unknown form are left out.
-fn list<T: for<'a> Deserialize<'a>>(args: &[&str]) -> Result<Vec<T>, String> {
-    match serde_json::from_str::<Vec<&RawValue>>(&claude(args)?) {
-        Ok(list) => Ok(list.into_iter().filter_map(|entry| serde_json::from_str(entry.get()).ok()).collect()),
-        Err(e) => {
-            Err(format!("`claude {}` printed no list ({e}); Claude Code may be too old", args.join(" ")))
-        }
-    }
+/// An entry of one of Claude Code's lists; others may be of an unknown form.
+fn entry<T: DeserializeOwned>(args: &[&str], is_ours: impl Fn(&T) -> bool) -> Result<Option<T>, String> {
+    let printed = claude(args)?;
+    let list: Vec<&RawValue> = serde_json::from_str(&printed).map_err(|e| {
+        format!("`claude {}` printed no list ({e}); Claude Code may be too old", args.join(" "))
+    })?;
+    let mut entries = list.iter().filter_map(|entry| serde_json::from_str(entry.get()).ok());
+    Ok(entries.find(is_ours))
 }
 
 /// Version and path of the program that the plugin starts.
@@ -172,10 +170,7 @@ pub fn running_sessions() -> Vec<SessionFile> {
 /// The running sessions of the configuration directory `dir`.
 fn sessions_in(dir: &Path) -> Vec<SessionFile> {
     let files = fs::read_dir(dir.join("sessions")).into_iter().flatten().flatten();
-    let mut sessions: Vec<SessionFile> =
-        files.filter_map(|file| read_json(&file.path()).ok()).filter(SessionFile::is_running).collect();
-    sessions.sort_by_key(|session| session.pid);
-    sessions
+    files.filter_map(|file| read_json(&file.path())).filter(SessionFile::is_running).collect()
 }
 
 /// The running sessions of this user whose configuration directory is another than ours, with that directory. Only Linux
@@ -199,21 +194,16 @@ fn config_dir_of(process: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Reads a JSON file of at most [`MAX_READ`] bytes.
-///
-/// # Errors
-/// The file can't be read or is not such JSON; the message names it.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
-    let read = read_limited(path, MAX_READ).and_then(|text| Ok(serde_json::from_slice(&text)?));
-    read.map_err(|e| format!("{}: {e}", path.display()))
+/// Reads a JSON file of at most [`MAX_READ`] bytes; `None` if it can't be read or is not such JSON.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&read_limited(path, MAX_READ).ok()?).ok()
 }
 
 /// `path` with `~` for the home directory.
-pub fn abbreviate_home(path: &str) -> String {
-    match Path::new(path).strip_prefix(std::env::home_dir().unwrap_or_default()) {
-        Ok(below) => Path::new("~").join(below).display().to_string(),
-        Err(_) => path.to_owned(),
-    }
+pub fn abbreviate_home(path: impl AsRef<Path>) -> String {
+    let path = path.as_ref();
+    let below = path.strip_prefix(std::env::home_dir().unwrap_or_default());
+    below.map_or_else(|_| path.to_owned(), |below| Path::new("~").join(below)).display().to_string()
 }
 
 #[cfg(test)]

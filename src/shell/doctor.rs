@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::args::Args;
-use super::claude::{self, INSTALL_CLAUDE, PLUGIN, Plugin, claude};
+use super::claude::{self, INSTALL_CLAUDE, Plugin, claude};
 use super::peers::{request_roster, unregistered};
 use super::settings::{self, RULE, Settings};
 use super::setup::WHY_ALLOW;
 use super::status::request_status;
 use super::terminal::{out, paint};
-use super::{Failure, Outcome, count, open, print};
+use super::{Failure, Outcome, open, print};
 use crate::datadir::DataDir;
 use crate::link::no_hub;
 use crate::span::span;
@@ -41,7 +41,7 @@ struct Finding {
     check: &'static str,
     level: Level,
     detail: String,
-    #[serde(skip_serializing_if = "str::is_empty")]
+    /// Empty if nothing is wrong.
     remedy: String,
 }
 
@@ -84,13 +84,15 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
         Ok(version) => report.ok("claude", format!("{version}; {SUPPORT}")),
         Err(why) => report.error("claude", why, INSTALL_CLAUDE),
     }
-    let plugin = enabled_plugin();
+    let plugin = working_plugin();
     match &plugin {
-        Ok(plugin) => check_plugin(&mut report, plugin),
-        Err(why) => report.error("plugin", why, "relay setup"),
+        Ok((_, program)) => report.ok("plugin", format!("enabled; starts relay {program}")),
+        Err(why) => report.error("plugin", why, "run `relay setup`, then restart the sessions"),
     }
-    let is_usable = check_directory(&mut report, dir);
-    if let Some(roster) = check_hub(&mut report, dir, is_usable) {
+    check_settings(&mut report);
+    if (check_directory(&mut report, dir) || dir.is_claimed())
+        && let Some(roster) = check_hub(&mut report, dir)
+    {
         check_peers(&mut report, &roster);
         check_sessions(&mut report, &roster, &plugin);
     }
@@ -104,30 +106,21 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
     }
 }
 
-/// The plugin; the error is why no session has it.
-fn enabled_plugin() -> Result<Plugin, String> {
-    match claude::plugin()? {
-        None => Err("the plugin is not installed".to_owned()),
-        Some(plugin) if !plugin.errors.is_empty() => {
-            Err(format!("the plugin failed to load: {}", plugin.errors.join("; ")))
-        }
-        Some(plugin) if !plugin.enabled => Err("the plugin is disabled".to_owned()),
-        Some(plugin) => Ok(plugin),
+/// The plugin, and version and path of the program that it starts; the error is why no session has it.
+fn working_plugin() -> Result<(Plugin, String), String> {
+    let plugin = claude::plugin()?.ok_or("the plugin is not installed")?;
+    if !plugin.errors.is_empty() {
+        return Err(format!("the plugin failed to load: {}", plugin.errors.join("; ")));
     }
-}
-
-fn check_plugin(report: &mut Report, plugin: &Plugin) {
-    report.ok("plugin", format!("{PLUGIN} {}, enabled", plugin.version));
-    match claude::started_program(plugin) {
-        Ok(program) if program.starts_with(VERSION) => {
-            report.ok("launcher", format!("starts relay {program}"));
-        }
-        Ok(program) => {
-            report.error("launcher", format!("starts relay {program}, but this is {VERSION}"), "relay setup");
-        }
-        Err(why) => report.error("launcher", format!("cannot start relay: {why}"), "relay setup"),
+    if !plugin.enabled {
+        return Err("the plugin is disabled".to_owned());
     }
-    check_settings(report);
+    let program =
+        claude::started_program(&plugin).map_err(|why| format!("the plugin cannot start relay: {why}"))?;
+    match program.starts_with(VERSION) {
+        true => Ok((plugin, program)),
+        false => Err(format!("the plugin starts relay {program}, but this is {VERSION}")),
+    }
 }
 
 /// What the settings that apply in the working directory mean for us.
@@ -170,9 +163,8 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
     true
 }
 
-/// The hub. Returns its roster, which is empty if no hub runs; `None` if the hub can't be used, which is no finding of its own
-/// where the directory can't be used either.
-fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Roster> {
+/// The hub. Returns its roster, which is empty if no hub runs; `None` if the hub can't be used.
+fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
     let mut link = match open(dir) {
         Ok(Some(link)) => link,
         Ok(None) => {
@@ -180,16 +172,13 @@ fn check_hub(report: &mut Report, dir: &DataDir, is_usable: bool) -> Option<Rost
             return Some(Roster::default());
         }
         Err(fault) => {
-            if is_usable {
-                report.error("hub", fault.message, RESTART);
-            }
+            report.error("hub", fault.message, RESTART);
             return None;
         }
     };
     match request_status(&mut link) {
         Ok(Status { version, pid, uptime_s, peers, journal, .. }) => {
-            let detail =
-                format!("{version}, process {pid}, up for {}, {}", span(uptime_s), count(peers, "peer"));
+            let detail = format!("{version}, process {pid}, up for {}, peers: {peers}", span(uptime_s));
             match version == VERSION {
                 true => report.ok("hub", detail),
                 false => report.error("hub", format!("{detail}, but this is {VERSION}"), RESTART),
@@ -228,18 +217,17 @@ fn check_peers(report: &mut Report, roster: &Roster) {
 }
 
 /// The sessions that run and are not registered, each with the reason.
-fn check_sessions(report: &mut Report, roster: &Roster, plugin: &Result<Plugin, String>) {
-    let state = settings::state();
+fn check_sessions(report: &mut Report, roster: &Roster, plugin: &Result<(Plugin, String), String>) {
     for session in unregistered(roster, claude::running_sessions()) {
         let (reason, remedy) = match plugin {
             Err(why) => (why.as_str(), "run `relay setup`, then restart it"),
             Ok(_) if Settings::read(Path::new(&session.cwd)).disables_plugin() => {
                 ("the plugin is disabled in its settings", "enable it with /plugin in it")
             }
-            Ok(_) if settings::is_server_disabled(&state, &session.cwd) => {
+            Ok(_) if settings::is_server_disabled(&session.cwd) => {
                 ("its MCP server is disabled in that project", "enable plugin:relay:relay with /mcp in it")
             }
-            Ok(plugin) if session.started_before(&plugin.installed_at) => {
+            Ok((plugin, _)) if session.started_before(&plugin.installed_at) => {
                 ("it started before the plugin was installed", "type /reload-plugins in it, or restart it")
             }
             Ok(_) => ("its channel is not connected to this hub", "see /mcp in it"),

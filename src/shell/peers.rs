@@ -2,17 +2,17 @@
 
 use super::args::Args;
 use super::claude::{self, SessionFile};
-use super::terminal::{columns, err, out, table};
-use super::width::keep_end;
-use super::{Outcome, count, open, print};
-use crate::datadir::{DataDir, host};
+use super::terminal::{err, out, table};
+use super::{Outcome, open, print};
+use crate::datadir::DataDir;
 use crate::link::{Link, no_hub, unreachable};
+use crate::process::HOST;
 use crate::span::span;
 use crate::wire::{Answer, Fault, ListedPeer, PeerKind, Roster, ToHub, place};
 
 /// Runs `relay peers`.
 pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
-    let roster = open(dir)?.map(|mut link| request_roster(&mut link)).transpose()?;
+    let roster = roster(dir)?;
     let is_running = roster.is_some();
     let roster = roster.unwrap_or_default();
     let unregistered = unregistered(&roster, claude::running_sessions());
@@ -22,10 +22,18 @@ pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
         false => err(&format!("There are no peers: {}\n", no_hub(dir).message)),
     }
     if !unregistered.is_empty() {
-        let sessions = count(unregistered.len(), "running Claude Code session");
-        err(&format!("{sessions} cannot be asked; run `relay doctor` to see why.\n")); // no row of the table
+        let n = unregistered.len(); // on standard error: no row of the table
+        err(&format!("Running sessions that cannot be asked: {n}. Run `relay doctor` to see why.\n"));
     }
     Ok(())
+}
+
+/// The list of peers; `None` if no hub runs.
+///
+/// # Errors
+/// The hub cannot be used, or the connection is lost.
+pub fn roster(dir: &DataDir) -> Result<Option<Roster>, Fault> {
+    open(dir)?.map(|mut link| request_roster(&mut link)).transpose()
 }
 
 /// Requests the list of peers.
@@ -47,7 +55,7 @@ pub fn unregistered(roster: &Roster, mut running: Vec<SessionFile>) -> Vec<Sessi
 
 /// Whether the process number of a peer may be one of this machine or container.
 pub fn is_local(peer: &ListedPeer) -> bool {
-    peer.host.as_deref().is_none_or(|name| name == host())
+    peer.host.as_deref().is_none_or(|name| name == *HOST)
 }
 
 /// The table of all peers but the one that asks for it.
@@ -64,8 +72,8 @@ pub fn peer_table(roster: &Roster) -> String {
             peer.activity.name().replace("unknown", "-"),
             peer.push.map_or("none", |path| path.name()).to_owned() + if is_unconfirmed { "!" } else { "" },
             span(peer.connected_s),
-            claude::abbreviate_home(&place(peer.host.as_deref(), &peer.cwd)) + &branch,
+            claude::abbreviate_home(place(peer.host.as_deref(), &peer.cwd)) + &branch,
         ]
     });
-    table(["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"], rows, columns(), keep_end)
+    table(["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"], rows)
 }

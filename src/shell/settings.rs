@@ -26,8 +26,7 @@ pub struct Settings(Vec<(PathBuf, Value)>);
 impl Settings {
     /// Reads the settings that apply in `cwd`. A file that is missing or is not JSON is left out.
     pub fn read(cwd: &Path) -> Settings {
-        let read = |path: PathBuf| read_json(&path).ok().map(|value| (path, value));
-        Settings(settings_files(cwd).filter_map(read).collect())
+        Settings(settings_files(cwd).filter_map(|path| Some((path.clone(), read_json(&path)?))).collect())
     }
 
     /// What `find` finds in the first file that has it, and that file.
@@ -65,14 +64,10 @@ impl Settings {
     }
 }
 
-/// Claude Code's state file `.claude.json`, which lists MCP servers; `null` if it can't be read.
-pub fn state() -> Value {
-    let dir = path_var("CLAUDE_CONFIG_DIR").or_else(std::env::home_dir);
-    dir.and_then(|dir| read_json(&dir.join(".claude.json")).ok()).unwrap_or_default()
-}
-
-/// Whether the user has disabled our server in the project `cwd` (`/mcp` in a session does).
-pub fn is_server_disabled(state: &Value, cwd: &str) -> bool {
+/// Whether the user has disabled our server in the project `cwd` (`/mcp` in a session does), by Claude Code's state file.
+pub fn is_server_disabled(cwd: &str) -> bool {
+    let dir = path_var("CLAUDE_CONFIG_DIR").or_else(std::env::home_dir).unwrap_or_default();
+    let state: Value = read_json(&dir.join(".claude.json")).unwrap_or_default();
     let disabled = state["projects"][cwd]["disabledMcpServers"].as_array();
     disabled.into_iter().flatten().any(|server| server == SERVER)
 }
@@ -93,7 +88,7 @@ pub enum Entry {
 impl Entry {
     /// Whether the user's settings have the entry.
     pub fn is_set(self) -> bool {
-        let settings: Value = user_file().and_then(|path| read_json(&path)).unwrap_or_default();
+        let settings: Value = user_file().ok().and_then(|path| read_json(&path)).unwrap_or_default();
         match self {
             Entry::Rule => {
                 settings["permissions"]["allow"].as_array().is_some_and(|rules| rules.contains(&RULE.into()))
@@ -166,9 +161,7 @@ fn edit(
 pub fn replace(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mode = fs::metadata(file).map_or(mode, |meta| meta.permissions().mode() & 0o7777);
     fs::create_dir_all(file.parent().unwrap_or(file))?;
-    let mut name = file.as_os_str().to_owned();
-    name.push(format!(".relay-{}", std::process::id()));
-    let new = PathBuf::from(name);
+    let new = file.with_extension(format!("relay-{}", std::process::id()));
     let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     let written = open
         .write_all(bytes)

@@ -1,7 +1,6 @@
 //! `relay setup`: installs, upgrades and removes the plugin with Claude Code's own commands.
 
 use std::io::{self, IsTerminal};
-use std::path::Path;
 
 use super::args::Args;
 use super::claude::{
@@ -18,6 +17,7 @@ pub const WHY_ALLOW: &str = "In auto mode, the default of Claude Code since 2.1.
     the first use in each project.";
 
 const ALLOWED: &str = "sessions may use the relay tools without a dialog, by a rule in your settings";
+const FORBIDDEN: &str = "sessions may not ask you by a form: RELAY_PERSON is off in your settings";
 const MAY_ASK: &str = "\
     \nSessions can ask not only other sessions but also you, by a form in the terminal of an idle session.\n\
     May they? [Y/n] ";
@@ -35,11 +35,11 @@ fn install(args: &Args) -> Result<(), Failure> {
     step("Claude Code", &version)?;
     install_plugin()?;
     permit(args)?;
-    let extras = match package::install_extras() {
-        Ok(dir) => format!("installed below {} (for zsh, add its zsh/site-functions to fpath)", shown(&dir)),
-        Err(why) => why,
-    };
-    step("shell", &format!("completions and man page: {extras}"))?;
+    let dir = abbreviate_home(package::install_extras()?);
+    step(
+        "shell",
+        &format!("completions and man page are below {dir} (for zsh, add zsh/site-functions to fpath)"),
+    )?;
     out(&format!(
         "\nEvery session that starts from now on is a peer; in a running session type /reload-plugins. Then run\n\
          \x20   relay peers\n\
@@ -57,7 +57,10 @@ fn install_plugin() -> Result<(), Failure> {
         step("marketplace", "comes from the network; `claude plugin marketplace update` updates it")?;
     } else {
         let dir = package::install()?;
-        step("copy", &format!("relay {} and the plugin are in {}", env!("CARGO_PKG_VERSION"), shown(&dir)))?;
+        step(
+            "copy",
+            &format!("relay {} and the plugin are in {}", env!("CARGO_PKG_VERSION"), abbreviate_home(&dir)),
+        )?;
         if is_broken || known.as_ref().and_then(|known| known.path.as_ref()) != Some(&dir) {
             known.map(|_| claude(&["plugin", "marketplace", "remove", MARKETPLACE])).transpose()?;
             step("marketplace", &claude(&["plugin", "marketplace", "add", &dir.to_string_lossy()])?)?;
@@ -77,7 +80,7 @@ fn permit(args: &Args) -> Result<(), Failure> {
     if is_asked {
         out(&format!("\n{WHY_ALLOW}\n"))?;
     }
-    let is_refused = |question| is_asked && ask(question) == Some(false);
+    let is_refused = |question| is_asked && refuses(question);
     let is_allowed =
         !args.has("no-allow") && !is_refused("Allow the relay tools, in all projects of this user? [Y/n] ");
     Entry::Rule.set(is_allowed)?;
@@ -85,23 +88,18 @@ fn permit(args: &Args) -> Result<(), Failure> {
     if !Entry::NoPerson.is_set() && is_refused(MAY_ASK) {
         Entry::NoPerson.set(true)?;
     }
-    match Entry::NoPerson.is_set() {
-        true => step("person", "sessions may not ask you by a form (RELAY_PERSON is off in your settings)"),
-        false => {
-            step("person", "sessions may ask you by a form; RELAY_PERSON=off in your settings forbids it")
-        }
-    }
+    step("person", if Entry::NoPerson.is_set() { FORBIDDEN } else { "sessions may ask you by a form" })
 }
 
-/// Asks the user; `None` if nobody is there. An empty line is a yes, the end of the input is not.
-fn ask(question: &str) -> Option<bool> {
+/// Asks the user, if one is there. An empty line is a yes, the end of the input is not.
+fn refuses(question: &str) -> bool {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return None;
+        return false;
     }
     err(question);
     let mut answer = String::new();
     let _ = io::stdin().read_line(&mut answer); // an error is no answer
-    Some(!answer.is_empty() && matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes"))
+    !matches!(answer.to_ascii_lowercase().as_str(), "\n" | "y\n" | "yes\n")
 }
 
 fn remove() -> Result<(), Failure> {
@@ -122,8 +120,4 @@ fn remove() -> Result<(), Failure> {
 fn step(what: &str, result: &str) -> Result<(), Failure> {
     let line = result.lines().last().unwrap_or_default();
     out(&format!("{what:12} {}\n", clean(line.rsplit('✔').next().unwrap_or_default().trim_start())))
-}
-
-fn shown(path: &Path) -> String {
-    abbreviate_home(&path.to_string_lossy())
 }

@@ -115,17 +115,14 @@ fn hub_has_no_terminal_and_no_group_of_its_starter() {
     let child = starter.process_group(0).stdout(Stdio::piped()).spawn().expect("relay hub");
     let group = child.id();
     let said = child.wait_with_output().expect("an end");
-    assert_eq!(String::from_utf8_lossy(&said.stdout), "listening\n");
+    assert!(said.stdout.starts_with(b"listening in /"), "{said:?}");
     let hub = dir.hub();
     // What ends the group of its starter does not end it.
     signal(group, "KILL");
     let stat = fs::read_to_string(format!("/proc/{hub}/stat")).expect("a hub");
     let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
-    assert_eq!(
-        (fields[2], fields[4]),
-        (hub.to_string().as_str(), "0"),
-        "a group of its own, and no terminal"
-    );
+    assert_ne!(fields[2], group.to_string(), "a group of its own");
+    assert_eq!(fields[4], "0", "no terminal");
     assert_eq!(fs::read_link(format!("/proc/{hub}/fd/0")).expect("stdin"), PathBuf::from("/dev/null"));
 }
 

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::claude::{RULE, copy, setup, with_claude};
-use crate::shell_kit::{self, Home, Proc, keys};
+use crate::shell_kit::{self, Home, Proc};
 
 /// The findings of a check.
 fn findings<'a>(report: &'a Value, check: &str) -> Vec<&'a Value> {
@@ -22,7 +22,7 @@ fn problem<'a>(report: &'a Value, check: &str, level: &str) -> &'a str {
     let found = findings(report, check);
     let found = found.iter().find(|finding| finding["level"] == level);
     let found = found.unwrap_or_else(|| panic!("no {level} about {check} in {report}"));
-    assert!(found["remedy"].is_string(), "{found}");
+    assert_ne!(found["remedy"], "", "{found}");
     found["detail"].as_str().expect("a detail")
 }
 
@@ -42,17 +42,15 @@ fn a_healthy_installation_has_no_errors() {
     assert_eq!(after.code, Some(0), "{after:?}");
     for finding in after.json()["findings"].as_array().expect("findings") {
         // Sessions of the user who runs this test may be warned about.
-        let with_remedy = finding["level"] != "ok";
-        let expected = if with_remedy { 4 } else { 3 };
-        assert_eq!(keys(finding).len(), expected, "{finding}");
-        assert!(!with_remedy || finding["check"] == "session", "{finding}");
+        assert!(
+            finding["level"] == "ok" && finding["remedy"] == "" || finding["check"] == "session",
+            "{finding}"
+        );
     }
     let _bob = home.join("bob");
     let text = home.run(&["doctor"]);
     assert_eq!(text.code, Some(0), "{text:?}");
-    for part in
-        ["ok      relay", "2.1.332", "launcher    starts relay", "owned by you", "1 peer\n", "KiB of logs"]
-    {
+    for part in ["ok      relay", "2.1.332", "starts relay", "owned by you", "peers: 1\n", "KiB of logs"] {
         assert!(text.out.contains(part), "{part}: {}", text.out);
     }
 }
@@ -71,10 +69,10 @@ fn doctor_finds_what_is_wrong_with_the_installation() {
     let launcher = copy(&home).join("plugin/bin/relay-launcher");
     let original = fs::read(&launcher).expect("the launcher");
     fs::set_permissions(&launcher, fs::Permissions::from_mode(0o644)).expect("a mode");
-    assert!(problem(&diagnose(&home), "launcher", "error").contains("Permission denied"));
+    assert!(problem(&diagnose(&home), "plugin", "error").contains("Permission denied"));
     fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).expect("a mode");
     fs::write(&launcher, "#!/bin/sh\necho 'relay of somebody else'\n").expect("written");
-    assert!(problem(&diagnose(&home), "launcher", "error").contains("is not Claude Relay"));
+    assert!(problem(&diagnose(&home), "plugin", "error").contains("is not Claude Relay"));
     fs::write(&launcher, original).expect("restored");
 
     fs::rename(copy(&home), home.path.join("moved")).expect("moved");
@@ -200,10 +198,7 @@ fn registered_sessions_are_not_missing() {
     home.write(".claude/sessions/4194305.json", r#"{"pid": 4194305, "name": "dead"}"#);
     home.write(".claude/sessions/odd.json", "[");
     let peers = home.run(&["peers"]);
-    assert!(
-        peers.err.contains("1 running Claude Code session cannot be asked; run `relay doctor`"),
-        "{peers:?}"
-    );
+    assert!(peers.err.contains("Running sessions that cannot be asked: 1. Run `relay doctor`"), "{peers:?}");
     assert!(problem(&diagnose(&home), "session", "error").contains("me (process"));
 
     let _one = home.channel("one");

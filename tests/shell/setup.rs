@@ -312,7 +312,7 @@ fn setup_works_with_the_real_client() {
     };
     for _ in 0..2 {
         run(&["setup", "--allow"]);
-        assert!(run(&["doctor"]).contains("launcher    starts relay"));
+        assert!(run(&["doctor"]).contains("starts relay"));
     }
     assert_eq!(settings(&home)["enabledPlugins"]["relay@claude-relay"], true);
     assert_eq!(settings(&home)["permissions"], json!({"allow": [RULE]}));
@@ -321,7 +321,7 @@ fn setup_works_with_the_real_client() {
     let sick = home.run(&["doctor"]);
     assert!(sick.code == Some(1) && sick.out.contains("the plugin failed to load"), "{sick:?}");
     run(&["setup"]);
-    assert!(run(&["doctor"]).contains("launcher    starts relay"));
+    assert!(run(&["doctor"]).contains("starts relay"));
     for _ in 0..2 {
         run(&["setup", "--remove"]);
     }

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
+use super::delivery::Delivery;
 use super::ended::Tombstone;
 use super::limits::overloaded;
 use super::peer::MAX_LOST;
@@ -93,7 +94,8 @@ impl Router {
         let (asker, to, state, thread) = match (self.asks.get(ask_id), self.ended.get(ask_id)) {
             (Some(ask), _) => (&self.peer(ask.asker).who.peer, &ask.to, ask.state, &ask.thread),
             (None, Some(t)) => {
-                let state = if t.code.is_some() { State::Ended } else { State::Replied };
+                let is_answered = t.code.is_none() && t.answer.is_some();
+                let state = if is_answered { State::Replied } else { State::Ended };
                 (&t.asker, &t.to, state, &t.thread)
             }
             (None, None) => return Ok(None),
@@ -207,7 +209,9 @@ impl Router {
             (_, Some(_), asker) => {
                 // The same answer again: the confirmation of the first one got lost.
                 let (ask_id, to) = (ask_id.to_owned(), ended.from.clone());
-                let state = asker.map_or(State::Pushed, |asker| self.reply_state(asker, &ask_id));
+                let is_it = |d: &&Delivery| d.parcel.kind == Kind::Reply && d.parcel.ask_id == ask_id;
+                let delivery = asker.and_then(|asker| self.deliveries_to(asker).find(is_it));
+                let state = delivery.map_or(State::Pushed, |d| d.state);
                 Ok(Some(Answer::Replied { ask_id, to, state }))
             }
             (Some(Code::Timeout), None, Some(asker)) => {
@@ -273,8 +277,7 @@ impl Router {
 
     /// Ends an ask without notifying its asker, which has left or has withdrawn it.
     pub(super) fn drop_ask(&mut self, id: &Id) {
-        let Some(ask) = self.end(id, Some(Code::HubUnreachable), None) else { return };
-        self.ended.get_mut(id).into_iter().for_each(|tombstone| tombstone.withdrawn = true);
+        let Some(ask) = self.end(id, None, None) else { return };
         self.send_to(ask.target, ToClient::Over { ask_id: id.to_string(), code: Code::PeerGone });
         self.count_outcome(&ask, Some(Code::HubUnreachable));
     }
@@ -296,7 +299,7 @@ impl Router {
         let (asker, from) = (who.peer.clone(), who.name.clone());
         let new = || Tombstone { asker, from, ..Tombstone::default() };
         let mut tombstone = self.ended.get(&id).cloned().unwrap_or_else(new);
-        (tombstone.code, tombstone.untold, tombstone.withdrawn) = (Some(Code::HubUnreachable), false, false);
+        (tombstone.code, tombstone.untold) = (Some(Code::HubUnreachable), false);
         let mut parcel = self.parcel(Kind::Failed, &id, me, LOST.to_owned(), "");
         // Another end may have come.
         (parcel.from, parcel.code, parcel.again) = (tombstone.to.clone(), tombstone.code, true);
@@ -327,7 +330,7 @@ impl Router {
         for no in [ask.delivery, ask.consent].into_iter().flatten() {
             self.remove_delivery(no);
         }
-        let state = if code.is_some() { State::Ended } else { State::Replied };
+        let state = if answer.is_some() { State::Replied } else { State::Ended };
         self.notify_asker(ask.asker, id, state, None, code);
         Some(ask)
     }

@@ -10,6 +10,7 @@ use crate::wire::{Answer, BroadcastRequest, Code, Fault, Kind, Member, Scope, St
 
 /// The limit of collected answers to a broadcast, in bytes.
 const MAX_COLLECTED: usize = 256 << 10;
+const TAKEN: &str = "`broadcast_id` is taken; every broadcast needs a new one";
 
 /// An open broadcast.
 #[derive(Serialize, Deserialize)]
@@ -46,13 +47,12 @@ impl Router {
         }
         let targets = self.in_scope(me, call.scope, call.include_self)?;
         self.room_for_ask(me)?;
-        let members = targets.iter().map(|no| &self.peer(*no).who);
-        let members =
-            members.map(|who| Member { ask_id: format!("{all}-{}", who.peer), to: who.name.clone() });
-        let members: Vec<Member> = members.collect();
+        let whos = targets.iter().map(|no| &self.peer(*no).who);
+        let member = |who: &Who| Member { ask_id: format!("{all}-{}", who.peer), to: who.name.clone() };
+        let members: Vec<Member> = whos.map(member).collect();
         let is_known = |id: &str| self.asks.contains_key(id) || self.ended.get(id).is_some();
         if members.iter().any(|member| is_known(&member.ask_id)) {
-            return taken();
+            return refused(Code::BadMsg, TAKEN);
         }
         // The request is answered first, since an ask may end while it is being opened.
         let broadcast_id = call.broadcast_id;
@@ -89,7 +89,7 @@ impl Router {
             (Some(open), _) if open.asker == me => Ok(Some(open.members.clone())),
             (None, Some(ended)) if ended.asker == *identity => Ok(Some(ended.members.clone())),
             (None, None) => Ok(None),
-            _ => taken(),
+            _ => refused(Code::BadMsg, TAKEN),
         }
     }
 
@@ -188,8 +188,4 @@ impl Router {
         self.ended.insert(self.now, all.clone(), tombstone);
         Some(done)
     }
-}
-
-fn taken<T>() -> Result<T, Fault> {
-    refused(Code::BadMsg, "`broadcast_id` is taken; every broadcast needs a new one")
 }

@@ -25,8 +25,6 @@ pub(super) struct Delivery {
     pub parcel: Parcel,
     pub state: State,
     pub attempts: Vec<Attempt>,
-    /// A path that this text takes only where no other is open.
-    pub avoid: Option<Path>,
     /// For a form: when it may be opened, and whether the user has put it off once.
     #[serde(default)]
     pub not_before: Ms,
@@ -133,7 +131,8 @@ impl Router {
         }
     }
 
-    /// The first path of the target that is open, not dead, and was not tried for this text. A path to avoid comes last.
+    /// The first path of the target that is open, not dead, and was not tried for this text. For a reminder, the path of its
+    /// question comes last.
     fn route(&self, delivery: &Delivery) -> Option<(Path, ConnId)> {
         if self.is_held_back(delivery) {
             return self.form_route(delivery).filter(|_| delivery.is_form());
@@ -142,7 +141,11 @@ impl Router {
         let size = delivery.parcel.text.len();
         let untried = |p: &Path| !peer.dead.contains(p) && !delivery.attempts.iter().any(|a| a.path == *p);
         let mut paths: Vec<Path> = peer.who.paths.iter().copied().filter(untried).collect();
-        paths.sort_by_key(|path| Some(*path) == delivery.avoid); // stable
+        if let Some(ask) = self.asks.get(delivery.parcel.ask_id.as_str())
+            && (delivery.parcel.kind, delivery.to) == (Kind::Notice, ask.target)
+        {
+            paths.sort_by_key(|path| Some(*path) == ask.path); // stable
+        }
         paths.into_iter().find_map(|path| {
             let conn = match path {
                 Path::Hook => self.session_of(delivery.to).waiter_for(size),
@@ -318,13 +321,6 @@ impl Router {
     /// The texts on their way to `peer`.
     pub(super) fn deliveries_to(&self, peer: PeerNo) -> impl Iterator<Item = &Delivery> {
         self.peer(peer).inbox.iter().filter_map(|no| self.deliveries.get(no))
-    }
-
-    /// The state of the delivery of an answer to `asker`.
-    pub(super) fn reply_state(&self, asker: PeerNo, ask_id: &str) -> State {
-        let mut replies =
-            self.deliveries_to(asker).filter(|d| d.parcel.kind == Kind::Reply && d.parcel.ask_id == ask_id);
-        replies.next().map_or(State::Pushed, |d| d.state)
     }
 
     /// Removes a delivery. The state of a question is kept with its ask.

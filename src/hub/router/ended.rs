@@ -26,10 +26,8 @@ pub(super) struct Tombstone {
     pub broadcast: Option<Id>,
     /// Whether it was for the person in front of the target, and not for its model.
     pub by_form: bool,
-    /// The error, if it failed.
+    /// The error, if it failed. An ask without an error and an answer was withdrawn, or its asker has left.
     pub code: Option<Code>,
-    /// Whether its asker has withdrawn it, or left.
-    pub withdrawn: bool,
     /// A digest of the answer, to distinguish a repeated answer from a different one.
     pub answer: Option<u64>,
     /// Whether the asker left before it had the answer.

@@ -79,11 +79,9 @@ impl Router {
         if ask.person || !self.needs_consent(asker, target) {
             return;
         }
-        if !self.peer(target).who.forms {
-            return self.decline(id, "its user wants to be asked first, and cannot be shown a form there");
-        }
-        if self.within_form_rate(asker, target).is_err() {
-            let why = "its user wants to be asked first, and was asked too often within an hour";
+        if !self.peer(target).who.forms || self.within_form_rate(asker, target).is_err() {
+            let why =
+                "its user wants to be asked first, and cannot be shown a form there, or was asked too often";
             return self.decline(id, why);
         }
         let mut parcel = self.parcel(Kind::Consent, id, asker, text, &thread);
@@ -190,12 +188,11 @@ impl Router {
     fn allowed(&mut self, id: &Id, always: bool) {
         let Some(ask) = self.asks.get(id) else { return };
         let (target, key) = (ask.target, self.asker_key(ask.asker));
-        let mut allowed = vec![id.clone()];
+        let is_theirs = |id: &Id| self.asks.get(id).is_some_and(|ask| self.asker_key(ask.asker) == key);
+        let owes = self.peer(target).owes.iter();
+        let allowed: Vec<Id> =
+            owes.filter(|owed| *owed == id || always && is_theirs(owed)).cloned().collect();
         if always {
-            let waits = |id: &&Id| {
-                self.asks.get(*id).is_some_and(|a| a.consent.is_some() && self.asker_key(a.asker) == key)
-            };
-            allowed.extend(self.peer(target).owes.iter().filter(waits).cloned());
             self.peer_mut(target).always.insert(key);
         }
         for id in allowed {

@@ -71,8 +71,8 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
         }
         (5, Some(parcel)) => ToHub::Reply { id, ask_id: parcel.ask_id.clone(), text: "y".into() },
         (6, _) => {
-            let (turn, ask_id, reason) = Default::default();
-            ToHub::Hook(HookReport { id, claude, event: HookEvent::Stop, turn, ask_id, reason })
+            let (turn, ask_id, reason, age_ms) = Default::default();
+            ToHub::Hook(HookReport { id, claude, event: HookEvent::Stop, turn, ask_id, reason, age_ms })
         }
         (7, _) => ToHub::Wait { id, claude, process: conn.to_string() },
         (8, _) => ToHub::Peers { id },

@@ -3,7 +3,7 @@
 use super::{ConnId, Info, Input, Limits, Ms, Role, Router, Step};
 
 impl Router {
-    /// Equips a router that was read from a snapshot, after the replay.
+    /// Equips a new router, or one that was read from a snapshot, after the replay. `ids` creates identifiers.
     pub fn equip(&mut self, limits: Limits, info: Info, ids: Box<dyn FnMut() -> String + Send>) {
         (self.limits, self.info, self.ids.source) = (limits, info, Some(ids));
     }

@@ -30,21 +30,20 @@ impl Router {
     pub(super) fn ask_list(&self) -> AskList {
         let ended = self.ended.latest().filter(|(.., tombstone)| !tombstone.to.is_empty());
         let ended = ended.take(MAX_ENDED).map(|(id, at, tombstone)| {
-            let (state, detail) = match tombstone.code {
-                None => (State::Replied, "answered"),
-                Some(_) if tombstone.withdrawn => (State::Ended, "withdrawn"),
-                Some(code) => (State::Ended, code.name()),
+            let (state, detail) = match (tombstone.code, tombstone.answer) {
+                (Some(code), _) => (State::Ended, code.name()),
+                (None, Some(_)) => (State::Replied, "answered"),
+                (None, None) => (State::Ended, "withdrawn"),
             };
             ListedAsk {
                 ask_id: id.to_string(),
                 from: tombstone.from.clone(),
                 to: tombstone.to.clone(),
                 state,
-                note: None,
                 age_s: self.now.saturating_sub(at) / 1000,
-                left_s: 0,
                 thread: tombstone.thread.clone(),
                 detail: detail.to_owned(),
+                ..ListedAsk::default()
             }
         });
         AskList { open: self.open_asks(|_| true), ended: ended.collect() }

@@ -14,8 +14,8 @@ use crate::wire::{
     refused,
 };
 
-/// The limit of processes without a peer.
-const MAX_UNTIED: usize = 1024;
+/// The limit of processes. When it is reached, those without a peer and a waiter are forgotten.
+const MAX_SESSIONS: usize = 2048;
 /// The limit of text for one waiter, in bytes. Claude Code keeps about 100,000 characters of a hook's output
 /// (measured).
 const MAX_WAITER_LOAD: usize = 80_000;
@@ -99,9 +99,9 @@ impl Router {
         if event == HookEvent::Permission {
             session.dialog.clone_from(&hook.ask_id);
         }
+        let is_late = !is_turn && session.turned > now.saturating_sub(hook.age_ms.unwrap_or(0));
         let activity = match event {
-            // Asynchronous hooks: this one may come after the end of its turn.
-            HookEvent::Tool | HookEvent::Denied if session.activity == Activity::Idle => Activity::Idle,
+            _ if is_late => session.activity,
             HookEvent::Start | HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed => Activity::Idle,
             HookEvent::Prompt | HookEvent::Tool | HookEvent::Denied => Activity::Busy,
             HookEvent::Permission => Activity::Waiting,
@@ -173,8 +173,8 @@ impl Router {
         let role = Role::Waiter { claude: claude.clone(), process: process.clone() };
         self.roles.insert(conn, role);
         self.answer(conn, id, Ok(Answer::Done));
-        if let Some(old) = old.filter(|old| !self.is_handing_over(*old, &claude)) {
-            self.dismiss(old);
+        if let Some(old) = old {
+            self.dismiss(old); // what it was sent and has not reported is in doubt
         }
         let peers = self.peers_of(&claude);
         self.clear_doubt(&peers, &process);
@@ -197,13 +197,6 @@ impl Router {
     fn dismiss(&mut self, waiter: ConnId) {
         self.send(waiter, ToClient::Dismissed);
         self.close(waiter);
-    }
-
-    /// Whether a waiter was sent a text and has not reported it. It must not be dismissed: it may be printing the text,
-    /// and another path would deliver it twice.
-    fn is_handing_over(&self, waiter: ConnId, claude: &str) -> bool {
-        let deliveries = self.peers_of(claude).into_iter().flat_map(|no| self.deliveries_to(no));
-        deliveries.flat_map(|d| &d.attempts).any(|a| a.conn == waiter && a.stage == Stage::Sent)
     }
 
     /// Marks a session as busy after a waiter has woken it, which no hook reports.
@@ -321,12 +314,10 @@ impl Router {
         if claude.is_empty() || claude.len() > MAX_KEY {
             return refused(Code::BadMsg, "`claude` is empty or too long");
         }
-        if !self.sessions.contains_key(claude) {
-            if self.sessions.len() >= MAX_UNTIED {
-                let tied: BTreeSet<_> = self.peers.values().filter_map(|p| p.who.claude.as_ref()).collect();
-                self.sessions.retain(|claude, session| session.waiter.is_some() || tied.contains(claude));
-            }
-            if self.sessions.len() >= MAX_UNTIED + self.limits.peers {
+        if !self.sessions.contains_key(claude) && self.sessions.len() >= MAX_SESSIONS {
+            let tied: BTreeSet<_> = self.peers.values().filter_map(|p| p.who.claude.as_ref()).collect();
+            self.sessions.retain(|claude, session| session.waiter.is_some() || tied.contains(claude));
+            if self.sessions.len() >= MAX_SESSIONS {
                 return overloaded("the hub has too many sessions", "when some have ended");
             }
         }

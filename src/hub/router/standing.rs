@@ -50,9 +50,10 @@ impl Router {
     /// Starts the timer for a session that is idle, and has seen these questions, to begin a turn for them. Its last turn may
     /// have ended without a hook: it was interrupted, or the hook is late.
     pub(super) fn expect_turn(&mut self, peers: &[PeerNo]) {
-        for id in self.owed_and_seen(peers).into_iter().filter(|id| self.expects_turn(id)).collect::<Vec<_>>()
-        {
-            self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id));
+        for id in self.owed_and_seen(peers) {
+            if self.expects_turn(&id) {
+                self.arm(self.now + self.limits.begin_turn, Timer::NoTurn(id));
+            }
         }
     }
 
@@ -86,18 +87,14 @@ impl Router {
         if std::mem::replace(&mut ask.reminded, true) {
             return;
         }
-        let (asker, target, used, thread) = (ask.asker, ask.target, ask.path, ask.thread.clone());
+        let (asker, target, thread) = (ask.asker, ask.target, ask.thread.clone());
         let text = format!(
             "\"{}\" still waits for the answer to {id}, which is in this conversation. Answer it with relay_reply and this \
              ask_id, even if only to say why you can't.",
             self.peer(asker).who.name
         );
         let parcel = self.parcel(Kind::Notice, id, asker, text, &thread);
-        let no = self.deliver(target, parcel, None);
-        if let Some(delivery) = self.deliveries.get_mut(&no) {
-            delivery.avoid = used;
-        }
-        self.dispatch(no);
+        self.post(target, parcel, None);
     }
 
     /// Notifies the people and scripts that wait for an answer of these peers, whose activity has changed.

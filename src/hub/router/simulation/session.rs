@@ -210,7 +210,10 @@ impl World {
         }
         let Hook { event, turn, ask_id, .. } = &hook;
         let (event, turn, ask_id) = (*event, turn.clone(), ask_id.clone());
-        self.say(conn, ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason: None }));
+        self.say(
+            conn,
+            ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason: None, age_ms: None }),
+        );
         self.peers[i].hook = Some(RunningHook { conn, hook, answered: false });
     }
 

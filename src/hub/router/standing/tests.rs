@@ -75,7 +75,8 @@ impl Case {
 
     fn hook(&mut self, event: HookEvent, turn: Option<&str>) -> (Vec<Output>, usize) {
         let (claude, turn) = (CLAUDE.to_owned(), turn.map(str::to_owned));
-        let hook = ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id: None, reason: None });
+        let hook =
+            ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id: None, reason: None, age_ms: None });
         let out = self.say(HOOK, hook);
         let reminded = out.iter().map(|o| match o {
             Output::Send(HOOK, ToClient::Ok { answer: Answer::Hooked { remind, .. }, .. }) => remind.len(),
@@ -213,7 +214,7 @@ fn told(out: &[Output]) -> Vec<(State, Option<Note>, String)> {
 fn denied(case: &mut Case) -> Vec<Output> {
     let (claude, ask_id) = (CLAUDE.to_owned(), Some("ask_0000000000000001".to_owned()));
     let (event, reason) = (HookEvent::Denied, Some("not by a peer".to_owned()));
-    let denied = HookReport { id: 1, claude, event, turn: None, ask_id, reason };
+    let denied = HookReport { id: 1, claude, event, turn: None, ask_id, reason, age_ms: None };
     case.say(HOOK, ToHub::Hook(denied))
 }
 
@@ -221,9 +222,10 @@ fn denied(case: &mut Case) -> Vec<Output> {
 fn model_whose_answer_is_refused_has_seen_the_question() {
     let told = told(&denied(&mut Case::new(vec![Path::Inbox])));
     let states: Vec<_> = told.iter().map(|(state, note, _)| (*state, *note)).collect();
-    let expected = [(State::Seen, None), (State::Seen, Some(Note::Declined))];
+    // A model that acts is busy, has seen the question, and was refused.
+    let expected = [(State::Pushed, None), (State::Seen, None), (State::Seen, Some(Note::Declined))];
     assert_eq!(states, expected, "{told:?}");
-    assert!(told[1].2.contains("not by a peer"), "{told:?}");
+    assert!(told[2].2.contains("not by a peer"), "{told:?}");
 }
 
 #[test]
