@@ -180,7 +180,7 @@ pub fn parent_of(pid: u32) -> Option<u32> {
 pub fn own_age() -> Option<u64> {
     const TICK: u64 = 10; // the unit of /proc, independent of the kernel's tick
     let up: f64 = read(path("uptime")?)?.split_whitespace().next()?.parse().ok()?;
-    let start = start_time(std::process::id())?;
+    let start: u64 = stat(std::process::id(), 22)?.parse().ok()?;
     Some(((up * 1000.0) as u64).saturating_sub(start * TICK))
 }
 
