@@ -16,7 +16,7 @@ complete -o default -F _relay relay
 "#;
 pub const ZSH: &str = r#"#compdef relay
 _relay() {
-    local choices=($(relay completions zsh -- "${(@)words[1,CURRENT-1]}" 2>/dev/null | cut -f 1))
+    local choices=($(relay completions zsh -- "${(@)words[1,CURRENT-1]}" 2>/dev/null))
     compadd -- $choices || _files
 }
 if [ "$funcstack[1]" = _relay ]; then _relay "$@"; else compdef _relay relay; fi
