@@ -348,6 +348,9 @@ impl Channel {
 
     /// Reports changes of the session to the hub: name, activity, branch, conversation, paths.
     fn check_session(&mut self) {
+        if self.client.is_connected() && !self.client.is_registered() {
+            return; // what has changed since the registration was sent is compared when the hub has answered
+        }
         self.session.refresh();
         let (file, git) = (self.session.file.clone(), self.session.git());
         let session = self.conversation().or_else(|| self.client.who.session.clone());
