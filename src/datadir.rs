@@ -23,6 +23,8 @@ const SOCKET_PATH: usize = 104;
 const SOCKET: &str = "hub.sock";
 const LOCK: &str = "hub.lock";
 const JOURNAL: &str = "hub.journal";
+/// The prefix of a file that another process has only for a moment.
+const PROBE: &str = ".probe-";
 const REMEDY: &str = "choose another directory with --data-dir or RELAY_DATA_DIR";
 
 /// The data directory.
@@ -77,7 +79,8 @@ impl DataDir {
     /// Whether the directory belongs to this user and is private.
     fn check(&self) -> io::Result<()> {
         // Read before the mode: another process may be making it private and filling it.
-        let is_empty = fs::read_dir(&self.0)?.next().is_none();
+        let mut entries = fs::read_dir(&self.0)?.flatten();
+        let is_empty = entries.all(|entry| entry.file_name().as_bytes().starts_with(PROBE.as_bytes()));
         let meta = fs::metadata(&self.0)?;
         if meta.mode() & (if is_empty { 0o002 } else { 0o022 }) != 0 {
             return Err(io::Error::other("others can write to it; check its content, then run chmod 700"));
@@ -287,7 +290,7 @@ fn is_ours(name: &str, meta: &fs::Metadata) -> io::Result<()> {
 
 /// Writes a file of `room` bytes in `dir` and removes it.
 fn probe(dir: &Path, room: usize) -> io::Result<()> {
-    let probe = dir.join(format!(".probe-{}", std::process::id()));
+    let probe = dir.join(format!("{PROBE}{}", std::process::id()));
     let written = File::create_new(&probe).and_then(|mut file| match room {
         0 => Ok(()), // a status line may look every second
         _ => file.write_all(&vec![0; room]).and_then(|()| file.sync_all()),
@@ -376,6 +379,7 @@ mod tests {
         chmod(&dir.0, 0o777);
         assert!(dir.prepare().expect_err("open to all").contains("chmod 700"));
         chmod(&dir.0, 0o775);
+        fs::write(dir.0.join(".probe-1"), "").expect("another process looks too");
         dir.prepare().expect("empty, so it is ours to close");
         chmod(&dir.0, 0o775);
         assert!(dir.prepare().expect_err("not empty").contains("chmod 700"));
