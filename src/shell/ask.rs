@@ -212,6 +212,10 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
                 waiter.guest.client.seen(&parcel.push);
                 result.answers.push(parcel.into());
             }
+            News::Hub(Event::Push(Parcel { code: Some(code), push, text, .. })) => {
+                waiter.guest.client.seen(&push); // the hub's state was lost
+                return Err(fault(code, text).into());
+            }
             _ => {}
         }
     }

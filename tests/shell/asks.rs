@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::shell_kit::{Home, kill};
+use crate::shell_kit::{Home, Proc, kill};
 
 #[test]
 fn asks_lists_open_and_ended_asks() {
@@ -138,4 +138,18 @@ fn an_ask_ends_though_the_hub_hangs() {
     let _stopped = Stopped(hub);
     assert_eq!(ask.code(), Some(5));
     assert!(ask.err.text().contains("the hub did not report the end"), "{}", ask.err.text());
+}
+
+#[test]
+fn a_broadcast_ends_if_the_hub_has_lost_its_state() {
+    let home = Home::new();
+    let mut bob = Proc::start(home.relay(&["join", "bob"]).env("RELAY_JOURNAL", "off"));
+    bob.err.until("You are bob");
+    let mut asker = home.start(&["broadcast", "--json", "what are you working on?"]);
+    bob.out.until("working on?");
+    let hub = home.json(&["status", "--json"])["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    kill("-KILL", hub.expect("its process"));
+    assert_eq!(asker.code(), Some(11));
+    let all: Value = serde_json::from_str(&asker.out.text()).expect("JSON");
+    assert_eq!(all["error"]["code"], "hub_unreachable", "{all}");
 }
