@@ -114,9 +114,9 @@ impl Client {
         self.sender.is_some()
     }
 
-    /// Whether a request has no answer yet.
-    pub fn is_waiting(&self) -> bool {
-        !self.requests.is_empty()
+    /// Whether all requests have an answer and all asks have ended.
+    pub fn is_idle(&self) -> bool {
+        self.requests.is_empty() && self.open.is_empty()
     }
 
     /// Queues a request, which is sent once the client is registered. Returns its id.

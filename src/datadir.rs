@@ -235,7 +235,7 @@ impl Claim {
 }
 
 /// Whether the open file is still the one at `path`.
-pub fn is_at(file: &File, path: &Path) -> bool {
+fn is_at(file: &File, path: &Path) -> bool {
     let inode = |meta: io::Result<fs::Metadata>| meta.ok().map(|meta| (meta.dev(), meta.ino()));
     inode(fs::symlink_metadata(path)) == inode(file.metadata()) // an open file has metadata
 }

@@ -43,12 +43,12 @@ fn main() -> ExitCode {
     let failed = |code| if is_hook { ExitCode::SUCCESS } else { code };
     let args = match args::parse(lexopt::Parser::from_env()) {
         Ok(args) => args,
-        Err(failure) => return failed(report(&Args::default(), failure, ())),
+        Err(failure) => return failed(report(&Args::default(), failure)),
     };
     let dir = DataDir::locate(args.data_dir.as_deref()).or_else(usage_error);
     let code = match dir.and_then(|dir| run(&dir, &args)) {
         Ok(code) => code,
-        Err(failure) => failed(report(&args, failure, ())),
+        Err(failure) => failed(report(&args, failure)),
     };
     log::logger().flush(); // the last readable lines may still wait for their thread
     code

@@ -20,6 +20,7 @@ pub mod status;
 pub mod tail;
 pub mod terminal;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -66,24 +67,16 @@ impl From<String> for Failure {
     }
 }
 
-/// The `--json` output of a command that failed.
-#[derive(Serialize)]
-struct FailureJson<T> {
-    error: Fault,
-    #[serde(flatten)]
-    rest: T,
-}
-
-/// Reports a failure and returns its exit code. With `--json` an error that has a code is printed as JSON, with the fields of
-/// `rest`; every other failure is a line on standard error. A reader that closed the pipe is not reported.
-pub fn report(args: &Args, failure: Failure, rest: impl Serialize) -> ExitCode {
+/// Reports a failure and returns its exit code. With `--json` an error that has a code is printed as JSON; every other failure
+/// is a line on standard error. A reader that closed the pipe is not reported.
+pub fn report(args: &Args, failure: Failure) -> ExitCode {
     match failure {
-        Failure::Fault(Fault { code, message: text }) => {
-            let error = fault(code, message(code, &text, "`relay peers`"));
+        Failure::Fault(fault) => {
+            let (code, error) = (fault.code, for_shell(fault));
             if !args.has("json") {
                 err(&format!("relay: {}: {}\n", code.name(), clean(&error.message)));
-            } else if let Err(failure) = print(&FailureJson { error, rest }) {
-                return report(args, failure, ());
+            } else if let Err(failure) = print(&BTreeMap::from([("error", error)])) {
+                return report(args, failure);
             }
             args::exit_code(code)
         }
@@ -97,12 +90,12 @@ pub fn report(args: &Args, failure: Failure, rest: impl Serialize) -> ExitCode {
     }
 }
 
-/// The hub's error message for a reader at a shell: without the code that some messages begin with, and with commands for the
-/// tool that lists the peers, `peers`, and the asks.
-pub fn message(code: Code, text: &str, peers: &str) -> String {
-    let message = text.strip_prefix(code.name()).and_then(|m| m.strip_prefix(": ")).unwrap_or(text);
-    let message = message.replace("relay_peers lists the asks", "`relay asks` lists the asks");
-    message.replace("relay_peers", peers).replace("this session", "this peer")
+/// The hub's error for a reader at a shell: without the code that some messages begin with, and with commands for the tool that
+/// lists the peers and the asks.
+pub fn for_shell(Fault { code, message }: Fault) -> Fault {
+    let text = message.strip_prefix(code.name()).and_then(|m| m.strip_prefix(": ")).unwrap_or(&message);
+    let text = text.replace("relay_peers lists the asks", "`relay asks` lists the asks");
+    fault(code, text.replace("relay_peers", "`relay peers`").replace("this session", "this peer"))
 }
 
 /// A usage error.
@@ -136,11 +129,6 @@ pub fn short_id(id: &str) -> String {
     id.chars().take(12).collect()
 }
 
-/// A number with its noun: `1 peer`, `2 peers`.
-pub fn count(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,13 +136,16 @@ mod tests {
     #[test]
     fn messages_name_commands_and_no_tools() {
         for (text, shown) in [
-            ("peer_gone: \"bob\" left. relay_peers lists the peers", "\"bob\" left. /peers lists the peers"),
+            (
+                "peer_gone: \"bob\" left. relay_peers lists the peers",
+                "\"bob\" left. `relay peers` lists the peers",
+            ),
             (
                 "no such ask; relay_peers lists the asks that this session owes",
                 "no such ask; `relay asks` lists the asks that this peer owes",
             ),
         ] {
-            assert_eq!(message(Code::PeerGone, text, "/peers"), shown);
+            assert_eq!(for_shell(fault(Code::PeerGone, text)).message, shown);
         }
     }
 }

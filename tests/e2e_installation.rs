@@ -207,7 +207,7 @@ fn doctor_says_why_real_sessions_are_missing() {
         let peers = relay(&stage, Path::new(relay_path()), &["peers"]);
         let last = peers.lines().last().unwrap_or_default();
         assert_eq!(
-            last, "3 running Claude Code sessions cannot be asked; run `relay doctor` to see why.",
+            last, "Running sessions that cannot be asked: 3. Run `relay doctor` to see why.",
             "{peers}"
         );
         for session in [early, without, mute, foreign] {

@@ -83,7 +83,8 @@ fn a_person_who_asks_sees_what_the_session_does() {
     bob.session.press_until(&["Escape"], "that the dialog went", |screen| !screen.contains(dialog));
     let words = "declined: the reply was refused there (its user refused it at the permission dialog)";
     ask.out.until(&format!("bob: seen, {words}"));
-    tail.out.until(&format!("tester → bob  ask seen, {words}"));
+    tail.out.until("tester → bob  note  ask_");
+    tail.out.until(&format!("seen, {words}"));
     events.out.until("\"note\":\"declined\"");
     let asks = relay(&stage, &["asks", "--json"]);
     asks.out.until(words);

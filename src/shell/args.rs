@@ -8,10 +8,8 @@ use std::process::ExitCode;
 use lexopt::prelude::*;
 
 use super::Failure;
-use super::terminal::{err, out};
-use crate::fence::clean;
-use crate::name;
-use crate::wire::Code;
+use super::terminal::out;
+use crate::wire::{Code, fault};
 
 /// `# TITLE` begins a section. `## COMMAND ARGUMENTS` begins a command: one line that says what it does, an empty line, and
 /// the rest of its help text, in which a line that begins with two spaces and `--` is about an option.
@@ -35,7 +33,6 @@ pub struct Opt {
     pub name: &'static str,
     /// What the usage line calls the value; empty for a flag. If it contains `|`, it lists all values.
     pub value: &'static str,
-    pub summary: &'static str,
 }
 
 /// All commands, in the order of the table.
@@ -49,9 +46,8 @@ fn parse_command(text: &'static str) -> Command {
     let (name, arguments) = split_word(head);
     let (summary, details) = text.split_once('\n').unwrap_or((text, ""));
     let options = details.lines().filter_map(|line| line.strip_prefix("  --")).map(|line| {
-        let (left, summary) = line.split_once("  ").unwrap_or((line, ""));
-        let (name, value) = split_word(left);
-        Opt { name, value, summary: summary.trim_start() }
+        let (name, value) = split_word(line.split("  ").next().unwrap_or_default());
+        Opt { name, value }
     });
     Command { name, arguments, summary, options: options.collect(), details: details.trim() }
 }
@@ -92,14 +88,19 @@ impl Args {
 /// Parses a command line.
 ///
 /// # Errors
-/// [`Failure::Exit`] if there is nothing left to run: help was printed, or a usage error was reported.
+/// A usage error, or [`Failure::Exit`] if help was printed.
 pub fn parse(mut line: lexopt::Parser) -> Result<Args, Failure> {
-    let (mut command, mut args, mut wants_help) = (None::<Command>, Args::default(), false);
+    let (mut command, mut args) = (None::<Command>, Args::default());
     loop {
-        let usage = |why: lexopt::Error| usage_error(command.as_ref(), &why.to_string());
+        let usage = |why: lexopt::Error| {
+            let name = command.as_ref().map(|c| format!(" {}", c.name)).unwrap_or_default();
+            Failure::Fault(fault(Code::BadArgs, format!("{why}; try 'relay{name} --help'")))
+        };
         match line.next().map_err(usage)? {
-            None if wants_help => return print(&command.as_ref().map_or_else(overview, help)),
-            None => break,
+            None => {
+                args.command = command.as_ref().ok_or_else(|| usage("missing COMMAND".into()))?.name;
+                return Ok(args);
+            }
             Some(Short('h') | Long("help")) => return print(&command.as_ref().map_or_else(overview, help)),
             Some(Short('V') | Long("version")) => {
                 return print(&format!("relay {}\n", env!("CARGO_PKG_VERSION")));
@@ -123,40 +124,23 @@ pub fn parse(mut line: lexopt::Parser) -> Result<Args, Failure> {
             Some(Value(word)) => {
                 let word = word.string().map_err(usage)?;
                 match &command {
-                    None if word == "help" => wants_help = true,
-                    None => command = Some(find(&word)?),
+                    None => {
+                        let unknown = || usage(format!("unknown command '{word}'").into());
+                        command = Some(commands().into_iter().find(|c| c.name == word).ok_or_else(unknown)?);
+                    }
                     Some(c) if c.arguments.contains("TEXT") => args.words.push(word),
                     Some(c) if !c.arguments.is_empty() && args.words.is_empty() => args.words.push(word),
-                    Some(c) => return Err(usage_error(Some(c), &format!("unexpected argument '{word}'"))),
+                    Some(_) => return Err(usage(Value(word.into()).unexpected())),
                 }
             }
         }
     }
-    args.command = command.ok_or_else(|| usage_error(None, "missing COMMAND"))?.name;
-    Ok(args)
 }
 
 /// Prints help and ends the parsing.
 fn print(text: &str) -> Result<Args, Failure> {
     out(text)?;
     Err(Failure::Exit(ExitCode::SUCCESS))
-}
-
-/// Reports a usage error as text, never as JSON: `--json` may not have been parsed yet.
-fn usage_error(command: Option<&Command>, why: &str) -> Failure {
-    let name = command.map(|c| format!(" {}", c.name)).unwrap_or_default();
-    err(&format!("relay{name}: {}\nTry 'relay{name} --help'.\n", clean(why))); // `why` quotes the command line
-    Failure::Exit(exit_code(Code::BadArgs))
-}
-
-fn find(word: &str) -> Result<Command, Failure> {
-    let mut commands = commands();
-    if let Some(at) = commands.iter().position(|c| c.name == word) {
-        return Ok(commands.swap_remove(at));
-    }
-    let nearest = name::nearest(word, commands.iter().map(|c| c.name));
-    let hint = nearest.first().map(|n| format!("; did you mean 'relay {n}'?")).unwrap_or_default();
-    Err(usage_error(None, &format!("unknown command '{word}'{hint}")))
 }
 
 /// The text of `relay --help`: the table without the options and details of single commands.

@@ -5,23 +5,21 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::args::Args;
+use super::args::{Args, exit_code};
 use super::guest::{Guest, News};
 use super::terminal::{self, ERASE, err, out};
-use super::{Failure, Outcome, print, report, usage_error};
+use super::{Failure, Outcome, for_shell, print, usage_error};
 use crate::client::Event;
 use crate::datadir::DataDir;
 use crate::span::span;
 use crate::wire::{
-    Answer, Code, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, PeerKind, Scope, State, ToClient, fault,
+    Answer, BroadcastRequest, Code, Fault, Kind, MAX_TEXT, MAX_TIMEOUT_MS, Parcel, PeerKind, Scope, State,
+    ToClient, ToHub, fault,
 };
 
-/// How long after its timeout the hub may take to report the end of an ask.
-const GRACE: Duration = Duration::from_secs(15);
-/// How long a person may put a question off, which does not count towards the timeout.
-const PUT_OFF: Duration = Duration::from_secs(600);
-/// The longest timeout.
-const MAX_TIMEOUT_S: u64 = MAX_TIMEOUT_MS / 1000;
+/// How long after its timeout the hub may take to report the end of an ask: a person may put a question off for 10 minutes,
+/// which do not count towards the timeout.
+const GRACE: Duration = Duration::from_secs(615);
 /// How often the time in the status line is updated.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -29,31 +27,19 @@ const TICK: Duration = Duration::from_secs(1);
 #[derive(Serialize)]
 struct AnswerJson {
     ask_id: String,
-    /// The name under which the hub delivered the ask; left out for a broadcast.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    to: Option<String>,
     from: String,
     answer: String,
     thread: Option<String>,
-    /// `person` if a person answered; left out if not.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// `person` if a person answered.
     by: Option<PeerKind>,
-    /// Whether the answer came after the timeout; left out if not.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    /// Whether the answer came after the timeout.
     late: bool,
 }
 
-impl AnswerJson {
-    fn new(parcel: Parcel, to: Option<String>) -> AnswerJson {
-        let Parcel { ask_id, from, text: answer, thread, by, late, .. } = parcel;
-        AnswerJson { ask_id, to, from, answer, thread, by, late }
+impl From<Parcel> for AnswerJson {
+    fn from(Parcel { ask_id, from, text: answer, thread, by, late, .. }: Parcel) -> AnswerJson {
+        AnswerJson { ask_id, from, answer, thread, by, late }
     }
-}
-
-/// What the `--json` output of an ask that failed has besides the error.
-#[derive(Serialize)]
-struct AskJson {
-    ask_id: String,
 }
 
 /// The `--json` output of a broadcast.
@@ -62,6 +48,8 @@ struct BroadcastJson {
     broadcast_id: String,
     answers: Vec<AnswerJson>,
     failed: Vec<UnansweredJson>,
+    /// `None` if at least one session answered.
+    error: Option<Fault>,
 }
 
 #[derive(Serialize)]
@@ -118,13 +106,8 @@ pub fn ask(dir: &DataDir, args: &Args) -> Outcome {
     };
     let (text, timeout) = (text(words)?, timeout(args, "10m")?);
     let mut waiter = Waiter::new(dir, args, timeout)?;
-    let person = args.has("person");
-    if person {
-        waiter.timeout += PUT_OFF;
-    }
-    let ask_id = waiter.guest.ask(to, &text, args.get("thread"), timeout, person)?;
+    waiter.guest.ask(to, &text, args.get("thread"), timeout, args.has("person"))?;
     let outcome = await_answer(&mut waiter, args, to);
-    let outcome = outcome.map_err(|failure| Failure::Exit(report(args, failure, AskJson { ask_id })));
     waiter.guest.leave();
     outcome
 }
@@ -135,7 +118,6 @@ fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
     waiter.progress = format!("{to}: {}", waiter.progress);
     loop {
         let progress = match waiter.next()? {
-            News::Hub(Event::Registered { .. }) => "sending the question".to_owned(),
             News::Hub(Event::Ended { result: Ok(Answer::Asked { to: name, state, .. }), .. }) => {
                 to = name;
                 state.name().to_owned()
@@ -149,7 +131,7 @@ fn await_answer(waiter: &mut Waiter, args: &Args, to: &str) -> Outcome {
                 }
                 let push = parcel.push.clone();
                 match args.has("json") {
-                    true => print(&AnswerJson::new(parcel, Some(to)))?,
+                    true => print(&AnswerJson::from(parcel))?,
                     false => out(&format!("{}\n", terminal::peer_text(&parcel.text).trim_end_matches('\n')))?,
                 }
                 waiter.guest.client.seen(&push); // only now: an answer that could not be printed was not received
@@ -169,14 +151,23 @@ pub fn broadcast(dir: &DataDir, args: &Args) -> Outcome {
     };
     let (text, timeout) = (text(&args.words)?, timeout(args, "5m")?);
     let mut waiter = Waiter::new(dir, args, timeout)?;
-    let broadcast_id = waiter.guest.broadcast(&text, scope, timeout)?;
-    let mut result = BroadcastJson { broadcast_id, answers: Vec::new(), failed: Vec::new() };
-    let outcome = match collect(&mut waiter, args, &mut result) {
-        outcome @ (Ok(()) | Err(Failure::Exit(_))) if args.has("json") => print(&result).and(outcome),
-        outcome => outcome,
-    };
-    // Also with an error: the senders of the answers know that these were received.
-    let outcome = outcome.map_err(|failure| Failure::Exit(report(args, failure, result)));
+    let (broadcast_id, timeout_ms) = (waiter.guest.client.new_id("bc_")?, timeout.as_millis() as u64);
+    let mut result = BroadcastJson { broadcast_id, answers: Vec::new(), failed: Vec::new(), error: None };
+    waiter.guest.client.request(|id| {
+        let (broadcast_id, include_self, collect_ms) = (result.broadcast_id.clone(), false, None);
+        let request =
+            BroadcastRequest { id, broadcast_id, text, scope, include_self, collect_ms, timeout_ms };
+        ToHub::Broadcast(request)
+    });
+    let mut outcome = collect(&mut waiter, args, &mut result);
+    if args.has("json") {
+        // Also with an error: the senders of the answers know that these were received.
+        if let Err(Failure::Fault(fault)) = outcome {
+            outcome = Err(Failure::Exit(exit_code(fault.code)));
+            result.error = Some(for_shell(fault));
+        }
+        outcome = print(&result).and(outcome);
+    }
     waiter.guest.leave();
     outcome
 }
@@ -215,7 +206,7 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
                     out(&terminal::with_heading(&format!("{}:", parcel.from), &parcel.text))?;
                 }
                 waiter.guest.client.seen(&parcel.push);
-                result.answers.push(AnswerJson::new(parcel, None));
+                result.answers.push(parcel.into());
             }
             _ => {}
         }
@@ -238,18 +229,12 @@ fn text(words: &[String]) -> Result<String, Failure> {
     let mut bytes = words.join(" ").into_bytes();
     if words == ["-"] || words.is_empty() && !stdin().is_terminal() {
         bytes.clear();
-        // One byte more than the longest text and its newline, so that a longer one is noticed.
+        // One byte more than the longest text and its newline, so that the hub refuses a longer one.
         let mut input = stdin().lock().take(MAX_TEXT as u64 + 2);
         let read = input.read_to_end(&mut bytes);
         read.or_else(|e| usage_error(format!("cannot read standard input: {e}")))?;
     }
-    if bytes.len() > MAX_TEXT + 1 {
-        let limit = MAX_TEXT / 1024;
-        return usage_error(format!(
-            "the text exceeds {limit} KiB; put it in a file and name the file instead"
-        ));
-    }
-    let text = String::from_utf8(bytes).or_else(|_| usage_error("standard input is not UTF-8"))?;
+    let text = String::from_utf8_lossy(&bytes);
     match text.trim().is_empty() {
         true => usage_error("missing TEXT; give it as an argument, or on standard input with '-'"),
         false => Ok(text.trim_end_matches(['\n', '\r']).to_owned()),
@@ -259,15 +244,11 @@ fn text(words: &[String]) -> Result<String, Failure> {
 /// The value of `--timeout`: seconds, or a number with `s`, `m` or `h`.
 fn timeout(args: &Args, default: &str) -> Result<Duration, Failure> {
     let value = args.get("timeout").unwrap_or(default);
-    let (number, unit) = value.split_at(value.trim_end_matches(char::is_alphabetic).len());
-    let unit_s = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => 0,
-    };
+    let mut units = [('s', 1), ('m', 60), ('h', 3600)].into_iter();
+    let known = units.find_map(|(unit, unit_s)| Some((value.strip_suffix(unit)?, unit_s)));
+    let (number, unit_s) = known.unwrap_or((value, 1));
     match number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_s)) {
-        Some(s @ 1..=MAX_TIMEOUT_S) => Ok(Duration::from_secs(s)),
+        Some(s) if (1..=MAX_TIMEOUT_MS / 1000).contains(&s) => Ok(Duration::from_secs(s)),
         _ => usage_error(format!("invalid timeout '{value}': give 1s to 24h, for example 30s, 10m, 2h")),
     }
 }

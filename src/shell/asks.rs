@@ -5,8 +5,8 @@ use std::os::unix::process::parent_id;
 
 use super::args::Args;
 use super::peers::{is_local, request_roster};
-use super::terminal::{columns, err, out, table};
-use super::{Outcome, open, print, short_id, width};
+use super::terminal::{err, out, table};
+use super::{Outcome, open, print, short_id};
 use crate::datadir::DataDir;
 use crate::fence::label;
 use crate::link::{Link, no_hub, unreachable};
@@ -46,11 +46,11 @@ fn describe(list: &AskList) -> String {
     let mut text = "There are no open asks.\n".to_owned();
     if !list.open.is_empty() {
         let heading = ["FROM", "TO", "ASKED", "TIMEOUT", "ID", "THREAD", "STATE"];
-        text = table(heading, open, columns(), width::keep_start);
+        text = table(heading, open);
     }
     if !list.ended.is_empty() {
         text += "\nLast ended asks:\n";
-        text += &table(["FROM", "TO", "ENDED", "ID", "RESULT"], ended, columns(), width::keep_start);
+        text += &table(["FROM", "TO", "ENDED", "ID", "RESULT"], ended);
     }
     text
 }

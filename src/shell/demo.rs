@@ -1,6 +1,5 @@
 //! `relay demo`: a real hub and real channels in a temporary directory, used by scripted sessions.
 
-use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -25,20 +24,21 @@ use crate::token::Tokens;
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 /// How long a viewer has to read a step.
 const PAUSE: Duration = Duration::from_millis(1500);
-/// The most columns that are printed of a JSON-RPC message and of a tool's result.
-const MESSAGE_COLUMNS: usize = 400;
-const RESULT_COLUMNS: usize = 100;
+/// The most columns that are printed of a line of a text.
+const COLUMNS: usize = 100;
 
 /// Runs `relay demo`.
 pub fn demo(args: &Args) -> Outcome {
-    let stage = Stage::new(args)?;
+    let root = std::env::temp_dir().join(Tokens::new()?.id("relay-demo-")?);
+    fs::DirBuilder::new().mode(0o700).create(&root)?;
+    let stage = Stage { root, is_fast: args.has("fast"), is_verbose: args.has("verbose") };
     play(&stage)?;
     drop(stage);
     out("The demo is over. Its hub has stopped, and its directory is removed.\n")
 }
 
 /// The script.
-fn play(stage: &Stage) -> Result<(), Failure> {
+fn play(stage: &Stage) -> Outcome {
     stage.narrate("Three sessions start in three directories. The first one starts the hub.\n")?;
     let mut alice = Actor::start(stage, "alice")?;
     let mut bob = Actor::start(stage, "bob")?;
@@ -74,14 +74,8 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(args: &Args) -> Result<Stage, Failure> {
-        let root = std::env::temp_dir().join(Tokens::new()?.id("relay-demo-")?);
-        fs::DirBuilder::new().mode(0o700).create(&root)?;
-        Ok(Stage { root, is_fast: args.has("fast"), is_verbose: args.has("verbose") })
-    }
-
     /// Prints what happens next, after the time to read what is on the screen.
-    fn narrate(&self, text: &str) -> Result<(), Failure> {
+    fn narrate(&self, text: &str) -> Outcome {
         if !self.is_fast {
             thread::sleep(PAUSE);
         }
@@ -106,8 +100,8 @@ struct Actor<'a> {
     /// The channel's standard input and output.
     stream: Arc<UnixStream>,
     lines: Lines,
-    /// Messages that came while a response was awaited.
-    pushed: VecDeque<Value>,
+    /// Messages that came while another was awaited.
+    waiting: Vec<Value>,
 }
 
 impl<'a> Actor<'a> {
@@ -134,7 +128,7 @@ impl<'a> Actor<'a> {
             .spawn()?;
         let stream = Arc::new(stream);
         let lines = Lines::new(stream.clone());
-        let mut actor = Actor { stage, name, child, stream, lines, pushed: VecDeque::new() };
+        let mut actor = Actor { stage, name, child, stream, lines, waiting: Vec::new() };
         let client = json!({"name": "claude-code", "version": env!("CARGO_PKG_VERSION")});
         let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         actor.request("initialize", hello)?;
@@ -144,81 +138,73 @@ impl<'a> Actor<'a> {
         Ok(actor)
     }
 
-    fn send(&self, message: &Value) -> Result<(), Failure> {
-        self.show_message("→", &message.to_string())?;
+    fn send(&self, message: &Value) -> Outcome {
+        self.show_message("→", message)?;
         let written = writeln!(&*self.stream, "{message}");
         Ok(written.map_err(|e| format!("the channel of {} takes nothing: {e}", self.name))?)
     }
 
-    fn next(&mut self) -> Result<Value, Failure> {
-        let Some(line) = self.lines.next(Some(Instant::now() + STEP_LIMIT))? else {
-            return Err(format!("the channel of {} has exited", self.name).into());
-        };
-        let message: Value = serde_json::from_slice(&line).map_err(io::Error::from)?;
-        self.show_message("←", &message.to_string())?;
-        Ok(message)
+    /// The next message that is wanted; others wait.
+    fn take(&mut self, is_wanted: impl Fn(&Value) -> bool) -> Result<Value, Failure> {
+        if let Some(at) = self.waiting.iter().position(&is_wanted) {
+            return Ok(self.waiting.remove(at));
+        }
+        loop {
+            let Some(line) = self.lines.next(Some(Instant::now() + STEP_LIMIT))? else {
+                return Err(format!("the channel of {} has exited", self.name).into());
+            };
+            let message: Value = serde_json::from_slice(&line).map_err(io::Error::from)?;
+            self.show_message("←", &message)?;
+            if is_wanted(&message) {
+                return Ok(message);
+            }
+            self.waiting.push(message);
+        }
     }
 
     /// Prints a JSON-RPC message, with `--verbose`.
-    fn show_message(&self, arrow: &str, message: &str) -> Result<(), Failure> {
-        if !self.stage.is_verbose {
-            return Ok(());
+    fn show_message(&self, arrow: &str, message: &Value) -> Outcome {
+        match self.stage.is_verbose {
+            true => out(&format!("{}\n", paint("2", &format!("      {} {arrow} {message}", self.name)))),
+            false => Ok(()),
         }
-        let line = format!("      {} {arrow} {}", self.name, first_line(message, MESSAGE_COLUMNS));
-        out(&format!("{}\n", paint("2", &line)))
     }
 
     /// Sends a request and returns its result.
     fn request(&mut self, method: &str, params: Value) -> Result<Value, Failure> {
         self.send(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))?;
-        loop {
-            let message = self.next()?;
-            if message["id"] == 1 {
-                return Ok(message["result"].clone());
-            }
-            self.pushed.push_back(message);
-        }
+        Ok(self.take(|message| message["id"] == 1)?["result"].take())
     }
 
     /// Calls a tool, as the model would.
-    fn call(&mut self, tool: &str, arguments: Value) -> Result<(), Failure> {
+    fn call(&mut self, tool: &str, arguments: Value) -> Outcome {
         let heading = paint("1", &format!("{:>6} calls {tool}", self.name));
         self.stage.narrate(&format!("{heading} {arguments}"))?;
         let result = self.request("tools/call", json!({"name": tool, "arguments": arguments}))?;
-        print_indented(result["content"][0]["text"].as_str().unwrap_or_default())
+        print_indented(&result["content"][0]["text"])
     }
 
-    /// Waits for a push, prints its first line (of a summary, the answers), and returns its attributes.
+    /// Waits for a push, prints it, and returns its attributes.
     fn receive(&mut self) -> Result<Value, Failure> {
-        let message = match self.pushed.pop_front() {
-            Some(message) => message,
-            None => self.next()?,
-        };
-        if message["method"] != "notifications/claude/channel" {
-            return self.receive();
-        }
-        let (meta, text) = (&message["params"]["meta"], &message["params"]["content"]);
-        let field = |key: &str| meta[key].as_str().unwrap_or_default();
-        let from = if field("from").is_empty() { "" } else { &format!(" from {}", field("from")) };
-        let heading = format!("{:>6} receives: {}{from}", self.name, field("kind"));
-        let id = format!("{}{}", field("ask_id"), field("broadcast_id"));
-        self.stage.narrate(&format!("{} ({id})", paint("1", &heading)))?;
-        let lines = if field("kind") == "summary" { usize::MAX } else { 1 };
-        for line in text.as_str().unwrap_or_default().lines().filter(|line| !line.is_empty()).take(lines) {
-            print_indented(line)?;
-        }
+        let message = self.take(|message| message["method"] == "notifications/claude/channel")?;
+        let meta = &message["params"]["meta"];
+        let field = |key: &str| meta[key].as_str().unwrap_or("the relay");
+        let heading = format!("{:>6} receives: {} from {}", self.name, field("kind"), field("from"));
+        self.stage.narrate(&paint("1", &heading))?;
+        print_indented(&message["params"]["content"])?;
         Ok(meta.clone())
     }
 
     /// Receives a question and answers it.
-    fn answer(&mut self, answer: &str) -> Result<(), Failure> {
+    fn answer(&mut self, answer: &str) -> Outcome {
         let meta = self.receive()?;
         self.call("relay_reply", json!({"ask_id": meta["ask_id"], "answer": answer}))
     }
 }
 
-fn print_indented(text: &str) -> Result<(), Failure> {
-    text.lines().try_for_each(|line| out(&format!("         {}\n", first_line(line, RESULT_COLUMNS))))
+fn print_indented(text: &Value) -> Outcome {
+    let mut lines = text.as_str().unwrap_or_default().lines().filter(|line| !line.is_empty());
+    lines.try_for_each(|line| out(&format!("         {}\n", first_line(line, COLUMNS))))
 }
 
 impl Drop for Actor<'_> {

@@ -14,7 +14,7 @@ use super::settings::{self, RULE, Settings};
 use super::setup::WHY_ALLOW;
 use super::status::request_status;
 use super::terminal::{out, paint};
-use super::{Failure, Outcome, count, open, print};
+use super::{Failure, Outcome, open, print};
 use crate::datadir::DataDir;
 use crate::link::no_hub;
 use crate::span::span;
@@ -184,8 +184,7 @@ fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
     };
     match request_status(&mut link) {
         Ok(Status { version, pid, uptime_s, peers, journal, .. }) => {
-            let detail =
-                format!("{version}, process {pid}, up for {}, {}", span(uptime_s), count(peers, "peer"));
+            let detail = format!("{version}, process {pid}, up for {}, peers: {peers}", span(uptime_s));
             match version == VERSION {
                 true => report.ok("hub", detail),
                 false => report.error("hub", format!("{detail}, but this is {VERSION}"), RESTART),

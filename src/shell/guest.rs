@@ -1,7 +1,7 @@
 //! A person or a script as a peer: a [`Client`] together with stdin and the signals of a shell command.
 
 use std::collections::VecDeque;
-use std::io::{IsTerminal, Read, stderr, stdin};
+use std::io::{self, BufRead, IsTerminal, Read, stderr, stdin};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use signal_hook::iterator::Signals;
 use super::Failure;
 use crate::client::{Client, Event};
 use crate::datadir::DataDir;
-use crate::link::{self, FromHub, unreachable};
+use crate::link::{self, FromHub};
 use crate::repository;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{AskRequest, BroadcastRequest, Fault, Path, PeerKind, Scope, ToHub, Who};
+use crate::wire::{AskRequest, Fault, MAX_TEXT, Path, PeerKind, ToHub, Who};
 
 /// A person or a script that is registered with the hub.
 pub struct Guest {
@@ -31,7 +31,7 @@ pub struct Guest {
 pub enum News {
     /// An event of its connection. A push is to be confirmed by [`Client::seen`] once it is shown.
     Hub(Event),
-    /// Bytes from stdin; empty at its end.
+    /// What a terminal sent, or else a line from stdin; empty at its end.
     Typed(Vec<u8>),
     /// Nothing happened for the time given.
     Quiet,
@@ -50,35 +50,33 @@ impl Guest {
     ///
     /// # Errors
     /// The random source or the signals cannot be used, or a thread cannot be started.
-    pub fn arrive(dir: &DataDir, name: Option<&str>, joins: bool) -> Result<Guest, Fault> {
-        let cannot = |e: std::io::Error| unreachable(format!("this process cannot be a peer: {e}"));
-        let mut tokens = Tokens::new().map_err(cannot)?;
-        let who = who(&mut tokens, name, joins).map_err(cannot)?;
+    pub fn arrive(dir: &DataDir, name: Option<&str>, joins: bool) -> io::Result<Guest> {
+        let mut tokens = Tokens::new()?;
+        let who = who(&mut tokens, name, joins)?;
         let (send, received) = bounded(64);
         let (dir, hub) = (dir.clone(), send.clone());
-        spawn("hub", PARSER, move || link::keep(dir, |message| hub.send(Received::Hub(message)).is_ok()))
-            .map_err(cannot)?;
+        spawn("hub", PARSER, move || link::keep(dir, |message| hub.send(Received::Hub(message)).is_ok()))?;
         if joins {
             let typed = send.clone();
             let read = move || loop {
-                let mut buffer = [0; 4096];
-                let n = stdin().lock().read(&mut buffer).unwrap_or(0);
-                if typed.send(Received::Typed(buffer[..n].to_vec())).is_err() || n == 0 {
+                let bytes = read_stdin();
+                let is_end = bytes.is_empty();
+                if typed.send(Received::Typed(bytes)).is_err() || is_end {
                     return;
                 }
             };
-            spawn("stdin", SMALL, read).map_err(cannot)?;
+            spawn("stdin", SMALL, read)?;
         }
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(cannot)?;
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         let watch = move || {
             signals.forever().map(|s| send.send(Received::Signal(s))).take_while(Result::is_ok).for_each(drop)
         };
-        spawn("signals", SMALL, watch).map_err(cannot)?;
+        spawn("signals", SMALL, watch)?;
         let client = Client::new(tokens, who);
         Ok(Guest { client, received, early: VecDeque::new() })
     }
 
-    /// Asks a peer as soon as the client is registered. Returns the id of the ask at once.
+    /// Asks a peer as soon as the client is registered.
     ///
     /// # Errors
     /// No random numbers can be had.
@@ -89,34 +87,11 @@ impl Guest {
         thread: Option<&str>,
         timeout: Duration,
         person: bool,
-    ) -> Result<String, Fault> {
+    ) -> Result<(), Fault> {
         let (ask_id, timeout_ms) = (self.client.new_id("ask_")?, timeout.as_millis() as u64);
-        let (id, to, text) = (ask_id.clone(), to.to_owned(), text.to_owned());
-        let thread = thread.map(str::to_owned);
-        self.client
-            .request(|n| ToHub::Ask(AskRequest { id: n, ask_id: id, to, text, timeout_ms, thread, person }));
-        Ok(ask_id)
-    }
-
-    /// Asks everyone in `scope`. Returns the broadcast's id at once.
-    ///
-    /// # Errors
-    /// No random numbers can be had.
-    pub fn broadcast(&mut self, text: &str, scope: Scope, timeout: Duration) -> Result<String, Fault> {
-        let (all, timeout_ms) = (self.client.new_id("bc_")?, timeout.as_millis() as u64);
-        let (broadcast_id, text) = (all.clone(), text.to_owned());
-        self.client.request(|id| {
-            ToHub::Broadcast(BroadcastRequest {
-                id,
-                broadcast_id,
-                text,
-                scope,
-                timeout_ms,
-                include_self: false,
-                collect_ms: None,
-            })
-        });
-        Ok(all)
+        let (to, text, thread) = (to.to_owned(), text.to_owned(), thread.map(str::to_owned));
+        self.client.request(|id| ToHub::Ask(AskRequest { id, ask_id, to, text, timeout_ms, thread, person }));
+        Ok(())
     }
 
     /// Leaves for good, which withdraws the open asks. Returns when the hub has closed the connection, after 1 s at most.
@@ -160,7 +135,21 @@ impl Guest {
     }
 }
 
-fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> std::io::Result<Who> {
+/// What a terminal has sent, or else the next line; empty at the end of stdin.
+fn read_stdin() -> Vec<u8> {
+    let (mut input, mut bytes) = (stdin().lock(), Vec::new());
+    if input.is_terminal() {
+        bytes.extend_from_slice(input.fill_buf().unwrap_or_default());
+        input.consume(bytes.len());
+    } else if let Ok(1..) = input.by_ref().take(MAX_TEXT as u64 + 2).read_until(b'\n', &mut bytes)
+        && !bytes.ends_with(b"\n")
+    {
+        let _ = input.skip_until(b'\n'); // the rest of a line that the hub refuses
+    }
+    bytes
+}
+
+fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> io::Result<Who> {
     // Before the first connection, which may change the working directory.
     let cwd = repository::current_dir();
     let git = repository::git(&cwd);

@@ -1,178 +1,240 @@
-//! `relay link` and `relay unlink`: which other machines are linked. A link is a file in `links/`, locked by the process
-//! that keeps its SSH connection, which ends when the file is removed.
+//! `relay link` and `relay unlink`: an OpenSSH connection that forwards the `hub.sock` of another machine to this machine's
+//! `peers.sock`. OpenSSH does all authentication and encryption. The same connection runs `relay linked` there, which
+//! puts the forwarded socket in its place and takes it away when the connection ends.
+//!
+//! A link has a file in `links/`, locked by the process that keeps it.
 
 pub mod far_end;
-mod near_end;
 
+use std::convert::Infallible;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
-use serde::{Deserialize, Serialize};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::args::Args;
-use super::terminal::{columns, err, out, table};
-use super::{Failure, Outcome, print, usage_error, width};
-use crate::datadir::{DataDir, is_at};
-use crate::fence::clean;
-use crate::link::own_executable;
-use crate::repository::read_limited;
-use crate::span::span;
+use super::terminal::{err, out, table};
+use super::{Failure, Outcome, usage_error};
+use crate::datadir::DataDir;
+use crate::fence::{clean, label};
+use crate::link::{Link, Start};
+use crate::repository::read;
 use crate::threads::{SMALL, spawn};
-use near_end::{LINKED, keep};
+use far_end::{FORWARDED, Remote, TAKEN};
 
-/// How long a link may take to end: it answers between two steps of a connection.
-const END: Duration = Duration::from_secs(40);
-/// The largest state that is read, in bytes.
-const MAX_STATE: u64 = 4096;
+/// How long the other machine may take to answer one command.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How often a link sends a line, so that the other end knows that it is there, and looks after the local hub.
+const BEAT: Duration = Duration::from_secs(10);
+/// The pauses before the next attempt.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The longest line that is read from the other end of a link, in bytes.
 const MAX_LINE: u64 = 8192;
 
-/// The content of a link's file, and an element of the `--json` output.
-#[derive(Serialize, Deserialize)]
-struct State {
-    host: String,
-    state: String,
-    /// Milliseconds since 1970 (UTC).
-    since_ms: u64,
-    pid: u32,
-    detail: Option<String>,
-}
+/// What the other machine runs: the program that `relay setup` or cargo installed, whatever the login shell.
+const PROGRAM: &str = r#"sh -c 'at="${XDG_DATA_HOME:-$HOME/.local/share}/claude-relay/plugin/bin/relay-launcher"; [ -x "$at" ] && exec "$at" "$@"; PATH="$PATH:$HOME/.cargo/bin:$HOME/.local/bin:/usr/local/bin:/opt/homebrew/bin" exec relay "$@"' relay linked"#;
+/// `-T`: no terminal. The rest is the user's configuration.
+const OPTIONS: [&str; 9] = [
+    "-T",
+    "-oBatchMode=yes",
+    "-oConnectTimeout=15",
+    "-oServerAliveInterval=10",
+    "-oServerAliveCountMax=3",
+    "-oExitOnForwardFailure=yes",
+    "-oStreamLocalBindUnlink=yes",
+    // Another connection of the user's would keep the forwarding when this one ends.
+    "-oControlMaster=no",
+    "-oControlPath=none",
+];
 
-/// The `--json` output of `relay link`.
-#[derive(Serialize)]
-struct LinksJson {
-    links: Vec<State>,
-}
-
-/// The file of a link, locked while its process lives.
-pub struct Entry {
-    path: PathBuf,
+/// A link, and its locked file, which holds its state and its process.
+struct Keeper<'a> {
+    dir: &'a DataDir,
+    host: &'a str,
     file: File,
+    /// Whether the link was ever up.
+    was_up: bool,
+    /// How long to wait before the next attempt.
+    pause: Duration,
 }
 
-impl Entry {
-    /// Opens the file of `host`, and creates it; `None` if another process keeps that link.
-    fn claim(dir: &DataDir, host: &str) -> io::Result<Option<Entry>> {
-        dir.prepare().map_err(io::Error::other)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(links(dir))?;
-        let path = links(dir).join(host);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Entry { path, file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(e),
-        }
-    }
-
-    /// Records that the link is `connecting` for the first time, `up`, or `down` and why. Without room on the disk the list
-    /// shows the earlier state.
-    pub fn write(&self, host: &str, state: &str, detail: Option<&str>) {
-        let (host, state, detail) = (host.to_owned(), state.to_owned(), detail.map(clean));
-        let state = State { host, state, since_ms: now_ms(), pid: std::process::id(), detail };
-        let text = serde_json::to_vec(&state).unwrap_or_default();
-        let _ = self.file.write_all_at(&text, 0).and_then(|()| self.file.set_len(text.len() as u64)); // see above
-    }
-
-    /// Whether the file is still there: `relay unlink` removes it.
-    pub fn is_wanted(&self) -> bool {
-        is_at(&self.file, &self.path)
-    }
+/// A running ssh, which ends with this.
+struct Ssh {
+    child: Child,
+    /// What the other machine prints on standard output. Its errors, and those of ssh, are printed here.
+    lines: Receiver<String>,
 }
 
-impl Drop for Entry {
-    fn drop(&mut self) {
-        if self.is_wanted() {
-            let _ = fs::remove_file(&self.path); // the next link of that name makes another
-        }
-    }
-}
-
-fn links(dir: &DataDir) -> PathBuf {
+fn directory(dir: &DataDir) -> PathBuf {
     dir.path().join("links")
 }
 
-/// Runs `relay link`.
+/// Runs `relay link`: keeps the link until this process is ended. If it never comes up, that is an error.
 pub fn link(dir: &DataDir, args: &Args) -> Outcome {
-    let Some(host) = args.words.first() else { return list(dir, args) };
+    let Some(host) = args.words.first() else { return list(dir) };
     check_host(host)?;
-    if !args.has("foreground") {
-        return in_background(dir, host);
-    }
-    let cannot = |e: io::Error| format!("cannot use {}: {e}", links(dir).display());
-    match Entry::claim(dir, host).map_err(cannot)? {
-        Some(entry) => {
-            entry.write(host, "connecting", None);
-            Ok(keep(dir, host, &entry)?)
-        }
-        None => Err(format!("{host} is linked already; see `relay link`").into()),
+    dir.prepare()?;
+    let cannot = |e: io::Error| format!("cannot use {}: {e}", directory(dir).display());
+    DirBuilder::new().recursive(true).mode(0o700).create(directory(dir)).map_err(cannot)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(directory(dir).join(host)).map_err(cannot)?;
+    match file.try_lock() {
+        Ok(()) => Keeper { dir, host, file, was_up: false, pause: PAUSE }.keep(),
+        Err(TryLockError::WouldBlock) => Err(format!("{host} is linked already; see `relay link`").into()),
+        Err(TryLockError::Error(e)) => Err(cannot(e).into()),
     }
 }
 
 /// What ssh takes for a host, and what is a file name.
 fn check_host(host: &str) -> Result<(), Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "@._:%-".contains(c);
-    if (1..=200).contains(&host.len()) && host.chars().all(plain) && !host.starts_with(['-', '.']) {
-        return Ok(());
-    }
-    usage_error(format!(
-        "invalid host \"{}\": give HOST or USER@HOST as for ssh, or an alias from ~/.ssh/config",
-        clean(host)
-    ))
-}
-
-/// Starts the process that keeps the link, and returns once that is up.
-fn in_background(dir: &DataDir, host: &str) -> Outcome {
-    let (input, output) = io::pipe()?;
-    let mut command = Command::new(own_executable());
-    command.args(["link", "--foreground", host, "--data-dir"]).arg(dir.path());
-    command.process_group(0).current_dir("/").stdin(Stdio::null());
-    command.stdout(output.try_clone()?).stderr(output);
-    command.spawn().map_err(|e| format!("cannot start the link: {e}"))?;
-    drop(command); // and our end of the pipe for its output
-    let mut said = String::new();
-    let _ = BufReader::new(input.take(MAX_STATE)).read_line(&mut said); // on an error the line stays empty
-    match said.trim().trim_start_matches("relay link: ") {
-        "" => Err(format!("the link to {host} was ended before it was up").into()),
-        line if line.starts_with(LINKED) => out(&said),
-        why => Err(why.to_owned().into()),
+    match !host.is_empty() && host.chars().all(plain) && !host.starts_with(['-', '.']) {
+        true => Ok(()),
+        false => usage_error(format!("invalid host \"{}\": give it as for ssh", clean(host))),
     }
 }
 
-/// The links, by host.
-fn list(dir: &DataDir, args: &Args) -> Outcome {
-    let mut paths: Vec<PathBuf> =
-        fs::read_dir(links(dir)).into_iter().flatten().flatten().map(|e| e.path()).collect();
-    paths.sort();
-    let links: Vec<State> = paths.iter().filter_map(|path| read(path)).collect();
-    if args.has("json") {
-        return print(&LinksJson { links });
-    }
+/// The links by host, each with its state and process. A file that nobody has locked is of a link that has ended.
+fn links(dir: &DataDir) -> Vec<[String; 3]> {
+    let is_locked = |path: &Path| File::open(path).is_ok_and(|file| file.try_lock_shared().is_err());
+    let files = fs::read_dir(directory(dir)).into_iter().flatten().flatten();
+    let links = files.filter(|file| is_locked(&file.path())).map(|file| {
+        let text = read(file.path()).unwrap_or_default();
+        let (state, pid) = text.split_once(' ').unwrap_or_default();
+        [file.file_name().to_string_lossy().into_owned(), state.to_owned(), pid.to_owned()]
+    });
+    let mut links: Vec<_> = links.collect();
+    links.sort();
+    links
+}
+
+fn list(dir: &DataDir) -> Outcome {
+    let links = links(dir);
     if links.is_empty() {
         err("There are no links. `relay link HOST` makes one.\n");
         return Ok(());
     }
-    let rows = links.into_iter().map(|State { host, state, since_ms, pid, detail }| {
-        let since = span(now_ms().saturating_sub(since_ms) / 1000);
-        [host, state, since, pid.to_string(), detail.unwrap_or_default()]
-    });
-    out(&table(["HOST", "STATE", "SINCE", "PROCESS", "DETAIL"], rows, columns(), width::keep_start))
+    out(&table(["HOST", "STATE", "PROCESS"], links.into_iter()))
 }
 
-/// The state of the link with this file; `None` if it has none yet. It is `stopped` if its process is gone.
-fn read(path: &Path) -> Option<State> {
-    let mut state: State = serde_json::from_slice(&read_limited(path, MAX_STATE).ok()?).ok()?;
-    if File::open(path).ok()?.try_lock_shared().is_ok() {
-        state.state = "stopped".to_owned();
+/// Runs `relay unlink`: ends the process of a link.
+pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
+    let host = args.words.first().map_or("", String::as_str);
+    let Some([.., pid]) = links(dir).into_iter().find(|[name, ..]| name == host) else {
+        return usage_error(format!("\"{}\" is not linked; `relay link` lists the links", clean(host)));
+    };
+    match Command::new("kill").arg(&pid).status()?.success() {
+        true => out(&format!("{host} is no longer linked.\n")),
+        false => Err(format!("cannot end the link to {host}: end its process {pid}").into()),
     }
-    Some(state)
+}
+
+impl Keeper<'_> {
+    fn keep(&mut self) -> Outcome {
+        self.record("connecting");
+        loop {
+            let Err(why) = self.connect();
+            if !self.was_up {
+                return Err(why.into());
+            }
+            self.record("down");
+            err(&format!("relay link: {}: {why}; trying again in {} s\n", self.host, self.pause.as_secs()));
+            thread::sleep(self.pause);
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Records the state for `relay link`. Without room on the disk the list shows none.
+    fn record(&self, state: &str) {
+        let text = format!("{state} {}", std::process::id());
+        let _ = self.file.set_len(0).and_then(|()| self.file.write_all_at(text.as_bytes(), 0)); // see above
+    }
+
+    /// One connection, until it is lost.
+    fn connect(&mut self) -> Result<Infallible, String> {
+        let epoch = self.local_hub()?;
+        let mut probe = Ssh::start(self.host, &[], "")?;
+        let remote: Remote = probe.expect(|line| serde_json::from_str(line).ok())?;
+        if remote.epoch.is_some_and(|other| other == epoch) {
+            return Err(format!("{} has the same data directory: its sessions use this hub", self.host));
+        }
+        let forward = format!("{}/{FORWARDED}:{}", remote.data_dir, self.dir.peers_socket().display());
+        if forward.matches(':').count() > 1 || forward.contains(['\\', '%', '$']) {
+            let shown = label(&forward); // the other machine has chosen a part of it
+            return Err(format!("ssh cannot forward {shown}: choose directories without : \\ % $"));
+        }
+        let mut ssh = Ssh::start(self.host, &["-R", &forward], "--take")?;
+        ssh.expect(|line| (line == TAKEN).then_some(()))?;
+        self.record("up");
+        let again = if self.was_up { " again" } else { "" };
+        let line = format!("Linked {}{again}: its sessions are peers of the hub here.\n", self.host);
+        let _ = out(&line); // the link is up also if nobody reads that
+        (self.was_up, self.pause) = (true, PAUSE);
+        loop {
+            self.local_hub()?;
+            let _ = ssh.child.stdin.as_mut().map(|stdin| stdin.write_all(b"\n")); // if it is lost, its output has ended
+            ssh.find_line(BEAT, |_| None::<()>)?;
+        }
+    }
+
+    /// The epoch of this machine's hub, which is started if none runs.
+    fn local_hub(&self) -> Result<String, String> {
+        let hub = Link::open(self.dir, Start::Yes).map_err(|fault| fault.message)?;
+        match self.dir.is_own_hub() {
+            true => Ok(hub.epoch),
+            false => Err("the hub runs elsewhere: link from the machine where it runs".to_owned()),
+        }
+    }
+}
+
+impl Ssh {
+    /// Starts `relay linked` with an option on `host`.
+    fn start(host: &str, forward: &[&str], option: &str) -> Result<Ssh, String> {
+        let cannot = |e: io::Error| format!("cannot start ssh: {e}");
+        let (input, output) = io::pipe().map_err(cannot)?;
+        let mut command = Command::new("ssh");
+        command.args(OPTIONS).args(forward).args(["--", host]).arg(format!("{PROGRAM} {option}"));
+        let child = command.stdin(Stdio::piped()).stdout(output).spawn().map_err(cannot)?;
+        Ok(Ssh { child, lines: read_lines(input).map_err(cannot)? })
+    }
+
+    fn expect<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> Result<T, String> {
+        self.find_line(ANSWER, find)?.ok_or_else(|| format!("no answer within {} s", ANSWER.as_secs()))
+    }
+
+    /// The first line that `find` accepts, after those of a shell's start-up files; `None` after `limit`.
+    fn find_line<T>(
+        &mut self,
+        limit: Duration,
+        find: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        let until = Instant::now() + limit;
+        loop {
+            match self.lines.recv_deadline(until).map(|line| find(&line)) {
+                Ok(None) if Instant::now() < until => {}
+                Ok(found) => return Ok(found),
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(
+                        "the connection has ended; `relay link --help` tells what it needs".to_owned()
+                    );
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Ssh {
+    fn drop(&mut self) {
+        let _ = self.child.kill().and_then(|()| self.child.wait()); // it may have ended
+    }
 }
 
 /// The lines that the other end of a link sends, without the space around them; disconnected at the end.
@@ -189,30 +251,4 @@ fn read_lines(input: impl Read + Send + 'static) -> io::Result<Receiver<String>>
         }
     };
     spawn("lines", SMALL, read).map(|()| lines)
-}
-
-/// Milliseconds since 1970.
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
-}
-
-/// Runs `relay unlink`: returns when the link has ended.
-pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
-    let Some(host) = args.words.first() else {
-        return usage_error("missing HOST; `relay link` lists the links");
-    };
-    check_host(host)?;
-    let path = links(dir).join(host);
-    let Ok(file) = File::open(&path) else {
-        return usage_error(format!("{host} is not linked; `relay link` lists the links"));
-    };
-    fs::remove_file(&path).map_err(|e| format!("cannot remove {}: {e}", path.display()))?;
-    let until = Instant::now() + END;
-    while file.try_lock_shared().is_err() {
-        if Instant::now() >= until {
-            return Err(format!("the link to {host} does not end; end its process").into());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    out(&format!("{host} is no longer linked.\n"))
 }

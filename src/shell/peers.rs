@@ -2,9 +2,8 @@
 
 use super::args::Args;
 use super::claude::{self, SessionFile};
-use super::terminal::{columns, err, out, table};
-use super::width::keep_end;
-use super::{Outcome, count, open, print};
+use super::terminal::{err, out, table};
+use super::{Outcome, open, print};
 use crate::datadir::DataDir;
 use crate::link::{Link, no_hub, unreachable};
 use crate::process::HOST;
@@ -13,7 +12,7 @@ use crate::wire::{Answer, Fault, ListedPeer, PeerKind, Roster, ToHub, place};
 
 /// Runs `relay peers`.
 pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
-    let roster = open(dir)?.map(|mut link| request_roster(&mut link)).transpose()?;
+    let roster = roster(dir)?;
     let is_running = roster.is_some();
     let roster = roster.unwrap_or_default();
     let unregistered = unregistered(&roster, claude::running_sessions());
@@ -23,10 +22,18 @@ pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
         false => err(&format!("There are no peers: {}\n", no_hub(dir).message)),
     }
     if !unregistered.is_empty() {
-        let sessions = count(unregistered.len(), "running Claude Code session");
-        err(&format!("{sessions} cannot be asked; run `relay doctor` to see why.\n")); // no row of the table
+        let n = unregistered.len(); // on standard error: no row of the table
+        err(&format!("Running sessions that cannot be asked: {n}. Run `relay doctor` to see why.\n"));
     }
     Ok(())
+}
+
+/// The list of peers; `None` if no hub runs.
+///
+/// # Errors
+/// The hub cannot be used, or the connection is lost.
+pub fn roster(dir: &DataDir) -> Result<Option<Roster>, Fault> {
+    open(dir)?.map(|mut link| request_roster(&mut link)).transpose()
 }
 
 /// Requests the list of peers.
@@ -68,5 +75,5 @@ pub fn peer_table(roster: &Roster) -> String {
             claude::abbreviate_home(place(peer.host.as_deref(), &peer.cwd)) + &branch,
         ]
     });
-    table(["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"], rows, columns(), keep_end)
+    table(["NAME", "KIND", "STATE", "PUSH", "SINCE", "DIRECTORY"], rows)
 }

@@ -4,11 +4,9 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
 use super::args::Args;
 use super::terminal::out;
-use super::{Outcome, count, open, print};
+use super::{Outcome, open, print};
 use crate::datadir::DataDir;
 use crate::link::{Link, no_hub, silent, unreachable};
 use crate::span::span;
@@ -17,38 +15,23 @@ use crate::wire::{Answer, Code, Fault, Status, ToHub};
 /// How long a hub may take to exit.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
-/// The `--json` output of `relay status`.
-#[derive(Serialize)]
-struct StatusJson {
-    #[serde(flatten)]
-    status: Status,
-    data_dir: String,
-}
-
 /// Runs `relay status`.
 pub fn status(dir: &DataDir, args: &Args) -> Outcome {
     let status = request_status(&mut open(dir)?.ok_or_else(|| no_hub(dir))?)?;
     if args.has("json") {
-        let data_dir = dir.path().to_string_lossy().into_owned();
-        return print(&StatusJson { status, data_dir });
+        return print(&status);
     }
-    let Status {
-        pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections, journal, ..
-    } = status;
-    let journal = match journal.off {
-        None => format!("{} KiB", journal.bytes.div_ceil(1024)),
+    let Status { pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections, .. } = &status;
+    let journal = match &status.journal.off {
+        None => format!("{} KiB", status.journal.bytes.div_ceil(1024)),
         Some(why) => format!("NONE ({why}); open asks fail if the hub dies"),
     };
     out(&format!(
         "Hub {version} (protocol {protocol}), process {pid}, up for {}\n\
-         {}, {}, {}, {}\n\
+         Peers: {peers}. Open asks: {open_asks}. Undelivered messages: {undelivered}. Connections: {connections}\n\
          Journal: {journal}\n\
          Data directory: {}\n",
-        span(uptime_s),
-        count(peers, "peer"),
-        count(open_asks, "open ask"),
-        count(undelivered, "undelivered message"),
-        count(connections, "connection"),
+        span(*uptime_s),
         dir.path().display(),
     ))
 }
@@ -68,11 +51,9 @@ pub fn request_status(link: &mut Link) -> Result<Status, Fault> {
 pub fn stop(dir: &DataDir) -> Outcome {
     out(&match stop_hub(dir) {
         Ok(None) => "No hub is running.\n".to_owned(),
-        Ok(Some(Status { pid, peers: 0, .. })) => format!("The hub (process {pid}) has stopped.\n"),
-        Ok(Some(Status { pid, peers, .. })) => format!(
-            "The hub (process {pid}) has stopped. Its {} will start a new hub at once and continue.\n",
-            count(peers, "peer")
-        ),
+        Ok(Some(pid)) => {
+            format!("The hub (process {pid}) has stopped. Connected sessions start a new one and continue.\n")
+        }
         Err(fault) if fault.code == Code::ProtocolMismatch => {
             // A hub of any version exits when its socket is gone.
             fs::remove_file(dir.socket_path())
@@ -84,18 +65,17 @@ pub fn stop(dir: &DataDir) -> Outcome {
     })
 }
 
-/// Stops the hub, waits until it has exited, and returns its last status; `None` if no hub runs.
+/// Stops the hub, waits until it has exited, and returns its process; `None` if no hub runs.
 ///
 /// # Errors
 /// The hub speaks another protocol, or does not exit.
-pub fn stop_hub(dir: &DataDir) -> Result<Option<Status>, Fault> {
+pub fn stop_hub(dir: &DataDir) -> Result<Option<u32>, Fault> {
     let Some(mut link) = open(dir)? else { return Ok(None) };
-    let status = request_status(&mut link)?;
     link.call(|id| ToHub::Stop { id })?;
     let until = Instant::now() + EXIT_LIMIT;
     while matches!(link.receive(Some(until)), Ok(Some(_))) {} // the hub removes its socket, then closes the connections
     wait_for_exit(dir)?;
-    Ok(Some(status))
+    Ok(Some(link.pid))
 }
 
 /// Waits until a hub that has removed its socket has exited: its lock is free, or the next hub has made a socket.

@@ -31,13 +31,9 @@ pub fn is_ansi(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// `text` in a colour (the parameters of an SGR sequence) if standard output is a terminal and `NO_COLOR` is not set.
+/// `text` in a colour (the parameters of an SGR sequence) if standard output is a terminal that understands them.
 pub fn paint(colour: &str, text: &str) -> String {
-    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    if is_plain || !is_ansi(&io::stdout()) {
-        return text.to_owned();
-    }
-    format!("\x1b[{colour}m{text}\x1b[0m")
+    if is_ansi(&io::stdout()) { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 /// A peer's text as it may be printed: without escape sequences on a terminal, unchanged to a file or a pipe.
@@ -58,14 +54,9 @@ pub fn first_line(text: &str, most: usize) -> String {
     width::keep_start(&format!("{line}{more}"), most)
 }
 
-/// The number of columns of the terminal on standard output: `COLUMNS` if it is set, else what `stty` reports. `None`
-/// where standard output is no terminal.
+/// The number of columns of the terminal on standard output; `None` where that is no terminal.
 pub fn columns() -> Option<usize> {
-    if !io::stdout().is_terminal() {
-        return None;
-    }
-    let set = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    set.filter(|columns| *columns > 0).or_else(|| process::columns(Path::new("/dev/tty")))
+    io::stdout().is_terminal().then(|| process::columns(Path::new("/dev/tty"))).flatten()
 }
 
 /// Runs `stty` on the controlling terminal and returns what it prints; `None` if that fails.
@@ -75,35 +66,22 @@ pub fn stty(args: &[&str]) -> Option<String> {
     run.status.success().then(|| String::from_utf8_lossy(&run.stdout).trim().to_owned())
 }
 
-/// A table whose columns are aligned, two spaces apart, as lines. Where a line would exceed `columns`, the number of columns of
-/// the terminal, its last cell is shortened by `shorten`, and then its first.
-pub fn table<const N: usize>(
+/// A table whose columns are aligned, two spaces apart, as lines that fit the terminal on standard output.
+pub fn table<const N: usize>(heading: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    format_table(heading, rows, columns().unwrap_or(usize::MAX))
+}
+
+fn format_table<const N: usize>(
     heading: [&str; N],
     rows: impl Iterator<Item = [String; N]>,
-    columns: Option<usize>,
-    shorten: fn(&str, usize) -> String,
+    columns: usize,
 ) -> String {
-    const LEAST: usize = 12; // no column is shortened below this
     let rows: Vec<_> = std::iter::once(heading.map(str::to_owned)).chain(rows).collect();
-    let mut widths = [0; N];
-    for row in &rows {
-        for (most, cell) in widths.iter_mut().zip(row) {
-            *most = width::width(cell).max(*most);
-        }
-    }
-    let mut excess =
-        (widths.iter().sum::<usize>() + 2 * (N - 1)).saturating_sub(columns.unwrap_or(usize::MAX));
-    for at in [N - 1, 0] {
-        let cut = excess.min(widths[at].saturating_sub(LEAST));
-        widths[at] -= cut;
-        excess -= cut;
-    }
+    let widest = |at: usize| rows.iter().map(|row| width::width(&row[at])).max().unwrap_or_default();
+    let widths: [usize; N] = std::array::from_fn(widest);
     let line = |row: &[String; N]| {
-        let cells = row.iter().zip(widths).enumerate().map(|(at, (cell, most))| match at {
-            at if at == N - 1 => shorten(cell, most),
-            _ => width::pad(&width::keep_start(cell, most), most),
-        });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, columns)| width::pad(cell, columns)).collect();
+        width::keep_start(cells.join("  ").trim_end(), columns) + "\n"
     };
     rows.iter().map(line).collect()
 }
@@ -119,18 +97,16 @@ mod tests {
             ["web-app", "busy", "~/code/web-app"],
         ]
         .map(|row| row.map(str::to_owned));
-        let table =
-            |columns| table(["NAME", "STATE", "DIRECTORY"], rows.iter().cloned(), columns, width::keep_end);
+        let table = |columns| format_table(["NAME", "STATE", "DIRECTORY"], rows.iter().cloned(), columns);
         assert_eq!(
-            table(None),
+            table(usize::MAX),
             "NAME                STATE  DIRECTORY\n\
              日本語プロジェクト  idle   ~/code/日本語プロジェクト (main)\n\
              web-app             busy   ~/code/web-app\n"
         );
         for columns in [60, 50, 45, 33] {
-            let text = table(Some(columns));
+            let text = table(columns);
             assert!(text.lines().all(|line| width::width(line) <= columns), "{columns}:\n{text}");
-            assert!(text.contains("(main)\n"), "the end of the directory stays: {text}");
         }
     }
 }

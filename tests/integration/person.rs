@@ -60,7 +60,6 @@ fn is_declined(asker: &Channel, ask_id: &str, why: &str) {
 fn is_answered(asker: &Channel, ask_id: &str, answer: &str) {
     let reply = asker.take("reply", ask_id);
     assert_eq!((reply.quoted(), reply.meta("by"), reply.meta("peer")), (answer, "person", "session"));
-    assert!(reply.content.contains("A person gave this answer"), "{}", reply.content);
     asker.peers();
     assert!(asker.pushes().is_empty(), "nothing comes twice");
 }

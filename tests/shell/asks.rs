@@ -34,7 +34,7 @@ fn asks_lists_open_and_ended_asks() {
     bob.out.until("never mind");
     ask.signal("-INT");
     assert_eq!(ask.code(), Some(130));
-    bob.err.until("no longer waits");
+    bob.err.until("is over: peer_gone");
     let ended = &home.json(&["asks", "--json"])["ended"][0];
     assert_eq!((&ended["state"], &ended["detail"]), (&json!("ended"), &json!("withdrawn")), "{ended}");
     assert!(home.run(&["asks"]).out.contains("  withdrawn\n"));

@@ -50,7 +50,7 @@ fn a_healthy_installation_has_no_errors() {
     let _bob = home.join("bob");
     let text = home.run(&["doctor"]);
     assert_eq!(text.code, Some(0), "{text:?}");
-    for part in ["ok      relay", "2.1.332", "starts relay", "owned by you", "1 peer\n", "KiB of logs"] {
+    for part in ["ok      relay", "2.1.332", "starts relay", "owned by you", "peers: 1\n", "KiB of logs"] {
         assert!(text.out.contains(part), "{part}: {}", text.out);
     }
 }
@@ -198,10 +198,7 @@ fn registered_sessions_are_not_missing() {
     home.write(".claude/sessions/4194305.json", r#"{"pid": 4194305, "name": "dead"}"#);
     home.write(".claude/sessions/odd.json", "[");
     let peers = home.run(&["peers"]);
-    assert!(
-        peers.err.contains("1 running Claude Code session cannot be asked; run `relay doctor`"),
-        "{peers:?}"
-    );
+    assert!(peers.err.contains("Running sessions that cannot be asked: 1. Run `relay doctor`"), "{peers:?}");
     assert!(problem(&diagnose(&home), "session", "error").contains("me (process"));
 
     let _one = home.channel("one");

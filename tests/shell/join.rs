@@ -16,20 +16,14 @@ fn join_edits_lines_on_a_terminal() {
         text.rfind("#2 two asks:").is_some_and(|at| text[at..].contains("> half an ans"))
     });
     assert!(shown(&so_far).contains("second?\n> half an ans"), "{}", shown(&so_far));
-    // A typo is mended, a word erased, an arrow key means nothing.
-    bob.write("x\u{7f}wer zzz\u{17}\u{1b}[A\n");
+    // A typo is mended, an arrow key means nothing.
+    bob.write("x\u{7f}wer\u{1b}[A\n");
     assert_eq!(ask.out.text(), "half an answer\n");
     // What is pasted is one answer, however many lines it has.
     bob.write("\u{1b}[200~one\ntwo\u{1b}[201~\n");
     assert_eq!(second.out.text(), "one\ntwo\n");
     bob.write("/peers\n/frob\n#9 x\n#1\nx\n");
-    for note in [
-        "There are no other peers.",
-        "Unknown command /frob",
-        "no open question #9",
-        "Missing TEXT",
-        "No question waits",
-    ] {
+    for note in ["NAME", "Unknown command /frob", "no question #9", "Missing TEXT", "No question waits"] {
         bob.out.until(note);
     }
     bob.write("\u{4}");
@@ -66,13 +60,14 @@ fn join_asks() {
     bob.line("very");
     assert_eq!(script.code(), Some(0));
     assert_eq!(script.out.text(), "bob answers: very\n");
-    assert_eq!(home.feed(&["join", "ci"], b"@nobody x\n").code, Some(3));
+    let ran = home.feed(&["join", "ci"], b"@nobody x\n");
+    assert!(ran.err.contains("relay: peer_not_found: no peer named \"nobody\""), "{}", ran.err);
     let mut script = home.start(&["join", "ci"]);
     script.line("@carol going?");
     carol.out.until("asks: going?");
     carol.line("/quit");
     script.stdin = None;
-    assert_eq!((carol.code(), script.code()), (Some(3), Some(4)), "the last that failed");
+    assert_eq!((carol.code(), script.code()), (Some(0), Some(0)));
     assert_eq!(script.out.text(), "");
     assert!(script.err.text().contains("relay: peer_gone: \"carol\""));
     bob.signal("-INT");
@@ -84,7 +79,7 @@ fn an_answer_after_the_timeout_needs_its_number() {
     let home = Home::new();
     let (mut bob, mut carol) = (home.join("bob"), home.join("carol"));
     assert_eq!(home.run(&["ask", "bob", "quick", "--timeout", "1"]).code, Some(5));
-    bob.err.until("Question #1 has timed out");
+    bob.err.until("Question #1 is over: timeout");
     carol.line("@bob and me?");
     bob.out.until("#2 carol asks: and me?");
     bob.line("yes"); // goes to the one that still waits
@@ -136,7 +131,7 @@ fn a_person_is_asked_in_the_same_way_by_both_kinds_of_questions() {
             (&format!("yes {n}").into(), &"person".into()),
             "{answer}"
         );
-        tail.out.until(&format!("reply by person  {}", &answer["ask_id"].as_str().expect("an id")[..12]));
+        tail.out.until(&format!("reply person  {}", &answer["ask_id"].as_str().expect("an id")[..12]));
     }
     // One that reads its questions from a pipe is nobody, and all at once are not asked.
     let _robot = home.join("robot");

@@ -112,18 +112,14 @@ pub fn describe(roster: &Roster) -> String {
 /// A peer as a line of text.
 fn peer_line(peer: &ListedPeer) -> String {
     let what = match peer.kind {
-        PeerKind::Session => "",
-        PeerKind::Person => " (a person at a terminal)",
-        PeerKind::Script => " (a script)",
+        PeerKind::Session => String::new(),
+        kind => format!(" (a {})", kind.name()),
     };
     let branch = peer.branch.as_ref().map(|b| format!(", branch {b}")).unwrap_or_default();
     let doing = match peer.activity {
-        Activity::Idle => ", idle",
-        Activity::Busy => ", busy",
-        Activity::Waiting => ", waiting for its user's permission",
-        Activity::Screen => ", showing a screen of its own",
-        Activity::Stopped => ", stopped",
         Activity::Unknown => "",
+        Activity::Waiting => ", waiting for its user's permission",
+        activity => &format!(", {}", activity.name()),
     };
     let push = match (peer.push, peer.confirmed) {
         (None, _) => ", can't be pushed to right now (asks wait until it acts)".to_owned(),
