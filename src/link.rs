@@ -116,7 +116,7 @@ impl Link {
                 Err(e) => {
                     let at = dir.client_socket();
                     let why = format!("cannot connect to {}: {e}; see `relay doctor`", at.display());
-                    return Err(unreachable(dir.look().err().unwrap_or(why)));
+                    return Err(unreachable(dir.look(0).err().unwrap_or(why)));
                 }
             };
             if Instant::now() >= until {
