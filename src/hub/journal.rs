@@ -31,6 +31,10 @@ const COMPACTION: Duration = Duration::from_secs(30);
 /// The pause before a failed journal is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 
+/// Above every time and connection number that can occur: 285,000 years in milliseconds. Sums of a few numbers below it do not
+/// overflow.
+const OUT_OF_RANGE: u64 = 1 << 53;
+
 /// The first line.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Header {
@@ -86,10 +90,20 @@ pub fn read<R: BufRead>(
         return Err(io::Error::other("its snapshot was changed"));
     }
     let router = serde_json::from_str(header.snapshot.get())?;
-    let records = iter::from_fn(move || {
-        whole_line(&mut lines).ok().flatten().map(|line| Ok(serde_json::from_slice(&line)?))
-    });
+    let records = iter::from_fn(move || whole_line(&mut lines).ok().flatten().map(|line| record(&line)));
     Ok((header, router, records))
+}
+
+fn record(line: &[u8]) -> io::Result<Record> {
+    let record: Record = serde_json::from_slice(line)?;
+    let conn = match record.input {
+        Input::Opened(conn) | Input::Said(conn, _) | Input::Closed(conn) => conn,
+        Input::Tick => 0,
+    };
+    if record.at.max(conn) >= OUT_OF_RANGE {
+        return Err(io::Error::other("a number in it is out of range"));
+    }
+    Ok(record)
 }
 
 /// Repeats the steps of a journal.
