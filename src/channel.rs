@@ -205,7 +205,7 @@ impl Channel {
                     let events = self.client.handle(message);
                     self.take_events(events);
                 }
-                Ok(Received::Inbox(push, error)) => self.pushed(&push, Path::Inbox, error),
+                Ok(Received::Inbox(push, error)) => self.pushed(&push, error),
                 Ok(Received::Signal) => return "a signal",
                 Ok(Received::ClientGone) => self.ending = true,
                 Err(_) => {} // a deadline has passed
@@ -336,12 +336,12 @@ impl Channel {
             }
             _ => Some(format!("this session has no path {}", path.name())),
         };
-        self.pushed(&push, path, error);
+        self.pushed(&push, error);
     }
 
-    fn pushed(&mut self, push: &str, path: Path, error: Option<String>) {
+    fn pushed(&mut self, push: &str, error: Option<String>) {
         if let Some(error) = &error {
-            log::warn!(path = path.name(), error = error.as_str(); "push_failed");
+            log::warn!(error = error.as_str(); "push_failed");
         }
         self.client.pushed(push, error);
     }

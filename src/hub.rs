@@ -50,6 +50,8 @@ const MAX_CONNECTIONS: usize = 3072;
 const CHECK: Duration = Duration::from_secs(1);
 /// How long a hub that exits waits for its backlogs to be read.
 const FLUSH: Duration = Duration::from_secs(1);
+/// How long a hub whose socket was replaced waits for its answers and notices to be handed over.
+const DRAIN: Duration = Duration::from_secs(3);
 /// How many messages are taken before their outputs are written: under load this saves most of the system calls.
 const BATCH: usize = 16;
 
@@ -100,6 +102,7 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
         inode: inode(&socket),
         socket,
         dir,
+        replaced: None,
         router,
         journal,
         writers: BTreeMap::new(),
@@ -110,13 +113,13 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     let why = hub.serve(&received);
     // The socket is removed first: a client that connects now starts a new hub, and so does a client that was accepted
     // and gets no `welcome`.
-    let found = inode(&hub.socket);
-    if found == hub.inode {
+    let is_replaced = hub.is_replaced();
+    if inode(&hub.socket) == hub.inode {
         let _ = fs::remove_file(&hub.socket); // already removed
     }
     hub.flush();
     match claim.is_current() {
-        true if found.is_some() && found != hub.inode => hub.journal.remove(), // the asks end at the linked hub: the epoch rule
+        true if is_replaced => hub.journal.remove(), // its asks end at the linked hub: see the epoch rule
         true => hub.journal.close(&hub.router),
         false => {}
     }
@@ -145,6 +148,8 @@ fn listen(
 /// The router, its journal, and the writers of its connections.
 struct Hub<'a> {
     dir: &'a DataDir,
+    /// Since when another process listens on the socket.
+    replaced: Option<Instant>,
     router: Router,
     journal: Journal,
     writers: BTreeMap<ConnId, Writer>,
@@ -183,12 +188,26 @@ impl Hub<'_> {
             let now = Instant::now();
             if now >= check {
                 check = now + CHECK;
-                if inode(&self.socket) != self.inode {
+                if self.is_superseded(now) {
                     return "its socket was removed or replaced";
                 }
                 self.journal.maintain(&self.router, now);
                 texts::sweep(self.dir);
             }
+        }
+    }
+
+    /// Whether a linked hub has replaced the socket.
+    fn is_replaced(&self) -> bool {
+        inode(&self.socket).is_some_and(|found| Some(found) != self.inode)
+    }
+
+    /// Whether the hub has to exit: its socket was removed, or replaced by that of a linked hub and no answer or notice waits
+    /// for a client.
+    fn is_superseded(&mut self, now: Instant) -> bool {
+        match self.is_replaced() {
+            true => now >= *self.replaced.get_or_insert(now) + DRAIN || self.router.is_drained(),
+            false => inode(&self.socket).is_none(),
         }
     }
 

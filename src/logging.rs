@@ -48,7 +48,7 @@ pub fn init(dir: &Path, proc: &'static str, stderr: bool) {
     let level = std::env::var("RELAY_LOG").ok().and_then(|level| level.parse().ok());
     let level = level.unwrap_or(LevelFilter::Info);
     let stderr = (stderr && level != LevelFilter::Off).then(readable_lines);
-    let sink = Sink { level, dir: dir.to_owned(), proc, count: Mutex::default(), stderr };
+    let sink = Sink { level, dir: dir.to_owned(), proc, counts: Mutex::default(), stderr };
     let _ = CombinedLogger::init(vec![Box::new(sink)]); // fails only if a logger is installed already, which then stays
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -64,8 +64,8 @@ struct Sink {
     level: LevelFilter,
     dir: PathBuf,
     proc: &'static str,
-    /// A second, and the number of lines in it.
-    count: Mutex<(i64, u32)>,
+    /// Per level a second, and the number of lines in it: a flood of one level does not hide the others.
+    counts: Mutex<[(i64, u32); 6]>,
     /// To the thread that writes them: a client may never read our stderr.
     stderr: Option<Sender<String>>,
 }
@@ -110,7 +110,8 @@ impl SharedLogger for Sink {
 
 impl Sink {
     fn is_flooded(&self, now: OffsetDateTime, level: Level) -> bool {
-        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = &mut counts[level as usize];
         if count.0 != now.unix_timestamp() {
             *count = (now.unix_timestamp(), 0);
         }
@@ -211,7 +212,7 @@ mod tests {
 
     fn day_files(test: &str) -> Sink {
         let dir = dir(&format!("logging-{test}")).join("logs");
-        Sink { level: LevelFilter::Info, dir, proc: "test", count: Mutex::default(), stderr: None }
+        Sink { level: LevelFilter::Info, dir, proc: "test", counts: Mutex::default(), stderr: None }
     }
 
     fn remove(files: &Sink) {
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn flood_is_throttled() {
+    fn flood_is_throttled_per_level() {
         let files = day_files("flood");
         let log = |now, level| {
             let mut record = Record::builder();
@@ -319,10 +320,11 @@ mod tests {
         let most = MAX_LINES_PER_SECOND as usize;
         (0..most + 50).for_each(|_| log(NOW, Level::Info));
         assert_eq!(lines(), most);
+        log(NOW, Level::Warn);
         (0..most + 50).for_each(|_| log(NOW, Level::Error));
-        assert_eq!(lines(), 2 * most + 50);
-        log(NOW + time::Duration::SECOND, Level::Info);
         assert_eq!(lines(), 2 * most + 51);
+        log(NOW + time::Duration::SECOND, Level::Info);
+        assert_eq!(lines(), 2 * most + 52);
         remove(&files);
     }
 

@@ -47,6 +47,11 @@ fn branch(head: &str) -> Option<String> {
     }
 }
 
+/// A text in the environment; `None` if it is unset or empty.
+pub fn var(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// A path in the environment; `None` if it is unset or empty.
 pub fn path_var(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)

@@ -21,14 +21,6 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Creates an identity.
-    ///
-    /// # Errors
-    /// The random source cannot be read.
-    pub fn new(tokens: &mut Tokens) -> io::Result<Identity> {
-        Ok(Identity { peer: tokens.id("p")?, secret: tokens.secret()? })
-    }
-
     /// Reads the identity in the file at `path`, or creates one and writes it there. If another channel of the session
     /// has locked the file, or it cannot be used, the identity is new and not written. The file is locked while it is
     /// open.
@@ -41,7 +33,7 @@ impl Identity {
         if let Some(identity) = known.and_then(|text| serde_json::from_str(&text).ok()) {
             return Ok((identity, lock));
         }
-        let identity = Identity::new(tokens)?;
+        let identity = Identity { peer: tokens.id("p")?, secret: tokens.secret()? };
         if let Some(file) = &mut lock {
             // If writing fails, the next channel of this session gets another identity.
             let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", json!(identity)));

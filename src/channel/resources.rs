@@ -17,7 +17,6 @@ fn list(roster: &Roster) -> Value {
         json!({
             "uri": address(&peer.name),
             "name": peer.name,
-            "title": format!("Peer {}", peer.name),
             "description": format!("The state of \"{}\" ({})", peer.name, place(peer.host.as_deref(), &peer.cwd)),
             "mimeType": "text/plain",
         })

@@ -6,7 +6,7 @@ use super::identity::Identity;
 use crate::datadir;
 use crate::name;
 use crate::process::{self, key};
-use crate::repository::{Git, MAX_NAME, current_dir, git, path_var, read, shown};
+use crate::repository::{Git, MAX_NAME, current_dir, git, path_var, read, shown, var};
 use crate::wire::{self, Activity, Who};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -109,7 +109,6 @@ pub struct Surroundings {
 impl Surroundings {
     pub fn new() -> Self {
         let pid = parent_id();
-        let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
         let dir = path_var("CLAUDE_PROJECT_DIR").map_or_else(current_dir, |dir| current_dir().join(dir));
         let only = var("RELAY_PUSH").and_then(|p| serde_json::from_value::<wire::Path>(p.into()).ok());
         Surroundings {
@@ -131,8 +130,7 @@ impl Surroundings {
 
     /// The id of its conversation. The environment of a `claude --continue` has another id, which is never used.
     pub fn id(&self) -> Option<String> {
-        let var = || std::env::var("CLAUDE_CODE_SESSION_ID").ok().filter(|id| !id.is_empty());
-        self.file.session.clone().or_else(var)
+        self.file.session.clone().or_else(|| var("CLAUDE_CODE_SESSION_ID"))
     }
 
     /// Reads the session's file again. An unreadable file changes nothing.
@@ -160,8 +158,8 @@ impl Surroundings {
             claude: Some(self.key.clone()),
             listens: true,
             held: self.is_held,
-            person_off: is_set("RELAY_PERSON", "off"),
-            consent: std::env::var("RELAY_CONSENT").ok().and_then(|v| serde_json::from_value(v.into()).ok()),
+            person_off: var("RELAY_PERSON").as_deref() == Some("off"),
+            consent: var("RELAY_CONSENT").and_then(|v| serde_json::from_value(v.into()).ok()),
             fresh: true,
             ..Who::default()
         }
@@ -194,7 +192,7 @@ impl Surroundings {
             let mut args = process::arguments(self.pid).into_iter().take_while(|arg| arg != "--");
             args.any(|arg| matches!(arg.as_str(), "-p" | "--print"))
         };
-        is_set("RELAY_PERSON", "on") || self.terminal.is_some() && !is_printing()
+        var("RELAY_PERSON").as_deref() == Some("on") || self.terminal.is_some() && !is_printing()
     }
 
     /// Whether something was typed at the terminal within the last 10 s. Linux updates that time at most every 8 s.
@@ -205,16 +203,11 @@ impl Surroundings {
 
     /// The preset name, else the name that the user gave the session, else the name of its directory.
     fn default_name(&self) -> String {
-        let preset = std::env::var("CLAUDE_RELAY_PRESET_NAME").unwrap_or_default();
-        let preset = Some(preset.trim()).filter(|name| name::is_valid(name)).map(str::to_owned);
+        let preset = var("CLAUDE_RELAY_PRESET_NAME").map(|name| name.trim().to_owned());
+        let preset = preset.filter(|name| name::is_valid(name));
         let directory = || name::slug(&self.dir.file_name().unwrap_or_default().to_string_lossy());
         preset.or_else(|| self.file.name.clone()).unwrap_or_else(directory)
     }
-}
-
-/// Whether an environment variable has this value.
-fn is_set(name: &str, value: &str) -> bool {
-    std::env::var_os(name).is_some_and(|set| set == value)
 }
 
 /// Whether `crossSessionInbound` is `hold` in the settings that apply in `cwd`. The strictest counts, and one that Claude Code

@@ -31,8 +31,7 @@ const COMPACTION: Duration = Duration::from_secs(30);
 /// The pause before a failed journal is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// Above every time and connection number that can occur: 285,000 years in milliseconds. Sums of a few numbers below it do not
-/// overflow.
+/// Above every time and connection number that can occur: 285,000 years in milliseconds.
 const OUT_OF_RANGE: u64 = 1 << 53;
 
 /// The first line.
@@ -89,6 +88,9 @@ pub fn read<R: BufRead>(
     if header.digest != digest(header.snapshot.get()) {
         return Err(io::Error::other("its snapshot was changed"));
     }
+    if header.epoch_started_ms >= OUT_OF_RANGE {
+        return Err(io::Error::other("its time is out of range"));
+    }
     let router = serde_json::from_str(header.snapshot.get())?;
     let records = iter::from_fn(move || whole_line(&mut lines).ok().flatten().map(|line| record(&line)));
     Ok((header, router, records))
@@ -100,10 +102,10 @@ fn record(line: &[u8]) -> io::Result<Record> {
         Input::Opened(conn) | Input::Said(conn, _) | Input::Closed(conn) => conn,
         Input::Tick => 0,
     };
-    if record.at.max(conn) >= OUT_OF_RANGE {
-        return Err(io::Error::other("a number in it is out of range"));
+    match record.at.max(conn) < OUT_OF_RANGE {
+        true => Ok(record),
+        false => Err(io::Error::other("a number in it is out of range")),
     }
-    Ok(record)
 }
 
 /// Repeats the steps of a journal.

@@ -23,6 +23,8 @@ use crate::wire::{Code, PeerKind, Roster, Status};
 /// What the versions of Claude Code support.
 const SUPPORT: &str = "sessions from 2.1.224 on have an inbox, earlier ones receive messages by a hook";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What to do about a plugin that does not work.
+const SETUP: &str = "run `relay setup`, then restart the sessions";
 /// What to do about a hub that can't be used.
 const RESTART: &str = "relay stop; the sessions start a new hub at once";
 
@@ -84,10 +86,10 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
         Ok(version) => report.ok("claude", format!("{version}; {SUPPORT}")),
         Err(why) => report.error("claude", why, INSTALL_CLAUDE),
     }
-    let plugin = working_plugin();
+    let plugin = enabled_plugin();
     match &plugin {
-        Ok((_, program)) => report.ok("plugin", format!("enabled; starts relay {program}")),
-        Err(why) => report.error("plugin", why, "run `relay setup`, then restart the sessions"),
+        Ok(plugin) => check_launcher(&mut report, plugin),
+        Err(why) => report.error("plugin", why, SETUP),
     }
     check_settings(&mut report);
     if (check_directory(&mut report, dir) || dir.is_claimed())
@@ -106,21 +108,25 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
     }
 }
 
-/// The plugin, and version and path of the program that it starts; the error is why no session has it.
-fn working_plugin() -> Result<(Plugin, String), String> {
+/// The plugin; the error is why no session has it.
+fn enabled_plugin() -> Result<Plugin, String> {
     let plugin = claude::plugin()?.ok_or("the plugin is not installed")?;
-    if !plugin.errors.is_empty() {
-        return Err(format!("the plugin failed to load: {}", plugin.errors.join("; ")));
+    match plugin.errors.is_empty() {
+        false => Err(format!("the plugin failed to load: {}", plugin.errors.join("; "))),
+        true if !plugin.enabled => Err("the plugin is disabled".to_owned()),
+        true => Ok(plugin),
     }
-    if !plugin.enabled {
-        return Err("the plugin is disabled".to_owned());
-    }
-    let program =
-        claude::started_program(&plugin).map_err(|why| format!("the plugin cannot start relay: {why}"))?;
-    match program.starts_with(VERSION) {
-        true => Ok((plugin, program)),
-        false => Err(format!("the plugin starts relay {program}, but this is {VERSION}")),
-    }
+}
+
+fn check_launcher(report: &mut Report, plugin: &Plugin) {
+    let why = match claude::started_program(plugin) {
+        Ok(program) if program.starts_with(VERSION) => {
+            return report.ok("plugin", format!("enabled; starts relay {program}"));
+        }
+        Ok(program) => format!("the plugin starts relay {program}, but this is {VERSION}"),
+        Err(why) => format!("the plugin cannot start relay: {why}"),
+    };
+    report.error("plugin", why, SETUP);
 }
 
 /// What the settings that apply in the working directory mean for us.
@@ -217,17 +223,17 @@ fn check_peers(report: &mut Report, roster: &Roster) {
 }
 
 /// The sessions that run and are not registered, each with the reason.
-fn check_sessions(report: &mut Report, roster: &Roster, plugin: &Result<(Plugin, String), String>) {
+fn check_sessions(report: &mut Report, roster: &Roster, plugin: &Result<Plugin, String>) {
     for session in unregistered(roster, claude::running_sessions()) {
         let (reason, remedy) = match plugin {
-            Err(why) => (why.as_str(), "run `relay setup`, then restart it"),
+            Err(why) => (why.as_str(), SETUP),
             Ok(_) if Settings::read(Path::new(&session.cwd)).disables_plugin() => {
                 ("the plugin is disabled in its settings", "enable it with /plugin in it")
             }
             Ok(_) if settings::is_server_disabled(&session.cwd) => {
                 ("its MCP server is disabled in that project", "enable plugin:relay:relay with /mcp in it")
             }
-            Ok((plugin, _)) if session.started_before(&plugin.installed_at) => {
+            Ok(plugin) if session.started_before(&plugin.installed_at) => {
                 ("it started before the plugin was installed", "type /reload-plugins in it, or restart it")
             }
             Ok(_) => ("its channel is not connected to this hub", "see /mcp in it"),

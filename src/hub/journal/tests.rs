@@ -173,7 +173,16 @@ fn journal_that_cannot_be_read_begins_a_new_epoch() {
     let record = good.lines().nth(1).expect("a record");
     let broken_record = good.replacen(record, &record[..record.len() / 2], 1);
     let newer = good.replacen("\"format\":1", "\"format\":2", 1);
-    for bad in ["", "\n", "{", "garbage\n", "{\"format\":1}\n", "[]\n", &newer, &broken_record, &good[1..]] {
+    let huge = u64::MAX.to_string();
+    let late_record = format!("{good}{{\"at\":{huge},\"ids\":[],\"input\":\"tick\"}}\n");
+    let last_conn = format!("{good}{{\"at\":0,\"ids\":[],\"input\":{{\"opened\":{huge}}}}}\n");
+    let began =
+        good.split_once("\"epoch_started_ms\":").expect("a time").1.split(',').next().expect("a number");
+    let late_epoch = good.replacen(began, &huge, 1);
+    let edited = good.replacen("\"snapshot\":{", "\"snapshot\":{\"edited\":true,", 1);
+    let numbers = [&late_record, &last_conn, &late_epoch, &edited].map(String::as_str);
+    let broken = ["", "\n", "{", "garbage\n", "{\"format\":1}\n", "[]\n", &newer, &broken_record, &good[1..]];
+    for bad in broken.into_iter().chain(numbers) {
         fs::write(&place.0, bad).expect("written");
         let start = place.start("another");
         let shown = &bad[..bad.len().min(40)];

@@ -87,6 +87,12 @@ impl Delivery {
 }
 
 impl Router {
+    /// Whether no answer and no notice waits for a connected peer.
+    pub fn is_drained(&self) -> bool {
+        let waits = |d: &Delivery| d.attempts.is_empty() && d.parcel.kind != Kind::Ask;
+        !self.deliveries.values().any(|d| waits(d) && self.peer(d.to).conn.is_some())
+    }
+
     /// Creates a delivery to `to` and dispatches it.
     pub(super) fn post(&mut self, to: PeerNo, parcel: Parcel, starter: Option<Starter>) {
         let no = self.deliver(to, parcel, starter);

@@ -151,7 +151,7 @@ impl Router {
             _ if target.who.paths.is_empty() => {
                 "that session can't be interrupted; it is handed over with its next relay tool call"
             }
-            _ if self.best_path(ask.target).is_some() => {
+            None if self.best_path(ask.target).is_some() => {
                 "it is handed over as soon as the session can take it"
             }
             _ => "no path to that session works; it is handed over at its next hook event or relay tool call",

@@ -173,8 +173,8 @@ impl Router {
         let role = Role::Waiter { claude: claude.clone(), process: process.clone() };
         self.roles.insert(conn, role);
         self.answer(conn, id, Ok(Answer::Done));
-        if let Some(old) = old {
-            self.dismiss(old); // what it was sent and has not reported is in doubt
+        if let Some(old) = old.filter(|old| !self.is_handing_over(*old, &claude)) {
+            self.dismiss(old);
         }
         let peers = self.peers_of(&claude);
         self.clear_doubt(&peers, &process);
@@ -197,6 +197,13 @@ impl Router {
     fn dismiss(&mut self, waiter: ConnId) {
         self.send(waiter, ToClient::Dismissed);
         self.close(waiter);
+    }
+
+    /// Whether a waiter was sent a text and has not reported it. It must not be dismissed: it may be printing the text,
+    /// and another path would deliver it twice.
+    fn is_handing_over(&self, waiter: ConnId, claude: &str) -> bool {
+        let is_sent = |a: &Attempt| a.conn == waiter && a.stage == Stage::Sent;
+        !self.pushes_to(&self.peers_of(claude), is_sent).is_empty()
     }
 
     /// Marks a session as busy after a waiter has woken it, which no hook reports.
