@@ -348,6 +348,9 @@ impl Channel {
 
     /// Reports changes of the session to the hub: name, activity, branch, conversation, paths.
     fn check_session(&mut self) {
+        if self.client.is_connected() && !self.client.is_registered() {
+            return; // what has changed since the registration was sent is compared when the hub has answered
+        }
         self.session.refresh();
         if self.client.is_connected() && !self.client.is_registered() {
             return; // its registration is under way, and what it said is what the hub will know
