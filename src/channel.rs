@@ -352,9 +352,6 @@ impl Channel {
             return; // what has changed since the registration was sent is compared when the hub has answered
         }
         self.session.refresh();
-        if self.client.is_connected() && !self.client.is_registered() {
-            return; // its registration is under way, and what it said is what the hub will know
-        }
         let (file, git) = (self.session.file.clone(), self.session.git());
         let session = self.conversation().or_else(|| self.client.who.session.clone());
         let branch = (git.branch != self.client.who.branch).then(|| git.branch.clone().unwrap_or_default());
