@@ -82,7 +82,7 @@ impl DataDir {
         let is_empty = fs::read_dir(&self.0)?.next().is_none();
         let meta = fs::metadata(&self.0)?;
         if meta.mode() & (if is_empty { 0o002 } else { 0o022 }) != 0 {
-            return Err(io::Error::other("others can write to it; check its content, then run chmod 700"));
+            return Err(io::Error::other("others can write to it (check its content, then run chmod 700)"));
         }
         is_ours("it", &meta)
     }

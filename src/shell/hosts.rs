@@ -128,7 +128,7 @@ fn list(dir: &DataDir) -> Outcome {
 pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
     let host = args.words.first().map_or("", String::as_str);
     let Some([.., pid]) = links(dir).into_iter().find(|[name, ..]| name == host) else {
-        return usage_error(format!("\"{}\" is not linked; `relay link` lists the links", clean(host)));
+        return usage_error(format!("\"{}\" is not linked; give a HOST that `relay link` lists", clean(host)));
     };
     match Command::new("kill").arg(&pid).status()?.success() {
         true => out(&format!("{host} is no longer linked.\n")),
