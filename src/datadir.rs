@@ -125,12 +125,12 @@ impl DataDir {
         self.0.join("sessions")
     }
 
-    /// Connects to the hub, within `limit`. Errors: the directory is not private, or the socket belongs to another user: that
-    /// could read every question and send text into sessions;
-    /// `NotFound` or `ConnectionRefused` if no hub runs, the latter also if `hub.sock` is not a socket, such as a link
-    /// out of the directory, which the next hub replaces; `TimedOut` if a hub does not accept.
+    /// Connects to the hub, within `limit`. May change the working directory, as may [`Claim::bind`].
     ///
-    /// May change the working directory, as may [`Claim::bind`].
+    /// # Errors
+    /// `NotFound` or `ConnectionRefused` if no hub runs. The latter also if `hub.sock` is not a socket, such as a symbolic link,
+    /// which the next hub replaces. `TimedOut` if a hub does not accept. Another error if the directory is not private, or if
+    /// the socket belongs to another user, who could read every question and send text into sessions.
     pub fn connect(&self, limit: Duration) -> io::Result<UnixStream> {
         if let Some(socket) = self.elsewhere() {
             return dial(socket, limit); // the user has named or mounted it
