@@ -83,7 +83,7 @@ impl DataDir {
         let is_empty = entries.all(|entry| entry.file_name().as_bytes().starts_with(PROBE.as_bytes()));
         let meta = fs::metadata(&self.0)?;
         if meta.mode() & (if is_empty { 0o002 } else { 0o022 }) != 0 {
-            return Err(io::Error::other("others can write to it; check its content, then run chmod 700"));
+            return Err(io::Error::other("others can write to it (check its content, then run chmod 700)"));
         }
         is_ours("it", &meta)
     }
@@ -126,12 +126,12 @@ impl DataDir {
         self.0.join("sessions")
     }
 
-    /// Connects to the hub, within `limit`. Errors: the directory is not private, or the socket belongs to another user: that
-    /// could read every question and send text into sessions;
-    /// `NotFound` or `ConnectionRefused` if no hub runs, the latter also if `hub.sock` is not a socket, such as a link
-    /// out of the directory, which the next hub replaces; `TimedOut` if a hub does not accept.
+    /// Connects to the hub, within `limit`. May change the working directory, as may [`Claim::bind`].
     ///
-    /// May change the working directory, as may [`Claim::bind`].
+    /// # Errors
+    /// `NotFound` or `ConnectionRefused` if no hub runs. The latter also if `hub.sock` is not a socket, such as a symbolic link,
+    /// which the next hub replaces. `TimedOut` if a hub does not accept. Another error if the directory is not private, or if
+    /// the socket belongs to another user, who could read every question and send text into sessions.
     pub fn connect(&self, limit: Duration) -> io::Result<UnixStream> {
         if let Some(socket) = self.elsewhere() {
             return dial(socket, limit); // the user has named or mounted it

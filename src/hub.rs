@@ -348,7 +348,7 @@ fn watch_signals(incoming: Sender<Incoming>) -> Result<(), String> {
     threads::spawn("signals", threads::SMALL, watch).map_err(|e| format!("cannot start a thread: {e}"))
 }
 
-/// Logs an event of the router, with the original system's name for it where there is one.
+/// Logs an event of the router. An event that the original claude-relay logged too has the name that it had there.
 fn log_event(event: &Event) {
     let level = match event.event {
         What::DeadPath | What::Refused => log::Level::Warn,

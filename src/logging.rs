@@ -58,15 +58,16 @@ pub fn init(dir: &Path, proc: &'static str, stderr: bool) {
     }));
 }
 
-/// The files of JSON lines, and where somebody may read them the readable lines on stderr. One JSON line: `ts`, `level`, `proc`,
-/// `pid`, `event`, then the fields in their order.
+/// The logger: JSON lines in the file of the day and, if `stderr` is set, readable lines on stderr. A JSON line has `ts`,
+/// `level`, `proc`, `pid`, `event`, then the fields in their order.
 struct Sink {
     level: LevelFilter,
     dir: PathBuf,
     proc: &'static str,
-    /// Per level a second, and the number of lines in it: a flood of one level does not hide the others.
+    /// For each level, the last second that had a line and the number of lines in it: a flood at one level does not hide the
+    /// others.
     counts: Mutex<[(i64, u32); 6]>,
-    /// To the thread that writes them: a client may never read our stderr.
+    /// Sends lines to the thread that writes them, which may block: a client may never read our stderr.
     stderr: Option<Sender<String>>,
 }
 

@@ -1,4 +1,4 @@
-//! The reader thread of a connection: parses lines and sends them to the router, within the connection's share of its
+//! The reader thread of a connection: parses lines and sends them to the router, within the connection's share of the router's
 //! time.
 
 use std::io;
@@ -65,8 +65,9 @@ pub fn read(conn: ConnId, is_remote: bool, stream: &Arc<UnixStream>, incoming: &
     let _ = incoming.send(Incoming::Closed(conn, last));
 }
 
-/// What the hub knows better than a client, and the limits of `peers.sock`. It refuses what a peer does not need; that is
-/// the answer. The process keys of its clients get a prefix, so that none can name a process of this machine.
+/// Corrects the fields that the hub knows better than the client, and applies the limits of `peers.sock`: returns the error to
+/// answer with if that socket does not offer the request. The process keys that its clients name get a prefix, so that none of
+/// them can name a process of this machine.
 fn admit(is_remote: bool, message: &mut ToHub) -> Option<ToClient> {
     let process = match message {
         ToHub::Register { who, .. } => {

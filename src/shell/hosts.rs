@@ -29,9 +29,9 @@ use far_end::{FORWARDED, Remote, TAKEN};
 
 /// How long the other machine may take to answer one command.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How often a link sends a line, so that the other end knows that it is there, and looks after the local hub.
+/// How often a link sends a line, by which the other end knows that the link is alive, and starts the local hub if none runs.
 const BEAT: Duration = Duration::from_secs(10);
-/// The pauses before the next attempt.
+/// The pause before the next attempt. It doubles with each attempt, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The longest line that is read from the other end of a link, in bytes.
@@ -64,7 +64,7 @@ struct Keeper<'a> {
     pause: Duration,
 }
 
-/// A running ssh, which ends with this.
+/// A running ssh. It is killed when this value is dropped.
 struct Ssh {
     child: Child,
     /// What the other machine prints on standard output. Its errors, and those of ssh, are printed here.
@@ -92,7 +92,7 @@ pub fn link(dir: &DataDir, args: &Args) -> Outcome {
     }
 }
 
-/// What ssh takes for a host, and what is a file name.
+/// Checks that ssh takes `host` for a host, and that it can be the name of a file in `links/`.
 fn check_host(host: &str) -> Result<(), Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "@._:%-".contains(c);
     match !host.is_empty() && host.chars().all(plain) && !host.starts_with(['-', '.']) {
@@ -128,7 +128,7 @@ fn list(dir: &DataDir) -> Outcome {
 pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
     let host = args.words.first().map_or("", String::as_str);
     let Some([.., pid]) = links(dir).into_iter().find(|[name, ..]| name == host) else {
-        return usage_error(format!("\"{}\" is not linked; `relay link` lists the links", clean(host)));
+        return usage_error(format!("\"{}\" is not linked; `relay link` lists the HOSTs", clean(host)));
     };
     match Command::new("kill").arg(&pid).status()?.success() {
         true => out(&format!("{host} is no longer linked.\n")),
@@ -179,7 +179,7 @@ impl Keeper<'_> {
         (self.was_up, self.pause) = (true, PAUSE);
         loop {
             self.local_hub()?;
-            let _ = ssh.child.stdin.as_mut().map(|stdin| stdin.write_all(b"\n")); // if it is lost, its output has ended
+            let _ = ssh.child.stdin.as_mut().map(|stdin| stdin.write_all(b"\n")); // an error also ends `lines`, which is read next
             ssh.find_line(BEAT, |_| None::<()>)?;
         }
     }
@@ -209,7 +209,8 @@ impl Ssh {
         self.find_line(ANSWER, find)?.ok_or_else(|| format!("no answer within {} s", ANSWER.as_secs()))
     }
 
-    /// The first line that `find` accepts, after those of a shell's start-up files; `None` after `limit`.
+    /// Returns the first line that `find` accepts, or `None` after `limit`. Skips other lines, such as
+    /// those of a shell's start-up files.
     fn find_line<T>(
         &mut self,
         limit: Duration,

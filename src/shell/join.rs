@@ -73,7 +73,7 @@ impl Member<'_> {
         Ok(())
     }
 
-    /// Handles an event that was not typed.
+    /// Handles an event of the connection to the hub.
     fn handle_event(&mut self, event: Event) -> Outcome {
         let note = match event {
             Event::Push(parcel) => return self.show_parcel(&parcel),

@@ -57,7 +57,7 @@ impl Settings {
         Some(self.first(|value| (value["disableAllHooks"] == true).then_some(()))?.1)
     }
 
-    /// Whether they disable our plugin.
+    /// Whether these settings disable our plugin.
     pub fn disables_plugin(&self) -> bool {
         self.first(|value| value["enabledPlugins"].get(PLUGIN))
             .is_some_and(|(is_enabled, _)| *is_enabled == false)

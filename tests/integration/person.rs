@@ -229,7 +229,7 @@ fn what_cannot_be_asked_is_declined_at_once() {
         ("off", "RELAY_PERSON=off"),
         ("plain", "its client shows no forms"),
         ("other", "its client shows no forms"),
-        ("script-2", "nobody there answers questions"),
+        ("script-2", "no person answers there"),
     ] {
         let refused = a.call("relay_ask", json!({"to": to, "question": "?", "who": "person"}));
         assert!(refused.text.contains(why) && refused.text.contains("your own user"), "{}", refused.text);

@@ -137,7 +137,7 @@ fn a_person_is_asked_in_the_same_way_by_both_kinds_of_questions() {
     let _robot = home.join("robot");
     let ran = home.run(&["ask", "robot", "--person", "deploy?"]);
     assert_eq!(ran.code, Some(14), "{}", ran.err);
-    assert!(ran.err.contains("declined: \"robot\": nobody there answers questions"), "{}", ran.err);
+    assert!(ran.err.contains("declined: \"robot\": no person answers there"), "{}", ran.err);
     let ran = home.run(&["broadcast", "--person", "deploy?"]);
     assert_eq!(ran.code, Some(2), "{}", ran.err);
     let ran = home.run(&["ask", "anna", "--person", &"x".repeat(1001)]);

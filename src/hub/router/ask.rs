@@ -280,8 +280,8 @@ impl Router {
         self.count_outcome(&ask, Some(Code::HubUnreachable));
     }
 
-    /// An ask or a broadcast that this peer takes to be open. It ends now if the hub lost it with an earlier epoch, or dropped
-    /// it or its end when the peer was gone.
+    /// Ends an ask or a broadcast that this peer takes to be open, if the hub lost it with an earlier epoch, or dropped it or
+    /// its end while the peer was gone.
     pub(super) fn fail_lost_ask(&mut self, me: PeerNo, id: &str) {
         let id = Id::from(id);
         let who = &self.peer(me).who;
@@ -333,7 +333,7 @@ impl Router {
         Some(ask)
     }
 
-    /// Sends the state of an ask to its asker, if it is connected; while it is open, also in words.
+    /// Sends the state of an ask to its asker, if that is connected; while the ask is open, also in words.
     pub(super) fn notify_asker(
         &mut self,
         asker: PeerNo,

@@ -7,8 +7,8 @@ use super::session::WAITER_OVERHEAD;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Role, Router, Starter, Timer};
 use crate::wire::{Answer, Code, Event, Fault, Kind, Parcel, Path, PeerKind, State, ToClient, What, fault};
 
-/// How much text goes with one answer by the path `tool`, in bytes, before the last one. A channel hands over what fits its
-/// client's limit for a tool result, and returns the rest.
+/// An answer by the path `tool` takes no further text once it has this many bytes of texts. A channel hands over what fits
+/// its client's limit for a tool result, and returns the rest.
 const MAX_BY_TOOL: usize = 480_000;
 
 /// How long the answer to `ask` and `reply` waits for the text to be handed over, in milliseconds.
@@ -196,7 +196,7 @@ impl Router {
         }
     }
 
-    /// Sends the texts without another path, since the result of the tool call that is about to be answered can carry them.
+    /// Sends the texts that no other path can take now: the result of the tool call that is about to be answered carries them.
     pub(super) fn dispatch_by_tool(&mut self, conn: ConnId) {
         let me = self.peer_on(conn).map(|no| self.peer(no)).filter(|me| me.who.kind == PeerKind::Session);
         let mut size = 0;
@@ -262,7 +262,8 @@ impl Router {
         }
     }
 
-    /// Changes the state of a delivery, and notifies the asker if it is a question, or if it is its end.
+    /// Changes the state of a delivery. Notifies the asker of the state of its question, or that the end of its ask was
+    /// handed over.
     pub(super) fn progress(&mut self, no: DeliveryNo, state: State, path: Option<Path>) {
         let now = self.now;
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };

@@ -42,10 +42,10 @@ impl Router {
             PeerKind::Session => {
                 "its user cannot be shown a form there: it runs without a terminal, or its client shows no forms"
             }
-            PeerKind::Person | PeerKind::Script => "nobody there answers questions",
+            PeerKind::Person | PeerKind::Script => "no person answers there",
         };
         let name = &who.name;
-        let instead = "ask that session itself instead, or your own user";
+        let instead = "ask that peer itself instead, or your own user";
         refused(Code::Declined, format!("\"{name}\": {why}; {instead}"))
     }
 

@@ -107,7 +107,7 @@ impl Router {
         }
     }
 
-    /// The deliveries to these peers whose last push is of a kind.
+    /// The deliveries to these peers whose last push `is_it` accepts.
     pub(super) fn pushes_to(&self, peers: &[PeerNo], is_it: impl Fn(&Attempt) -> bool) -> Vec<DeliveryNo> {
         let mut pushes = self.inboxes(peers);
         pushes.retain(|no| self.last_attempt(*no).is_some_and(&is_it));

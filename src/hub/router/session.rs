@@ -72,7 +72,7 @@ impl Session {
 impl Router {
     pub(super) fn hook(&mut self, hook: &HookReport) -> Reply {
         let (now, event, claude) = (self.now, hook.event, hook.claude.as_str());
-        // They are kept, for as many processes as there may be.
+        // Both are kept for each of up to `MAX_SESSIONS` processes.
         if [&hook.turn, &hook.ask_id].into_iter().flatten().any(|id| id.len() > MAX_LABEL) {
             return refused(Code::BadMsg, "`turn` or `ask_id` is too long");
         }
