@@ -202,12 +202,16 @@ fn registered_sessions_are_not_missing() {
     setup(&home, &[]);
     // The session is this process.
     let pid = std::process::id();
-    home.write(&format!(".claude/sessions/{pid}.json"), &json!({"pid": pid, "name": "me"}).to_string());
+    home.write(
+        &format!(".claude/sessions/{pid}.json"),
+        &json!({"pid": pid, "name": "me", "cwd": "/\u{1b}[2J"}).to_string(),
+    );
     home.write(".claude/sessions/4194305.json", r#"{"pid": 4194305, "name": "dead"}"#);
     home.write(".claude/sessions/odd.json", "[");
     let peers = home.run(&["peers"]);
     assert!(peers.err.contains("Running sessions that cannot be asked: 1. Run `relay doctor`"), "{peers:?}");
     assert!(problem(&diagnose(&home), "session", "error").contains("me (process"));
+    assert!(!home.run(&["doctor"]).out.contains('\u{1b}'), "a directory is no terminal sequence");
 
     let _one = home.channel("one");
     let report = diagnose(&home);
