@@ -197,6 +197,17 @@ fn doctor_says_why_a_running_session_cannot_be_asked() {
 }
 
 #[test]
+fn a_session_file_without_a_process_is_of_no_session() {
+    let home = with_claude();
+    home.write(".claude/sessions/odd.json", "{}");
+    for no_proc in ["", "1"] {
+        let ran = home.relay(&["peers"]).env("RELAY_NO_PROC", no_proc).output().expect("it runs");
+        let err = String::from_utf8_lossy(&ran.stderr);
+        assert!(!err.contains("cannot be asked"), "{no_proc:?} {err}");
+    }
+}
+
+#[test]
 fn registered_sessions_are_not_missing() {
     let home = with_claude();
     setup(&home, &[]);
