@@ -23,8 +23,8 @@ const SOCKET_PATH: usize = 104;
 const SOCKET: &str = "hub.sock";
 const LOCK: &str = "hub.lock";
 const JOURNAL: &str = "hub.journal";
-/// How much is written to find a full disk, in bytes.
-const PROBE: usize = 256 << 10;
+/// The prefix of a file that another process has only for a moment.
+const PROBE: &str = ".probe-";
 const REMEDY: &str = "choose another directory with --data-dir or RELAY_DATA_DIR";
 
 /// The data directory.
@@ -68,18 +68,19 @@ impl DataDir {
         Ok(())
     }
 
-    /// Checks whether a hub can use the directory, or make it. Changes nothing, but writes a file and removes it: a disk or a
-    /// quota that is full shows only so.
-    pub fn look(&self) -> Result<(), String> {
+    /// Checks whether a hub can use the directory, or make it. Changes nothing, but writes a file of `room` bytes and removes it:
+    /// a disk or a quota that is full shows only so.
+    pub fn look(&self, room: usize) -> Result<(), String> {
         let there = self.0.ancestors().find(|at| fs::symlink_metadata(at).is_ok()).unwrap_or(&self.0);
         let checked = if there == self.0 { self.check() } else { Ok(()) };
-        checked.and_then(|()| probe(there)).map_err(|e| self.unusable(&e))
+        checked.and_then(|()| probe(there, room)).map_err(|e| self.unusable(&e))
     }
 
     /// Whether the directory belongs to this user and is private.
     fn check(&self) -> io::Result<()> {
         // Read before the mode: another process may be making it private and filling it.
-        let is_empty = fs::read_dir(&self.0)?.next().is_none();
+        let mut entries = fs::read_dir(&self.0)?.flatten();
+        let is_empty = entries.all(|entry| entry.file_name().as_bytes().starts_with(PROBE.as_bytes()));
         let meta = fs::metadata(&self.0)?;
         if meta.mode() & (if is_empty { 0o002 } else { 0o022 }) != 0 {
             return Err(io::Error::other("others can write to it (check its content, then run chmod 700)"));
@@ -287,11 +288,13 @@ fn is_ours(name: &str, meta: &fs::Metadata) -> io::Result<()> {
     }
 }
 
-/// Writes a file in `dir` and removes it.
-fn probe(dir: &Path) -> io::Result<()> {
-    let probe = dir.join(format!(".probe-{}", std::process::id()));
-    let written = File::create_new(&probe)
-        .and_then(|mut file| file.write_all(&vec![0; PROBE]).and_then(|()| file.sync_all()));
+/// Writes a file of `room` bytes in `dir` and removes it.
+fn probe(dir: &Path, room: usize) -> io::Result<()> {
+    let probe = dir.join(format!("{PROBE}{}", std::process::id()));
+    let written = File::create_new(&probe).and_then(|mut file| match room {
+        0 => Ok(()), // a status line may look every second
+        _ => file.write_all(&vec![0; room]).and_then(|()| file.sync_all()),
+    });
     let _ = fs::remove_file(&probe); // if it could be made
     written
 }
@@ -376,6 +379,7 @@ mod tests {
         chmod(&dir.0, 0o777);
         assert!(dir.prepare().expect_err("open to all").contains("chmod 700"));
         chmod(&dir.0, 0o775);
+        fs::write(dir.0.join(".probe-1"), "").expect("another process looks too");
         dir.prepare().expect("empty, so it is ours to close");
         chmod(&dir.0, 0o775);
         assert!(dir.prepare().expect_err("not empty").contains("chmod 700"));

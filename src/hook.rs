@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::datadir::DataDir;
+use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
 use crate::link::Link;
 use crate::process;
@@ -150,14 +150,16 @@ fn report(dir: &DataDir, first: &[ToHub], hook: &ToHub, patience: Duration) -> O
         if left.is_zero() {
             return None;
         }
-        if let Ok(mut link) = dir.connect(left).and_then(Link::over)
-            && first.iter().all(|message| link.sender.send(message).is_ok())
-        {
-            match link.call_until(until, |_| hook.clone()) {
-                Ok(answer) => return Some((link, answer)),
-                Err(fault) if fault.code == Code::HubUnreachable => {}
-                Err(_) => return None, // a hub of another version
+        match dir.connect(left).and_then(Link::over) {
+            Ok(mut link) if first.iter().all(|message| link.sender.send(message).is_ok()) => {
+                match link.call_until(until, |_| hook.clone()) {
+                    Ok(answer) => return Some((link, answer)),
+                    Err(fault) if fault.code == Code::HubUnreachable => {}
+                    Err(_) => return None, // a hub of another version
+                }
             }
+            Err(e) if !is_not_running(&e) => return None, // an unusable directory: it would delay every hook
+            Ok(_) | Err(_) => {}
         }
         thread::sleep(RETRY.min(left));
     }

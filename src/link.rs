@@ -116,7 +116,7 @@ impl Link {
                 Err(e) => {
                     let at = dir.client_socket();
                     let why = format!("cannot connect to {}: {e}; see `relay doctor`", at.display());
-                    return Err(unreachable(dir.look().err().unwrap_or(why)));
+                    return Err(unreachable(dir.look(0).err().unwrap_or(why)));
                 }
             };
             if Instant::now() >= until {
@@ -295,15 +295,21 @@ pub fn start_hub(dir: &DataDir) -> Result<String, Fault> {
     // Both pipes lose their reader here. The hub writes to them before that or not at all.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|e| failed(&e.to_string()))?;
-    let (mut said, mut why) = (String::new(), String::new());
+    // Bytes, since a limit may cut a character of the directory.
+    let (mut said, mut why) = (Vec::new(), Vec::new());
     if let Some(out) = child.stdout.take() {
-        let _ = BufReader::new(out.take(100)).read_line(&mut said); // on an error the line stays empty
+        let _ = BufReader::new(out.take(8 << 10)).read_until(b'\n', &mut said); // on an error the line stays empty
     }
     if let Some(err) = child.stderr.take().filter(|_| said.is_empty()) {
-        let _ = err.take(2000).read_to_string(&mut why); // as above
+        let _ = err.take(2000).read_to_end(&mut why); // as above
     }
     let _ = child.wait(); // the shell has ended
-    if said.is_empty() { Err(failed(why.trim().trim_start_matches("relay hub: "))) } else { Ok(said) }
+    let (said, why) = (String::from_utf8_lossy(&said), String::from_utf8_lossy(&why));
+    if said.is_empty() {
+        Err(failed(why.trim().trim_start_matches("relay hub: ")))
+    } else {
+        Ok(said.into_owned())
+    }
 }
 
 /// A path that starts the running program, also after its file was replaced or removed: Linux then gives the old path

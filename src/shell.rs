@@ -119,7 +119,7 @@ pub fn print(value: &impl Serialize) -> Result<(), Failure> {
 pub fn open(dir: &DataDir) -> Result<Option<Link>, Fault> {
     // Where nobody listens, the second attempt fails at once. A hub that hangs is not waited for again.
     Link::open(dir, Start::No).map(Some).or_else(|fault| match dir.connect(Duration::from_millis(10)) {
-        Err(e) if is_not_running(&e) => dir.look().map(|()| None).map_err(unreachable),
+        Err(e) if is_not_running(&e) => dir.look(0).map(|()| None).map_err(unreachable),
         _ => Err(fault),
     })
 }

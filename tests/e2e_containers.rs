@@ -34,8 +34,9 @@ fn a_session_with_the_socket_of_a_hub_elsewhere_is_asked_and_asks() {
             stage.model.wait_for(from, "the answer", |request| request.hears(answer));
             asker.settle();
             // The receipts are those of hooks, which found the hub in the same way.
-            let course = watch.course("reply", &ask_id);
-            assert!(course.last().is_some_and(|step| step.starts_with("seen")), "{version} {course:?}");
+            let is_seen =
+                || watch.course("reply", &ask_id).last().is_some_and(|step| step.starts_with("seen"));
+            wait_until("the receipt", is_seen);
         }
         assert_eq!(peer_line(&alice.peers(), "bob")["kind"], json!("session"));
         assert!(!inner.join("hub.lock").exists() && inner.join("sessions").exists(), "no hub was started");

@@ -98,9 +98,15 @@ impl Channel {
         self.wait.take_if(|wait| cancelled.as_ref() == Some(&wait.call));
     }
 
+    /// Answers with an empty list while there is no hub: a client waits for this answer at its start, and each registration
+    /// reports a change.
     pub(super) fn list_resources(&mut self, id: Id) {
         self.lists_resources = true;
-        self.client.send(&ToHub::WatchRoster); // without a hub: each registration reports a change
+        if !self.client.is_registered() {
+            self.print(&mcp::result(&id, json!({"resources": []})));
+            return;
+        }
+        self.client.send(&ToHub::WatchRoster);
         self.ask_hub(|id| ToHub::Peers { id }, Call::Resources(id, None));
     }
 

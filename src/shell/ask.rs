@@ -17,9 +17,10 @@ use crate::wire::{
     ToClient, ToHub, fault,
 };
 
-/// How long after its timeout the hub may take to report the end of an ask: a person may put a question off for 10 minutes,
-/// which do not count towards the timeout.
-const GRACE: Duration = Duration::from_secs(615);
+/// How long after its timeout the hub may take to report the end of an ask.
+const GRACE: Duration = Duration::from_secs(15);
+/// How long a person may put a question off, which does not count towards the timeout.
+const PUT_OFF: Duration = Duration::from_secs(600);
 /// How often the time in the status line is updated.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -106,6 +107,9 @@ pub fn ask(dir: &DataDir, args: &Args) -> Outcome {
     };
     let (text, timeout) = (text(words)?, timeout(args, "10m")?);
     let mut waiter = Waiter::new(dir, args, timeout)?;
+    if args.has("person") {
+        waiter.timeout += PUT_OFF;
+    }
     waiter.guest.ask(to, &text, args.get("thread"), timeout, args.has("person"))?;
     let outcome = await_answer(&mut waiter, args, to);
     waiter.guest.leave();
@@ -208,6 +212,10 @@ fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outc
                 waiter.guest.client.seen(&parcel.push);
                 result.answers.push(parcel.into());
             }
+            News::Hub(Event::Push(Parcel { code: Some(code), push, text, .. })) => {
+                waiter.guest.client.seen(&push); // the hub's state was lost
+                return Err(fault(code, text).into());
+            }
             _ => {}
         }
     }
@@ -237,6 +245,8 @@ fn text(words: &[String]) -> Result<String, Failure> {
     let text = String::from_utf8_lossy(&bytes);
     match text.trim().is_empty() {
         true => usage_error("missing TEXT; give it as an argument, or on standard input with '-'"),
+        // Without its newlines at the end, a text that was cut there might be short enough.
+        false if bytes.len() > MAX_TEXT + 1 => Ok(text.into_owned()),
         false => Ok(text.trim_end_matches(['\n', '\r']).to_owned()),
     }
 }

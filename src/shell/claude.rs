@@ -201,9 +201,10 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
 
 /// `path` with `~` for the home directory.
 pub fn abbreviate_home(path: impl AsRef<Path>) -> String {
-    let path = path.as_ref();
-    let below = path.strip_prefix(std::env::home_dir().unwrap_or_default());
-    below.map_or_else(|_| path.to_owned(), |below| Path::new("~").join(below)).display().to_string()
+    let home = std::env::home_dir().filter(|home| home.is_absolute());
+    let below = home.as_ref().and_then(|home| path.as_ref().strip_prefix(home).ok());
+    let shown = below.map_or(path.as_ref().to_owned(), |below| Path::new("~").join(below));
+    shown.components().collect::<PathBuf>().display().to_string() // without the slash after `~` alone
 }
 
 #[cfg(test)]

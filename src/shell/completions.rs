@@ -6,6 +6,7 @@ use super::peers::roster;
 use super::terminal::out;
 use super::{Outcome, usage_error};
 use crate::datadir::DataDir;
+use crate::name;
 
 // Where nothing is to be completed, bash and zsh complete the names of files.
 pub const BASH: &str = r#"# bash completion for relay
@@ -16,7 +17,7 @@ complete -o default -F _relay relay
 "#;
 pub const ZSH: &str = r#"#compdef relay
 _relay() {
-    local choices=($(relay completions zsh -- "${(@)words[1,CURRENT-1]}" 2>/dev/null | cut -f 1))
+    local choices=($(relay completions zsh -- "${(@)words[1,CURRENT-1]}" 2>/dev/null))
     compadd -- $choices || _files
 }
 if [ "$funcstack[1]" = _relay ]; then _relay "$@"; else compdef _relay relay; fi
@@ -59,7 +60,8 @@ fn values(dir: &DataDir, argument: &str) -> Vec<String> {
     match argument.split(' ').next().unwrap_or_default() {
         "PEER" => {
             let roster = roster(dir).ok().flatten().unwrap_or_default();
-            roster.peers.into_iter().map(|peer| peer.name).collect()
+            // Bash expands the words: a hub elsewhere, such as a linked one, must not run commands here.
+            roster.peers.into_iter().map(|peer| peer.name).filter(|name| name::is_valid(name)).collect()
         }
         words if words.contains('|') => words.split('|').map(str::to_owned).collect(),
         _ => Vec::new(),

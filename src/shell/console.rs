@@ -40,7 +40,7 @@ impl Console {
             for signal in [SIGWINCH, SIGCONT] {
                 let _ = flag::register(signal, console.is_stale.clone()); // without it the width stays the same
             }
-            console.print(BRACKETED_PASTE_ON)?;
+            console.draw()?;
         }
         Ok(console)
     }
@@ -104,7 +104,8 @@ impl Console {
     /// Draws the line that is being typed, in one line of the terminal.
     fn draw(&mut self) -> Outcome {
         if self.is_stale.swap(false, Ordering::Relaxed) {
-            send_every_key(); // the shell may have changed that while we were stopped
+            send_every_key(); // the shell may have changed that while we were stopped, and the next too
+            out(BRACKETED_PASTE_ON)?;
             self.columns = columns().unwrap_or(DEFAULT_COLUMNS);
         }
         let (line, column) = self.editor.render(self.columns);

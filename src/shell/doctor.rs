@@ -23,10 +23,14 @@ use crate::wire::{Code, PeerKind, Roster, Status};
 /// What the versions of Claude Code support.
 const SUPPORT: &str = "sessions from 2.1.224 on have an inbox, earlier ones receive messages by a hook";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// How much is written to find a full disk, in bytes.
+const ROOM: usize = 256 << 10;
 /// What to do about a plugin that does not work.
 const SETUP: &str = "run `relay setup`, then restart the sessions";
 /// What to do about a hub that can't be used.
 const RESTART: &str = "relay stop; the sessions start a new hub at once";
+/// What to do about a hub that does not run, and that no session here can start.
+const START_ELSEWHERE: &str = "relay hub --detach, on the machine that it belongs to";
 
 /// The severity of a finding.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
@@ -152,7 +156,7 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
     let path = dir.path().display();
     let logs = fs::read_dir(dir.logs()).into_iter().flatten().flatten();
     let logs: u64 = logs.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
-    if let Err(why) = dir.look() {
+    if let Err(why) = dir.look(ROOM) {
         report.error("directory", why, "free some space, or set RELAY_DATA_DIR to another directory");
         return false;
     }
@@ -174,7 +178,10 @@ fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
     let mut link = match open(dir) {
         Ok(Some(link)) => link,
         Ok(None) => {
-            report.ok("hub", no_hub(dir).message);
+            match dir.elsewhere() {
+                None => report.ok("hub", no_hub(dir).message),
+                Some(_) => report.add(Level::Warning, "hub", no_hub(dir).message, START_ELSEWHERE),
+            }
             return Some(Roster::default());
         }
         Err(fault) => {

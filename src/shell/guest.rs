@@ -135,13 +135,16 @@ impl Guest {
     }
 }
 
+/// The longest line that is read from stdin, in bytes: more than a message and what stands before it, such as `@NAME`.
+const MAX_LINE: u64 = MAX_TEXT as u64 + 1024;
+
 /// What a terminal has sent, or else the next line; empty at the end of stdin.
 fn read_stdin() -> Vec<u8> {
     let (mut input, mut bytes) = (stdin().lock(), Vec::new());
     if input.is_terminal() {
         bytes.extend_from_slice(input.fill_buf().unwrap_or_default());
         input.consume(bytes.len());
-    } else if let Ok(1..) = input.by_ref().take(MAX_TEXT as u64 + 2).read_until(b'\n', &mut bytes)
+    } else if let Ok(1..) = input.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)
         && !bytes.ends_with(b"\n")
     {
         let _ = input.skip_until(b'\n'); // the rest of a line that the hub refuses

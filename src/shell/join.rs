@@ -35,7 +35,7 @@ struct Member<'a> {
     console: Console,
     /// Question number n is at n - 1.
     questions: Vec<Question>,
-    /// Who was asked, by the id of the ask.
+    /// Our open asks by id, with the name of who was asked.
     asked: BTreeMap<String, String>,
 }
 
@@ -54,7 +54,7 @@ impl Member<'_> {
     fn run(&mut self) -> Outcome {
         let mut is_leaving = false;
         // At the end of its input a script still waits for the answers to its questions.
-        while !(is_leaving && self.guest.client.is_idle()) {
+        while !(is_leaving && self.asked.is_empty() && self.guest.client.is_idle()) {
             match self.guest.next(PATIENCE)? {
                 News::Typed(bytes) => {
                     for line in self.console.feed(&bytes, || candidates(self.dir))? {
@@ -81,7 +81,9 @@ impl Member<'_> {
             Event::Lost(_) => "Lost the hub; reconnecting.".to_owned(),
             Event::Ended { result: Ok(Answer::Asked { ask_id, to, state, .. }), .. } => {
                 let note = format!("{to}: {}", state.name());
-                self.asked.insert(ask_id, to);
+                if state < State::Replied {
+                    self.asked.insert(ask_id, to);
+                }
                 note
             }
             Event::Ended { result: Ok(Answer::Replied { to, state, .. }), .. } => {
@@ -116,6 +118,7 @@ impl Member<'_> {
     /// Prints a parcel and confirms it. One that can't be printed is not confirmed.
     fn show_parcel(&mut self, parcel: &Parcel) -> Outcome {
         let Parcel { ask_id, from, text, .. } = parcel;
+        self.asked.remove(ask_id); // the end of one of ours, or a question
         if let Some(code) = parcel.code {
             self.console.note(&describe(fault(code, text.as_str())))?;
         } else {

@@ -121,7 +121,9 @@ impl Entry {
             let mut rules: Vec<Value> = old.map_or(Ok(Vec::new()), serde_json::from_str)?;
             rules.retain(|rule| rule != RULE);
             rules.extend(is_wanted.then(|| RULE.into()));
-            Ok((!rules.is_empty()).then(|| Value::from(rules).to_string()))
+            // One per line, as Claude Code writes them.
+            let lines = rules.iter().map(|rule| format!("\n      {rule}")).collect::<Vec<_>>().join(",");
+            Ok((!rules.is_empty()).then(|| format!("[{lines}\n    ]")))
         };
         match self {
             Entry::Rule => edit(Some(settings), &["permissions", "allow"], "", &rules),

@@ -99,7 +99,7 @@ fn refuses(question: &str) -> bool {
     err(question);
     let mut answer = String::new();
     let _ = io::stdin().read_line(&mut answer); // an error is no answer
-    !matches!(answer.to_ascii_lowercase().as_str(), "\n" | "y\n" | "yes\n")
+    answer.is_empty() || !matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes")
 }
 
 fn remove() -> Result<(), Failure> {

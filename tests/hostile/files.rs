@@ -256,7 +256,12 @@ fn hub_starts_whatever_its_journal_says() {
     written.stop_hub();
     let journal = fs::read_to_string(written.path().join("hub.journal")).expect("a journal");
     let header: Value = serde_json::from_str(&journal).expect("a snapshot only");
-    let mut edited = vec![format!("{journal}{}\n", json!({"at": 1, "ids": [], "input": "tock"}))];
+    let records = [
+        json!({"at": 1, "ids": [], "input": "tock"}),
+        json!({"at": u64::MAX, "ids": [], "input": "tick"}),
+        json!({"at": 1, "ids": [], "input": {"opened": u64::MAX}}),
+    ];
+    let mut edited: Vec<String> = records.iter().map(|record| format!("{journal}{record}\n")).collect();
     for (pointer, value) in [
         ("/snapshot/now", json!(u64::MAX)),
         ("/snapshot/last_conn", json!(u64::MAX)),

@@ -311,3 +311,29 @@ fn an_ask_that_is_repeated_after_its_asker_was_given_up_tells_its_end() {
     assert_eq!((&end["kind"], &end["code"]), (&json!("failed"), &json!("hub_unreachable")));
     drop(b);
 }
+
+/// Else it would be open for its asker for good, and end again when a hub loses its state.
+#[test]
+fn a_broadcast_that_is_repeated_after_its_end_has_ended() {
+    let dir = DataDir::new();
+    dir.start_hub();
+    let (mut a, mut b) = (dir.peer("a"), dir.peer("b"));
+    let all = json!({"type": "broadcast", "broadcast_id": "bc_12345678", "text": "?", "scope": "machine", "timeout_ms": 60_000});
+    a.call(all.clone()).expect("asked");
+    let ask_id = b.take_push()["ask_id"].clone();
+    b.call(json!({"type": "reply", "ask_id": ask_id, "text": "!"})).expect("replied");
+    for kind in ["reply", "summary"] {
+        let push = a.take_push();
+        assert_eq!(push["kind"], kind);
+        a.say(&json!({"type": "seen", "seen": [push["push"]]}));
+    }
+    a.hang_up();
+    let mut a = dir.raw();
+    let mut who = Raw::who("a");
+    who["fresh"] = json!(false);
+    a.call(json!({"type": "register", "who": who})).expect("registered");
+    a.call(all).expect("a repeated request");
+    let end = a.hear_type("state");
+    assert_eq!((&end["ask_id"], &end["state"]), (&json!("bc_12345678"), &json!("replied")));
+    assert!(end["path"].is_string(), "{end}");
+}

@@ -246,6 +246,16 @@ fn uris(channel: &Channel) -> Vec<String> {
     all.map(|r| r["uri"].as_str().expect("an address").to_owned()).collect()
 }
 
+/// A client waits for the list at its start, and a session begins at once whatever became of the hub.
+#[test]
+fn resources_are_listed_without_a_hub() {
+    let dir = DataDir::new();
+    std::fs::write(dir.path(), "").expect("a file in the place of the directory");
+    let channel = dir.launch("a").start();
+    channel.initialize();
+    assert_eq!(uris(&channel), Vec::<String>::new());
+}
+
 #[test]
 fn peers_are_resources_and_changes_are_told() {
     let dir = DataDir::new();

@@ -211,3 +211,13 @@ fn machine_that_was_rebooted_or_renamed_is_the_same() {
         dir.stop_hub();
     }
 }
+
+/// The line by which a hub says that it listens names its directory.
+#[test]
+fn a_long_directory_in_any_script_starts_a_hub() {
+    for begin in ["", "x"] {
+        let dir = DataDir::below(&format!("{begin}{}", "é".repeat(60)), &[]);
+        dir.start_hub();
+        dir.stop_hub();
+    }
+}

@@ -1,8 +1,11 @@
 //! What surrounds a channel: the directory that it was started in, and the process that started it.
 
+use std::fs;
+use std::time::Duration;
+
 use serde_json::json;
 
-use crate::driver::{Channel, DataDir, signal};
+use crate::driver::{Channel, DataDir, FakeHub, signal};
 
 /// The channel of a session that says nothing about its project; a shell does `before` first, in the project's directory.
 fn started_in(dir: &DataDir, session: &str, before: &'static str) -> Channel {
@@ -84,4 +87,25 @@ fn a_channel_whose_parent_is_gone_leaves_though_its_stdin_is_open() {
         channel.wait();
     }
     assert_eq!(dir.logged("parent_gone").len(), 1, "of the one that the hub knew");
+}
+
+/// The registration that the hub answers late has the branch of before.
+#[test]
+fn what_changes_while_the_hub_is_slow_to_register_a_session_is_told_afterwards() {
+    let dir = DataDir::new();
+    let head = dir.project("a").join(".git/HEAD");
+    fs::create_dir(head.parent().expect("a directory")).expect("made");
+    fs::write(&head, "ref: refs/heads/one\n").expect("written");
+    let hub = FakeHub::new(&dir, move |message| {
+        if message["type"] == "register" {
+            assert_eq!(message["who"]["branch"], "one");
+            fs::write(&head, "ref: refs/heads/two\n").expect("written");
+            std::thread::sleep(Duration::from_millis(1_500)); // the channel looks once per second, and nothing shows it
+        }
+        None
+    });
+    let channel = dir.launch("a").start();
+    channel.initialize();
+    hub.wait_for("activity", 1);
+    assert_eq!(hub.heard("activity")[0]["branch"], "two");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::shell_kit::Home;
+use crate::shell_kit::{Home, Proc, kill};
 
 #[test]
 fn asks_lists_open_and_ended_asks() {
@@ -100,4 +100,56 @@ fn statusline_counts_what_the_session_waits_for_and_owes() {
     ask.signal("-INT");
     ask.code();
     assert_eq!(line(), "relay: work · 1 open\n");
+}
+
+#[test]
+fn no_text_is_cut() {
+    let home = Home::new();
+    let (bob, mut carol) = (home.join("bob"), home.join("carol"));
+    // The newlines at the place where reading ends are not those at the end of the text.
+    let text = format!("{}\n\n\nthe rest", "x".repeat((512 << 10) - 1));
+    let ran = home.feed(&["ask", "bob", "-"], text.as_bytes());
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+    // The longest text, and one that is longer: the name before it does not count.
+    carol.line(&format!("@bob {} end", "x".repeat((512 << 10) - 4)));
+    bob.out.until("x end\n");
+    carol.line(&format!("@bob {}", "x".repeat((512 << 10) + 1)));
+    carol.err.until("relay: bad_args: ");
+}
+
+/// A process that is stopped, until the end of this.
+struct Stopped(u32);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        kill("-CONT", self.0);
+    }
+}
+
+#[test]
+fn an_ask_ends_though_the_hub_hangs() {
+    let home = Home::new();
+    let bob = home.join("bob");
+    let hub = home.json(&["status", "--json"])["pid"].as_u64().expect("its process");
+    let mut ask = home.start(&["ask", "bob", "still there?", "--timeout", "3"]);
+    bob.out.until("still there?");
+    let hub = u32::try_from(hub).expect("a process");
+    kill("-STOP", hub);
+    let _stopped = Stopped(hub);
+    assert_eq!(ask.code(), Some(5));
+    assert!(ask.err.text().contains("the hub did not report the end"), "{}", ask.err.text());
+}
+
+#[test]
+fn a_broadcast_ends_if_the_hub_has_lost_its_state() {
+    let home = Home::new();
+    let bob = Proc::start(home.relay(&["join", "bob"]).env("RELAY_JOURNAL", "off"));
+    bob.err.until("You are bob");
+    let mut asker = home.start(&["broadcast", "--json", "what are you working on?"]);
+    bob.out.until("working on?");
+    let hub = home.json(&["status", "--json"])["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    kill("-KILL", hub.expect("its process"));
+    assert_eq!(asker.code(), Some(11));
+    let all: Value = serde_json::from_str(&asker.out.text()).expect("JSON");
+    assert_eq!(all["error"]["code"], "hub_unreachable", "{all}");
 }

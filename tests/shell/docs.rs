@@ -2,8 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+
+use serde_json::json;
 
 use crate::shell_kit::{self, Home, relay_path};
 
@@ -183,4 +188,32 @@ fn completions_know_commands_options_and_peers() {
         );
         assert_eq!(complete("relay completions", "z"), "zsh", "{shell}");
     }
+}
+
+#[test]
+fn completions_of_a_hostile_hub_are_no_commands() {
+    let home = Home::new();
+    fs::create_dir(home.data()).expect("the data directory");
+    let listener = UnixListener::bind(home.data().join("hub.sock")).expect("bound");
+    let hub = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut lines = BufReader::new(stream.try_clone().expect("cloned")).lines();
+        let peer = |name: &str| {
+            json!({"name": name, "kind": "session", "host": null, "cwd": "/", "branch": null, "pid": 1, "activity": "idle",
+                "push": null, "confirmed": false, "confirmed_s": null, "connected_s": 1, "other_channels": []})
+        };
+        let peers = [peer("bob"), peer("$(touch owned)")];
+        let roster = json!({"peers": {"self": null, "peers": peers, "asks": [], "owed": []}});
+        for answer in [
+            json!({"welcome": {"v": 2, "pid": 1, "version": "0", "epoch": "e"}}),
+            json!({"ok": {"id": 1, "answer": roster}}),
+        ] {
+            lines.next().expect("a line").expect("text");
+            writeln!(stream, "{answer}").expect("it reads");
+        }
+    });
+    let words = home.run(&["completions", "bash", "--", "relay", "ask"]).out;
+    hub.join().expect("the hub ends");
+    assert!(words.ends_with("\nbob\n"), "{words}");
+    fs::remove_file(home.data().join("hub.sock")).expect("removed");
 }

@@ -140,6 +140,14 @@ fn doctor_finds_what_is_wrong_with_the_data_directory() {
         "nothing is left"
     );
 
+    let limited = format!("trap '' XFSZ; ulimit -f 0; exec {} stop", shell_kit::relay_path());
+    let ran = home.command("sh").args(["-c", &limited]).output().expect("sh runs");
+    assert!(ran.status.success(), "only the doctor looks for room: {ran:?}");
+
+    let ran = home.relay(&["doctor", "--json"]).env("RELAY_SOCKET", "/nowhere").output().expect("it runs");
+    let report: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
+    assert!(problem(&report, "hub", "warning").contains("no hub listens on /nowhere"), "{report}");
+
     let socket = home.data().join("hub.sock");
     fs::create_dir(&socket).expect("a directory");
     assert!(problem(&diagnose(&home), "socket", "error").contains("in the socket's place"));

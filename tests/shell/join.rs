@@ -1,6 +1,6 @@
 //! `relay join`: the built binary, with and without a terminal.
 
-use crate::shell_kit::{Home, shown};
+use crate::shell_kit::{Home, Proc, kill, shown};
 
 #[test]
 fn join_edits_lines_on_a_terminal() {
@@ -143,4 +143,22 @@ fn a_person_is_asked_in_the_same_way_by_both_kinds_of_questions() {
     let ran = home.run(&["ask", "anna", "--person", &"x".repeat(1001)]);
     assert_eq!(ran.code, Some(2), "{}", ran.err);
     assert!(ran.err.contains("at most 1000 bytes and 12 lines"), "{}", ran.err);
+}
+
+#[test]
+fn a_script_learns_that_its_question_was_lost_with_the_hub() {
+    let home = Home::new();
+    let mut bob = Proc::start(home.relay(&["join", "bob"]).env("RELAY_JOURNAL", "off"));
+    bob.err.until("You are bob");
+    let mut script = home.start(&["join", "ci"]);
+    script.line("@bob is main green?");
+    bob.out.until("is main green?");
+    script.err.until("bob: seen");
+    script.stdin = None;
+    let hub = home.json(&["status", "--json"])["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    kill("-KILL", hub.expect("its process"));
+    assert_eq!(script.code(), Some(0));
+    assert!(script.err.text().contains("relay: hub_unreachable: "), "{}", script.err.text());
+    bob.line("/quit");
+    assert_eq!(bob.code(), Some(0));
 }

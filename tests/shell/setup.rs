@@ -167,9 +167,12 @@ fn setup_reports_what_it_cannot_do() {
     // Somebody else's file in the place of ours stays, and is not removed either.
     home.write(".claude/settings.json", "{}");
     let strange = home.write(".local/share/man/man1/relay.1", "another relay");
+    let latin = home.write(".local/share/zsh/site-functions/_relay", "");
+    fs::write(&latin, b"another, in Latin-1: \xe9").expect("a file");
     setup(&home, &[]);
     setup(&home, &["--remove"]);
     assert_eq!(fs::read_to_string(strange).expect("it is there"), "another relay");
+    assert!(fs::read(latin).expect("it is there").ends_with(b"\xe9"));
 
     fs::remove_dir_all(home.path.join(".local")).expect("removed");
     home.write(".local", "a file");
@@ -195,18 +198,18 @@ fn edit(home: &Home, before: &str, option: &str) -> String {
 fn setup_changes_nothing_else_in_the_settings() {
     let home = with_claude();
     for (without, with) in [
-        ("{}\n", "{\n  \"permissions\": {\n    \"allow\": [\"RULE\"]\n  }\n}\n"),
+        ("{}\n", "{\n  \"permissions\": {\n    \"allow\": [\n      \"RULE\"\n    ]\n  }\n}\n"),
         (
             "{\n  \"z\": 1.50,\n  \"a\": [ ]\n}\n",
-            "{\n  \"z\": 1.50,\n  \"a\": [ ],\n  \"permissions\": {\n    \"allow\": [\"RULE\"]\n  }\n}\n",
+            "{\n  \"z\": 1.50,\n  \"a\": [ ],\n  \"permissions\": {\n    \"allow\": [\n      \"RULE\"\n    ]\n  }\n}\n",
         ),
         (
             "{\n  \"permissions\": {\n    \"deny\": [\"{\\\"}]\"]\n  },\n  \"b\": {\"RULE\":1.5e9}\n}\n",
-            "{\n  \"permissions\": {\n    \"deny\": [\"{\\\"}]\"],\n    \"allow\": [\"RULE\"]\n  },\n  \"b\": {\"RULE\":1.5e9}\n}\n",
+            "{\n  \"permissions\": {\n    \"deny\": [\"{\\\"}]\"],\n    \"allow\": [\n      \"RULE\"\n    ]\n  },\n  \"b\": {\"RULE\":1.5e9}\n}\n",
         ),
         (
-            "{\n  \"permissions\": {\n    \"allow\": [\"Read\"],\n    \"ask\": []\n  },\n  \"x\": 1\n}\n",
-            "{\n  \"permissions\": {\n    \"allow\": [\"Read\",\"RULE\"],\n    \"ask\": []\n  },\n  \"x\": 1\n}\n",
+            "{\n  \"permissions\": {\n    \"allow\": [\n      \"Read\"\n    ],\n    \"ask\": []\n  },\n  \"x\": 1\n}\n",
+            "{\n  \"permissions\": {\n    \"allow\": [\n      \"Read\",\n      \"RULE\"\n    ],\n    \"ask\": []\n  },\n  \"x\": 1\n}\n",
         ),
     ] {
         let [without, with] = [without, with].map(|text| text.replace("RULE", RULE));
@@ -266,7 +269,7 @@ fn setup_asks_on_a_terminal_and_yes_is_the_default() {
     home.write(".claude/settings.json", r#"{"env": {"A": "1", "RELAY_PERSON": "on"}}"#);
     let Some(mut proc) = home.on_terminal(&["setup"]) else { return };
     proc.out.until("[Y/n]");
-    proc.write("y\n");
+    proc.write(" Yes \n");
     proc.out.until("May they? [Y/n]");
     proc.write("n\n");
     proc.out.until("RELAY_PERSON is off");

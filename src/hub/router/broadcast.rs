@@ -6,7 +6,7 @@ use super::ask::{Ask, check_id, check_text, check_timeout};
 use super::ended::Tombstone;
 use super::{ConnId, Id, Ms, PeerNo, Reply, Router, Timer};
 use crate::fence::{label, quote};
-use crate::wire::{Answer, BroadcastRequest, Code, Fault, Kind, Member, Scope, State, Who, refused};
+use crate::wire::{Answer, BroadcastRequest, Code, Fault, Kind, Member, Path, Scope, State, Who, refused};
 
 /// The limit of collected answers to a broadcast, in bytes.
 const MAX_COLLECTED: usize = 256 << 10;
@@ -43,6 +43,10 @@ impl Router {
         if let Some(asks) = self.broadcast_before(me, &all)? {
             self.answer(conn, call.id, Ok(Answer::Broadcast { broadcast_id: call.broadcast_id, asks }));
             self.fail_lost_ask(me, &all); // it may have ended while nobody was told
+            let is_delivered = !self.deliveries_to(me).any(|delivery| delivery.parcel.ask_id == *all);
+            if is_delivered && !self.broadcasts.contains_key(&all) {
+                self.notify_asker(me, &all, State::Replied, Some(Path::Tool), None); // else it stays open for the asker
+            }
             return Ok(None);
         }
         let targets = self.in_scope(me, call.scope, call.include_self)?;
