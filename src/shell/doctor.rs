@@ -157,7 +157,7 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
     let logs = fs::read_dir(dir.logs()).into_iter().flatten().flatten();
     let logs: u64 = logs.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
     if let Err(why) = dir.look(ROOM) {
-        report.error("directory", why, "free some space, or set RELAY_DATA_DIR to another directory");
+        report.error("directory", why, "repair that directory, or set RELAY_DATA_DIR to another one");
         return false;
     }
     report.ok("directory", format!("{path}, owned by you; {} KiB of logs", logs / 1024));
