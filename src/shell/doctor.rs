@@ -15,8 +15,8 @@ use super::setup::WHY_ALLOW;
 use super::status::request_status;
 use super::terminal::{out, paint};
 use super::{Failure, Outcome, open, print};
+use crate::connection::no_hub;
 use crate::datadir::DataDir;
-use crate::link::no_hub;
 use crate::span::span;
 use crate::wire::{Code, PeerKind, Roster, Status};
 
@@ -175,8 +175,8 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
 
 /// The hub. Returns its roster, which is empty if no hub runs; `None` if the hub can't be used.
 fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
-    let mut link = match open(dir) {
-        Ok(Some(link)) => link,
+    let mut hub = match open(dir) {
+        Ok(Some(hub)) => hub,
         Ok(None) => {
             match dir.elsewhere() {
                 None => report.ok("hub", no_hub(dir).message),
@@ -189,7 +189,7 @@ fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
             return None;
         }
     };
-    match request_status(&mut link) {
+    match request_status(&mut hub) {
         Ok(Status { version, pid, uptime_s, peers, journal, .. }) => {
             let detail = format!("{version}, process {pid}, up for {}, peers: {peers}", span(uptime_s));
             match version == VERSION {
@@ -206,7 +206,7 @@ fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
         }
         Err(fault) => report.error("hub", fault.message, RESTART),
     }
-    request_roster(&mut link).ok()
+    request_roster(&mut hub).ok()
 }
 
 /// The sessions that are registered with the hub.
