@@ -4,12 +4,12 @@
 
 mod channel;
 mod client;
+mod connection;
 mod datadir;
 mod fence;
 mod hook;
 mod hub;
 mod lines;
-mod link;
 mod logging;
 mod mcp;
 mod name;
@@ -66,7 +66,7 @@ fn replay(args: &Args) -> Outcome {
 fn run(dir: &DataDir, args: &Args) -> Result<ExitCode, Failure> {
     match args.command {
         "channel" => return Ok(channel::run(dir)),
-        "hub" if args.has("detach") => out(&link::start_hub(dir)?)?,
+        "hub" if args.has("detach") => out(&connection::start_hub(dir)?)?,
         "hub" => hub::main(dir, args.has("announce"))?,
         "hook" => return Ok(hook::run(dir, args.has("wait"))),
         "peers" => peers::peers(dir, args)?,
