@@ -131,8 +131,10 @@ fn an_ask_ends_though_the_hub_hangs() {
     let home = Home::new();
     let bob = home.join("bob");
     let hub = home.json(&["status", "--json"])["pid"].as_u64().expect("its process");
-    let mut ask = home.start(&["ask", "bob", "still there?", "--timeout", "3"]);
+    let mut ask = home.start(&["ask", "bob", "still there?", "--timeout", "5"]);
     bob.out.until("still there?");
+    // The hub has told the asker so before it answers the next request.
+    while home.json(&["asks", "--json"])["open"][0]["state"] == "pushed" {}
     let hub = u32::try_from(hub).expect("a process");
     kill("-STOP", hub);
     let _stopped = Stopped(hub);
