@@ -17,6 +17,7 @@ use super::terminal::{out, paint};
 use super::{Failure, Outcome, open, print};
 use crate::connection::no_hub;
 use crate::datadir::DataDir;
+use crate::fence::clean;
 use crate::span::span;
 use crate::wire::{Code, PeerKind, Roster, Status};
 
@@ -78,7 +79,7 @@ fn describe_finding(Finding { check, level, detail, remedy }: &Finding) -> Strin
         Level::Error => paint("31", "ERROR  "),
     };
     let fix = if remedy.is_empty() { "" } else { &format!("{:20}→ {remedy}\n", "") };
-    format!("{mark} {check:11} {detail}\n{fix}")
+    format!("{mark} {check:11} {}\n{fix}", clean(detail)) // it quotes directories and names
 }
 
 /// Runs `relay doctor`. Exit code 1 means that there is an error.
