@@ -143,7 +143,7 @@ fn an_ask_ends_though_the_hub_hangs() {
 #[test]
 fn a_broadcast_ends_if_the_hub_has_lost_its_state() {
     let home = Home::new();
-    let mut bob = Proc::start(home.relay(&["join", "bob"]).env("RELAY_JOURNAL", "off"));
+    let bob = Proc::start(home.relay(&["join", "bob"]).env("RELAY_JOURNAL", "off"));
     bob.err.until("You are bob");
     let mut asker = home.start(&["broadcast", "--json", "what are you working on?"]);
     bob.out.until("working on?");
