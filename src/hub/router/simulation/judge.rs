@@ -34,7 +34,9 @@ impl World {
             }
             self.come_back();
             let unanswered: usize = self.links.values().map(|l| l.unanswered.len()).sum();
-            let is_late = self.peers.iter().any(|p| p.alive && !p.conversation.late.is_empty());
+            // Of a session without hooks the hub knows only that the client has a text.
+            let has_more = |p: &Peer| !p.conversation.late.is_empty() || !p.conversation.queue.is_empty();
+            let is_late = self.peers.iter().any(|p| p.alive && has_more(p));
             let is_idle = self.hub.asks.is_empty() && self.hub.deliveries.is_empty() && !is_late;
             if is_idle && unanswered == 0 && round > 3 {
                 return;

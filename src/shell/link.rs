@@ -126,7 +126,9 @@ fn list(dir: &DataDir) -> Outcome {
 
 /// Runs `relay unlink`: ends the process of a link.
 pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
-    let host = args.words.first().map_or("", String::as_str);
+    let Some(host) = args.words.first() else {
+        return usage_error("missing HOST; `relay link` lists the links");
+    };
     let Some([.., pid]) = links(dir).into_iter().find(|[name, ..]| name == host) else {
         return usage_error(format!("\"{}\" is not linked; `relay link` lists the HOSTs", clean(host)));
     };
