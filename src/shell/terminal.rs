@@ -76,6 +76,8 @@ fn format_table<const N: usize>(
     rows: impl Iterator<Item = [String; N]>,
     columns: usize,
 ) -> String {
+    // What is in the cells may come from a hub on another machine.
+    let rows = rows.map(|row| row.map(|cell| fence::clean(&cell)));
     let rows: Vec<_> = std::iter::once(heading.map(str::to_owned)).chain(rows).collect();
     let widest = |at: usize| rows.iter().map(|row| width::width(&row[at])).max().unwrap_or_default();
     let widths: [usize; N] = std::array::from_fn(widest);
@@ -94,7 +96,7 @@ mod tests {
     fn table_aligns_by_display_width_and_fits_the_terminal() {
         let rows = [
             ["日本語プロジェクト", "idle", "~/code/日本語プロジェクト (main)"],
-            ["web-app", "busy", "~/code/web-app"],
+            ["web\u{1b}[2J-app", "busy", "~/code/web-app"],
         ]
         .map(|row| row.map(str::to_owned));
         let table = |columns| format_table(["NAME", "STATE", "DIRECTORY"], rows.iter().cloned(), columns);

@@ -132,10 +132,11 @@ fn an_ask_ends_though_the_hub_hangs() {
     let bob = home.join("bob");
     let tail = home.start(&["tail"]);
     tail.err.until("watching");
-    let hub = home.json(&["status", "--json"])["pid"].as_u64().expect("its process");
-    let mut ask = home.start(&["ask", "bob", "still there?", "--timeout", "3"]);
+    let mut ask = home.start(&["ask", "bob", "still there?", "--timeout", "5"]);
     bob.out.until("still there?");
-    tail.out.until("seen"); // before that, the hub may not have answered the request to ask
+    tail.out.until("seen");
+    // Before the hub answers this, it has answered the request to ask.
+    let hub = home.json(&["status", "--json"])["pid"].as_u64().expect("its process");
     let hub = u32::try_from(hub).expect("a process");
     kill("-STOP", hub);
     let _stopped = Stopped(hub);
