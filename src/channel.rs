@@ -21,9 +21,9 @@ use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::client::{Client, Event};
+use crate::connection::{self, FromHub};
 use crate::datadir::DataDir;
 use crate::fence;
-use crate::link::{self, FromHub};
 use crate::mcp::{self, Id, Incoming};
 use crate::process;
 use crate::texts::{self, Texts};
@@ -105,7 +105,7 @@ fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
         session.key = process::key(std::process::id());
     }
     let (at, hub) = (dir.clone(), received.clone());
-    spawn("hub", PARSER, move || link::keep(at, |message| hub.send(Received::Hub(message)).is_ok()))?;
+    spawn("hub", PARSER, move || connection::keep(at, |message| hub.send(Received::Hub(message)).is_ok()))?;
     let mut tokens = Tokens::new()?;
     let (identity, _locked) = Identity::open(&dir.sessions().join(&session.key), &mut tokens)?;
     let (inbox, to_inbox) = unbounded();

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
-use crate::link::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
+use crate::connection::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
 use crate::process::HOST;
 use crate::token::Tokens;
 use crate::wire::{
@@ -46,7 +46,7 @@ pub enum Event {
     Push(Parcel),
     /// A message of the hub that only its owner acts on: `State`, `Over` or `RosterChanged`.
     Told(ToClient),
-    /// The connection is lost; [`keep`](crate::link::keep) reconnects.
+    /// The connection is lost; [`keep`](crate::connection::keep) reconnects.
     Lost(Fault),
 }
 
@@ -159,7 +159,7 @@ impl Client {
         self.sender.take().is_some_and(|sender| sender.send(&ToHub::Bye).is_ok())
     }
 
-    /// Handles a message from [`keep`](crate::link::keep).
+    /// Handles a message from [`keep`](crate::connection::keep).
     pub fn handle(&mut self, message: FromHub) -> Vec<Event> {
         match message {
             FromHub::Up { sender, epoch, pid } => {

@@ -163,7 +163,8 @@ impl DataDir {
             Err(TryLockError::Error(e)) => return Err(e),
         }
         let text = format!("{}\n{}\n{}\n", std::process::id(), *HOST, *BOOT);
-        if let Err(e) = lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes())) {
+        // Never empty: another machine that finds no names in it takes ours for its own.
+        if let Err(e) = lock.write_all(text.as_bytes()).and_then(|()| lock.set_len(text.len() as u64)) {
             log::warn!(error:% = e; "lock_not_written"); // a full disk; it is locked all the same
         }
         Ok(Some(Claim { dir: self.clone(), lock }))
@@ -184,7 +185,7 @@ impl DataDir {
     /// as a suffix. A container has another name and the same kernel, after a reboot it is the other way round.
     pub fn other_machine(&self) -> Option<String> {
         let text = read(self.0.join(LOCK))?;
-        let [_, host, boot] = text.lines().collect::<Vec<_>>()[..] else { return None };
+        let [_, host, boot, ..] = text.lines().collect::<Vec<_>>()[..] else { return None };
         (host != *HOST && boot != *BOOT).then(|| host.to_owned())
     }
 
@@ -428,6 +429,9 @@ mod tests {
             fs::write(dir.0.join(LOCK), &same).expect("a lock");
             assert!(dir.other_machine().is_none(), "{same}");
         }
+        // In the moment in which a shorter text was written over a longer one.
+        fs::write(dir.0.join(LOCK), "1\nother-machine\nother-boot\noot\n").expect("a lock");
+        assert!(dir.other_machine().is_some());
         fs::remove_dir_all(dir.0).expect("removed");
     }
 

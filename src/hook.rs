@@ -16,9 +16,9 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use crate::connection::Connection;
 use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
-use crate::link::Link;
 use crate::process;
 use crate::wire::{Answer, Code, HookEvent, HookReport, ListedAsk, MAX_LABEL, Receipts, ToHub, VERSION};
 use transcript::Transcript;
@@ -118,11 +118,11 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
     let hook =
         ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason, age_ms: process::own_age() });
-    let Some((link, Answer::Hooked { unconfirmed, remind })) = report(dir, &first, &hook, patience) else {
+    let Some((hub, Answer::Hooked { unconfirmed, remind })) = report(dir, &first, &hook, patience) else {
         return ExitCode::SUCCESS;
     };
     if let Some(path) = input.transcript_path.filter(|_| unconfirmed > 0) {
-        Transcript::end(path).report(&link.sender);
+        Transcript::end(path).report(&hub.sender);
     }
     if !remind.is_empty() {
         let output =
@@ -143,17 +143,17 @@ fn reminder(asks: &[ListedAsk]) -> String {
 
 /// Reports to the hub, and returns its answer. If that fails, tries again within the time limit: another hub may be running
 /// within 10 ms. Everything is sent before the hub answers, so that a receipt arrives even if the time limit expires.
-fn report(dir: &DataDir, first: &[ToHub], hook: &ToHub, patience: Duration) -> Option<(Link, Answer)> {
+fn report(dir: &DataDir, first: &[ToHub], hook: &ToHub, patience: Duration) -> Option<(Connection, Answer)> {
     let until = Instant::now() + patience;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return None;
         }
-        match dir.connect(left).and_then(Link::over) {
-            Ok(mut link) if first.iter().all(|message| link.sender.send(message).is_ok()) => {
-                match link.call_until(until, |_| hook.clone()) {
-                    Ok(answer) => return Some((link, answer)),
+        match dir.connect(left).and_then(Connection::over) {
+            Ok(mut hub) if first.iter().all(|message| hub.sender.send(message).is_ok()) => {
+                match hub.call_until(until, |_| hook.clone()) {
+                    Ok(answer) => return Some((hub, answer)),
                     Err(fault) if fault.code == Code::HubUnreachable => {}
                     Err(_) => return None, // a hub of another version
                 }

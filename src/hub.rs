@@ -32,8 +32,8 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::connection::no_hub;
 use crate::datadir::{Claim, DataDir};
-use crate::link::no_hub;
 use crate::token::Tokens;
 use crate::wire::{Code, Event, Fault, Kind, State, ToClient, ToHub, What, fault, write_line};
 use crate::{texts, threads};

@@ -4,12 +4,12 @@
 
 mod channel;
 mod client;
+mod connection;
 mod datadir;
 mod fence;
 mod hook;
 mod hub;
 mod lines;
-mod link;
 mod logging;
 mod mcp;
 mod name;
@@ -33,7 +33,7 @@ use datadir::DataDir;
 use shell::args::{self, Args};
 use shell::terminal::out;
 use shell::{
-    Failure, Outcome, ask, asks, completions, demo, doctor, hosts, join, peers, report, setup, status, tail,
+    Failure, Outcome, ask, asks, completions, demo, doctor, join, link, peers, report, setup, status, tail,
     usage_error,
 };
 
@@ -66,7 +66,7 @@ fn replay(args: &Args) -> Outcome {
 fn run(dir: &DataDir, args: &Args) -> Result<ExitCode, Failure> {
     match args.command {
         "channel" => return Ok(channel::run(dir)),
-        "hub" if args.has("detach") => out(&link::start_hub(dir)?)?,
+        "hub" if args.has("detach") => out(&connection::start_hub(dir)?)?,
         "hub" => hub::main(dir, args.has("announce"))?,
         "hook" => return Ok(hook::run(dir, args.has("wait"))),
         "peers" => peers::peers(dir, args)?,
@@ -78,9 +78,9 @@ fn run(dir: &DataDir, args: &Args) -> Result<ExitCode, Failure> {
         "tail" => tail::tail(dir, args)?,
         "status" => status::status(dir, args)?,
         "stop" => status::stop(dir)?,
-        "link" => hosts::link(dir, args)?,
-        "unlink" => hosts::unlink(dir, args)?,
-        "linked" => hosts::far_end::linked(dir, args)?,
+        "link" => link::link(dir, args)?,
+        "unlink" => link::unlink(dir, args)?,
+        "linked" => link::far_end::linked(dir, args)?,
         "replay" => replay(args)?,
         "doctor" => doctor::doctor(dir, args)?,
         "setup" => setup::setup(args)?,

@@ -91,7 +91,7 @@ pub fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// The first `most` bytes of a regular file. Other files might never end, or block when they are opened.
+/// The first `most` bytes of a regular file, without a byte order mark. Other files might never end, or block when they are opened.
 ///
 /// # Errors
 /// It cannot be read, or is no regular file.
@@ -101,6 +101,9 @@ pub fn read_limited(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    if bytes.starts_with("\u{feff}".as_bytes()) {
+        bytes.drain(..3); // Claude Code too accepts it in its settings
+    }
     Ok(bytes)
 }
 

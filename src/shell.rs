@@ -10,8 +10,8 @@ pub mod demo;
 pub mod doctor;
 pub mod editor;
 mod guest;
-pub mod hosts;
 pub mod join;
+pub mod link;
 pub mod package;
 pub mod peers;
 pub mod settings;
@@ -27,9 +27,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::connection::{Connection, Start, unreachable};
 use crate::datadir::{DataDir, is_not_running};
 use crate::fence::clean;
-use crate::link::{Link, Start, unreachable};
 use crate::width;
 use crate::wire::{Code, Fault, fault};
 use args::Args;
@@ -116,9 +116,9 @@ pub fn print(value: &impl Serialize) -> Result<(), Failure> {
 ///
 /// # Errors
 /// The hub cannot be used, or the data directory could not hold one.
-pub fn open(dir: &DataDir) -> Result<Option<Link>, Fault> {
+pub fn open(dir: &DataDir) -> Result<Option<Connection>, Fault> {
     // Where nobody listens, the second attempt fails at once. A hub that hangs is not waited for again.
-    Link::open(dir, Start::No).map(Some).or_else(|fault| match dir.connect(Duration::from_millis(10)) {
+    Connection::open(dir, Start::No).map(Some).or_else(|fault| match dir.connect(Duration::from_millis(10)) {
         Err(e) if is_not_running(&e) => dir.look(0).map(|()| None).map_err(unreachable),
         _ => Err(fault),
     })

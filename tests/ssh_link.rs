@@ -360,6 +360,7 @@ fn what_cannot_be_linked_is_told_and_leaves_nothing() {
     }
     fails(&["link", "--", "-oProxyCommand=id"], 2, "invalid host");
     fails(&["unlink", "devbox"], 2, "\"devbox\" is not linked");
+    fails(&["unlink"], 2, "missing HOST");
     fails(&["link", "no-such-host.invalid"], 1, "no-such-host.invalid");
     let path = format!("{}:{}", sites.at("bin"), std::env::var("PATH").unwrap_or_default());
     let itself = sites.remote.command(&["link", "devbox"]).env("PATH", &path).output().expect("relay");

@@ -17,7 +17,7 @@ mod relay {
         pub mod router;
     }
     pub mod lines;
-    pub mod link;
+    pub mod connection;
     pub mod mcp;
     pub mod name;
     pub mod process;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::link::Sender;
+use crate::connection::Sender;
 use crate::process;
 use crate::wire::{Receipts, ToHub};
 

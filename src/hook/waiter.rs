@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::transcript::Transcript;
+use crate::connection::{Connection, Start};
 use crate::datadir::DataDir;
-use crate::link::{Link, Start};
 use crate::texts::{self, Texts};
 use crate::wire::{Parcel, ToClient, ToHub};
 use crate::{fence, process};
@@ -33,8 +33,8 @@ const BRIEF: Duration = Duration::from_millis(600);
 pub fn wait(dir: &DataDir, event: &str, transcript: &str) -> ExitCode {
     let Some(lifetime) = Lifetime::of(event) else { return ExitCode::SUCCESS };
     while !lifetime.is_over() {
-        if let Ok(mut link) = Link::open(dir, Start::No)
-            && let Some(code) = wait_on(dir, &mut link, &lifetime, transcript)
+        if let Ok(mut hub) = Connection::open(dir, Start::No)
+            && let Some(code) = wait_on(dir, &mut hub, &lifetime, transcript)
         {
             return code;
         }
@@ -85,23 +85,23 @@ fn reads_stdin(pid: u32) -> bool {
 }
 
 /// Waits on one connection; `None` if it is lost.
-fn wait_on(dir: &DataDir, link: &mut Link, lifetime: &Lifetime, transcript: &str) -> Option<ExitCode> {
+fn wait_on(dir: &DataDir, hub: &mut Connection, lifetime: &Lifetime, transcript: &str) -> Option<ExitCode> {
     let own = process::process_key(std::process::id());
-    link.call(|id| ToHub::Wait { id, claude: process::key(parent_id()), process: own.clone() }).ok()?;
+    hub.call(|id| ToHub::Wait { id, claude: process::key(parent_id()), process: own.clone() }).ok()?;
     // The client writes its transcript up to some 100 ms late, so the last hook of a turn may search too early.
     let mut transcript = Transcript::end(transcript);
     let mut active_until = Instant::now() + ACTIVE;
     loop {
         let now = Instant::now();
-        if transcript.report(&link.sender) {
+        if transcript.report(&hub.sender) {
             active_until = now + ACTIVE;
         }
         let pause = if now < active_until { SHORT_CHECK } else { CHECK };
-        match link.receive(Some(now + pause)) {
-            Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(dir, link, parcel)),
+        match hub.receive(Some(now + pause)) {
+            Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(dir, hub, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),
             Ok(_) if lifetime.is_over() => return Some(ExitCode::SUCCESS),
-            Ok(None) if link.is_stale(dir) => return None,
+            Ok(None) if hub.is_stale(dir) => return None,
             Ok(_) => {}
             Err(_) => return None,
         }
@@ -109,10 +109,9 @@ fn wait_on(dir: &DataDir, link: &mut Link, lifetime: &Lifetime, transcript: &str
 }
 
 /// Prints the texts that have arrived. The hub sends unread ones to the next waiter.
-fn hand_over(dir: &DataDir, link: &mut Link, first: Parcel) -> ExitCode {
+fn hand_over(dir: &DataDir, hub: &mut Connection, first: Parcel) -> ExitCode {
     let mut parcels = vec![first];
-    while let Ok(Some(ToClient::Push(parcel))) =
-        link.receive(Some(Instant::now() + Duration::from_millis(10)))
+    while let Ok(Some(ToClient::Push(parcel))) = hub.receive(Some(Instant::now() + Duration::from_millis(10)))
     {
         parcels.push(parcel);
     }
@@ -127,7 +126,7 @@ fn hand_over(dir: &DataDir, link: &mut Link, first: Parcel) -> ExitCode {
         return ExitCode::SUCCESS; // without a reader: the hub falls back to another path
     }
     for parcel in parcels {
-        let _ = link.sender.send(&ToHub::Pushed { push: parcel.push, error: None }); // a receipt reports it as well
+        let _ = hub.sender.send(&ToHub::Pushed { push: parcel.push, error: None }); // a receipt reports it as well
     }
     ExitCode::from(2)
 }

@@ -7,16 +7,16 @@ use super::args::Args;
 use super::peers::{is_local, request_roster};
 use super::terminal::{err, out, table};
 use super::{Outcome, open, print, short_id};
+use crate::connection::{Connection, no_hub, unreachable};
 use crate::datadir::DataDir;
 use crate::fence::label;
-use crate::link::{Link, no_hub, unreachable};
 use crate::process;
 use crate::span::span;
 use crate::wire::{Answer, AskList, Code, Fault, State, ToHub};
 
 /// Runs `relay asks`.
 pub fn asks(dir: &DataDir, args: &Args) -> Outcome {
-    let list = open(dir)?.map(|mut link| request_asks(&mut link)).transpose()?;
+    let list = open(dir)?.map(|mut hub| request_asks(&mut hub)).transpose()?;
     match list {
         list if args.has("json") => print(&list.unwrap_or_default())?,
         Some(list) => out(&describe(&list))?,
@@ -25,8 +25,8 @@ pub fn asks(dir: &DataDir, args: &Args) -> Outcome {
     Ok(())
 }
 
-fn request_asks(link: &mut Link) -> Result<AskList, Fault> {
-    match link.call(|id| ToHub::Asks { id })? {
+fn request_asks(hub: &mut Connection) -> Result<AskList, Fault> {
+    match hub.call(|id| ToHub::Asks { id })? {
         Answer::Asks(list) => Ok(list),
         _ => Err(unreachable("the hub sent an unexpected answer to a request for the asks")),
     }
@@ -64,14 +64,14 @@ pub fn statusline(dir: &DataDir) -> Outcome {
 
 /// The state of the session that runs this process.
 fn describe_session(dir: &DataDir) -> Result<String, Fault> {
-    let Some(mut link) = open(dir)? else { return Ok("no hub".to_owned()) };
+    let Some(mut hub) = open(dir)? else { return Ok("no hub".to_owned()) };
     // Claude Code runs the command of a status line in a shell.
     let ancestors = iter::successors(Some(parent_id()), |pid| process::parent_of(*pid)).take(4);
     let ancestors: Vec<u32> = ancestors.collect();
-    let mut peers = request_roster(&mut link)?.peers.into_iter();
+    let mut peers = request_roster(&mut hub)?.peers.into_iter();
     match peers.find(|peer| is_local(peer) && ancestors.contains(&peer.pid)) {
         None => Ok("not connected".to_owned()),
-        Some(session) => match request_asks(&mut link) {
+        Some(session) => match request_asks(&mut hub) {
             Err(fault) if fault.code == Code::NotAllowed => Ok(session.name),
             list => Ok(format_statusline(&session.name, &list?)),
         },

@@ -93,7 +93,7 @@ impl SessionFile {
     fn is_running(&self) -> bool {
         match process::process_key(self.pid).rsplit_once('-') {
             Some((_, now)) => now != "0" && self.proc_start.as_ref().is_none_or(|recorded| recorded == now),
-            None => !process::is_gone(self.pid),
+            None => self.pid > 0 && !process::is_gone(self.pid),
         }
     }
 }

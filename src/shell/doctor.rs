@@ -15,8 +15,9 @@ use super::setup::WHY_ALLOW;
 use super::status::request_status;
 use super::terminal::{out, paint};
 use super::{Failure, Outcome, open, print};
+use crate::connection::no_hub;
 use crate::datadir::DataDir;
-use crate::link::no_hub;
+use crate::fence::clean;
 use crate::span::span;
 use crate::wire::{Code, PeerKind, Roster, Status};
 
@@ -78,7 +79,7 @@ fn describe_finding(Finding { check, level, detail, remedy }: &Finding) -> Strin
         Level::Error => paint("31", "ERROR  "),
     };
     let fix = if remedy.is_empty() { "" } else { &format!("{:20}→ {remedy}\n", "") };
-    format!("{mark} {check:11} {detail}\n{fix}")
+    format!("{mark} {check:11} {}\n{fix}", clean(detail)) // it quotes directories and names
 }
 
 /// Runs `relay doctor`. Exit code 1 means that there is an error.
@@ -157,7 +158,7 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
     let logs = fs::read_dir(dir.logs()).into_iter().flatten().flatten();
     let logs: u64 = logs.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
     if let Err(why) = dir.look(ROOM) {
-        report.error("directory", why, "free some space, or set RELAY_DATA_DIR to another directory");
+        report.error("directory", why, "repair that directory, or set RELAY_DATA_DIR to another one");
         return false;
     }
     report.ok("directory", format!("{path}, owned by you; {} KiB of logs", logs / 1024));
@@ -175,8 +176,8 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
 
 /// The hub. Returns its roster, which is empty if no hub runs; `None` if the hub can't be used.
 fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
-    let mut link = match open(dir) {
-        Ok(Some(link)) => link,
+    let mut hub = match open(dir) {
+        Ok(Some(hub)) => hub,
         Ok(None) => {
             match dir.elsewhere() {
                 None => report.ok("hub", no_hub(dir).message),
@@ -189,7 +190,7 @@ fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
             return None;
         }
     };
-    match request_status(&mut link) {
+    match request_status(&mut hub) {
         Ok(Status { version, pid, uptime_s, peers, journal, .. }) => {
             let detail = format!("{version}, process {pid}, up for {}, peers: {peers}", span(uptime_s));
             match version == VERSION {
@@ -206,7 +207,7 @@ fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
         }
         Err(fault) => report.error("hub", fault.message, RESTART),
     }
-    request_roster(&mut link).ok()
+    request_roster(&mut hub).ok()
 }
 
 /// The sessions that are registered with the hub.

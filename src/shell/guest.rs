@@ -11,8 +11,8 @@ use signal_hook::iterator::Signals;
 
 use super::Failure;
 use crate::client::{Client, Event};
+use crate::connection::{FromHub, keep};
 use crate::datadir::DataDir;
-use crate::link::{self, FromHub};
 use crate::repository;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
@@ -55,7 +55,7 @@ impl Guest {
         let who = who(&mut tokens, name, joins)?;
         let (send, received) = bounded(64);
         let (dir, hub) = (dir.clone(), send.clone());
-        spawn("hub", PARSER, move || link::keep(dir, |message| hub.send(Received::Hub(message)).is_ok()))?;
+        spawn("hub", PARSER, move || keep(dir, |message| hub.send(Received::Hub(message)).is_ok()))?;
         if joins {
             let typed = send.clone();
             let read = move || loop {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::claude::MARKETPLACE;
 use super::completions::{BASH, FISH, ZSH};
 use super::settings::replace;
-use crate::link::own_executable;
+use crate::connection::own_executable;
 use crate::repository::path_var;
 
 /// All files of the marketplace besides the program: path, mode, content. A test compares an installed copy with the checkout.

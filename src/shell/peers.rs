@@ -4,8 +4,8 @@ use super::args::Args;
 use super::claude::{self, SessionFile};
 use super::terminal::{err, out, table};
 use super::{Outcome, open, print};
+use crate::connection::{Connection, no_hub, unreachable};
 use crate::datadir::DataDir;
-use crate::link::{Link, no_hub, unreachable};
 use crate::process::HOST;
 use crate::span::span;
 use crate::wire::{Answer, Fault, ListedPeer, PeerKind, Roster, ToHub, place};
@@ -33,15 +33,15 @@ pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
 /// # Errors
 /// The hub cannot be used, or the connection is lost.
 pub fn roster(dir: &DataDir) -> Result<Option<Roster>, Fault> {
-    open(dir)?.map(|mut link| request_roster(&mut link)).transpose()
+    open(dir)?.map(|mut hub| request_roster(&mut hub)).transpose()
 }
 
 /// Requests the list of peers.
 ///
 /// # Errors
 /// The connection is lost.
-pub fn request_roster(link: &mut Link) -> Result<Roster, Fault> {
-    match link.call(|id| ToHub::Peers { id })? {
+pub fn request_roster(hub: &mut Connection) -> Result<Roster, Fault> {
+    match hub.call(|id| ToHub::Peers { id })? {
         Answer::Peers(roster) => Ok(roster),
         _ => Err(unreachable("the hub sent an unexpected answer to a request for the peers")),
     }

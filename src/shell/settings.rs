@@ -110,7 +110,8 @@ impl Entry {
         let file = fs::canonicalize(&path).unwrap_or(path);
         let text = if file.exists() { fs::read_to_string(&file) } else { Ok("{}".to_owned()) };
         let edited = text.and_then(|text| {
-            let text = self.edit(&text, is_wanted)?.unwrap_or_else(|| "{}".to_owned());
+            let text =
+                self.edit(text.trim_start_matches('\u{feff}'), is_wanted)?.unwrap_or_else(|| "{}".to_owned());
             replace(&file, format!("{text}\n").as_bytes(), 0o600)
         });
         edited.map_err(|e| format!("cannot edit {name}: {e}; edit permissions.allow and env by hand"))

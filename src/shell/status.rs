@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use super::args::Args;
 use super::terminal::out;
 use super::{Outcome, open, print};
+use crate::connection::{Connection, no_hub, silent, unreachable};
 use crate::datadir::DataDir;
-use crate::link::{Link, no_hub, silent, unreachable};
 use crate::span::span;
 use crate::wire::{Answer, Code, Fault, Status, ToHub};
 
@@ -40,8 +40,8 @@ pub fn status(dir: &DataDir, args: &Args) -> Outcome {
 ///
 /// # Errors
 /// The connection is lost.
-pub fn request_status(link: &mut Link) -> Result<Status, Fault> {
-    match link.call(|id| ToHub::Status { id })? {
+pub fn request_status(hub: &mut Connection) -> Result<Status, Fault> {
+    match hub.call(|id| ToHub::Status { id })? {
         Answer::Status(status) => Ok(status),
         _ => Err(unreachable("the hub sent an unexpected answer to a status request")),
     }
@@ -70,12 +70,12 @@ pub fn stop(dir: &DataDir) -> Outcome {
 /// # Errors
 /// The hub speaks another protocol, or does not exit.
 pub fn stop_hub(dir: &DataDir) -> Result<Option<u32>, Fault> {
-    let Some(mut link) = open(dir)? else { return Ok(None) };
-    link.call(|id| ToHub::Stop { id })?;
+    let Some(mut hub) = open(dir)? else { return Ok(None) };
+    hub.call(|id| ToHub::Stop { id })?;
     let until = Instant::now() + EXIT_LIMIT;
-    while matches!(link.receive(Some(until)), Ok(Some(_))) {} // the hub removes its socket, then closes the connections
+    while matches!(hub.receive(Some(until)), Ok(Some(_))) {} // the hub removes its socket, then closes the connections
     wait_for_exit(dir)?;
-    Ok(Some(link.pid))
+    Ok(Some(hub.pid))
 }
 
 /// Waits until a hub that has removed its socket has exited: its lock is free, or the next hub has made a socket.

@@ -3,9 +3,9 @@
 use super::args::Args;
 use super::terminal::{err, first_line, out, paint};
 use super::{Outcome, open, print, short_id};
+use crate::connection::{no_hub, unreachable};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
-use crate::link::{no_hub, unreachable};
 use crate::wire::{Code, Event, Kind, Path, PeerKind, State, ToClient, ToHub, What};
 
 /// The most columns of a message's text.
@@ -13,10 +13,10 @@ const TEXT_COLUMNS: usize = 100;
 
 /// Runs `relay tail`. It ends when its output is closed, and with the hub.
 pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
-    let mut link = open(dir)?.ok_or_else(|| no_hub(dir))?;
-    link.call(|id| ToHub::Watch { id })?;
+    let mut hub = open(dir)?.ok_or_else(|| no_hub(dir))?;
+    hub.call(|id| ToHub::Watch { id })?;
     err("relay: watching for events; Ctrl-C ends it\n");
-    while let Ok(Some(message)) = link.receive(None) {
+    while let Ok(Some(message)) = hub.receive(None) {
         let ToClient::Event(event) = message else { continue };
         match args.has("json") {
             true => print(&event)?,

@@ -130,9 +130,12 @@ impl Drop for Stopped {
 fn an_ask_ends_though_the_hub_hangs() {
     let home = Home::new();
     let bob = home.join("bob");
+    let tail = home.start(&["tail"]);
+    tail.err.until("watching");
     let hub = home.json(&["status", "--json"])["pid"].as_u64().expect("its process");
     let mut ask = home.start(&["ask", "bob", "still there?", "--timeout", "3"]);
     bob.out.until("still there?");
+    tail.out.until("seen"); // before that, the hub may not have answered the request to ask
     let hub = u32::try_from(hub).expect("a process");
     kill("-STOP", hub);
     let _stopped = Stopped(hub);

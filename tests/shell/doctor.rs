@@ -197,17 +197,32 @@ fn doctor_says_why_a_running_session_cannot_be_asked() {
 }
 
 #[test]
+fn a_session_file_without_a_process_is_of_no_session() {
+    let home = with_claude();
+    home.write(".claude/sessions/odd.json", "{}");
+    for no_proc in ["", "1"] {
+        let ran = home.relay(&["peers"]).env("RELAY_NO_PROC", no_proc).output().expect("it runs");
+        let err = String::from_utf8_lossy(&ran.stderr);
+        assert!(!err.contains("cannot be asked"), "{no_proc:?} {err}");
+    }
+}
+
+#[test]
 fn registered_sessions_are_not_missing() {
     let home = with_claude();
     setup(&home, &[]);
     // The session is this process.
     let pid = std::process::id();
-    home.write(&format!(".claude/sessions/{pid}.json"), &json!({"pid": pid, "name": "me"}).to_string());
+    home.write(
+        &format!(".claude/sessions/{pid}.json"),
+        &json!({"pid": pid, "name": "me", "cwd": "/\u{1b}[2J"}).to_string(),
+    );
     home.write(".claude/sessions/4194305.json", r#"{"pid": 4194305, "name": "dead"}"#);
     home.write(".claude/sessions/odd.json", "[");
     let peers = home.run(&["peers"]);
     assert!(peers.err.contains("Running sessions that cannot be asked: 1. Run `relay doctor`"), "{peers:?}");
     assert!(problem(&diagnose(&home), "session", "error").contains("me (process"));
+    assert!(!home.run(&["doctor"]).out.contains('\u{1b}'), "a directory is no terminal sequence");
 
     let _one = home.channel("one");
     let report = diagnose(&home);

@@ -226,6 +226,11 @@ fn setup_changes_nothing_else_in_the_settings() {
         "{{\"permissions\":{{\"allow\":[\"{RULE}\"]}},\n\"permissions\":{{\"allow\":[\"{escaped}\"]}}}}"
     );
     assert_eq!(edit(&home, &twice, "--no-allow"), "{}\n");
+    // A byte order mark, as some editors write it.
+    assert_eq!(edit(&home, "\u{feff}{\"a\": 1}", "--no-allow"), "\u{feff}{\"a\": 1}");
+    let marked = format!("\u{feff}{{\"a\":1,\"permissions\":{{\"allow\":[\"{RULE}\"]}}}}");
+    assert_eq!(edit(&home, &marked, "--allow"), marked);
+    assert_eq!(edit(&home, &marked, "--no-allow"), "{\n  \"a\": 1\n}\n");
     // The rule is first and in the middle, and the file is a link.
     let rules = format!("{{\"permissions\":{{\"allow\":[\"{RULE}\", \"a\", \"{RULE}\" , \"b\"]}}}}");
     let real = home.write("dotfiles/settings.json", &rules);

@@ -6,7 +6,7 @@ use super::super::{ConnId, Ms};
 use super::session::{Conversation, Hook, RunningHook, Waiter, Way};
 use super::truth::End;
 use super::world::{Owner, World};
-use crate::link::{ANSWER, CONNECT};
+use crate::connection::{ANSWER, CONNECT};
 use crate::wire::{
     Activity, Answer, AskRequest, BroadcastRequest, Code, Fault, Kind, Parcel, Path, PeerKind, Receipts,
     State, ToClient, ToHub, Who, fault,

@@ -76,7 +76,7 @@ impl Sender {
 }
 
 /// A connection that the hub has welcomed.
-pub struct Link {
+pub struct Connection {
     pub sender: Sender,
     lines: Lines,
     next_id: u64,
@@ -87,20 +87,20 @@ pub struct Link {
     pub epoch: String,
 }
 
-impl Link {
+impl Connection {
     /// Connects; with [`Start::Yes`] starts a hub if none runs. Takes up to [`LOOK`] and the time to start a hub.
     ///
     /// # Errors
     /// `hub_unreachable` and `protocol_mismatch`.
-    pub fn open(dir: &DataDir, start: Start) -> Result<Link, Fault> {
+    pub fn open(dir: &DataDir, start: Start) -> Result<Connection, Fault> {
         let until = Instant::now() + LOOK;
         let mut pause = Duration::from_millis(1);
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let listeners = dir.listeners();
             let lost = match dir.connect(left.max(Duration::from_millis(1))) {
-                Ok(stream) => match Link::greet(dir, stream, Instant::now() + left)? {
-                    Some(link) => return Ok(Link { listeners, ..link }),
+                Ok(stream) => match Connection::greet(dir, stream, Instant::now() + left)? {
+                    Some(hub) => return Ok(Connection { listeners, ..hub }),
                     None => "the hub closed the connection before it answered".to_owned(),
                 },
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir.hub_process())),
@@ -137,11 +137,11 @@ impl Link {
     ///
     /// # Errors
     /// Errors of the socket.
-    pub fn over(stream: UnixStream) -> io::Result<Link> {
+    pub fn over(stream: UnixStream) -> io::Result<Connection> {
         stream.set_write_timeout(Some(WRITE))?;
         let stream = Arc::new(stream);
         let lines = Lines::new(stream.clone());
-        Ok(Link {
+        Ok(Connection {
             sender: Sender(stream),
             lines,
             next_id: 0,
@@ -152,18 +152,18 @@ impl Link {
     }
 
     /// Sends `hello` and reads `welcome`. `None` if the hub was exiting.
-    fn greet(dir: &DataDir, stream: UnixStream, until: Instant) -> Result<Option<Link>, Fault> {
-        let Ok(mut link) = Link::over(stream) else { return Ok(None) };
-        if link.sender.send(&ToHub::Hello { v: VERSION }).is_err() {
+    fn greet(dir: &DataDir, stream: UnixStream, until: Instant) -> Result<Option<Connection>, Fault> {
+        let Ok(mut hub) = Connection::over(stream) else { return Ok(None) };
+        if hub.sender.send(&ToHub::Hello { v: VERSION }).is_err() {
             return Ok(None);
         }
-        let line = match link.lines.next(Some(until)) {
+        let line = match hub.lines.next(Some(until)) {
             Ok(Some(line)) => line,
             Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir.hub_process())),
             Ok(None) | Err(_) => return Ok(None),
         };
         match serde_json::from_slice(&line) {
-            Ok(ToClient::Welcome { v: VERSION, pid, epoch, .. }) => Ok(Some(Link { pid, epoch, ..link })),
+            Ok(ToClient::Welcome { v: VERSION, pid, epoch, .. }) => Ok(Some(Self { pid, epoch, ..hub })),
             Ok(ToClient::Error { code, message, .. }) => Err(Fault { code, message }),
             _ => Err(fault(
                 Code::ProtocolMismatch,
@@ -246,24 +246,24 @@ pub enum FromHub {
 pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
     let mut failures = 0;
     loop {
-        let why = match Link::open(&dir, Start::Yes) {
-            Ok(mut link) => {
+        let why = match Connection::open(&dir, Start::Yes) {
+            Ok(mut hub) => {
                 failures = 0;
-                let (sender, epoch, pid) = (link.sender.clone(), link.epoch.clone(), link.pid);
+                let (sender, epoch, pid) = (hub.sender.clone(), hub.epoch.clone(), hub.pid);
                 if !receive(FromHub::Up { sender, epoch, pid }) {
                     return;
                 }
-                while let Ok(received) = link.receive(Some(Instant::now() + STALE)) {
+                while let Ok(received) = hub.receive(Some(Instant::now() + STALE)) {
                     let wanted = match received {
                         Some(message) => receive(FromHub::Message(Box::new(message))),
-                        None if link.is_stale(&dir) => break,
+                        None if hub.is_stale(&dir) => break,
                         None => true,
                     };
                     if !wanted {
                         return;
                     }
                 }
-                link.sender.close();
+                hub.sender.close();
                 unreachable("the connection to the hub was lost")
             }
             Err(fault) => {
@@ -356,10 +356,10 @@ mod tests {
     fn write_to_a_hub_that_does_not_read_ends_after_one_timeout() {
         let (ours, _theirs) = UnixStream::pair().expect("a socket pair");
         let socket = ours.try_clone().expect("a second handle");
-        let link = Link::over(ours).expect("a link");
+        let hub = Connection::over(ours).expect("a connection");
         socket.set_write_timeout(Some(Duration::from_millis(10))).expect("a timeout");
         let message = ToHub::Reply { id: 1, ask_id: "ask_00000001".to_owned(), text: "x".repeat(4 << 20) };
         // The kernel takes a part, so a second write would block for as long again and then fail with `WouldBlock`.
-        assert_eq!(link.sender.send(&message).expect_err("unread").kind(), io::ErrorKind::TimedOut);
+        assert_eq!(hub.sender.send(&message).expect_err("unread").kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -20,9 +20,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use super::args::Args;
 use super::terminal::{err, out, table};
 use super::{Failure, Outcome, usage_error};
+use crate::connection::{Connection, Start};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
-use crate::link::{Link, Start};
 use crate::repository::read;
 use crate::threads::{SMALL, spawn};
 use far_end::{FORWARDED, Remote, TAKEN};
@@ -126,7 +126,9 @@ fn list(dir: &DataDir) -> Outcome {
 
 /// Runs `relay unlink`: ends the process of a link.
 pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
-    let host = args.words.first().map_or("", String::as_str);
+    let Some(host) = args.words.first() else {
+        return usage_error("missing HOST; `relay link` lists the links");
+    };
     let Some([.., pid]) = links(dir).into_iter().find(|[name, ..]| name == host) else {
         return usage_error(format!("\"{}\" is not linked; `relay link` lists the HOSTs", clean(host)));
     };
@@ -186,7 +188,7 @@ impl Keeper<'_> {
 
     /// The epoch of this machine's hub, which is started if none runs.
     fn local_hub(&self) -> Result<String, String> {
-        let hub = Link::open(self.dir, Start::Yes).map_err(|fault| fault.message)?;
+        let hub = Connection::open(self.dir, Start::Yes).map_err(|fault| fault.message)?;
         match self.dir.is_own_hub() {
             true => Ok(hub.epoch),
             false => Err("the hub runs elsewhere: link from the machine where it runs".to_owned()),
