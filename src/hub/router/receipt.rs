@@ -161,8 +161,8 @@ impl Router {
     }
 
     /// Handles a push that was not confirmed in time. Only an idle session has to confirm; a session in a turn takes
-    /// the text at the end of the turn. A missing receipt counts only if it would have been found: a waiter has read
-    /// the transcript since before the push, or a later hook has searched it. A client that shows a screen of its own,
+    /// the text at the end of the turn. A missing receipt counts only if it would have been found: a waiter reads
+    /// the transcript, or a later hook has searched it. A client that shows a screen of its own,
     /// or is stopped, sends no receipts either.
     pub(super) fn unconfirmed(&mut self, no: DeliveryNo) {
         let Some(delivery) = self.deliveries.get(&no) else { return };
@@ -176,11 +176,13 @@ impl Router {
         if session.activity != Activity::Idle || !(may_swallow || in_doubt || prompted) {
             return;
         }
-        let is_watched = session.waiter.is_some() && session.waiting_since <= at;
         let mut since = at.max(session.idle_since);
         match session.last_hook.filter(|hook| *hook > at) {
             Some(hook) => since = since.max(hook),
-            None if !in_doubt && is_watched && (prompted || session.idle_since < at) => {}
+            // Its waiter reads the transcript.
+            None if !in_doubt && session.waiter.is_some() && (prompted || session.idle_since < at) => {
+                since = since.max(session.waiting_since);
+            }
             None => return, // checked again at the next hook
         }
         let due = since + self.limits.confirm;

@@ -263,3 +263,28 @@ fn advice_at_the_timeout_follows_from_what_is_known() {
         assert_eq!(failure.contains("with more time"), advice.contains("with more time"), "{failure}");
     }
 }
+
+/// The client took it at the end of a turn, between the hook and the waiter that comes with that hook.
+#[test]
+fn what_an_idle_session_has_swallowed_takes_the_next_path_without_another_hook() {
+    let mut case = Case::new(vec![Path::Inbox, Path::Hook]);
+    case.seen();
+    case.step(Input::Closed(WAITER));
+    case.hook(Prompt, Some("turn 1"));
+    let (ask_id, to, text) = ("ask_0000000000000002".to_owned(), "session".to_owned(), "?".to_owned());
+    let (timeout_ms, thread, person) = (600_000, None, false);
+    let asked =
+        case.say(ASKER, ToHub::Ask(AskRequest { id: 3, ask_id, to, text, timeout_ms, thread, person }));
+    case.pass(100);
+    case.hook(Stop, Some("turn 1"));
+    case.pass(10);
+    case.take_push(&asked).expect("by its inbox");
+    case.pass(10);
+    case.step(Input::Opened(WAITER));
+    let (claude, process) = (CLAUDE.to_owned(), "another".to_owned());
+    case.say(WAITER, ToHub::Wait { id: 1, claude, process });
+    let mut out = case.pass(4_000);
+    out.extend(case.pass(4_000));
+    let (conn, again) = case.take_push(&out).expect("a push by another path");
+    assert_eq!((conn, again.path, again.again), (WAITER, Path::Hook, true));
+}
