@@ -88,7 +88,10 @@ pub enum Entry {
 impl Entry {
     /// Whether the user's settings have the entry.
     pub fn is_set(self) -> bool {
-        let settings: Value = user_file().ok().and_then(|path| read_json(&path)).unwrap_or_default();
+        user_file().ok().and_then(|path| read_json(&path)).is_some_and(|settings| self.is_in(&settings))
+    }
+
+    fn is_in(self, settings: &Value) -> bool {
         match self {
             Entry::Rule => {
                 settings["permissions"]["allow"].as_array().is_some_and(|rules| rules.contains(&RULE.into()))
@@ -102,19 +105,26 @@ impl Entry {
     /// # Errors
     /// The file can't be read, understood or written.
     pub fn set(self, is_wanted: bool) -> Result<(), String> {
-        if self.is_set() == is_wanted {
-            return Ok(());
-        }
         let path = user_file()?;
         let name = path.display().to_string();
-        let file = fs::canonicalize(&path).unwrap_or(path);
-        let text = if file.exists() { fs::read_to_string(&file) } else { Ok("{}".to_owned()) };
-        let edited = text.and_then(|text| {
-            let text =
-                self.edit(text.trim_start_matches('\u{feff}'), is_wanted)?.unwrap_or_else(|| "{}".to_owned());
-            replace(&file, format!("{text}\n").as_bytes(), 0o600)
-        });
-        edited.map_err(|e| format!("cannot edit {name}: {e}; edit permissions.allow and env by hand"))
+        let set = self.set_in(&fs::canonicalize(&path).unwrap_or(path), is_wanted);
+        set.map_err(|e| format!("cannot edit {name}: {e}; edit permissions.allow and env by hand"))
+    }
+
+    fn set_in(self, file: &Path, is_wanted: bool) -> io::Result<()> {
+        let text = match fs::metadata(file) {
+            Ok(found) if !found.is_file() => return Err(io::Error::other("it is not a file")),
+            Ok(_) => fs::read_to_string(file)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(e) => return Err(e),
+        };
+        let text = text.trim_start_matches('\u{feff}');
+        let text = if text.trim().is_empty() { "{}" } else { text };
+        if self.is_in(&serde_json::from_str(text)?) == is_wanted {
+            return Ok(());
+        }
+        let edited = self.edit(text, is_wanted)?.unwrap_or_else(|| "{}".to_owned());
+        replace(file, format!("{edited}\n").as_bytes(), 0o600)
     }
 
     fn edit(self, settings: &str, is_wanted: bool) -> serde_json::Result<Option<String>> {

@@ -164,6 +164,19 @@ fn setup_reports_what_it_cannot_do() {
         assert!(ran.err.contains("cannot edit") && ran.err.contains("by hand"), "{}", ran.err);
         assert_eq!(home.read(".claude/settings.json"), settings, "untouched");
     }
+    let commented = format!("{{\"permissions\": {{\"allow\": [\"{RULE}\"]}} /* ours */}}");
+    home.write(".claude/settings.json", &commented);
+    for option in ["--no-allow", "--remove"] {
+        let ran = home.run(&["setup", option]);
+        assert!(ran.code == Some(1) && ran.err.contains("cannot edit"), "the rule is still there: {ran:?}");
+    }
+    fs::remove_file(home.path.join(".claude/settings.json")).expect("removed");
+    let made = Command::new("mkfifo").arg(home.path.join(".claude/settings.json")).status().expect("mkfifo");
+    assert!(made.success());
+    let ran = home.run(&["setup", "--allow"]);
+    assert!(ran.code == Some(1) && ran.err.contains("it is not a file"), "{ran:?}");
+    fs::remove_file(home.path.join(".claude/settings.json")).expect("removed");
+    assert_eq!(edit(&home, "", "--allow"), edit(&home, "{}", "--allow"), "an empty file has no settings");
     // Somebody else's file in the place of ours stays, and is not removed either.
     home.write(".claude/settings.json", "{}");
     let strange = home.write(".local/share/man/man1/relay.1", "another relay");
