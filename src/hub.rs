@@ -44,8 +44,10 @@ use writer::Writer;
 pub use launch::main;
 pub use replay::{redact, replay};
 
-/// The limit of connections per socket: a channel and a waiter for each of 1,024 peers, and as many short-lived ones of hooks.
+/// The limit of connections: a channel and a waiter for each of 1,024 peers, and as many short-lived ones of hooks.
 const MAX_CONNECTIONS: usize = 3072;
+/// The same for `peers.sock`. Both together stay below 4,096 files, a common hard limit of a process.
+const MAX_REMOTE: usize = 960;
 /// How often the hub checks its socket and maintains the journal.
 const CHECK: Duration = Duration::from_secs(1);
 /// How long a hub that exits waits for its backlogs to be read.
@@ -301,6 +303,7 @@ impl Hub<'_> {
 /// Accepts connections and starts a reader thread for each.
 fn accept(listener: &UnixListener, is_remote: bool, incoming: &Sender<Incoming>, next: &AtomicU64) {
     let open = Arc::new(());
+    let most = if is_remote { MAX_REMOTE } else { MAX_CONNECTIONS };
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => Arc::new(stream),
@@ -312,9 +315,9 @@ fn accept(listener: &UnixListener, is_remote: bool, incoming: &Sender<Incoming>,
             }
         };
         let counted = open.clone(); // until its reader ends
-        if Arc::strong_count(&open) > MAX_CONNECTIONS + 1 {
+        if Arc::strong_count(&open) > most + 1 {
             log::warn!("too_many_connections");
-            let full = format!("the hub has {MAX_CONNECTIONS} connections, which is its limit; retry later");
+            let full = format!("the hub has {most} connections, which is its limit; retry later");
             write_and_close(&stream, &ToClient::error(None, fault(Code::Overloaded, full)));
             continue;
         }

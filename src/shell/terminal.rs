@@ -31,9 +31,13 @@ pub fn is_ansi(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// `text` in a colour (the parameters of an SGR sequence) if standard output is a terminal that understands them.
+/// `text` in a colour (the parameters of an SGR sequence) if standard output is a terminal and `NO_COLOR` is not set.
 pub fn paint(colour: &str, text: &str) -> String {
-    if is_ansi(&io::stdout()) { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    match is_plain || !is_ansi(&io::stdout()) {
+        true => text.to_owned(),
+        false => format!("\x1b[{colour}m{text}\x1b[0m"),
+    }
 }
 
 /// A peer's text as it may be printed: without escape sequences on a terminal, unchanged to a file or a pipe.

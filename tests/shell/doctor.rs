@@ -89,6 +89,17 @@ fn doctor_finds_what_is_wrong_with_the_installation() {
 }
 
 #[test]
+fn colours_are_for_terminals_whose_user_wants_them() {
+    let home = Home::new();
+    for (no_color, is_coloured) in [("", true), ("1", false)] {
+        let Some(doctor) = home.on_terminal_with("NO_COLOR", no_color, &["doctor"]) else { return };
+        let text = doctor.out.text();
+        assert!(text.contains("ERROR"), "{text:?}");
+        assert_eq!(text.contains('\u{1b}'), is_coloured, "{text:?}");
+    }
+}
+
+#[test]
 fn doctor_reads_the_settings_of_claude_code() {
     let home = with_claude();
     setup(&home, &["--no-allow"]);

@@ -86,22 +86,23 @@ impl Home {
 
     /// Starts a command on a terminal. `None`, with a note, where there is no `script` to make one.
     pub fn on_terminal(&self, args: &[&str]) -> Option<Proc> {
-        self.on_a_terminal("xterm", args)
+        self.on_terminal_with("TERM", "xterm", args)
     }
 
     /// One that knows no escape sequences.
     pub fn on_dumb_terminal(&self, args: &[&str]) -> Option<Proc> {
-        self.on_a_terminal("dumb", args)
+        self.on_terminal_with("TERM", "dumb", args)
     }
 
-    fn on_a_terminal(&self, term: &str, args: &[&str]) -> Option<Proc> {
+    /// With a variable of the environment.
+    pub fn on_terminal_with(&self, variable: &str, value: &str, args: &[&str]) -> Option<Proc> {
         let quoted: Vec<String> = std::iter::once(relay_path())
             .chain(args.iter().copied())
             .map(|a| format!("'{}'", a.replace('\'', "'\\''")))
             .collect();
         let line = quoted.join(" ");
         let mut command = self.command("script");
-        command.env("TERM", term);
+        command.env("TERM", "xterm").env(variable, value);
         if cfg!(target_os = "linux") {
             command.args(["-qefc", &line, "/dev/null"]);
         } else {
