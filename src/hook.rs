@@ -116,13 +116,22 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     }
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
-    let hook =
-        ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason, age_ms: process::own_age() });
-    let Some((hub, Answer::Hooked { unconfirmed, remind })) = report(dir, &first, &hook, patience) else {
+    let hook = HookReport { id: 0, claude, event, turn, ask_id, reason, age_ms: process::own_age() };
+    let Some((mut hub, Answer::Hooked { unconfirmed, mut remind })) = report(dir, &first, &hook, patience)
+    else {
         return ExitCode::SUCCESS;
     };
     if let Some(path) = input.transcript_path.filter(|_| unconfirmed > 0) {
         Transcript::end(path).report(&hub.sender);
+        // In a short turn nobody else has found the question: only now the hub knows that the model has it.
+        let is_end = matches!(event, HookEvent::Stop | HookEvent::StopAgain);
+        if is_end
+            && remind.is_empty()
+            && let Ok(Answer::Hooked { remind: more, .. }) =
+                hub.call_until(Instant::now() + patience, |id| ToHub::Hook(HookReport { id, ..hook }))
+        {
+            remind = more;
+        }
     }
     if !remind.is_empty() {
         let output =
@@ -143,7 +152,12 @@ fn reminder(asks: &[ListedAsk]) -> String {
 
 /// Reports to the hub, and returns its answer. If that fails, tries again within the time limit: another hub may be running
 /// within 10 ms. Everything is sent before the hub answers, so that a receipt arrives even if the time limit expires.
-fn report(dir: &DataDir, first: &[ToHub], hook: &ToHub, patience: Duration) -> Option<(Connection, Answer)> {
+fn report(
+    dir: &DataDir,
+    first: &[ToHub],
+    hook: &HookReport,
+    patience: Duration,
+) -> Option<(Connection, Answer)> {
     let until = Instant::now() + patience;
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -152,7 +166,7 @@ fn report(dir: &DataDir, first: &[ToHub], hook: &ToHub, patience: Duration) -> O
         }
         match dir.connect(left).and_then(Connection::over) {
             Ok(mut hub) if first.iter().all(|message| hub.sender.send(message).is_ok()) => {
-                match hub.call_until(until, |_| hook.clone()) {
+                match hub.call_until(until, |id| ToHub::Hook(HookReport { id, ..hook.clone() })) {
                     Ok(answer) => return Some((hub, answer)),
                     Err(fault) if fault.code == Code::HubUnreachable => {}
                     Err(_) => return None, // a hub of another version
