@@ -59,7 +59,7 @@ pub fn linked(dir: &DataDir, args: &Args) -> Outcome {
 }
 
 /// Puts the forwarded socket in place, holds the lock of the hub, so that no client starts one, and undoes both at the
-/// end. The hub that listened there sees it, tells its clients and exits.
+/// end. The hub that listened there sees it, hands over the answers that wait, and exits.
 fn take(dir: &DataDir) -> Outcome {
     let (from, socket) = (dir.path().join(FORWARDED), dir.socket_path());
     fs::set_permissions(&from, Permissions::from_mode(0o600))
