@@ -30,6 +30,8 @@ const MAX_INPUT: u64 = 32 << 20;
 const PROMPT: Duration = Duration::from_millis(40);
 /// The time limit otherwise.
 const QUIET: Duration = Duration::from_millis(1000);
+/// How long after the end of a turn the transcript may lack its text: the client writes it some 100 ms late (measured).
+const LATE: Duration = Duration::from_millis(250);
 /// The pause before a hook tries to reach the hub again.
 const RETRY: Duration = Duration::from_millis(5);
 
@@ -106,7 +108,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
         );
     }
     let Some(event) = input.event() else { return ExitCode::SUCCESS };
-    let patience = if event == HookEvent::Prompt { PROMPT } else { QUIET };
+    let until = Instant::now() + if event == HookEvent::Prompt { PROMPT } else { QUIET };
     let claude = process::key(parent_id());
     let prompted = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
     let mut first = vec![ToHub::Hello { v: VERSION }];
@@ -117,20 +119,29 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
     let hook = HookReport { id: 0, claude, event, turn, ask_id, reason, age_ms: process::own_age() };
-    let Some((mut hub, Answer::Hooked { unconfirmed, mut remind })) = report(dir, &first, &hook, patience)
+    let Some((mut hub, Answer::Hooked { mut unconfirmed, mut remind })) = report(dir, &first, &hook, until)
     else {
         return ExitCode::SUCCESS;
     };
     if let Some(path) = input.transcript_path.filter(|_| unconfirmed > 0) {
-        Transcript::end(path).report(&hub.sender);
+        let mut transcript = Transcript::end(path);
+        transcript.report(&hub.sender);
         // In a short turn nobody else has found the question: only now the hub knows that the model has it.
         let is_end = matches!(event, HookEvent::Stop | HookEvent::StopAgain);
-        if is_end
+        let late = until.min(Instant::now() + LATE);
+        while is_end
             && remind.is_empty()
-            && let Ok(Answer::Hooked { remind: more, .. }) =
-                hub.call_until(Instant::now() + patience, |id| ToHub::Hook(HookReport { id, ..hook }))
+            && unconfirmed > 0
+            && let Ok(Answer::Hooked { unconfirmed: left, remind: more }) =
+                hub.call_until(until, |id| ToHub::Hook(HookReport { id, ..hook.clone() }))
         {
-            remind = more;
+            (unconfirmed, remind) = (left, more);
+            while remind.is_empty() && unconfirmed > 0 && !transcript.report(&hub.sender) {
+                if Instant::now() >= late {
+                    return ExitCode::SUCCESS;
+                }
+                thread::sleep(RETRY);
+            }
         }
     }
     if !remind.is_empty() {
@@ -152,13 +163,7 @@ fn reminder(asks: &[ListedAsk]) -> String {
 
 /// Reports to the hub, and returns its answer. If that fails, tries again within the time limit: another hub may be running
 /// within 10 ms. Everything is sent before the hub answers, so that a receipt arrives even if the time limit expires.
-fn report(
-    dir: &DataDir,
-    first: &[ToHub],
-    hook: &HookReport,
-    patience: Duration,
-) -> Option<(Connection, Answer)> {
-    let until = Instant::now() + patience;
+fn report(dir: &DataDir, first: &[ToHub], hook: &HookReport, until: Instant) -> Option<(Connection, Answer)> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
