@@ -108,7 +108,6 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
         );
     }
     let Some(event) = input.event() else { return ExitCode::SUCCESS };
-    let until = Instant::now() + if event == HookEvent::Prompt { PROMPT } else { QUIET };
     let claude = process::key(parent_id());
     let prompted = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
     let mut first = vec![ToHub::Hello { v: VERSION }];
@@ -119,6 +118,8 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
     let hook = HookReport { id: 0, claude, event, turn, ask_id, reason, age_ms: process::own_age() };
+    // A large prompt may take longer to read than the limit; its receipts must still be sent.
+    let until = Instant::now() + if event == HookEvent::Prompt { PROMPT } else { QUIET };
     let Some((mut hub, Answer::Hooked { mut unconfirmed, mut remind })) = report(dir, &first, &hook, until)
     else {
         return ExitCode::SUCCESS;
