@@ -91,7 +91,7 @@ pub fn read<R: BufRead>(
     if header.epoch_started_ms >= OUT_OF_RANGE {
         return Err(io::Error::other("its time is out of range"));
     }
-    let router = serde_json::from_str(header.snapshot.get())?;
+    let router = serde_json::from_slice(header.snapshot.get().as_bytes())?;
     let records = iter::from_fn(move || whole_line(&mut lines).ok().flatten().map(|line| record(&line)));
     Ok((header, router, records))
 }
