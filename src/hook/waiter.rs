@@ -21,10 +21,8 @@ use crate::{fence, process};
 const MAX_OUTPUT: usize = 90_000;
 /// How often a waiter checks that its session is running, and reads the transcript.
 const CHECK: Duration = Duration::from_secs(1);
-/// The same while the transcript grows.
+/// The same after the transcript grew; then the interval doubles.
 const SHORT_CHECK: Duration = Duration::from_millis(100);
-/// How long after its start, and after the transcript last grew, a waiter checks at short intervals.
-const ACTIVE: Duration = Duration::from_secs(3);
 /// How long a waiter runs after the input of its session has ended; longer than a client takes to write its transcript.
 const BRIEF: Duration = Duration::from_millis(600);
 
@@ -90,14 +88,10 @@ fn wait_on(dir: &DataDir, hub: &mut Connection, lifetime: &Lifetime, transcript:
     hub.call(|id| ToHub::Wait { id, claude: process::key(parent_id()), process: own.clone() }).ok()?;
     // The client writes its transcript up to some 100 ms late, so the last hook of a turn may search too early.
     let mut transcript = Transcript::end(transcript);
-    let mut active_until = Instant::now() + ACTIVE;
+    let mut pause = SHORT_CHECK;
     loop {
-        let now = Instant::now();
-        if transcript.report(&hub.sender) {
-            active_until = now + ACTIVE;
-        }
-        let pause = if now < active_until { SHORT_CHECK } else { CHECK };
-        match hub.receive(Some(now + pause)) {
+        pause = if transcript.report(&hub.sender) { SHORT_CHECK } else { CHECK.min(pause * 2) };
+        match hub.receive(Some(Instant::now() + pause)) {
             Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(dir, hub, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),
             Ok(_) if lifetime.is_over() => return Some(ExitCode::SUCCESS),
