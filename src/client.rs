@@ -84,7 +84,7 @@ impl Client {
     pub fn new(tokens: Tokens, who: Who) -> Client {
         Client {
             tokens,
-            who: Who { host: Some(HOST.clone()), ..who },
+            who,
             sender: None,
             registered: false,
             epoch: None,
@@ -165,7 +165,8 @@ impl Client {
             FromHub::Up { sender, epoch, pid } => {
                 (self.sender, self.registered, self.next_epoch) = (Some(sender), false, epoch);
                 self.away = silent(Some(pid)); // should it end a request
-                let (who, lost) = (Box::new(self.who.clone()), self.open.iter().cloned().collect());
+                let who = Box::new(Who { host: Some(HOST.clone()), ..self.who.clone() });
+                let lost = self.open.iter().cloned().collect();
                 self.send(&ToHub::Register { id: REGISTER, who, lost });
                 Vec::new()
             }

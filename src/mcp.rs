@@ -6,7 +6,6 @@
 //! for an answer that has another id, or `null`.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::{self, BufRead};
 
 use serde::de::DeserializeOwned;
@@ -15,6 +14,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 mod scan;
+
+pub use scan::replace_lone_surrogates;
 
 /// The revisions that are spoken, newest first. Without 2026-07-28 on purpose: Claude Code does not register a server
 /// with that revision as a channel.
@@ -41,35 +42,24 @@ pub const RESOURCE_NOT_FOUND: i32 = -32002;
 const INSTRUCTIONS: &str = include_str!("mcp/instructions.txt");
 /// A request's id as the client wrote it, character by character: a JSON string or number of any size, or `null` in the
 /// answer to a line without one.
-#[derive(Debug, Clone)]
-pub struct Id(Box<RawValue>);
+#[derive(Debug, Clone, PartialEq)]
+pub struct Id(String);
 
 impl Id {
     /// `None` unless `text` is a string or a number.
     fn new(text: &str) -> Option<Id> {
-        let raw: Box<RawValue> = serde_json::from_str(text).ok()?;
-        matches!(raw.get().as_bytes(), [b'"' | b'-' | b'0'..=b'9', ..]).then_some(Id(raw))
+        let raw: &RawValue = serde_json::from_str(text).ok()?;
+        let text = raw.get();
+        matches!(text.as_bytes(), [b'"' | b'-' | b'0'..=b'9', ..]).then(|| Id(text.to_owned()))
     }
 
     /// Whether it is that of our request `name`.
     pub fn is(&self, name: &str) -> bool {
-        params::<String>(self.0.get()).is_ok_and(|own| own == name)
+        params::<String>(&self.0).is_ok_and(|own| own == name)
     }
 
     fn null() -> Id {
-        Id(RawValue::NULL.to_owned())
-    }
-}
-
-impl PartialEq for Id {
-    fn eq(&self, other: &Id) -> bool {
-        self.0.get() == other.0.get()
-    }
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(self.0.get())
+        Id("null".to_owned())
     }
 }
 
@@ -84,7 +74,10 @@ pub enum Incoming {
         params: String,
     },
     /// Not to be answered.
-    Notification { method: String, params: String },
+    Notification {
+        /// The request that the client no longer waits for.
+        cancels: Option<Id>,
+    },
     /// An answer to a request of ours. The result is JSON text without lone surrogates; `None` for an error.
     Response { id: Id, result: Option<String> },
     /// Not a valid message; the text is the answer to it.
@@ -133,12 +126,15 @@ fn parse(text: &str) -> Incoming {
         Err(e) if e.is_data() => return wrong(INVALID_REQUEST, &format!("not a JSON-RPC message: {e}")),
         Err(e) => return wrong(PARSE_ERROR, &format!("not JSON: {e}")),
     };
-    let member = |name| members.get(name).map(|raw| scan::replace_lone_surrogates(raw.get()));
+    let member = |name| members.get(name).map(|raw| replace_lone_surrogates(raw.get()));
     let method = member("method").map(|method| params::<String>(&method));
     let (params, result) = (member("params").unwrap_or_else(|| "{}".to_owned()), member("result"));
     match (method, members.get("id").map(|raw| Id::new(raw.get()))) {
         (Some(Ok(method)), Some(Some(id))) => Incoming::Request { id, method, params },
-        (Some(Ok(method)), None) => Incoming::Notification { method, params },
+        (Some(Ok(method)), None) => {
+            let cancels = (method == "notifications/cancelled").then(|| cancelled(&params)).flatten();
+            Incoming::Notification { cancels }
+        }
         (Some(Ok(_)), Some(None)) => wrong(INVALID_REQUEST, "`id` is a string or a number"),
         (None, Some(id)) if result.is_some() || members.contains_key("error") => {
             Incoming::Response { id: id.unwrap_or_else(Id::null), result }
@@ -173,7 +169,7 @@ pub fn error(id: &Id, code: i32, message: &str) -> String {
 
 fn response(id: &Id, outcome: &str, value: &impl Serialize) -> String {
     let value = serde_json::to_string(value).unwrap_or_default(); // cannot fail: string keys, written to memory
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"{outcome}":{value}}}"#)
+    format!(r#"{{"jsonrpc":"2.0","id":{},"{outcome}":{value}}}"#, id.0)
 }
 
 /// The line of a request of ours, whose id is `name`.
@@ -228,7 +224,7 @@ pub fn arrival(is_pushable: bool) -> &'static str {
 }
 
 /// The request that the client no longer waits for, from the parameters of `notifications/cancelled`.
-pub fn cancelled(text: &str) -> Option<Id> {
+fn cancelled(text: &str) -> Option<Id> {
     let members: BTreeMap<String, Box<RawValue>> = params(text).ok()?;
     Id::new(members.get("requestId")?.get())
 }

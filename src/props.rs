@@ -5,8 +5,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::wire::{
-    Activity, AskRequest, BroadcastRequest, Code, FormEnd, HookEvent, HookReport, Kind, Parcel, Path,
-    PeerKind, Receipts, Scope, ToClient, ToHub, Who,
+    Activity, AskRequest, BroadcastRequest, Changes, Code, FormEnd, HookEvent, HookReport, Kind, Parcel,
+    Path, PeerKind, Receipts, Scope, ToClient, ToHub, Who,
 };
 use crate::{fence, hook, name};
 
@@ -118,12 +118,12 @@ fn message() -> impl Strategy<Value = ToHub> {
             ..Receipts::default()
         })),
         (id, text()).prop_map(|(id, ask_id)| ToHub::Withdraw { id, ask_id }),
-        option::of(text()).prop_map(|branch| ToHub::Activity {
+        option::of(text()).prop_map(|branch| ToHub::Activity(Changes {
             activity: Some(Activity::Busy),
             age_ms: branch.is_some().then_some(7),
             branch,
-            paths: None
-        }),
+            ..Changes::default()
+        })),
         (id, text(), option::of(id)).prop_map(|(id, claude, age_ms)| ToHub::Hook(HookReport {
             id,
             claude,

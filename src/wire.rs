@@ -92,19 +92,8 @@ pub enum ToHub {
     },
     /// Receipts for pushes to a session. No answer.
     Seen(Receipts),
-    /// Changed properties of the session that this connection registered. No answer. `None` means unchanged.
-    Activity {
-        activity: Option<Activity>,
-        /// Milliseconds since `activity` began. A hook that fired later takes precedence.
-        age_ms: Option<u64>,
-        branch: Option<String>,
-        paths: Option<Vec<Path>>,
-    },
-    /// The Claude Code process of this peer goes on with another conversation. No answer.
-    Session {
-        /// See [`Who::session`].
-        session: String,
-    },
+    /// The session that this connection registered has changed. No answer.
+    Activity(Changes),
     /// A hook of the Claude Code process `claude` fired. Answered by [`Answer::Hooked`]. Hooks do not register.
     Hook(HookReport),
     /// This connection is the waiter of the Claude Code process `claude`: parcels for the `hook` path may be sent to
@@ -158,6 +147,19 @@ pub struct BroadcastRequest {
     pub collect_ms: Option<u64>,
     /// Milliseconds until the unanswered asks end with `timeout`.
     pub timeout_ms: u64,
+}
+
+/// The present properties of a session. `None` means unchanged.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Changes {
+    pub activity: Option<Activity>,
+    /// Milliseconds since `activity` began. A hook that fired later takes precedence.
+    pub age_ms: Option<u64>,
+    /// Empty if there is none.
+    pub branch: Option<String>,
+    pub paths: Option<Vec<Path>>,
+    /// See [`Who::session`].
+    pub session: Option<String>,
 }
 
 /// The report of a hook.

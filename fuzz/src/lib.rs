@@ -96,10 +96,7 @@ fn answers(mut input: &[u8]) -> Vec<String> {
                     check_tool(&id, tool);
                 }
             }
-            mcp::Incoming::Notification { params, .. } => {
-                let _ = mcp::cancelled(&params);
-            }
-            mcp::Incoming::Response { .. } => {}
+            mcp::Incoming::Notification { .. } | mcp::Incoming::Response { .. } => {}
         }
     }
     answered

@@ -14,7 +14,7 @@ use crate::wire::{
 
 mod results;
 
-pub use results::{describe, render, render_fault, render_wait};
+pub use results::{render, render_fault};
 
 /// The default timeout of an ask, in seconds.
 pub const TIMEOUT_S: u64 = 600;

@@ -303,11 +303,7 @@ impl Router {
             }
             ToHub::Pushed { push, error } => return self.pushed(conn, &push, error),
             ToHub::Seen(receipts) => return self.take_receipts(conn, receipts),
-            ToHub::Activity { activity, age_ms, branch, paths } => {
-                let activity = activity.map(|a| (a, age_ms.unwrap_or(0)));
-                return self.activity(conn, activity, branch, paths);
-            }
-            ToHub::Session { session } => return self.continue_session(conn, session),
+            ToHub::Activity(report) => return self.activity(conn, report),
             ToHub::Bye => return self.bye(conn),
         };
         match reply {

@@ -7,8 +7,8 @@ use super::client::Peer;
 use super::truth::{End, key};
 use super::world::{Owner, World};
 use crate::wire::{
-    Activity, Answer, Consent, HookEvent, HookReport, Kind, Parcel, Path, PeerKind, Receipts, ToClient,
-    ToHub, Who,
+    Activity, Answer, Changes, Consent, HookEvent, HookReport, Kind, Parcel, Path, PeerKind, Receipts,
+    ToClient, ToHub, Who,
 };
 
 /// What a path does with a text.
@@ -361,7 +361,7 @@ impl World {
         let Some(client) = peer.client.as_mut().filter(|c| c.registered) else { return };
         if peer.polls && peer.who.claude.is_some() && client.told_activity != activity {
             client.told_activity = activity;
-            self.tell(i, ToHub::Activity { activity, age_ms: None, branch: None, paths: None });
+            self.tell(i, ToHub::Activity(Changes { activity, ..Changes::default() }));
         }
     }
 

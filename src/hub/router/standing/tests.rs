@@ -3,8 +3,8 @@
 use crate::hub::router::{Info, Input, Limits, Ms, Output, Router};
 use crate::wire::HookEvent::{self, Prompt, Start, Stop, StopAgain};
 use crate::wire::{
-    Activity, Answer, AskRequest, HookReport, Kind, Note, Parcel, Path, PeerKind, Receipts, State, ToClient,
-    ToHub, Who,
+    Activity, Answer, AskRequest, Changes, HookReport, Kind, Note, Parcel, Path, PeerKind, Receipts, State,
+    ToClient, ToHub, Who,
 };
 
 const ASKER: u64 = 1;
@@ -190,13 +190,11 @@ fn the_end_of_a_turn_proves_only_what_began_it() {
 #[test]
 fn a_stopped_session_keeps_the_path() {
     let mut case = Case::new(vec![Path::Channel, Path::Hook]);
-    let stopped =
-        ToHub::Activity { activity: Some(Activity::Stopped), age_ms: Some(0), branch: None, paths: None };
-    case.say(SESSION, stopped);
+    let report = |activity| ToHub::Activity(Changes { activity: Some(activity), ..Changes::default() });
+    case.say(SESSION, report(Activity::Stopped));
     let out = case.pass(60_000);
     assert!(case.take_push(&out).is_none());
-    let idle = ToHub::Activity { activity: Some(Activity::Idle), age_ms: Some(0), branch: None, paths: None };
-    case.say(SESSION, idle);
+    case.say(SESSION, report(Activity::Idle));
     assert!(case.pass(3_999).is_empty());
 }
 
