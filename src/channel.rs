@@ -374,7 +374,8 @@ impl Channel {
         let (name, status_at) = (file.name.clone(), file.status_at);
         let report = self.report(activity);
         if (&report, status_at) != (&self.reported.0, self.reported.1) {
-            self.client.send(&ToHub::Activity(Changes { age_ms, ..report.clone() }));
+            let session = report.session.clone().filter(|_| report.session != self.reported.0.session);
+            self.client.send(&ToHub::Activity(Changes { age_ms, session, ..report.clone() }));
             self.reported = (report, status_at);
         }
         if let Some(name) = name.clone().filter(|_| name != self.named) {

@@ -84,13 +84,19 @@ fn reads_stdin(pid: u32) -> bool {
 
 /// Waits on one connection; `None` if it is lost.
 fn wait_on(dir: &DataDir, hub: &mut Connection, lifetime: &Lifetime, transcript: &str) -> Option<ExitCode> {
-    let own = process::process_key(std::process::id());
-    hub.call(|id| ToHub::Wait { id, claude: process::key(parent_id()), process: own.clone() }).ok()?;
+    let (claude, process) = (process::key(parent_id()), process::process_key(std::process::id()));
+    hub.call(|id| ToHub::Wait { id, claude, process }).ok()?;
     // The client writes its transcript up to some 100 ms late, so the last hook of a turn may search too early.
     let mut transcript = Transcript::end(transcript);
     let mut pause = SHORT_CHECK;
     loop {
-        pause = if transcript.report(&hub.sender) { SHORT_CHECK } else { CHECK.min(pause * 2) };
+        pause = CHECK.min(pause * 2);
+        if let Some(receipts) = transcript.search() {
+            pause = SHORT_CHECK;
+            if !receipts.is_empty() {
+                let _ = hub.sender.send(&ToHub::Seen { receipts }); // if the hub has just exited, another hook reports them
+            }
+        }
         match hub.receive(Some(Instant::now() + pause)) {
             Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(dir, hub, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),

@@ -302,8 +302,8 @@ impl Router {
                 return;
             }
             ToHub::Pushed { push, error } => return self.pushed(conn, &push, error),
-            ToHub::Seen(receipts) => return self.take_receipts(conn, receipts),
-            ToHub::Activity(report) => return self.activity(conn, report),
+            ToHub::Seen { receipts } => return self.take_receipts(&self.peers_behind(conn), &receipts),
+            ToHub::Activity(changes) => return self.change(conn, changes),
             ToHub::Bye => return self.bye(conn),
         };
         match reply {

@@ -323,7 +323,7 @@ fn a_broadcast_that_is_repeated_after_its_end_has_ended() {
     for kind in ["reply", "summary"] {
         let push = a.take_push();
         assert_eq!(push["kind"], kind);
-        a.say(&json!({"type": "seen", "seen": [push["push"]]}));
+        a.say(&json!({"type": "seen", "receipts": [[push["push"], "seen"]]}));
     }
     a.hang_up();
     let mut a = dir.raw();

@@ -107,9 +107,6 @@ impl Router {
     /// The peer's process goes on with another conversation: `/clear` begins one, `--continue` and `/resume` take one up. A
     /// name that its model gave comes with it, and else stays with the process.
     pub(super) fn continue_session(&mut self, no: PeerNo, session: String) {
-        if session.is_empty() || session.len() > MAX_SESSION {
-            return;
-        }
         let peer = self.peer_mut(no);
         let before = peer.who.session.replace(session.clone());
         let (wanted, name) = (peer.wanted.clone(), peer.who.name.clone());
