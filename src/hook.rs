@@ -101,11 +101,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     let Some((mut input, text)) = Input::read() else { return ExitCode::SUCCESS };
     if waits {
         drop(text);
-        return waiter::wait(
-            dir,
-            &input.hook_event_name,
-            input.transcript_path.as_deref().unwrap_or_default(),
-        );
+        return waiter::wait(dir, input);
     }
     let Some(event) = input.event() else { return ExitCode::SUCCESS };
     let claude = process::key(parent_id());
