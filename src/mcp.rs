@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 mod scan;
 
+use scan::IdScan;
 pub use scan::replace_lone_surrogates;
 
 /// The revisions that are spoken, newest first. Without 2026-07-28 on purpose: Claude Code does not register a server
@@ -97,12 +98,11 @@ pub fn read(input: &mut impl BufRead) -> io::Result<Option<Incoming>> {
             return Ok(None);
         }
         if line.last() != Some(&b'\n') && line.len() >= MAX_LINE {
-            let mut id = scan::IdScan::default();
-            id.feed(&line);
+            let mut id = IdScan::default().feed(&line);
             while line.last().is_some_and(|byte| *byte != b'\n') {
                 line.clear();
                 io::Read::take(&mut *input, 64 << 10).read_until(b'\n', &mut line)?;
-                id.feed(&line);
+                id = id.feed(&line);
             }
             return Ok(Some(broken(id, INVALID_REQUEST, "the message is longer than 4 MiB")));
         }
@@ -116,11 +116,7 @@ pub fn read(input: &mut impl BufRead) -> io::Result<Option<Incoming>> {
 /// The members are parsed later, where they are used, so that a number or a nesting beyond what a parser takes costs that
 /// member and not the whole message.
 fn parse(text: &str) -> Incoming {
-    let wrong = |code, why: &str| {
-        let mut id = scan::IdScan::default();
-        id.feed(text.as_bytes());
-        broken(id, code, why)
-    };
+    let wrong = |code, why: &str| broken(IdScan::default().feed(text.as_bytes()), code, why);
     let members: BTreeMap<String, &RawValue> = match serde_json::from_str(text) {
         Ok(members) => members,
         Err(e) if e.is_data() => return wrong(INVALID_REQUEST, &format!("not a JSON-RPC message: {e}")),
@@ -131,20 +127,16 @@ fn parse(text: &str) -> Incoming {
     let (params, result) = (member("params").unwrap_or_else(|| "{}".to_owned()), member("result"));
     match (method, members.get("id").map(|raw| Id::new(raw.get()))) {
         (Some(Ok(method)), Some(Some(id))) => Incoming::Request { id, method, params },
-        (Some(Ok(method)), None) => {
-            let cancels = (method == "notifications/cancelled").then(|| cancelled(&params)).flatten();
-            Incoming::Notification { cancels }
-        }
-        (Some(Ok(_)), Some(None)) => wrong(INVALID_REQUEST, "`id` is a string or a number"),
+        (Some(Ok(method)), None) => Incoming::Notification { cancels: cancelled(&method, &params) },
         (None, Some(id)) if result.is_some() || members.contains_key("error") => {
             Incoming::Response { id: id.unwrap_or_else(Id::null), result }
         }
-        _ => wrong(INVALID_REQUEST, "a message has a `method` that is a string"),
+        _ => wrong(INVALID_REQUEST, "`method` is a string, and `id` a string or a number"),
     }
 }
 
 /// The answer to a malformed line, with the id that was found in it.
-fn broken(id: scan::IdScan, code: i32, why: &str) -> Incoming {
+fn broken(id: IdScan, code: i32, why: &str) -> Incoming {
     let id = id.finish().and_then(|id| Id::new(&id)).unwrap_or_else(Id::null);
     Incoming::Broken(error(&id, code, why))
 }
@@ -223,9 +215,10 @@ pub fn arrival(is_pushable: bool) -> &'static str {
     }
 }
 
-/// The request that the client no longer waits for, from the parameters of `notifications/cancelled`.
-fn cancelled(text: &str) -> Option<Id> {
-    let members: BTreeMap<String, Box<RawValue>> = params(text).ok()?;
+/// The request that the client no longer waits for.
+fn cancelled(method: &str, text: &str) -> Option<Id> {
+    let is_meant = method == "notifications/cancelled";
+    let members: BTreeMap<String, Box<RawValue>> = params(text).ok().filter(|_| is_meant)?;
     Id::new(members.get("requestId")?.get())
 }
 
