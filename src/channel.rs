@@ -169,8 +169,8 @@ impl Channel {
         }
         let key = self.session.key.clone();
         log::debug!(key = key; "channel_start");
-        let identity;
-        (identity, self.identity) = Identity::open(&dir.sessions().join(&key), &mut Tokens::new()?)?;
+        let (identity, file) = Identity::open(&dir.sessions().join(&key), &mut Tokens::new()?)?;
+        self.identity = file;
         self.texts = Texts::new(dir, key);
         let forms = client.shows_forms() && self.is_claude() && self.session.find_person();
         let (paths, session) = (self.paths(), self.conversation());

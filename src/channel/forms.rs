@@ -78,11 +78,9 @@ fn form(parcel: &Parcel, columns: usize) -> Value {
     let question = lines.iter().map(|line| format!("> {line}")).collect::<Vec<_>>().join("\n");
     let (does, name, field, required) = match parcel.kind {
         Kind::Consent => {
-            let title = match kind {
-                PeerKind::Session => format!("Always allow {from}"),
-                // The hub counts them as one peer.
-                PeerKind::Person | PeerKind::Script => "Always allow all clients at a shell".to_owned(),
-            };
+            // The hub counts all clients at a shell as one peer.
+            let peer = if kind == PeerKind::Session { &from } else { "all clients at a shell" };
+            let title = format!("Always allow {peer}");
             let field = json!({"type": "boolean", "title": title, "default": false, "description": question});
             ("wants to ask this session. Accept lets it.", "always", field, json!([]))
         }
