@@ -61,12 +61,6 @@ struct ReplyArguments {
 }
 
 impl Input {
-    fn read() -> Option<(Input, Vec<u8>)> {
-        let mut text = Vec::new();
-        io::stdin().take(MAX_INPUT).read_to_end(&mut text).ok()?;
-        Some((serde_json::from_slice(&text).ok()?, text))
-    }
-
     /// The event for the hub, if it is relevant.
     pub fn event(&self) -> Option<HookEvent> {
         Some(match self.hook_event_name.as_str() {
@@ -98,7 +92,9 @@ impl Input {
 
 /// `relay hook`, and with `waits` `relay hook --wait`.
 pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
-    let Some((mut input, text)) = Input::read() else { return ExitCode::SUCCESS };
+    let mut text = Vec::new();
+    let _ = io::stdin().take(MAX_INPUT).read_to_end(&mut text); // what could not be read is no JSON
+    let Ok(mut input) = serde_json::from_slice::<Input>(&text) else { return ExitCode::SUCCESS };
     if waits {
         drop(text);
         return waiter::wait(dir, input);

@@ -37,8 +37,7 @@ pub fn serve(texts: Receiver<(PathBuf, String, String)>, done: Sender<Received>)
 
 /// The lines of a push: the session's `CLAUDE_CODE_MESSAGING_TOKEN`, if it has one, and the message, whose id must be a UUID.
 fn lines(token: Option<&str>, text: &str, push: &str) -> String {
-    let auth =
-        token.map(|token| format!("{}\n", json!({"type": "auth", "token": token}))).unwrap_or_default();
+    let auth = token.map_or_else(String::new, |t| format!("{}\n", json!({"type": "auth", "token": t})));
     let hex: String =
         push.chars().filter(char::is_ascii_hexdigit).chain(std::iter::repeat('0')).take(32).collect();
     let id = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
