@@ -61,8 +61,8 @@ struct Channel {
     /// The name in the session's file as the hub knows it.
     named: Option<String>,
     texts: Texts,
-    /// The name with which the program at the other end of stdin introduced itself.
-    program: String,
+    /// How the program at the other end of stdin introduced itself.
+    program: Initialize,
     /// The locked identity file.
     identity: Option<File>,
     /// The open calls, by the id of the request to the hub that each waits for.
@@ -111,7 +111,7 @@ fn serve(dir: &DataDir, session: Surroundings) -> io::Result<&'static str> {
         named: session.file.name.clone(),
         texts: Texts::new(dir, session.key.clone()),
         session,
-        program: String::new(),
+        program: Initialize::default(),
         identity: None,
         calls: HashMap::new(),
         wait: None,
@@ -161,8 +161,7 @@ impl Channel {
         spawn("hub", PARSER, move || {
             connection::keep(at, |message| hub.send(Received::Hub(message)).is_ok())
         })?;
-        let client: Initialize = mcp::params(params).unwrap_or_default();
-        self.program = client.client().to_owned();
+        self.program = mcp::params(params).unwrap_or_default();
         if !self.is_claude() {
             // Another client may run all its sessions under one process.
             self.session.key = process::key(std::process::id());
@@ -172,7 +171,7 @@ impl Channel {
         let (identity, file) = Identity::open(&dir.sessions().join(&key), &mut Tokens::new()?)?;
         self.identity = file;
         self.texts = Texts::new(dir, key);
-        let forms = client.shows_forms() && self.is_claude() && self.session.find_person();
+        let forms = self.program.shows_forms() && self.is_claude() && self.session.find_person();
         let (paths, session) = (self.paths(), self.conversation());
         self.client.who = Who { forms, paths, session, ..self.session.who(identity) };
         process::sweep(&dir.sessions(), Duration::MAX); // files of sessions that have ended
@@ -241,10 +240,7 @@ impl Channel {
 
     fn answer_request(&mut self, id: Id, method: &str, params: &str) {
         let answer = match method {
-            "initialize" => {
-                let client: Initialize = mcp::params(params).unwrap_or_default();
-                mcp::result(&id, client.answer(self.is_pushable()))
-            }
+            "initialize" => mcp::result(&id, self.program.answer(self.is_pushable())),
             "tools/list" => {
                 self.session.listed.get_or_insert_with(Instant::now);
                 mcp::result(&id, tools::list(self.is_pushable()))
@@ -268,7 +264,7 @@ impl Channel {
     }
 
     fn is_claude(&self) -> bool {
-        self.program == mcp::CLAUDE_CODE
+        self.program.client() == mcp::CLAUDE_CODE
     }
 
     /// Claude Code's id of the conversation. Another client that was started from a session inherits that session's id.

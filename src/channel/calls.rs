@@ -46,7 +46,7 @@ impl Channel {
             Err(fault) => return self.end_call(&id, Err(&fault), Vec::new()),
         };
         // Codex also calls tools itself; a call by its model has an id.
-        let is_read = self.program != mcp::CODEX || call.meta["callId"].is_string();
+        let is_read = self.program.client() != mcp::CODEX || call.meta["callId"].is_string();
         let call = match &tool {
             tools::Tool::Wait { .. } if !is_read => {
                 return self.end_call(&id, Ok(waited()), Vec::new());
