@@ -28,8 +28,7 @@ impl Identity {
     /// # Errors
     /// The random source cannot be read.
     pub fn open(path: &Path, tokens: &mut Tokens) -> io::Result<(Identity, Option<File>)> {
-        let options = OpenOptions::new().read(true).append(true).create(true).mode(0o600).clone();
-        let mut lock = open_regular(&options, path).ok().filter(|file| file.try_lock().is_ok());
+        let mut lock = lock(path);
         let known = read(path).filter(|_| lock.is_some());
         if let Some(identity) = known.and_then(|text| serde_json::from_str(&text).ok()) {
             return Ok((identity, lock));
@@ -41,6 +40,12 @@ impl Identity {
         }
         Ok((identity, lock))
     }
+}
+
+/// Opens or creates the file and locks it; `None` if another process has locked it or it cannot be used.
+fn lock(path: &Path) -> Option<File> {
+    let options = OpenOptions::new().read(true).append(true).create(true).mode(0o600).clone();
+    open_regular(&options, path).ok().filter(|file| file.try_lock().is_ok())
 }
 
 #[cfg(test)]
