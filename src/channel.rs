@@ -240,7 +240,10 @@ impl Channel {
 
     fn answer_request(&mut self, id: Id, method: &str, params: &str) {
         let answer = match method {
-            "initialize" => mcp::result(&id, self.program.answer(self.is_pushable())),
+            "initialize" => {
+                let client: Initialize = mcp::params(params).unwrap_or_default();
+                mcp::result(&id, client.answer(self.is_pushable()))
+            }
             "tools/list" => {
                 self.session.listed.get_or_insert_with(Instant::now);
                 mcp::result(&id, tools::list(self.is_pushable()))
