@@ -10,13 +10,14 @@ mod surroundings;
 pub mod tools;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::unix::process::parent_id;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -24,15 +25,15 @@ use crate::client::{Client, Event};
 use crate::connection::{self, FromHub};
 use crate::datadir::DataDir;
 use crate::fence;
-use crate::mcp::{self, Id, Incoming};
+use crate::mcp::{self, Id, Incoming, Initialize};
 use crate::process;
-use crate::texts::{self, Texts};
+use crate::texts::Texts;
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{Activity, Parcel, Path, ToClient, ToHub};
-use calls::{Call, Wait};
+use crate::wire::{Activity, Changes, Parcel, Path, ToClient, ToHub, Who};
+use calls::Call;
 use identity::Identity;
-use surroundings::{SessionFile, Surroundings};
+use surroundings::Surroundings;
 
 /// How often the session's own file and the parent process are checked: for `/rename`, interrupted turns and orphans.
 const CHECK: Duration = Duration::from_secs(1);
@@ -55,25 +56,27 @@ enum Received {
 struct Channel {
     client: Client,
     session: Surroundings,
-    /// The session's file as the hub knows it.
-    reported: SessionFile,
+    /// The session as the hub knows it, with the time of its status in its file.
+    reported: (Changes, Option<u64>),
+    /// The name in the session's file as the hub knows it.
+    named: Option<String>,
     texts: Texts,
-    /// The name with which the program at the other end of stdin introduced itself.
-    program: String,
+    /// How the program at the other end of stdin introduced itself.
+    program: Initialize,
+    /// The locked identity file.
+    identity: Option<File>,
     /// The open calls, by the id of the request to the hub that each waits for.
     calls: HashMap<u64, Call>,
-    /// The open call of `relay_wait`.
-    wait: Option<Wait>,
+    /// The open call of `relay_wait`, and when its time is up.
+    wait: Option<(Id, Instant)>,
     /// Texts of the path `tool` that no result has carried yet.
     arrived: Vec<Parcel>,
-    /// Whether the client has asked for the resources, and whether they have changed since.
-    lists_resources: bool,
+    /// Whether the resources have changed since the client asked for them.
     resources_changed: bool,
     /// Whether stdin has ended, or nobody reads stdout: the channel exits after it has answered the open calls.
     ending: bool,
-    /// Whether the client's process was stopped at the last check.
-    is_stopped: bool,
-    inbox: Sender<(PathBuf, Parcel)>,
+    /// To the thread that pushes by inbox: the socket, the identifier of the push, and the text.
+    inbox: Sender<(PathBuf, String, String)>,
     /// The forms that are open in front of its user. The id of a form's request is the push.
     forms: Vec<Parcel>,
 }
@@ -84,7 +87,10 @@ pub fn run(dir: &DataDir) -> ExitCode {
     let session = Surroundings::new();
     crate::logging::init(&dir.logs(), "channel", true);
     match serve(dir, session) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(why) => {
+            log::debug!(why = why; "channel_close");
+            ExitCode::SUCCESS
+        }
         Err(e) => {
             log::error!(error:% = e; "channel_failed");
             ExitCode::FAILURE
@@ -92,82 +98,32 @@ pub fn run(dir: &DataDir) -> ExitCode {
     }
 }
 
-fn serve(dir: &DataDir, mut session: Surroundings) -> io::Result<()> {
+/// Serves until the session ends, and returns why.
+fn serve(dir: &DataDir, session: Surroundings) -> io::Result<&'static str> {
     let (received, all) = bounded(256);
     let _ = dir.prepare(); // without a usable directory there is no hub, and the calls say why
     listen(&received)?;
-    let Some((id, method, params)) = first_request(&all, session.pid)? else { return Ok(()) };
-    let client: mcp::Initialize = mcp::params(&params).unwrap_or_default();
-    let program = client.client().to_owned();
-    let is_claude = program == mcp::CLAUDE_CODE;
-    if !is_claude {
-        // Another client may run all its sessions under one process.
-        session.key = process::key(std::process::id());
-    }
-    let (at, hub) = (dir.clone(), received.clone());
-    spawn("hub", PARSER, move || connection::keep(at, |message| hub.send(Received::Hub(message)).is_ok()))?;
-    let mut tokens = Tokens::new()?;
-    let (identity, _locked) = Identity::open(&dir.sessions().join(&session.key), &mut tokens)?;
-    let (inbox, to_inbox) = unbounded();
-    let done = move |push, error| received.send(Received::Inbox(push, error)).is_ok();
-    inbox::serve(Texts::new(dir, session.key.clone()), to_inbox, done)?;
-    log::debug!(key = session.key; "channel_start");
+    let (inbox, texts) = unbounded();
+    inbox::serve(texts, received.clone())?;
     let mut channel = Channel {
-        client: Client::new(tokens, session.who(identity)),
+        client: Client::new(Tokens::new()?, Who::default()),
+        reported: Default::default(),
+        named: session.file.name.clone(),
         texts: Texts::new(dir, session.key.clone()),
-        reported: session.file.clone(),
         session,
-        program,
+        program: Initialize::default(),
+        identity: None,
         calls: HashMap::new(),
         wait: None,
         arrived: Vec::new(),
-        lists_resources: false,
         resources_changed: false,
         ending: false,
-        is_stopped: false,
         inbox,
         forms: Vec::new(),
     };
-    channel.client.who.forms = client.shows_forms() && is_claude && channel.session.find_person();
-    channel.client.who.paths = channel.paths();
-    channel.client.who.session = channel.conversation();
-    channel.answer_request(id, &method, &params);
-    // Files of sessions that have ended.
-    process::sweep(&dir.sessions(), Duration::MAX);
-    texts::sweep(dir);
-    let why = channel.serve(&all);
+    let why = channel.serve(dir, &received, &all)?;
     channel.client.leave();
-    log::debug!(why = why; "channel_close");
-    Ok(())
-}
-
-/// The first request that depends on who the client is, with its method and parameters: `initialize`, or the tools for a client
-/// that does not introduce itself. Other requests are answered here. `None` if the channel has to exit first, also because its
-/// `parent` is gone.
-fn first_request(received: &Receiver<Received>, parent: u32) -> io::Result<Option<(Id, String, String)>> {
-    loop {
-        let incoming = match received.recv_timeout(CHECK) {
-            Ok(Received::Client(incoming)) => incoming,
-            Err(RecvTimeoutError::Timeout) if parent_id() == parent => continue,
-            _ => return Ok(None),
-        };
-        match incoming {
-            Incoming::Request { id, method, params } => match method.as_str() {
-                "initialize" | "tools/call" | "tools/list" => return Ok(Some((id, method, params))),
-                other => print(&answer_other(&id, other))?,
-            },
-            Incoming::Broken(answer) => print(&answer)?,
-            Incoming::Response { .. } | Incoming::Notification { .. } => {}
-        }
-    }
-}
-
-/// The answer to a request that needs neither the session nor the hub.
-fn answer_other(id: &Id, method: &str) -> String {
-    match method {
-        "ping" => mcp::result(id, json!({})),
-        _ => mcp::error(id, mcp::METHOD_NOT_FOUND, "this server has no such method"),
-    }
+    Ok(why)
 }
 
 /// Starts the threads that read stdin and wait for signals.
@@ -193,20 +149,56 @@ fn listen(received: &Sender<Received>) -> io::Result<()> {
 }
 
 impl Channel {
-    /// Serves until the session ends, and returns why.
-    fn serve(&mut self, received: &Receiver<Received>) -> &'static str {
+    /// Takes the session's identity and connects to the hub, on the first request that depends on who the client is: `initialize`,
+    /// or the tools for a client that does not introduce itself.
+    fn begin(&mut self, dir: &DataDir, received: &Sender<Received>, incoming: &Incoming) -> io::Result<()> {
+        let Incoming::Request { method, params, .. } = incoming else { return Ok(()) };
+        let has_begun = !self.client.who.peer.is_empty();
+        if has_begun || !matches!(method.as_str(), "initialize" | "tools/call" | "tools/list") {
+            return Ok(());
+        }
+        let (at, hub) = (dir.clone(), received.clone());
+        spawn("hub", PARSER, move || {
+            connection::keep(at, |message| hub.send(Received::Hub(message)).is_ok())
+        })?;
+        self.program = mcp::params(params).unwrap_or_default();
+        if !self.is_claude() {
+            // Another client may run all its sessions under one process.
+            self.session.key = process::key(std::process::id());
+        }
+        let key = self.session.key.clone();
+        log::debug!(key = key; "channel_start");
+        let (identity, file) = Identity::open(&dir.sessions().join(&key), &mut Tokens::new()?)?;
+        self.identity = file;
+        self.texts = Texts::new(dir, key);
+        let forms = self.program.shows_forms() && self.is_claude() && self.session.find_person();
+        let (paths, session) = (self.paths(), self.conversation());
+        self.client.who = Who { forms, paths, session, ..self.session.who(identity) };
+        process::sweep(&dir.sessions(), Duration::MAX); // files of sessions that have ended
+        Ok(())
+    }
+
+    fn serve(
+        &mut self,
+        dir: &DataDir,
+        received: &Sender<Received>,
+        all: &Receiver<Received>,
+    ) -> io::Result<&'static str> {
         let mut check = Instant::now() + CHECK;
         loop {
             let until = self.client.deadline().map_or(check, |deadline| deadline.min(check));
-            match received.recv_deadline(until) {
-                Ok(Received::Client(incoming)) => self.answer_client(incoming),
+            match all.recv_deadline(until) {
+                Ok(Received::Client(incoming)) => {
+                    self.begin(dir, received, &incoming)?;
+                    self.answer_client(incoming);
+                }
                 Ok(Received::Hub(message)) => {
                     self.client.who.open_forms = self.forms.iter().map(|form| form.ask_id.clone()).collect();
                     let events = self.client.handle(message);
                     self.take_events(events);
                 }
                 Ok(Received::Inbox(push, error)) => self.pushed(&push, error),
-                Ok(Received::Signal) => return "a signal",
+                Ok(Received::Signal) => return Ok("a signal"),
                 Ok(Received::ClientGone) => self.ending = true,
                 Err(_) => {} // a deadline has passed
             }
@@ -214,16 +206,16 @@ impl Channel {
             let late = self.client.expire(now);
             self.take_events(late);
             if self.ending {
-                self.end_wait();
+                self.end_wait(None);
                 if self.calls.is_empty() {
-                    return "stdin or stdout closed";
+                    return Ok("stdin or stdout closed");
                 }
             }
             if now >= check {
                 check = now + CHECK;
                 if parent_id() != self.session.pid {
                     log::info!("parent_gone");
-                    return "its parent is gone";
+                    return Ok("its parent is gone");
                 }
                 self.check_session();
                 self.check_wait(now);
@@ -237,10 +229,10 @@ impl Channel {
     fn answer_client(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::Broken(answer) => drop(self.print(&answer)),
-            Incoming::Notification { method, params } if method == "notifications/cancelled" => {
-                self.cancel(&params);
+            // Only `relay_wait` takes long enough to matter.
+            Incoming::Notification { cancels } => {
+                drop(self.wait.take_if(|wait| cancels.as_ref() == Some(&wait.0)))
             }
-            Incoming::Notification { .. } => {}
             Incoming::Response { id, result } => self.form_answered(&id, result.as_deref()),
             Incoming::Request { id, method, params } => self.answer_request(id, &method, &params),
         }
@@ -249,7 +241,7 @@ impl Channel {
     fn answer_request(&mut self, id: Id, method: &str, params: &str) {
         let answer = match method {
             "initialize" => {
-                let client: mcp::Initialize = mcp::params(params).unwrap_or_default();
+                let client: Initialize = mcp::params(params).unwrap_or_default();
                 mcp::result(&id, client.answer(self.is_pushable()))
             }
             "tools/list" => {
@@ -268,13 +260,14 @@ impl Channel {
                 Ok(messages) => mcp::result(&id, messages),
                 Err(why) => return self.refuse(&id, &why),
             },
-            other => answer_other(&id, other),
+            "ping" => mcp::result(&id, json!({})),
+            _ => mcp::error(&id, mcp::METHOD_NOT_FOUND, "this server has no such method"),
         };
         self.print(&answer);
     }
 
     fn is_claude(&self) -> bool {
-        self.program == mcp::CLAUDE_CODE
+        self.program.client() == mcp::CLAUDE_CODE
     }
 
     /// Claude Code's id of the conversation. Another client that was started from a session inherits that session's id.
@@ -317,9 +310,16 @@ impl Channel {
     fn registered(&mut self, name: &str) {
         let paths: Vec<&str> = self.client.who.paths.iter().map(|p| p.name()).collect();
         log::info!(name = name, paths = paths.join(" "); "register_ack");
-        self.resources_changed = self.lists_resources; // they may have changed meanwhile
-        self.reported.status = None;
+        self.resources_changed = true;
+        self.reported = (self.report(None), None);
         self.check_session();
+    }
+
+    /// The session as it is registered.
+    fn report(&self, activity: Option<Activity>) -> Changes {
+        let Who { branch, paths, session, .. } = self.client.who.clone();
+        let branch = Some(branch.unwrap_or_default());
+        Changes { activity, age_ms: None, branch, paths: Some(paths), session }
     }
 
     /// Pushes a text into the session by the path that the hub chose.
@@ -328,7 +328,10 @@ impl Channel {
         let error = match (path, self.session.inbox()) {
             (Path::Form, _) => return self.open_form(parcel),
             (Path::Tool, _) => return self.arrived.push(parcel),
-            (Path::Inbox, Some(socket)) => return drop(self.inbox.send((socket, parcel))), // its thread runs as long as the channel
+            (Path::Inbox, Some(socket)) => {
+                let text = self.texts.fit(&parcel, inbox::MAX_TEXT, fence::inbox_text);
+                return drop(self.inbox.send((socket, push, text))); // its thread runs as long as the channel
+            }
             (Path::Channel, _) => {
                 let params = json!({"content": fence::body(&parcel), "meta": fence::channel_meta(&parcel)});
                 (!self.print(&mcp::notification("notifications/claude/channel", params)))
@@ -352,48 +355,39 @@ impl Channel {
             return; // what has changed since the registration was sent is compared when the hub has answered
         }
         self.session.refresh();
-        let (file, git) = (self.session.file.clone(), self.session.git());
-        let session = self.conversation().or_else(|| self.client.who.session.clone());
-        let branch = (git.branch != self.client.who.branch).then(|| git.branch.clone().unwrap_or_default());
-        let is_new_session = session != self.client.who.session;
-        let now_by = self.paths();
-        let paths = (now_by != self.client.who.paths).then(|| now_by.clone());
+        let (branch, paths) = (self.session.git().branch, self.paths());
+        let session = self.conversation().or_else(|| self.client.who.session.take());
         let who = &mut self.client.who;
-        (who.branch, who.session, who.paths) = (git.branch, session.clone(), now_by);
+        (who.branch, who.paths, who.session) = (branch, paths, session);
         if !self.client.is_registered() {
             return;
         }
-        let was_stopped = std::mem::replace(&mut self.is_stopped, process::is_stopped(self.session.pid));
-        let is_new = (file.status, file.status_at) != (self.reported.status, self.reported.status_at);
-        let (activity, age_ms) = match (was_stopped, self.is_stopped) {
+        let file = &self.session.file;
+        let was_stopped = self.reported.0.activity == Some(Activity::Stopped);
+        let (activity, age_ms) = match (was_stopped, process::is_stopped(self.session.pid)) {
+            (_, true) => (Some(Activity::Stopped), Some(0)),
             // Reports of hooks since the last check take precedence.
-            (false, true) => (Some(Activity::Stopped), Some(0)),
             (true, false) => (file.status.or(Some(Activity::Unknown)), Some(CHECK.as_millis() as u64)),
-            _ => (file.status.filter(|_| is_new), file.status_age()),
+            (false, false) => (file.status, file.status_age()),
         };
-        if activity.is_some() || branch.is_some() || paths.is_some() {
-            self.client.send(&ToHub::Activity { activity, age_ms, branch, paths });
+        let (name, status_at) = (file.name.clone(), file.status_at);
+        let report = self.report(activity);
+        if (&report, status_at) != (&self.reported.0, self.reported.1) {
+            let session = report.session.clone().filter(|_| report.session != self.reported.0.session);
+            self.client.send(&ToHub::Activity(Changes { age_ms, session, ..report.clone() }));
+            self.reported = (report, status_at);
         }
-        if let Some(session) = session.filter(|_| is_new_session) {
-            self.client.send(&ToHub::Session { session });
-        }
-        if let Some(name) = file.name.clone().filter(|_| file.name != self.reported.name) {
+        if let Some(name) = name.clone().filter(|_| name != self.named) {
             self.client.request(|id| ToHub::Rename { id, name, exact: false });
         }
-        self.reported = file;
+        self.named = name;
     }
 
-    /// Prints one message, and returns whether that was possible. If not, the channel ends.
+    /// Prints one message as one line with one write, and returns whether that was possible. If not, the channel ends.
     fn print(&mut self, line: &str) -> bool {
-        let printed = print(line);
+        let mut out = io::stdout().lock();
+        let printed = out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush());
         self.ending |= printed.is_err();
         printed.is_ok()
     }
-}
-
-/// Prints one message as one line with one write.
-fn print(line: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(format!("{line}\n").as_bytes())?;
-    out.flush()
 }

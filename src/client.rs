@@ -16,7 +16,7 @@ use crate::connection::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
 use crate::process::HOST;
 use crate::token::Tokens;
 use crate::wire::{
-    Answer, AskRequest, BroadcastRequest, Fault, Kind, Parcel, Receipts, State, ToClient, ToHub, Who,
+    Answer, AskRequest, BroadcastRequest, Fault, Kind, Parcel, Proof, State, ToClient, ToHub, Who,
 };
 
 /// The number of pushes that a client remembers.
@@ -84,7 +84,7 @@ impl Client {
     pub fn new(tokens: Tokens, who: Who) -> Client {
         Client {
             tokens,
-            who: Who { host: Some(HOST.clone()), ..who },
+            who,
             sender: None,
             registered: false,
             epoch: None,
@@ -144,7 +144,7 @@ impl Client {
 
     /// Reports that the recipient, a person or script that reads its own connection, has seen what was pushed.
     pub fn seen(&mut self, push: &str) {
-        self.conclude(push, ToHub::Seen(Receipts { seen: vec![push.to_owned()], ..Receipts::default() }));
+        self.conclude(push, ToHub::Seen { receipts: vec![(push.to_owned(), Proof::Seen)] });
     }
 
     fn conclude(&mut self, push: &str, report: ToHub) {
@@ -165,7 +165,8 @@ impl Client {
             FromHub::Up { sender, epoch, pid } => {
                 (self.sender, self.registered, self.next_epoch) = (Some(sender), false, epoch);
                 self.away = silent(Some(pid)); // should it end a request
-                let (who, lost) = (Box::new(self.who.clone()), self.open.iter().cloned().collect());
+                let who = Box::new(Who { host: Some(HOST.clone()), ..self.who.clone() });
+                let lost = self.open.iter().cloned().collect();
                 self.send(&ToHub::Register { id: REGISTER, who, lost });
                 Vec::new()
             }

@@ -6,7 +6,6 @@
 //! for an answer that has another id, or `null`.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::{self, BufRead};
 
 use serde::de::DeserializeOwned;
@@ -15,6 +14,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 mod scan;
+
+use scan::IdScan;
+pub use scan::replace_lone_surrogates;
 
 /// The revisions that are spoken, newest first. Without 2026-07-28 on purpose: Claude Code does not register a server
 /// with that revision as a channel.
@@ -41,35 +43,24 @@ pub const RESOURCE_NOT_FOUND: i32 = -32002;
 const INSTRUCTIONS: &str = include_str!("mcp/instructions.txt");
 /// A request's id as the client wrote it, character by character: a JSON string or number of any size, or `null` in the
 /// answer to a line without one.
-#[derive(Debug, Clone)]
-pub struct Id(Box<RawValue>);
+#[derive(Debug, Clone, PartialEq)]
+pub struct Id(String);
 
 impl Id {
     /// `None` unless `text` is a string or a number.
     fn new(text: &str) -> Option<Id> {
-        let raw: Box<RawValue> = serde_json::from_str(text).ok()?;
-        matches!(raw.get().as_bytes(), [b'"' | b'-' | b'0'..=b'9', ..]).then_some(Id(raw))
+        let raw: &RawValue = serde_json::from_str(text).ok()?;
+        let text = raw.get();
+        matches!(text.as_bytes(), [b'"' | b'-' | b'0'..=b'9', ..]).then(|| Id(text.to_owned()))
     }
 
     /// Whether it is that of our request `name`.
     pub fn is(&self, name: &str) -> bool {
-        params::<String>(self.0.get()).is_ok_and(|own| own == name)
+        params::<String>(&self.0).is_ok_and(|own| own == name)
     }
 
     fn null() -> Id {
-        Id(RawValue::NULL.to_owned())
-    }
-}
-
-impl PartialEq for Id {
-    fn eq(&self, other: &Id) -> bool {
-        self.0.get() == other.0.get()
-    }
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(self.0.get())
+        Id("null".to_owned())
     }
 }
 
@@ -84,7 +75,10 @@ pub enum Incoming {
         params: String,
     },
     /// Not to be answered.
-    Notification { method: String, params: String },
+    Notification {
+        /// The request that the client no longer waits for.
+        cancels: Option<Id>,
+    },
     /// An answer to a request of ours. The result is JSON text without lone surrogates; `None` for an error.
     Response { id: Id, result: Option<String> },
     /// Not a valid message; the text is the answer to it.
@@ -104,12 +98,11 @@ pub fn read(input: &mut impl BufRead) -> io::Result<Option<Incoming>> {
             return Ok(None);
         }
         if line.last() != Some(&b'\n') && line.len() >= MAX_LINE {
-            let mut id = scan::IdScan::default();
-            id.feed(&line);
+            let mut id = IdScan::default().feed(&line);
             while line.last().is_some_and(|byte| *byte != b'\n') {
                 line.clear();
                 io::Read::take(&mut *input, 64 << 10).read_until(b'\n', &mut line)?;
-                id.feed(&line);
+                id = id.feed(&line);
             }
             return Ok(Some(broken(id, INVALID_REQUEST, "the message is longer than 4 MiB")));
         }
@@ -123,32 +116,27 @@ pub fn read(input: &mut impl BufRead) -> io::Result<Option<Incoming>> {
 /// The members are parsed later, where they are used, so that a number or a nesting beyond what a parser takes costs that
 /// member and not the whole message.
 fn parse(text: &str) -> Incoming {
-    let wrong = |code, why: &str| {
-        let mut id = scan::IdScan::default();
-        id.feed(text.as_bytes());
-        broken(id, code, why)
-    };
+    let wrong = |code, why: &str| broken(IdScan::default().feed(text.as_bytes()), code, why);
     let members: BTreeMap<String, &RawValue> = match serde_json::from_str(text) {
         Ok(members) => members,
         Err(e) if e.is_data() => return wrong(INVALID_REQUEST, &format!("not a JSON-RPC message: {e}")),
         Err(e) => return wrong(PARSE_ERROR, &format!("not JSON: {e}")),
     };
-    let member = |name| members.get(name).map(|raw| scan::replace_lone_surrogates(raw.get()));
+    let member = |name| members.get(name).map(|raw| replace_lone_surrogates(raw.get()));
     let method = member("method").map(|method| params::<String>(&method));
     let (params, result) = (member("params").unwrap_or_else(|| "{}".to_owned()), member("result"));
     match (method, members.get("id").map(|raw| Id::new(raw.get()))) {
         (Some(Ok(method)), Some(Some(id))) => Incoming::Request { id, method, params },
-        (Some(Ok(method)), None) => Incoming::Notification { method, params },
-        (Some(Ok(_)), Some(None)) => wrong(INVALID_REQUEST, "`id` is a string or a number"),
+        (Some(Ok(method)), None) => Incoming::Notification { cancels: cancelled(&method, &params) },
         (None, Some(id)) if result.is_some() || members.contains_key("error") => {
             Incoming::Response { id: id.unwrap_or_else(Id::null), result }
         }
-        _ => wrong(INVALID_REQUEST, "a message has a `method` that is a string"),
+        _ => wrong(INVALID_REQUEST, "`method` is a string, and `id` a string or a number"),
     }
 }
 
 /// The answer to a malformed line, with the id that was found in it.
-fn broken(id: scan::IdScan, code: i32, why: &str) -> Incoming {
+fn broken(id: IdScan, code: i32, why: &str) -> Incoming {
     let id = id.finish().and_then(|id| Id::new(&id)).unwrap_or_else(Id::null);
     Incoming::Broken(error(&id, code, why))
 }
@@ -173,7 +161,7 @@ pub fn error(id: &Id, code: i32, message: &str) -> String {
 
 fn response(id: &Id, outcome: &str, value: &impl Serialize) -> String {
     let value = serde_json::to_string(value).unwrap_or_default(); // cannot fail: string keys, written to memory
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"{outcome}":{value}}}"#)
+    format!(r#"{{"jsonrpc":"2.0","id":{},"{outcome}":{value}}}"#, id.0)
 }
 
 /// The line of a request of ours, whose id is `name`.
@@ -227,9 +215,10 @@ pub fn arrival(is_pushable: bool) -> &'static str {
     }
 }
 
-/// The request that the client no longer waits for, from the parameters of `notifications/cancelled`.
-pub fn cancelled(text: &str) -> Option<Id> {
-    let members: BTreeMap<String, Box<RawValue>> = params(text).ok()?;
+/// The request that the client no longer waits for.
+fn cancelled(method: &str, text: &str) -> Option<Id> {
+    let is_meant = method == "notifications/cancelled";
+    let members: BTreeMap<String, Box<RawValue>> = params(text).ok().filter(|_| is_meant)?;
     Id::new(members.get("requestId")?.get())
 }
 

@@ -151,7 +151,7 @@ fn a_mentioned_peer_is_read_as_a_resource() {
         for number in 0.. {
             alice.session.prompt(&format!("Q-mention-{number} @plugin:relay:relay:peer://bob please"));
             let request = heard(&stage, "alice", &format!("Q-mention-{number}"));
-            if request.body["messages"].to_string().contains(&format!("- {ask_id} to ")) {
+            if request.fresh_text().contains(&format!("\"ask_id\":\"{ask_id}\",\"detail\"")) {
                 break;
             }
             assert!(std::time::Instant::now() < until, "{}", request.fresh_text());

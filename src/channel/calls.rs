@@ -25,10 +25,9 @@ pub enum Call {
     Resources(Id, Option<String>),
 }
 
-/// An open call of `relay_wait`.
-pub struct Wait {
-    call: Id,
-    until: Instant,
+/// The result of `relay_wait` without the messages that it brings.
+fn waited() -> Value {
+    json!({"ok": true, "messages": []})
 }
 
 impl Channel {
@@ -44,18 +43,18 @@ impl Channel {
         };
         let (tool, unique) = match tool.and_then(|tool| Ok((tool, self.client.new_id("")?))) {
             Ok(called) => called,
-            Err(fault) => return self.end_call(&id, tools::render_fault(&fault), true, Vec::new()),
+            Err(fault) => return self.end_call(&id, Err(&fault), Vec::new()),
         };
         // Codex also calls tools itself; a call by its model has an id.
-        let is_read = self.program != mcp::CODEX || call.meta["callId"].is_string();
+        let is_read = self.program.client() != mcp::CODEX || call.meta["callId"].is_string();
         let call = match &tool {
             tools::Tool::Wait { .. } if !is_read => {
-                return self.end_call(&id, tools::render_wait(0), false, Vec::new());
+                return self.end_call(&id, Ok(waited()), Vec::new());
             }
             tools::Tool::Wait { timeout_s } => {
-                self.end_wait(); // an earlier call
+                self.end_wait(None); // an earlier call
                 let longest = timeout_s.as_ref().map_or(tools::WAIT_S, |seconds| seconds.0);
-                self.wait = Some(Wait { call: id, until: Instant::now() + Duration::from_secs(longest) });
+                self.wait = Some((id, Instant::now() + Duration::from_secs(longest)));
                 Call::Wait
             }
             _ => Call::Tool(id, is_read),
@@ -76,32 +75,24 @@ impl Channel {
     /// Looks for messages again, for the open call of `relay_wait`, or ends it if its time is up. Every answer of the hub brings
     /// the messages that no path can deliver.
     pub(super) fn check_wait(&mut self, now: Instant) {
-        let is_looking = self.calls.values().any(|call| matches!(call, Call::Wait));
         match &self.wait {
-            Some(wait) if wait.until <= now => self.end_wait(),
-            Some(_) if !is_looking => self.ask_hub(|id| ToHub::Peers { id }, Call::Wait),
-            _ => {}
+            Some((_, until)) if *until <= now => self.end_wait(None),
+            Some(_) => self.ask_hub(|id| ToHub::Peers { id }, Call::Wait),
+            None => {}
         }
     }
 
     /// Ends the open call of `relay_wait` with what has arrived.
-    pub(super) fn end_wait(&mut self) {
-        if let Some(wait) = self.wait.take() {
+    pub(super) fn end_wait(&mut self, fault: Option<&Fault>) {
+        if let Some((call, _)) = self.wait.take() {
             let parcels = std::mem::take(&mut self.arrived);
-            self.end_call(&wait.call, tools::render_wait(parcels.len()), false, parcels);
+            self.end_call(&call, fault.map_or_else(|| Ok(waited()), Err), parcels);
         }
-    }
-
-    /// The client no longer waits for one of its requests. Only `relay_wait` takes long enough to matter.
-    pub(super) fn cancel(&mut self, params: &str) {
-        let cancelled = mcp::cancelled(params);
-        self.wait.take_if(|wait| cancelled.as_ref() == Some(&wait.call));
     }
 
     /// Answers with an empty list while there is no hub: a client waits for this answer at its start, and each registration
     /// reports a change.
     pub(super) fn list_resources(&mut self, id: Id) {
-        self.lists_resources = true;
         if !self.client.is_registered() {
             self.print(&mcp::result(&id, json!({"resources": []})));
             return;
@@ -111,13 +102,10 @@ impl Channel {
     }
 
     /// Answers a tool call, with as many of the waiting messages as a tool result of this client can hold. The hub keeps the rest.
-    fn end_call(
-        &mut self,
-        call: &Id,
-        (text, mut structured): (String, Value),
-        is_error: bool,
-        parcels: Vec<Parcel>,
-    ) {
+    fn end_call(&mut self, call: &Id, outcome: Result<Value, &Fault>, parcels: Vec<Parcel>) {
+        let is_error = outcome.is_err();
+        let (text, mut structured) =
+            outcome.map_or_else(tools::render_fault, |done| (done.to_string(), done));
         let most = if self.is_claude() { MAX_RESULT } else { MAX_RESULT_OF_OTHERS };
         let mut room = most.saturating_sub(structured.to_string().encode_utf16().count());
         let (mut texts, mut carried, mut left) = (vec![text], Vec::new(), Vec::new());
@@ -156,25 +144,17 @@ impl Channel {
         if let Ok(Answer::Replied { ask_id, .. }) = result {
             self.texts.remove_question(ask_id);
         }
-        match (self.calls.remove(&id), result) {
-            (Some(Call::Tool(id, is_read)), _) => {
-                let rendered = match result {
-                    Ok(answer) => tools::render(answer, self.is_pushable()),
-                    Err(fault) => tools::render_fault(fault),
-                };
+        match self.calls.remove(&id) {
+            Some(Call::Tool(id, is_read)) => {
                 let carried = if is_read { std::mem::take(&mut self.arrived) } else { Vec::new() };
-                self.end_call(&id, rendered, result.is_err(), carried);
+                self.end_call(&id, result.as_ref().map(tools::render), carried);
             }
-            (Some(Call::Wait), Ok(_)) if !self.arrived.is_empty() => self.end_wait(),
-            (Some(Call::Wait), Err(fault)) => {
-                if let Some(wait) = self.wait.take() {
-                    self.end_call(&wait.call, tools::render_fault(fault), true, Vec::new());
-                }
-            }
-            (Some(Call::Resources(id, uri)), _) => {
+            Some(Call::Wait) if result.is_ok() && self.arrived.is_empty() => {}
+            Some(Call::Wait) => self.end_wait(result.as_ref().err()),
+            Some(Call::Resources(id, uri)) => {
                 self.print(&resources::answer(&id, uri.as_deref(), result));
             }
-            (Some(Call::Wait) | None, _) => {}
+            None => {}
         }
     }
 }

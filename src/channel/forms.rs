@@ -71,22 +71,16 @@ fn end(kind: Kind, result: Option<&str>) -> FormEnd {
 /// whole, the question.
 fn form(parcel: &Parcel, columns: usize) -> Value {
     let from = label(&parcel.from);
-    let what = match parcel.from_kind {
-        Some(PeerKind::Person) => "a person",
-        Some(PeerKind::Script) => "a script",
-        Some(PeerKind::Session) | None => "a session",
-    };
+    let kind = parcel.from_kind.unwrap_or_default();
     let cwd = width::keep_end(&label(parcel.cwd.as_deref().unwrap_or_default()), MAX_DIRECTORY);
     let text = clean(&parcel.text).replace('\t', "    ");
     let lines = width::wrap(&text, columns.saturating_sub(MARGIN).max(LEAST));
     let question = lines.iter().map(|line| format!("> {line}")).collect::<Vec<_>>().join("\n");
     let (does, name, field, required) = match parcel.kind {
         Kind::Consent => {
-            let title = match parcel.from_kind {
-                // The hub counts them as one peer.
-                Some(PeerKind::Person | PeerKind::Script) => "Always allow all clients at a shell".to_owned(),
-                _ => format!("Always allow {from}"),
-            };
+            // The hub counts all clients at a shell as one peer.
+            let peer = if kind == PeerKind::Session { &from } else { "all clients at a shell" };
+            let title = format!("Always allow {peer}");
             let field = json!({"type": "boolean", "title": title, "default": false, "description": question});
             ("wants to ask this session. Accept lets it.", "always", field, json!([]))
         }
@@ -97,7 +91,7 @@ fn form(parcel: &Parcel, columns: usize) -> Value {
     };
     json!({
         "mode": "form",
-        "message": format!("{from} ({what} in {cwd}) {does}"),
+        "message": format!("{from} (a {} in {cwd}) {does}", kind.name()),
         "requestedSchema": {"type": "object", "properties": {name: field}, "required": required},
     })
 }

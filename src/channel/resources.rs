@@ -3,13 +3,14 @@
 
 use serde_json::{Value, json};
 
-use super::tools;
 use crate::fence::{label, percent_encode};
 use crate::mcp::{self, Id};
-use crate::wire::{Answer, Fault, ListedPeer, Roster, place};
+use crate::wire::{Answer, Fault, ListedAsk, ListedPeer, Roster, place};
 
 /// The scheme of the address of a peer.
 const SCHEME: &str = "peer://";
+/// The type of what is read of a peer.
+const JSON: &str = "application/json";
 
 /// The answer to `resources/list`.
 fn list(roster: &Roster) -> Value {
@@ -18,7 +19,7 @@ fn list(roster: &Roster) -> Value {
             "uri": address(&peer.name),
             "name": peer.name,
             "description": format!("The state of \"{}\" ({})", peer.name, place(peer.host.as_deref(), &peer.cwd)),
-            "mimeType": "text/plain",
+            "mimeType": JSON,
         })
     };
     json!({"resources": roster.peers.iter().map(describe).collect::<Vec<_>>()})
@@ -26,19 +27,18 @@ fn list(roster: &Roster) -> Value {
 
 /// The line that answers `resources/list`, or with an address `resources/read`.
 pub fn answer(id: &Id, uri: Option<&str>, result: &Result<Answer, Fault>) -> String {
-    let roster = match result {
-        Ok(Answer::Peers(roster)) => roster,
-        Ok(_) => return mcp::error(id, mcp::INTERNAL_ERROR, "the hub gave another answer"),
-        Err(fault) => return mcp::error(id, mcp::INTERNAL_ERROR, &fault.message),
+    let Ok(Answer::Peers(roster)) = result else {
+        let why = result.as_ref().err().map_or("the hub gave another answer", |fault| &fault.message);
+        return mcp::error(id, mcp::INTERNAL_ERROR, why);
     };
     let Some(uri) = uri else { return mcp::result(id, list(roster)) };
-    read(roster, uri).map_or_else(
-        || {
+    match read(roster, uri) {
+        Some(contents) => mcp::result(id, contents),
+        None => {
             let why = format!("no peer has the address \"{}\"; resources/list has them all", label(uri));
             mcp::error(id, mcp::RESOURCE_NOT_FOUND, &why)
-        },
-        |contents| mcp::result(id, contents),
-    )
+        }
+    }
 }
 
 /// The answer to `resources/read` of a peer: its state, its directory, and the open asks between it and this session. `None` if
@@ -48,13 +48,10 @@ fn read(roster: &Roster, uri: &str) -> Option<Value> {
     let addresses = |name: &str| [address(name), format!("{SCHEME}{name}")];
     let is_wanted = |name: &str| addresses(name).iter().any(|known| known.eq_ignore_ascii_case(wanted));
     let peer = roster.peers.iter().find(|peer| is_wanted(&peer.name))?;
-    let part = Roster {
-        peers: vec![peer.clone()],
-        asks: roster.asks.iter().filter(|ask| ask.to == peer.name).cloned().collect(),
-        owed: roster.owed.iter().filter(|ask| ask.from == peer.name).cloned().collect(),
-        ..Roster::default()
-    };
-    Some(json!({"contents": [{"uri": uri, "mimeType": "text/plain", "text": tools::describe(&part)}]}))
+    let asks: Vec<&ListedAsk> = roster.asks.iter().filter(|ask| ask.to == peer.name).collect();
+    let owed: Vec<&ListedAsk> = roster.owed.iter().filter(|ask| ask.from == peer.name).collect();
+    let text = json!({"peer": peer, "asks": asks, "owed": owed}).to_string();
+    Some(json!({"contents": [{"uri": uri, "mimeType": JSON, "text": text}]}))
 }
 
 /// The address of a peer. Names hold letters of any script; an address holds few characters as they are.
@@ -83,25 +80,20 @@ pub fn prompt(params: &Value) -> Result<Value, String> {
         let given = params["arguments"][name].as_str().filter(|given| !given.trim().is_empty());
         given.ok_or_else(|| format!("the argument `{name}` is missing; give some text"))
     };
-    let (description, text) = match params["name"].as_str().unwrap_or_default() {
-        "ask" => {
-            let to = label(argument("to")?);
-            ("Ask another session", format!("Ask the peer \"{to}\" with the `relay_ask` tool."))
-        }
-        "broadcast" => {
-            ("Ask every other session", "Ask every other session with the `relay_broadcast` tool.".to_owned())
-        }
+    let task = match params["name"].as_str().unwrap_or_default() {
+        "ask" => format!("Ask the peer \"{}\" with the `relay_ask` tool.", label(argument("to")?)),
+        "broadcast" => "Ask every other session with the `relay_broadcast` tool.".to_owned(),
         other => return Err(format!("there is no prompt \"{}\"; prompts/list names them", label(other))),
     };
     let question = argument("question")?;
     let text = format!(
-        "{text} Pass the question on in the user's words; add from this conversation only what is needed to understand it. \
+        "{task} Pass the question on in the user's words; add from this conversation only what is needed to understand it. \
              If the tool fails, tell the user why and do not broadcast instead. Some clients hand over only the first word of \
              the question: where the command's own arguments above go on after it, all of that is the question.\n\n\
              {question}"
     );
     let message = json!({"role": "user", "content": {"type": "text", "text": text}});
-    Ok(json!({"description": description, "messages": [message]}))
+    Ok(json!({"messages": [message]}))
 }
 
 #[cfg(test)]
@@ -121,7 +113,7 @@ mod tests {
             assert!(uri.is_ascii(), "{uri}");
             for uri in [uri, format!("peer://{name}"), format!("PEER://{name}/")] {
                 let found = read(&roster, &uri).expect("the peer")["contents"][0]["text"].to_string();
-                assert!(found.contains(&format!("- \\\"{name}\\\"")), "{uri}: {found}");
+                assert!(found.contains(&format!("\\\"name\\\":\\\"{name}\\\"")), "{uri}: {found}");
             }
             for uri in ["", "peer://", "peer:///", "file://x", "pee", "peer:/é"] {
                 assert_eq!(read(&roster, uri), None, "{uri}");

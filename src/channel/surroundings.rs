@@ -4,13 +4,12 @@
 
 use super::identity::Identity;
 use crate::datadir;
+use crate::mcp::replace_lone_surrogates;
 use crate::name;
 use crate::process::{self, key};
 use crate::repository::{Git, MAX_NAME, current_dir, git, path_var, read, shown, var};
 use crate::wire::{self, Activity, Who};
-use serde_json::Value;
-use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use serde_json::{Map, Value};
 use std::fs;
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
@@ -56,25 +55,22 @@ impl SessionFile {
     }
 
     fn at(path: &Path) -> Option<Self> {
-        // A name that was cut within an emoji costs the name and not the other fields.
-        let file: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&read(path)?).ok()?;
-        let field = |key| serde_json::from_str::<Value>(file.get(key)?.get()).ok();
-        let text = |key| Some(field(key)?.as_str()?.to_owned()).filter(|text| !text.is_empty());
-        let is_made_up = text("nameSource").is_some_and(|source| MADE_UP.contains(&&*source));
-        let status = match text("status").as_deref() {
-            Some("idle") => Some(Activity::Idle),
-            Some("busy") => Some(Activity::Busy),
-            Some("waiting") if text("waitingFor").as_deref() == Some("permission prompt") => {
-                Some(Activity::Waiting)
-            }
-            Some("waiting") => Some(Activity::Screen),
+        // A name may be cut within an emoji.
+        let file: Map<String, Value> = serde_json::from_str(&replace_lone_surrogates(&read(path)?)).ok()?;
+        let text = |key| file.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let is_made_up = text("nameSource").is_some_and(|source| MADE_UP.contains(&source));
+        let status = match (text("status"), text("waitingFor")) {
+            (Some("idle"), _) => Some(Activity::Idle),
+            (Some("busy"), _) => Some(Activity::Busy),
+            (Some("waiting"), Some("permission prompt")) => Some(Activity::Waiting),
+            (Some("waiting"), _) => Some(Activity::Screen),
             _ => None,
         };
         Some(SessionFile {
-            session: text("sessionId"),
+            session: text("sessionId").map(str::to_owned),
             name: text("name").filter(|_| !is_made_up).map(|name| name.chars().take(MAX_NAME).collect()),
             status,
-            status_at: field("statusUpdatedAt").and_then(|at| at.as_u64()),
+            status_at: file.get("statusUpdatedAt").and_then(Value::as_u64),
             inbox: text("messagingSocketPath").map(PathBuf::from).filter(|path| path.is_absolute()),
         })
     }
@@ -110,7 +106,6 @@ impl Surroundings {
     pub fn new() -> Self {
         let pid = parent_id();
         let dir = path_var("CLAUDE_PROJECT_DIR").map_or_else(current_dir, |dir| current_dir().join(dir));
-        let only = var("RELAY_PUSH").and_then(|p| serde_json::from_value::<wire::Path>(p.into()).ok());
         Surroundings {
             pid,
             key: key(pid),
@@ -119,7 +114,7 @@ impl Surroundings {
             file: SessionFile::of(pid).unwrap_or_default(),
             flagged: has_channel_flag(&process::arguments(pid)),
             listed: None,
-            only: only.filter(|p| matches!(p, wire::Path::Channel | wire::Path::Inbox | wire::Path::Hook)),
+            only: var("RELAY_PUSH").and_then(|path| serde_json::from_value(path.into()).ok()),
             terminal: None,
         }
     }
@@ -167,21 +162,17 @@ impl Surroundings {
 
     /// The paths to this session, the preferred one first.
     pub fn find_paths(&self) -> Vec<wire::Path> {
-        if let Some(only) = self.only {
-            return vec![only];
-        }
-        let mut paths = Vec::new();
-        if self.flagged && self.listed.is_some_and(|at| at.elapsed() >= CHANNEL) {
-            paths.push(wire::Path::Channel);
-        }
-        if self.inbox().is_some() {
-            paths.push(wire::Path::Inbox);
-        }
-        // The hook would bypass the user's review of incoming messages.
-        if !(self.is_held && paths.contains(&wire::Path::Inbox)) {
-            paths.push(wire::Path::Hook);
-        }
-        paths
+        let has_inbox = self.inbox().is_some();
+        let is_open = |path: &wire::Path| match (self.only, path) {
+            (Some(only), path) => only == *path,
+            (None, wire::Path::Channel) => {
+                self.flagged && self.listed.is_some_and(|at| at.elapsed() >= CHANNEL)
+            }
+            (None, wire::Path::Inbox) => has_inbox,
+            // The hook would bypass the user's review of incoming messages.
+            (None, _) => !(self.is_held && has_inbox),
+        };
+        [wire::Path::Channel, wire::Path::Inbox, wire::Path::Hook].into_iter().filter(is_open).collect()
     }
 
     /// Whether a form would be seen: at a terminal, unless `claude -p` runs there. `RELAY_PERSON=on` says so of any other
@@ -291,7 +282,7 @@ mod tests {
             assert_eq!(read(text), None);
         }
         let cut = read(r#"{"name":"cut \ud83d","status":"idle"}"#).expect("valid");
-        assert_eq!((cut.name, cut.status), (None, Some(Activity::Idle)));
+        assert_eq!((cut.name.as_deref(), cut.status), (Some("cut \u{fffd}"), Some(Activity::Idle)));
         let odd = r#"{"name":"made up","nameSource":"derived","status":7,"messagingSocketPath":"rel"}"#;
         assert_eq!(read(odd), Some(SessionFile::default()));
         for source in ["auto", "collision"] {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use crate::fence::clean;
 use crate::mcp;
@@ -14,7 +14,7 @@ use crate::wire::{
 
 mod results;
 
-pub use results::{describe, render, render_fault, render_wait};
+pub use results::{render, render_fault};
 
 /// The default timeout of an ask, in seconds.
 pub const TIMEOUT_S: u64 = 600;
@@ -161,8 +161,7 @@ fn read(tool: &str, arguments: Option<&RawValue>) -> Result<Tool, String> {
     read(text).map_err(|e| {
         // The error does not name the argument. A wrong argument is also wrong without the others.
         let wrong = each.iter().find_map(|(name, value)| {
-            let alone = serde_json::to_string(&BTreeMap::from([(name, value)])).ok()?;
-            let why = shown(read(&alone).err()?);
+            let why = shown(read(&format!("{{{}:{value}}}", json!(name))).err()?);
             (!why.starts_with("missing field")).then(|| format!("`{name}`: {why}"))
         });
         wrong.unwrap_or_else(|| shown(e))

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::Input;
 use super::transcript::Transcript;
 use crate::connection::{Connection, Start};
 use crate::datadir::DataDir;
@@ -21,52 +22,35 @@ use crate::{fence, process};
 const MAX_OUTPUT: usize = 90_000;
 /// How often a waiter checks that its session is running, and reads the transcript.
 const CHECK: Duration = Duration::from_secs(1);
-/// The same while the transcript grows.
+/// The same after the transcript grew; then the interval doubles.
 const SHORT_CHECK: Duration = Duration::from_millis(100);
-/// How long after its start, and after the transcript last grew, a waiter checks at short intervals.
-const ACTIVE: Duration = Duration::from_secs(3);
 /// How long a waiter runs after the input of its session has ended; longer than a client takes to write its transcript.
 const BRIEF: Duration = Duration::from_millis(600);
 
-/// Waits, for the hook `event`, until the hub has a text for this session, prints it and exits with 2. Exits with 0 if
-/// it is not needed or the session ends.
-pub fn wait(dir: &DataDir, event: &str, transcript: &str) -> ExitCode {
-    let Some(lifetime) = Lifetime::of(event) else { return ExitCode::SUCCESS };
-    while !lifetime.is_over() {
+/// Waits until the hub has a text for this session, prints it and exits with 2. Exits with 0 if it is not needed or the session
+/// ends. `hook` is the input of the hook that started it.
+pub fn wait(dir: &DataDir, hook: Input) -> ExitCode {
+    let (parent, started) = (parent_id(), Instant::now());
+    // In some cases Claude Code runs an asynchronous hook in the foreground, for up to a day: `SessionStart` hooks of any
+    // `claude -p`, and all hooks of one whose input is not a stream. A `claude -p` whose input has ended waits 30 s for its
+    // waiters before it exits. (Measured: 2.1.197, 2.1.330.)
+    let is_printing = std::env::var("CLAUDE_CODE_ENTRYPOINT").as_deref() != Ok("cli");
+    if is_printing && (hook.hook_event_name == "SessionStart" || !process::streams_input(parent)) {
+        return ExitCode::SUCCESS;
+    }
+    // 2.1.197 leaves a waiter behind when it exits; an orphan has another parent.
+    let is_over =
+        || parent_id() != parent || is_printing && started.elapsed() >= BRIEF && !reads_stdin(parent);
+    let path = hook.transcript_path.unwrap_or_default();
+    while !is_over() {
         if let Ok(mut hub) = Connection::open(dir, Start::No)
-            && let Some(code) = wait_on(dir, &mut hub, &lifetime, transcript)
+            && let Some(code) = wait_on(dir, &mut hub, &path, &is_over)
         {
             return code;
         }
         thread::sleep(CHECK); // the session's channel starts a hub
     }
     ExitCode::SUCCESS
-}
-
-/// When a waiter has to exit: when its session ends, at the latest.
-struct Lifetime {
-    parent: u32,
-    started: Instant,
-    /// Whether the session is a `claude -p`: the waiter runs as long as that reads prompts.
-    is_printing: bool,
-}
-
-impl Lifetime {
-    /// In some cases Claude Code runs an asynchronous hook in the foreground, for up to a day: `SessionStart` hooks of
-    /// any `claude -p`, and all hooks of one whose input is not a stream. A waiter must exit there: `None`. A `claude
-    /// -p` whose input has ended waits 30 s for its waiters before it exits. (Measured: 2.1.197, 2.1.330.)
-    fn of(event: &str) -> Option<Lifetime> {
-        let (parent, started) = (parent_id(), Instant::now());
-        let is_printing = std::env::var("CLAUDE_CODE_ENTRYPOINT").as_deref() != Ok("cli");
-        let may_wait = !is_printing || event != "SessionStart" && process::streams_input(parent);
-        may_wait.then_some(Lifetime { parent, started, is_printing })
-    }
-
-    fn is_over(&self) -> bool {
-        // 2.1.197 leaves a waiter behind when it exits; an orphan has another parent.
-        parent_id() != self.parent
-            || self.is_printing && self.started.elapsed() >= BRIEF && !reads_stdin(self.parent)
-    }
 }
 
 /// Whether standard input is in an epoll instance of a process, by what the kernel tells about it; `false` if that cannot be
@@ -84,23 +68,25 @@ fn reads_stdin(pid: u32) -> bool {
     fs::read_dir(open).into_iter().flatten().flatten().filter(is_poll).any(has_stdin)
 }
 
-/// Waits on one connection; `None` if it is lost.
-fn wait_on(dir: &DataDir, hub: &mut Connection, lifetime: &Lifetime, transcript: &str) -> Option<ExitCode> {
-    let own = process::process_key(std::process::id());
-    hub.call(|id| ToHub::Wait { id, claude: process::key(parent_id()), process: own.clone() }).ok()?;
+/// Waits on one connection, and reads the transcript at `path`; `None` if the connection is lost.
+fn wait_on(dir: &DataDir, hub: &mut Connection, path: &str, is_over: &dyn Fn() -> bool) -> Option<ExitCode> {
+    let (claude, process) = (process::key(parent_id()), process::process_key(std::process::id()));
+    hub.call(|id| ToHub::Wait { id, claude, process }).ok()?;
     // The client writes its transcript up to some 100 ms late, so the last hook of a turn may search too early.
-    let mut transcript = Transcript::end(transcript);
-    let mut active_until = Instant::now() + ACTIVE;
+    let mut transcript = Transcript::end(path);
+    let mut pause = SHORT_CHECK;
     loop {
-        let now = Instant::now();
-        if transcript.report(&hub.sender) {
-            active_until = now + ACTIVE;
+        pause = CHECK.min(pause * 2);
+        if let Some(receipts) = transcript.search() {
+            pause = SHORT_CHECK;
+            if !receipts.is_empty() {
+                let _ = hub.sender.send(&ToHub::Seen { receipts }); // if the hub has just exited, another hook reports them
+            }
         }
-        let pause = if now < active_until { SHORT_CHECK } else { CHECK };
-        match hub.receive(Some(now + pause)) {
+        match hub.receive(Some(Instant::now() + pause)) {
             Ok(Some(ToClient::Push(parcel))) => return Some(hand_over(dir, hub, parcel)),
             Ok(Some(ToClient::Dismissed)) => return Some(ExitCode::SUCCESS),
-            Ok(_) if lifetime.is_over() => return Some(ExitCode::SUCCESS),
+            Ok(_) if is_over() => return Some(ExitCode::SUCCESS),
             Ok(None) if hub.is_stale(dir) => return None,
             Ok(_) => {}
             Err(_) => return None,

@@ -21,10 +21,10 @@ pub struct IdScan {
 
 impl IdScan {
     /// Reads the next piece of the line.
-    pub fn feed(&mut self, piece: &[u8]) {
+    pub fn feed(mut self, piece: &[u8]) -> IdScan {
         for &byte in piece {
             if self.done {
-                return;
+                break;
             }
             let is_structure = !self.in_string;
             if self.depth == 1 && is_structure && matches!(byte, b',' | b'}' | b']') {
@@ -47,6 +47,7 @@ impl IdScan {
                 _ => {}
             }
         }
+        self
     }
 
     fn end_member(&mut self) {
@@ -98,11 +99,8 @@ mod tests {
     use super::*;
 
     fn scan(line: &str) -> Option<String> {
-        let mut by_byte = IdScan::default();
-        line.bytes().for_each(|byte| by_byte.feed(&[byte]));
-        let mut whole = IdScan::default();
-        whole.feed(line.as_bytes());
-        let found = whole.finish();
+        let by_byte = line.bytes().fold(IdScan::default(), |scan, byte| scan.feed(&[byte]));
+        let found = IdScan::default().feed(line.as_bytes()).finish();
         assert_eq!(by_byte.finish(), found, "the pieces make no difference");
         found
     }

@@ -204,7 +204,7 @@ proptest! {
         let rest = pieces.concat().replace(['\n', '\r'], "");
         let line = format!("{{\"method\":\"tools/call\",\"id\":{id},\"params\":{rest}");
         let answers: Vec<String> = read_all(line.as_bytes()).iter().map(|incoming| match incoming {
-            Incoming::Request { id, .. } => id.to_string(),
+            Incoming::Request { id, .. } => id.0.clone(),
             other => refusal(other).0,
         }).collect();
         prop_assert_eq!(answers.len(), 1);
@@ -225,7 +225,7 @@ proptest! {
         for line in [front.clone(), back] {
             let all = read_all(line.as_bytes());
             let [Incoming::Request { id: got, .. }] = &all[..] else { panic!("{line}") };
-            prop_assert_eq!(got.to_string(), id.as_str());
+            prop_assert_eq!(got.0.as_str(), id.as_str());
         }
         let head = format!("{{\"id\":{id},").len();
         let mut end = head + cut % (front.len() - head);

@@ -39,11 +39,10 @@ pub fn demo(args: &Args) -> Outcome {
 
 /// The script.
 fn play(stage: &Stage) -> Outcome {
-    stage.narrate("Three sessions start in three directories. The first one starts the hub.\n")?;
+    stage.narrate("Three sessions start: alice, bob and carol. The first one starts the hub.")?;
     let mut alice = Actor::start(stage, "alice")?;
     let mut bob = Actor::start(stage, "bob")?;
     let mut carol = Actor::start(stage, "carol")?;
-    alice.call("relay_peers", json!({}))?;
 
     stage.narrate("\nalice asks bob. The tool returns at once; the answer arrives later.\n")?;
     alice.call("relay_ask", json!({"to": "bob", "question": "did the auth token shape change?"}))?;

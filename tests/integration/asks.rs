@@ -34,9 +34,7 @@ fn a_conversation_has_one_thread() {
     let made = a.call("relay_ask", json!({"to": "b", "question": "?"})).ok()["thread_id"].clone();
     assert!(made.as_str().is_some_and(|thread| thread.starts_with("thr_")), "{made}");
     for thread in [made.as_str().expect("text"), "the review of #4711", &"t".repeat(128)] {
-        let asked = a.call("relay_ask", json!({"to": "b", "question": "?", "thread_id": thread}));
-        assert!(asked.text.contains(&format!("thread_id {thread},")), "{}", asked.text);
-        let asked = asked.ok();
+        let asked = a.call("relay_ask", json!({"to": "b", "question": "?", "thread_id": thread})).ok();
         let ask_id = asked["ask_id"].as_str().expect("an id");
         assert_eq!(asked["thread_id"], thread);
         assert_eq!(b.take("ask", ask_id).meta("thread_id"), thread);
@@ -325,7 +323,7 @@ fn a_broadcast_that_is_repeated_after_its_end_has_ended() {
     for kind in ["reply", "summary"] {
         let push = a.take_push();
         assert_eq!(push["kind"], kind);
-        a.say(&json!({"type": "seen", "seen": [push["push"]]}));
+        a.say(&json!({"type": "seen", "receipts": [[push["push"], "seen"]]}));
     }
     a.hang_up();
     let mut a = dir.raw();

@@ -60,15 +60,6 @@ fn texts_tell_how_answers_arrive() {
         assert!(!list.contains("{arrival}"), "a placeholder is left");
         assert_eq!(list.contains("with the result of a later relay tool call"), by_tool);
         assert_eq!(list.contains("comes by itself"), !by_tool);
-        for (tool, arguments) in [
-            ("relay_ask", json!({"to": "b", "question": "?"})),
-            ("relay_broadcast", json!({"question": "?"})),
-            ("relay_broadcast", json!({"question": "?", "collect": false})),
-        ] {
-            let text = channel.call(tool, arguments).text;
-            assert_eq!(text.contains("relay_wait waits for"), by_tool, "{text}");
-            assert_eq!(text.contains("without waiting or polling"), !by_tool, "{text}");
-        }
     }
     drop(b);
 }
@@ -122,7 +113,6 @@ fn a_wait_ends_with_nothing_when_its_time_is_up() {
     let dir = DataDir::new();
     let [a, b] = sessions(&dir, ["a", "b"]);
     let result = a.call("relay_wait", json!({"timeout_s": 1}));
-    assert!(result.text.starts_with("Nothing has arrived"), "{}", result.text);
     assert_eq!(result.ok(), json!({"ok": true, "messages": []}));
     assert_eq!(
         b.call("relay_ask", json!({"to": "a", "question": "?"})).ok()["state"],
@@ -235,7 +225,7 @@ fn a_call_of_codex_that_no_model_made_brings_no_messages() {
 fn a_client_that_does_not_introduce_itself_is_served() {
     let dir = DataDir::new();
     let channel = dir.launch("quiet").env("RELAY_PUSH", "auto").start();
-    assert_eq!(channel.request("resources/list", &json!({}))["error"]["code"], -32601);
+    assert_eq!(uris(&channel), Vec::<String>::new());
     assert_eq!(channel.request("ping", &json!({}))["result"], json!({}));
     assert_eq!(channel.peer_names(), Vec::<String>::new());
 }
@@ -286,9 +276,12 @@ fn peers_are_resources_and_changes_are_told() {
     let ask_id = a.ask("back-end", "all well?");
     let read = |uri: &str| a.request("resources/read", &json!({"uri": uri}));
     let contents = read("peer://back-end")["result"]["contents"][0].clone();
-    assert_eq!((&contents["uri"], &contents["mimeType"]), (&json!("peer://back-end"), &json!("text/plain")));
+    assert_eq!(
+        (&contents["uri"], &contents["mimeType"]),
+        (&json!("peer://back-end"), &json!("application/json"))
+    );
     let text = contents["text"].as_str().expect("text");
-    assert!(text.contains("\"back-end\" in /") && text.contains(&ask_id), "{text}");
+    assert!(text.contains("\"name\":\"back-end\"") && text.contains(&ask_id), "{text}");
     for uri in ["peer://nobody", "file:///etc/passwd", ""] {
         assert_eq!(read(uri)["error"]["code"], -32002, "{uri}");
     }

@@ -21,7 +21,7 @@ fn the_demo_plays_to_its_end_and_leaves_nothing() {
         "receives: ask from alice",
         "receives: reply from bob",
         "receives: summary",
-        "now called \"reviewer\"",
+        "\"name\":\"reviewer\"",
         "receives: failed from reviewer",
         "peer_gone",
     ] {

@@ -106,13 +106,7 @@ impl Router {
 
     /// The peer's process goes on with another conversation: `/clear` begins one, `--continue` and `/resume` take one up. A
     /// name that its model gave comes with it, and else stays with the process.
-    pub(super) fn continue_session(&mut self, conn: ConnId, session: String) {
-        let Some(no) = self.peer_on(conn) else {
-            return self.refuse(conn, "session comes after register");
-        };
-        if session.is_empty() || session.len() > MAX_SESSION {
-            return;
-        }
+    pub(super) fn continue_session(&mut self, no: PeerNo, session: String) {
         let peer = self.peer_mut(no);
         let before = peer.who.session.replace(session.clone());
         let (wanted, name) = (peer.wanted.clone(), peer.who.name.clone());

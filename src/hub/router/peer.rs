@@ -9,7 +9,7 @@ use super::limits::{Rate, overloaded};
 use super::session::Session;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
-use crate::wire::{Activity, Answer, Code, Event, Fault, MAX_LABEL, Path, ToClient, What, Who, refused};
+use crate::wire::{Answer, Changes, Code, Event, Fault, MAX_LABEL, Path, ToClient, What, Who, refused};
 
 /// The limit of lost asks in one registration, and of undelivered texts to a peer that is told of another one.
 pub(super) const MAX_LOST: usize = 1_024;
@@ -131,22 +131,20 @@ impl Router {
         self.peer_mut(me).rate.count(key, most, 60_000, now, "asks went to this peer")
     }
 
-    pub(super) fn activity(
-        &mut self,
-        conn: ConnId,
-        activity: Option<(Activity, Ms)>,
-        branch: Option<String>,
-        paths: Option<Vec<Path>>,
-    ) {
+    /// Applies what a channel has found changed in its session.
+    pub(super) fn change(&mut self, conn: ConnId, changes: Changes) {
         let Some(no) = self.peer_on(conn) else {
             return self.refuse(conn, "`activity` before `register`");
         };
-        let peer = self.peer_mut(no);
+        let Changes { activity, age_ms, branch, paths, session } = changes;
         if let Some(branch) = branch.filter(|b| b.len() <= MAX_LABEL) {
-            peer.who.branch = Some(branch).filter(|b| !b.is_empty());
+            self.peer_mut(no).who.branch = Some(branch).filter(|b| !b.is_empty());
         }
-        if let Some((activity, age)) = activity {
-            self.observed(no, activity, age);
+        if let Some(activity) = activity {
+            self.observed(no, activity, age_ms.unwrap_or(0));
+        }
+        if let Some(session) = session.filter(|s| (1..=MAX_LABEL).contains(&s.len())) {
+            self.continue_session(no, session);
         }
         if let Some(paths) = paths {
             self.peer_mut(no).who.paths = paths.into_iter().take(8).collect();

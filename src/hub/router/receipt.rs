@@ -3,7 +3,7 @@
 
 use super::delivery::{Attempt, Stage};
 use super::{ConnId, DeliveryNo, PeerNo, Role, Router, Timer};
-use crate::wire::{Activity, Event, Path, Receipts, State, What};
+use crate::wire::{Activity, Event, Path, Proof, Receipt, State, What};
 
 impl Router {
     /// Handles `pushed`: the outcome of a push.
@@ -47,40 +47,45 @@ impl Router {
         }
     }
 
-    /// Handles receipts from a hook, a waiter or a peer.
-    pub(super) fn take_receipts(&mut self, conn: ConnId, mut receipts: Receipts) {
-        receipts.keep_newest();
-        let Receipts { claude, seen, in_tool_result, queued, prompted, refused } = &receipts;
-        let claude = claude.as_deref();
-        let proofs =
-            seen.iter().map(|push| (push, false)).chain(in_tool_result.iter().map(|push| (push, true)));
-        for (push, only_by_tool) in proofs {
-            if let Some((no, path)) = self.confirmable(conn, claude, push)
-                && (path == Path::Tool || !only_by_tool)
-            {
-                self.confirm(no, path);
-            }
-        }
-        let prompted_now = Stage::Prompted(self.now);
-        for (pushes, stage) in [(queued, Stage::Queued), (prompted, prompted_now), (refused, Stage::Failed)] {
-            pushes.iter().for_each(|push| self.reached(conn, claude, push, stage));
+    /// The peers of which a connection may report receipts: itself, or those of a waiter's session.
+    pub(super) fn peers_behind(&self, conn: ConnId) -> Vec<PeerNo> {
+        match self.roles.get(&conn) {
+            Some(Role::Peer(no)) => vec![*no],
+            Some(Role::Waiter { claude, .. }) => self.peers_of(claude),
+            None => Vec::new(),
         }
     }
 
-    /// Records that the client has accepted a text, or that another hook has refused it.
-    fn reached(&mut self, conn: ConnId, claude: Option<&str>, push: &str, stage: Stage) {
-        let Some((no, path)) = self.confirmable(conn, claude, push) else { return };
-        let is_refused = stage == Stage::Failed;
-        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
-        let is_queued = delivery.state == State::Queued;
-        let Some(attempt) = delivery.attempts.iter_mut().find(|a| a.push == push) else { return };
-        if is_refused || !matches!(attempt.stage, Stage::Prompted(_)) {
-            attempt.stage = stage;
-        }
-        if is_refused {
-            self.dispatch(no);
-        } else if is_queued {
-            self.progress(no, State::Pushed, Some(path));
+    /// Handles receipts for pushes to these peers, in the order in which they were found.
+    pub(super) fn take_receipts(&mut self, peers: &[PeerNo], receipts: &[Receipt]) {
+        let now = self.now;
+        for (push, proof) in receipts {
+            let Some(no) = self.pushes.get(push).copied() else { continue };
+            let Some(delivery) = self.deliveries.get_mut(&no) else { continue };
+            // No hook sees a form.
+            if delivery.is_form() || !peers.contains(&delivery.to) {
+                continue;
+            }
+            let state = delivery.state;
+            let Some(attempt) = delivery.attempts.iter_mut().find(|a| a.push == *push) else { continue };
+            let path = attempt.path;
+            match proof {
+                Proof::InToolResult if path != Path::Tool => {}
+                Proof::InToolResult | Proof::Seen => self.confirm(no, path),
+                Proof::Refused => {
+                    (attempt.stage, attempt.turn) = (Stage::Failed, None);
+                    self.dispatch(no);
+                }
+                Proof::Queued | Proof::Prompted => {
+                    if !matches!(attempt.stage, Stage::Prompted(_)) {
+                        let is_queued = *proof == Proof::Queued;
+                        attempt.stage = if is_queued { Stage::Queued } else { Stage::Prompted(now) };
+                    }
+                    if state == State::Queued {
+                        self.progress(no, State::Pushed, Some(path));
+                    }
+                }
+            }
         }
     }
 
@@ -117,19 +122,6 @@ impl Router {
     /// The deliveries to these peers.
     pub(super) fn inboxes(&self, peers: &[PeerNo]) -> Vec<DeliveryNo> {
         peers.iter().flat_map(|no| self.peer(*no).inbox.iter().copied()).collect()
-    }
-
-    /// The delivery of a push, if this connection may report on it: a peer on its own pushes, a hook on those of its
-    /// session.
-    fn confirmable(&self, conn: ConnId, claude: Option<&str>, push: &str) -> Option<(DeliveryNo, Path)> {
-        let no = *self.pushes.get(push)?;
-        let delivery = self.deliveries.get(&no).filter(|d| !d.is_form())?; // no hook sees a form
-        let attempt = delivery.attempts.iter().find(|a| a.push == push)?;
-        let is_own = match self.peer_on(conn) {
-            Some(peer) => peer == delivery.to,
-            None => claude.is_some() && self.peer(delivery.to).who.claude.as_deref() == claude,
-        };
-        is_own.then_some((no, attempt.path))
     }
 
     /// Confirms the delivery of a question.

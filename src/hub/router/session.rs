@@ -76,6 +76,8 @@ impl Router {
         if [&hook.turn, &hook.ask_id].into_iter().flatten().any(|id| id.len() > MAX_LABEL) {
             return refused(Code::BadMsg, "`turn` or `ask_id` is too long");
         }
+        let peers = self.peers_of(claude);
+        self.take_receipts(&peers, &hook.receipts);
         let session = self.session(claude)?;
         session.hooked = true;
         session.last_hook = Some(now);
@@ -108,7 +110,6 @@ impl Router {
             HookEvent::End => session.activity,
         };
         self.set_activity(claude, activity);
-        let peers = self.peers_of(claude);
         if event == HookEvent::End {
             let is_away = |no: &&PeerNo| self.peer(**no).conn.is_none();
             let away: Vec<PeerNo> = peers.iter().filter(is_away).copied().collect();
