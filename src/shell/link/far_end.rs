@@ -65,12 +65,12 @@ fn take(dir: &DataDir) -> Outcome {
     fs::set_permissions(&from, Permissions::from_mode(0o600))
         .and_then(|()| fs::rename(&from, &socket))
         .map_err(|e| format!("cannot use the forwarded socket {}: {e}", from.display()))?;
-    let ours = dir.listeners();
+    let ours = dir.listener();
     let lines = read_lines(io::stdin())?;
     out(&format!("{TAKEN}\n"))?;
     let (mut claim, mut heard) = (None, Instant::now());
     // Another connection, made because this one is dead, replaces the socket.
-    while heard.elapsed() < SILENCE && dir.listeners() == ours {
+    while heard.elapsed() < SILENCE && dir.listener() == ours {
         if claim.is_none() {
             claim = dir.claim()?; // the hub that was there may still hold it
         }
@@ -80,7 +80,7 @@ fn take(dir: &DataDir) -> Outcome {
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    if dir.listeners() == ours {
+    if dir.listener() == ours {
         fs::remove_file(&socket)?;
     }
     let until = Instant::now() + LINGER;
