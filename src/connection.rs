@@ -44,13 +44,6 @@ for fd in /dev/fd/[1-9][0-9]*; do
 done
 exec "$0" hub --announce --data-dir "$1") &"#;
 
-/// Whether to start a hub if none runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    Yes,
-    No,
-}
-
 /// The sending half of a connection.
 #[derive(Clone)]
 pub struct Sender(Arc<UnixStream>);
@@ -93,42 +86,43 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects; with [`Start::Yes`] starts a hub if none runs. Takes up to [`LOOK`] and the time to start a hub.
+    /// Connects to the hub, and starts one if none runs. Takes up to [`LOOK`] and the time to start a hub.
     ///
     /// # Errors
     /// `hub_unreachable` and `protocol_mismatch`.
-    pub fn open(dir: &DataDir, start: Start) -> Result<Connection, Fault> {
+    pub fn open(dir: &DataDir) -> Result<Connection, Fault> {
         let until = Instant::now() + LOOK;
         loop {
-            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            let listener = dir.listener();
-            match dir.connect(left).and_then(Connection::over) {
-                Ok(hub) => {
-                    if let Some(hub) = hub.greet(dir, until)? {
-                        return Ok(Connection { listener, ..hub });
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir.hub_process())),
-                Err(e) if is_not_running(&e) => {
-                    if start == Start::No || dir.elsewhere().is_some() {
-                        return Err(no_hub(dir));
-                    } else if !dir.is_claimed() {
-                        start_hub(dir)?;
-                    } // else another process has become the hub, and only needs time
-                }
-                // An unusable directory or a sandbox: starting another hub would not help.
-                Err(e) => {
-                    let at = dir.client_socket();
-                    return Err(unreachable(format!(
-                        "cannot connect to {}: {e}; see `relay doctor`",
-                        at.display()
-                    )));
-                }
+            match Connection::find_until(dir, until)? {
+                Some(hub) => return Ok(hub),
+                None if dir.elsewhere().is_some() => return Err(no_hub(dir)),
+                None if Instant::now() >= until => return Err(silent(dir.hub_process())),
+                None if dir.is_claimed() => thread::sleep(RETRY), // another process is the hub, and only needs time
+                None => drop(start_hub(dir)?),
             }
-            if Instant::now() >= until {
-                return Err(silent(dir.hub_process()));
+        }
+    }
+
+    /// Connects to the hub; `None` if none runs. Takes up to [`LOOK`].
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn find(dir: &DataDir) -> Result<Option<Connection>, Fault> {
+        Connection::find_until(dir, Instant::now() + LOOK)
+    }
+
+    fn find_until(dir: &DataDir, until: Instant) -> Result<Option<Connection>, Fault> {
+        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let listener = dir.listener();
+        match dir.connect(left).and_then(Connection::over) {
+            Ok(hub) => Connection { listener, ..hub }.greet(dir, until),
+            Err(e) if is_not_running(&e) => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(silent(dir.hub_process())),
+            // An unusable directory or a sandbox: starting another hub would not help.
+            Err(e) => {
+                let at = dir.client_socket();
+                Err(unreachable(format!("cannot connect to {}: {e}; see `relay doctor`", at.display())))
             }
-            thread::sleep(RETRY);
         }
     }
 
@@ -241,7 +235,7 @@ pub enum FromHub {
 pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
     let mut failures = 0;
     loop {
-        let why = match Connection::open(&dir, Start::Yes) {
+        let why = match Connection::open(&dir) {
             Ok(mut hub) => {
                 failures = 0;
                 let (sender, epoch, pid) = (hub.sender.clone(), hub.epoch.clone(), hub.pid);
@@ -319,15 +313,11 @@ pub fn own_executable() -> PathBuf {
 
 /// The error for a command that needs a hub and starts none.
 pub fn no_hub(dir: &DataDir) -> Fault {
-    unreachable(match dir.elsewhere() {
-        None => {
-            format!("no hub runs for {}; the first session or `relay ask` starts one", dir.path().display())
-        }
-        Some(socket) => {
-            let socket = socket.display();
-            format!("no hub listens on {socket}; the hub runs elsewhere: run `relay hub --detach` there")
-        }
-    })
+    let remedy = match dir.elsewhere() {
+        None => "the first session or `relay ask` starts one",
+        Some(_) => "the hub runs elsewhere: run `relay hub --detach` there",
+    };
+    unreachable(format!("no hub listens on {}; {remedy}", dir.client_socket().display()))
 }
 
 pub fn unreachable(why: impl Into<String>) -> Fault {

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::transcript::Transcript;
-use crate::connection::{Connection, Start};
+use crate::connection::Connection;
 use crate::datadir::DataDir;
 use crate::texts::{self, Texts};
 use crate::wire::{Parcel, ToClient, ToHub};
@@ -33,7 +33,7 @@ const BRIEF: Duration = Duration::from_millis(600);
 pub fn wait(dir: &DataDir, event: &str, transcript: &str) -> ExitCode {
     let Some(lifetime) = Lifetime::of(event) else { return ExitCode::SUCCESS };
     while !lifetime.is_over() {
-        if let Ok(mut hub) = Connection::open(dir, Start::No)
+        if let Ok(Some(mut hub)) = Connection::find(dir)
             && let Some(code) = wait_on(dir, &mut hub, &lifetime, transcript)
         {
             return code;

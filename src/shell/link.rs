@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use super::args::Args;
 use super::terminal::{err, out, table};
 use super::{Failure, Outcome, usage_error};
-use crate::connection::{Connection, Start};
+use crate::connection::Connection;
 use crate::datadir::{DataDir, make_private};
 use crate::fence::{clean, label};
 use crate::repository::{is_locked, lock, read};
@@ -183,7 +183,7 @@ impl Keeper<'_> {
 
     /// The epoch of this machine's hub, which is started if none runs.
     fn local_hub(&self) -> Result<String, String> {
-        let hub = Connection::open(self.dir, Start::Yes).map_err(|fault| fault.message)?;
+        let hub = Connection::open(self.dir).map_err(|fault| fault.message)?;
         match self.dir.is_own_hub() {
             true => Ok(hub.epoch),
             false => Err("the hub runs elsewhere: link from the machine where it runs".to_owned()),

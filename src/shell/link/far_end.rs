@@ -11,7 +11,7 @@ use crossbeam_channel::RecvTimeoutError;
 use serde::{Deserialize, Serialize};
 
 use super::read_lines;
-use crate::connection::{Connection, Start};
+use crate::connection::Connection;
 use crate::datadir::DataDir;
 use crate::shell::args::Args;
 use crate::shell::terminal::out;
@@ -47,7 +47,7 @@ pub fn linked(dir: &DataDir, args: &Args) -> Outcome {
     if args.has("take") {
         return take(dir);
     }
-    let mut hub = Connection::open(dir, Start::No).ok();
+    let mut hub = Connection::find(dir).ok().flatten();
     let refused = hub.as_mut().and_then(|hub| hub.call(|id| ToHub::Status { id }).err());
     if refused.is_some_and(|fault| fault.code == Code::NotAllowed) {
         return Err("this machine is linked already; run `relay unlink` where its hub runs"
