@@ -121,7 +121,8 @@ impl Connection {
             // An unusable directory or a sandbox: starting another hub would not help.
             Err(e) => {
                 let at = dir.client_socket();
-                Err(unreachable(format!("cannot connect to {}: {e}; see `relay doctor`", at.display())))
+                let why = format!("cannot connect to {}: {e}; see `relay doctor`", at.display());
+                Err(unreachable(dir.look(0).err().unwrap_or(why)))
             }
         }
     }

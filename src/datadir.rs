@@ -86,11 +86,9 @@ impl DataDir {
         let is_empty = entries.all(|entry| entry.file_name().as_bytes().starts_with(PROBE.as_bytes()));
         let meta = fs::metadata(&self.0)?;
         if meta.mode() & (if is_empty { 0o002 } else { 0o022 }) != 0 {
-            return Err(io::Error::other(
-                "others can write to the directory (check its content, then run chmod 700)",
-            ));
+            return Err(io::Error::other("others can write to it (check its content, then run chmod 700)"));
         }
-        is_ours("the directory", &meta)
+        is_ours("it", &meta)
     }
 
     /// The directory itself; absolute.

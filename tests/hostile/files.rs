@@ -75,7 +75,7 @@ fn a_directory_that_others_can_write_to_is_refused_by_all() {
         fs::create_dir(dir.path()).expect("a directory");
         chmod(dir.path(), bits);
         let heard = trap(&dir.socket());
-        refuses(&dir, "others can write to the directory");
+        refuses(&dir, "others can write to it");
         assert_eq!(heard.load(Ordering::SeqCst), 0, "{bits:o}: something was said to whoever listens there");
         assert_eq!(mode(dir.path()), bits, "it is left as it is");
     }

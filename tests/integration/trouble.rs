@@ -109,7 +109,7 @@ fn a_directory_that_others_can_write_to() {
     fs::create_dir(dir.path()).expect("made");
     fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).expect("a mode");
     let text = refusal(&dir.launch("a").start());
-    assert!(text.contains("others can write to the directory") && text.contains("chmod 700"), "{text}");
+    assert!(text.contains("others can write to it") && text.contains("chmod 700"), "{text}");
     // And goes on when that is mended.
     fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("a mode");
     let b = dir.channel("b");

@@ -33,11 +33,9 @@ fn an_unusable_data_directory_is_reported() {
     let open = home.write("open/x", "").parent().expect("a parent").to_owned();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("a mode");
     let below = file.join("below");
-    for (dir, why) in [
-        (&file, "Not a directory"),
-        (&below, "Not a directory"),
-        (&open, "others can write to the directory"),
-    ] {
+    for (dir, why) in
+        [(&file, "Not a directory"), (&below, "Not a directory"), (&open, "others can write to it")]
+    {
         for command in ["peers", "status", "stop", "tail"] {
             let ran = home.relay(&[command, "--data-dir"]).arg(dir).output().expect("it runs");
             let err = String::from_utf8_lossy(&ran.stderr);
