@@ -27,6 +27,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use log::Level;
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -111,7 +112,7 @@ pub fn main(dir: &DataDir, announce: bool) -> Result<(), String> {
         router,
         journal,
         writers: BTreeMap::new(),
-        unwritten: Vec::new(),
+        unwritten: BTreeMap::new(),
         start: Instant::now(),
         exit: None,
     };
@@ -166,8 +167,8 @@ struct Hub<'a> {
     router: Router,
     journal: Journal,
     writers: BTreeMap<ConnId, Writer>,
-    /// Connections with unwritten lines.
-    unwritten: Vec<ConnId>,
+    /// The lines of the current batch, for each connection that has some or is to be closed.
+    unwritten: BTreeMap<ConnId, Vec<u8>>,
     socket: PathBuf,
     inode: Option<(u64, u64)>,
     start: Instant,
@@ -279,31 +280,31 @@ impl Hub<'_> {
     }
 
     fn send(&mut self, conn: ConnId, message: &ToClient) {
-        let Some(writer) = self.writers.get_mut(&conn) else { return };
-        if writer.unwritten.is_empty() {
-            self.unwritten.push(conn);
+        if self.writers.contains_key(&conn) {
+            write_line(self.unwritten.entry(conn).or_default(), message);
         }
-        write_line(&mut writer.unwritten, message);
     }
 
     /// Closes a connection once its lines are written.
     fn close(&mut self, conn: ConnId) {
         if let Some(writer) = self.writers.get_mut(&conn) {
             writer.closing = true;
-            self.unwritten.push(conn);
+            self.unwritten.entry(conn).or_default();
         }
     }
 
     /// Writes the journal, then the outputs of the batch. A peer that does not read loses its connection.
     fn write_batch(&mut self) {
         self.journal.append();
-        std::mem::take(&mut self.unwritten).into_iter().for_each(|conn| self.write(conn));
+        for (conn, lines) in std::mem::take(&mut self.unwritten) {
+            self.write(conn, lines);
+        }
     }
 
     /// Writes the lines of a connection, or closes it if its backlog is full.
-    fn write(&mut self, conn: ConnId) {
+    fn write(&mut self, conn: ConnId, lines: Vec<u8>) {
         let Some(writer) = self.writers.get_mut(&conn) else { return };
-        let written = writer.write();
+        let written = writer.write(lines);
         if written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::OutOfMemory) {
             log::warn!(conn, queued = writer.queued.load(Ordering::Acquire); "peer_stalled");
         }
@@ -379,23 +380,20 @@ fn watch_signals(incoming: Sender<Incoming>) -> io::Result<()> {
 
 /// Logs an event of the router. An event that the original claude-relay logged too has the name that it had there.
 fn log_event(event: &Event) {
-    let level = match event.event {
-        What::DeadPath | What::Refused => log::Level::Warn,
-        What::Ask | What::Reply | What::Summary | What::State | What::Note => log::Level::Debug,
-        _ => log::Level::Info,
-    };
-    let name = match (event.event, event.code) {
-        (What::Joined, _) => "peer_register",
-        (What::Left, _) => "peer_disconnect",
-        (What::Renamed, _) => "peer_rename",
-        (What::Ask, _) => "ask_received",
-        (What::Reply, _) => "reply_received",
-        (What::State, _) if event.kind == Some(Kind::Ask) && event.state == Some(State::Pushed) => {
-            "ask_delivered"
-        }
-        (What::Failed, Some(Code::Timeout)) => "pending_ask_timeout",
-        (What::Failed, Some(Code::PeerGone)) => "pending_ask_peer_gone",
-        (other, _) => other.name(),
+    let own_name = event.event.name();
+    let is_delivery = event.kind == Some(Kind::Ask) && event.state == Some(State::Pushed);
+    let (level, name) = match (event.event, event.code) {
+        (What::Joined, _) => (Level::Info, "peer_register"),
+        (What::Left, _) => (Level::Info, "peer_disconnect"),
+        (What::Renamed, _) => (Level::Info, "peer_rename"),
+        (What::Failed, Some(Code::Timeout)) => (Level::Info, "pending_ask_timeout"),
+        (What::Failed, Some(Code::PeerGone)) => (Level::Info, "pending_ask_peer_gone"),
+        (What::Ask, _) => (Level::Debug, "ask_received"),
+        (What::Reply, _) => (Level::Debug, "reply_received"),
+        (What::State, _) if is_delivery => (Level::Debug, "ask_delivered"),
+        (What::State | What::Summary | What::Note, _) => (Level::Debug, own_name),
+        (What::DeadPath | What::Refused, _) => (Level::Warn, own_name),
+        _ => (Level::Info, own_name),
     };
     log::log!(
         level,
