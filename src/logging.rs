@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 use log::{LevelFilter, Log, Metadata, Record, kv};
-use serde_json::{Value, json};
+use serde_json::json;
 use simplelog::{CombinedLogger, Config, SharedLogger};
 use time::OffsetDateTime;
 use time::format_description::FormatItem;
@@ -125,12 +125,9 @@ impl Sink {
         let ts = now.format(TIMESTAMP).unwrap_or_default();
         let level = record.level().as_str().to_ascii_lowercase();
         let (proc, pid, event) = (self.proc, std::process::id(), json!(record.args().to_string()));
-        let mut line =
-            format!(r#"{{"ts":"{ts}","level":"{level}","proc":"{proc}","pid":{pid},"event":{event}"#);
-        for (key, value) in Fields::of(record) {
-            line += &format!(",{}:{value}", json!(key));
-        }
-        line + "}\n"
+        let fields = Fields::of(record).json;
+        format!(r#"{{"ts":"{ts}","level":"{level}","proc":"{proc}","pid":{pid},"event":{event}{fields}}}"#)
+            + "\n"
     }
 }
 
@@ -149,33 +146,34 @@ fn readable_lines() -> Sender<String> {
 /// `12:34:56 INFO hub_started version="0.1.0"`. Strings are escaped so that they can't control a terminal.
 fn readable_line(now: OffsetDateTime, record: &Record) -> String {
     let time = now.format(TIME).unwrap_or_default();
-    let mut line = format!("{time} {} {}", record.level(), record.args());
-    for (key, value) in Fields::of(record) {
-        line += &match value {
-            Value::String(text) => format!(" {key}={text:?}"),
-            other => format!(" {key}={other}"),
-        };
-    }
-    line + "\n"
+    format!("{time} {} {}{}\n", record.level(), record.args(), Fields::of(record).readable)
 }
 
-/// The key-value pairs of a record as JSON. A pair whose value is empty is left out.
-struct Fields(Vec<(String, Value)>);
+/// The key-value pairs of a record, each as `,"KEY":VALUE` and as ` KEY=VALUE`. A pair whose value is empty is left out.
+#[derive(Default)]
+struct Fields {
+    json: String,
+    readable: String,
+}
 
 impl Fields {
-    fn of(record: &Record) -> Vec<(String, Value)> {
-        let mut fields = Fields(Vec::new());
+    fn of(record: &Record) -> Fields {
+        let mut fields = Fields::default();
         let _ = record.key_values().visit(&mut fields); // our visitor returns no errors
-        fields.0
+        fields
     }
 }
 
 impl<'kvs> kv::VisitSource<'kvs> for Fields {
     fn visit_pair(&mut self, key: kv::Key<'kvs>, value: kv::Value<'kvs>) -> Result<(), kv::Error> {
         let text = value.to_string();
-        if !text.is_empty() {
-            self.0.push((key.to_string(), value.to_u64().map_or_else(|| text.into(), Value::from)));
-        }
+        let (json, readable) = match value.to_u64() {
+            _ if text.is_empty() => return Ok(()),
+            Some(_) => (text.clone(), text),
+            None => (json!(text).to_string(), format!("{text:?}")),
+        };
+        self.json += &format!(",{}:{json}", json!(key.as_str()));
+        self.readable += &format!(" {key}={readable}");
         Ok(())
     }
 }
@@ -234,7 +232,7 @@ mod tests {
         let start = r#"{"ts":"2026-11-23T06:58:00.123Z","level":"warn","proc":"test","pid":"#;
         let end = r#","event":"a\n\"b\"","peer":"x\u001b","count":3,"error":"entity not found"}"#;
         assert!(text.starts_with(start) && text.ends_with(&format!("{end}\n")), "{text}");
-        serde_json::from_str::<Value>(&text).expect("JSON");
+        serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
         remove(&files);
 
         let line = with_record("event", &fields, |record| readable_line(NOW, record));
