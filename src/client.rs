@@ -186,14 +186,15 @@ impl Client {
         for request in self.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
         }
-        let most = |r: &Request| r.called.map_or(MAX_DEATHS_WITHOUT_LIMIT, |_| MAX_DEATHS);
+        let is_too_often =
+            |r: &Request| r.deaths >= r.called.map_or(MAX_DEATHS_WITHOUT_LIMIT, |_| MAX_DEATHS);
         let why_given_up = |r: &Request| {
             let name = name(&r.message);
             unreachable(format!(
                 "the hub died twice while it had this request ({name}), so it is not sent a third time; see `relay doctor`"
             ))
         };
-        self.give_up(|r| r.deaths >= most(r), why_given_up);
+        self.give_up(is_too_often, why_given_up);
         if was_connected {
             self.events.push(Event::Lost(why));
         }

@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use crate::repository::read;
+use crate::repository::{read, var};
 use crate::threads::within;
 
 /// How long `ps`, `stty` or `uname` may take.
@@ -109,11 +109,10 @@ pub fn run(command: &mut Command, limit: Duration) -> io::Result<Output> {
 /// The key that the hooks of a session share with its channel: that of the process `pid` that started both, or `RELAY_SESSION`
 /// if that process starts several sessions.
 pub fn key(pid: u32) -> String {
-    let named = std::env::var("RELAY_SESSION").unwrap_or_default();
-    let named: String = named.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
-    match named.is_empty() {
-        true => process_key(pid),
-        false => format!("named-{named}"),
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
+    match var("RELAY_SESSION") {
+        Some(name) => format!("named-{}", name.chars().filter(is_plain).take(64).collect::<String>()),
+        None => process_key(pid),
     }
 }
 
