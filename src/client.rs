@@ -53,7 +53,8 @@ pub enum Event {
 /// A request that has no answer.
 struct Request {
     message: ToHub,
-    called: Instant,
+    /// The time of the call; `None` for a request without a time limit.
+    called: Option<Instant>,
     /// Whether it was sent on the present connection.
     sent: bool,
     /// How often the connection was lost while the request was sent and unanswered.
@@ -77,6 +78,8 @@ pub struct Client {
     pushes: VecDeque<(String, Option<ToHub>)>,
     /// The ids of open asks and broadcasts.
     open: BTreeSet<String>,
+    /// The events of the present call.
+    events: Vec<Event>,
 }
 
 impl Client {
@@ -94,6 +97,7 @@ impl Client {
             requests: BTreeMap::new(),
             pushes: VecDeque::new(),
             open: BTreeSet::new(),
+            events: Vec::new(),
         }
     }
 
@@ -122,18 +126,19 @@ impl Client {
     /// Queues a request, which is sent once the client is registered. Returns its id.
     pub fn request(&mut self, make: impl FnOnce(u64) -> ToHub) -> u64 {
         self.next_id += 1;
-        let (id, called) = (self.next_id, Instant::now());
-        self.requests.insert(id, Request { message: make(id), called, sent: false, deaths: 0 });
+        let message = make(self.next_id);
+        // No caller waits for a withdrawal or for the end of a form.
+        let has_limit = !matches!(message, ToHub::Withdraw { .. } | ToHub::FormClosed { .. });
+        let called = has_limit.then(Instant::now);
+        self.requests.insert(self.next_id, Request { message, called, sent: false, deaths: 0 });
         self.send_requests();
-        id
+        self.next_id
     }
 
     /// Sends a message that has no answer, if the client is connected.
     pub fn send(&self, message: &ToHub) {
-        if let Some(sender) = &self.sender
-            && sender.send(message).is_err()
-        {
-            sender.close(); // the reader then reports the loss
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(message); // the reader reports the loss
         }
     }
 
@@ -168,62 +173,62 @@ impl Client {
                 let who = Box::new(Who { host: Some(HOST.clone()), ..self.who.clone() });
                 let lost = self.open.iter().cloned().collect();
                 self.send(&ToHub::Register { id: REGISTER, who, lost });
-                Vec::new()
             }
             FromHub::Down(why) => self.disconnected(why),
             FromHub::Message(message) => self.received(*message),
         }
+        std::mem::take(&mut self.events)
     }
 
-    fn disconnected(&mut self, why: Fault) -> Vec<Event> {
+    fn disconnected(&mut self, why: Fault) {
         let was_connected = self.sender.take().is_some();
         self.registered = false;
         self.away = why.clone();
         for request in self.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
         }
-        let most = |r: &Request| if has_no_limit(&r.message) { MAX_DEATHS_WITHOUT_LIMIT } else { MAX_DEATHS };
+        let is_too_often =
+            |r: &Request| r.deaths >= r.called.map_or(MAX_DEATHS_WITHOUT_LIMIT, |_| MAX_DEATHS);
         let why_given_up = |r: &Request| {
             let name = name(&r.message);
             unreachable(format!(
                 "the hub died twice while it had this request ({name}), so it is not sent a third time; see `relay doctor`"
             ))
         };
-        let mut events = self.give_up(|r| r.deaths >= most(r), why_given_up);
+        self.give_up(is_too_often, why_given_up);
         if was_connected {
-            events.push(Event::Lost(why));
+            self.events.push(Event::Lost(why));
         }
-        events
     }
 
-    fn received(&mut self, message: ToClient) -> Vec<Event> {
+    fn received(&mut self, message: ToClient) {
         match message {
             ToClient::Ok { id: REGISTER, answer: Answer::Registered { name, open } } => {
-                self.registered_again(name, &open)
+                self.registered_again(name, &open);
             }
             ToClient::Error { id: None | Some(REGISTER), code, message } => {
                 self.away = Fault { code, message };
-                vec![Event::Refused(self.away.clone())]
+                self.events.push(Event::Refused(self.away.clone()));
             }
-            ToClient::Ok { id, answer } => self.answered(id, Ok(answer)).into_iter().collect(),
+            ToClient::Ok { id, answer } => self.answered(id, Ok(answer)),
             ToClient::Error { id: Some(id), code, message } => {
-                self.answered(id, Err(Fault { code, message })).into_iter().collect()
+                self.answered(id, Err(Fault { code, message }))
             }
-            ToClient::Push(parcel) => self.push(parcel).into_iter().collect(),
+            ToClient::Push(parcel) => self.push(parcel),
             ToClient::State { ref ask_id, state, path, .. } => {
                 if state >= State::Replied && path.is_some() {
                     self.open.remove(ask_id); // a waiter has delivered the end, for example
                 }
-                vec![Event::Told(message)]
+                self.events.push(Event::Told(message));
             }
-            ToClient::Over { .. } | ToClient::RosterChanged => vec![Event::Told(message)],
-            ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => Vec::new(),
+            ToClient::Over { .. } | ToClient::RosterChanged => self.events.push(Event::Told(message)),
+            ToClient::Welcome { .. } | ToClient::Dismissed | ToClient::Event(_) => {}
         }
     }
 
     /// The client is registered. A request that was sent in an earlier epoch may have taken effect, and repeating it
     /// might ask twice.
-    fn registered_again(&mut self, name: String, open: &[String]) -> Vec<Event> {
+    fn registered_again(&mut self, name: String, open: &[String]) {
         let other = self.epoch.as_ref().is_some_and(|before| *before != self.next_epoch);
         self.epoch = Some(self.next_epoch.clone());
         (self.who.fresh, self.who.exact) = (false, false);
@@ -240,73 +245,67 @@ impl Client {
             other && acts && r.deaths > 0
         };
         let why = "the relay's state was lost while it had this request; it may have taken effect";
-        let mut events = vec![Event::Registered { name }];
-        events.extend(self.give_up(is_lost, |_| unreachable(why)));
+        self.events.push(Event::Registered { name });
+        self.give_up(is_lost, |_| unreachable(why));
         self.registered = true; // not before: nothing that was lost may be sent again
         self.send_requests();
-        events
     }
 
-    fn push(&mut self, parcel: Parcel) -> Option<Event> {
+    fn push(&mut self, parcel: Parcel) {
         if matches!(parcel.kind, Kind::Reply | Kind::Failed | Kind::Summary) {
             self.open.remove(&parcel.ask_id);
         }
         if let Some((_, report)) = self.pushes.iter().find(|(known, _)| *known == parcel.push) {
             // One that is under way is reported when it is done.
-            report.iter().for_each(|report| self.send(report));
-            return None;
+            return report.iter().for_each(|report| self.send(report));
         }
         if self.pushes.len() >= MAX_PUSHES {
             self.pushes.pop_front();
         }
         self.pushes.push_back((parcel.push.clone(), None));
-        Some(Event::Push(parcel))
+        self.events.push(Event::Push(parcel));
     }
 
-    fn answered(&mut self, id: u64, result: Result<Answer, Fault>) -> Option<Event> {
-        let Request { message: request, .. } = self.requests.remove(&id)?;
-        match &result {
-            Ok(Answer::Asked { ask_id, state, .. }) if *state < State::Replied => {
+    fn answered(&mut self, id: u64, result: Result<Answer, Fault>) {
+        let Some(Request { message: request, .. }) = self.requests.remove(&id) else { return };
+        match (&request, &result) {
+            (_, Ok(Answer::Asked { ask_id, state, .. })) if *state < State::Replied => {
                 self.open.insert(ask_id.clone());
             }
-            Ok(Answer::Broadcast { broadcast_id, asks }) if !asks.is_empty() => {
+            (_, Ok(Answer::Broadcast { broadcast_id, asks })) if !asks.is_empty() => {
                 self.open.insert(broadcast_id.clone());
             }
-            Ok(Answer::Renamed { name }) => self.who.name.clone_from(name),
-            Ok(Answer::Done) => {
-                if let ToHub::Withdraw { ask_id, .. } = &request {
-                    self.open.remove(ask_id);
-                }
-            }
+            (_, Ok(Answer::Renamed { name })) => self.who.name.clone_from(name),
+            (ToHub::Withdraw { ask_id, .. }, Ok(_)) => drop(self.open.remove(ask_id)),
             _ => {}
         }
-        Some(Event::Ended { id, request, result })
+        self.events.push(Event::Ended { id, request, result });
     }
 
     /// The time at which [`expire`](Self::expire) has to be called.
     pub fn deadline(&self) -> Option<Instant> {
         let patience = if self.registered { ANSWER } else { CONNECT };
-        let called = self.requests.values().filter(|r| !has_no_limit(&r.message)).map(|r| r.called);
-        called.min().map(|called| called + patience)
+        let called = self.requests.values().filter_map(|r| r.called).min();
+        called.map(|called| called + patience)
     }
 
     /// Ends the requests that have timed out.
     pub fn expire(&mut self, now: Instant) -> Vec<Event> {
         let patience = if self.registered { ANSWER } else { CONNECT };
-        let is_late = |r: &Request| r.called + patience <= now && !has_no_limit(&r.message);
+        let is_late = |r: &Request| r.called.is_some_and(|called| called + patience <= now);
         if let Some(sender) = self.sender.as_ref().filter(|_| self.requests.values().any(is_late)) {
             sender.close(); // so that `keep` reconnects
         }
         let away = self.away.clone();
-        self.give_up(is_late, |_| away.clone())
+        self.give_up(is_late, |_| away.clone());
+        std::mem::take(&mut self.events)
     }
 
     /// Ends requests without an answer. An ask that the hub may have received is withdrawn.
-    fn give_up(&mut self, is_over: impl Fn(&Request) -> bool, why: impl Fn(&Request) -> Fault) -> Vec<Event> {
+    fn give_up(&mut self, is_over: impl Fn(&Request) -> bool, why: impl Fn(&Request) -> Fault) {
         let requests = std::mem::take(&mut self.requests).into_iter();
         let (over, left): (BTreeMap<_, _>, _) = requests.partition(|(_, request)| is_over(request));
         self.requests = left;
-        let mut events = Vec::new();
         for (id, request) in over {
             let result = Err(why(&request));
             let Request { message: request, deaths, sent, .. } = request;
@@ -317,26 +316,18 @@ impl Client {
                 let ask_id = ask_id.clone();
                 self.request(|id| ToHub::Withdraw { id, ask_id });
             }
-            events.push(Event::Ended { id, request, result });
+            self.events.push(Event::Ended { id, request, result });
         }
-        events
     }
 
     /// Sends the requests that are not sent yet, in the order of the calls.
     fn send_requests(&mut self) {
-        if !self.registered {
-            return;
+        let Some(sender) = self.sender.as_ref().filter(|_| self.registered) else { return };
+        for request in self.requests.values_mut().filter(|r| !r.sent) {
+            let _ = sender.send(&request.message); // the reader reports the loss
+            request.sent = true;
         }
-        let unsent: Vec<ToHub> =
-            self.requests.values().filter(|r| !r.sent).map(|r| r.message.clone()).collect();
-        self.requests.values_mut().for_each(|r| r.sent = true);
-        unsent.iter().for_each(|message| self.send(message));
     }
-}
-
-/// No caller waits for a withdrawal or for the end of a form, so they have no time limit.
-fn has_no_limit(message: &ToHub) -> bool {
-    matches!(message, ToHub::Withdraw { .. } | ToHub::FormClosed { .. })
 }
 
 /// The name of a request on the wire: the first string of its line.

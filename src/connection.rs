@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::datadir::{DataDir, Listeners, is_not_running};
+use crate::datadir::{DataDir, Listener, is_not_running};
 use crate::lines::Lines;
 use crate::wire::{Answer, Code, Fault, ToClient, ToHub, VERSION, fault, write_line};
 
@@ -24,6 +24,8 @@ pub const ANSWER: Duration = Duration::from_secs(10);
 /// How long a write to the hub may block. With [`CONNECT`] it is less than [`ANSWER`].
 const WRITE: Duration = Duration::from_secs(4);
 
+/// The pause before the next attempt to reach a hub.
+const RETRY: Duration = Duration::from_millis(2);
 /// How often a client checks whether its connection leads to a listener that was replaced.
 const STALE: Duration = Duration::from_secs(5);
 
@@ -42,31 +44,27 @@ for fd in /dev/fd/[1-9][0-9]*; do
 done
 exec "$0" hub --announce --data-dir "$1") &"#;
 
-/// Whether to start a hub if none runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    Yes,
-    No,
-}
-
 /// The sending half of a connection.
 #[derive(Clone)]
 pub struct Sender(Arc<UnixStream>);
 
 impl Sender {
+    /// Sends one message. If that fails, the connection is closed.
+    ///
     /// # Errors
     /// The connection is lost, or the hub does not read.
     pub fn send(&self, message: &ToHub) -> io::Result<()> {
         let mut line = Vec::new();
         write_line(&mut line, message);
-        loop {
+        let sent = loop {
             match (&*self.0).write(&line) {
                 // A blocking write is short only if its time is up. Going on would double the time.
-                Ok(n) if n < line.len() => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(n) if n < line.len() => break Err(io::ErrorKind::TimedOut.into()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                written => return written.map(drop),
+                written => break written.map(drop),
             }
-        }
+        };
+        sent.inspect_err(|_| self.close())
     }
 
     /// Closes the connection; its reader gets the end of the stream.
@@ -80,56 +78,52 @@ pub struct Connection {
     pub sender: Sender,
     lines: Lines,
     next_id: u64,
-    /// The listeners at the time of the connection.
-    listeners: Listeners,
+    /// The listener at the time of the connection.
+    listener: Listener,
     /// The hub's process and epoch.
     pub pid: u32,
     pub epoch: String,
 }
 
 impl Connection {
-    /// Connects; with [`Start::Yes`] starts a hub if none runs. Takes up to [`LOOK`] and the time to start a hub.
+    /// Connects to the hub, and starts one if none runs. Takes up to [`LOOK`] and the time to start a hub.
     ///
     /// # Errors
     /// `hub_unreachable` and `protocol_mismatch`.
-    pub fn open(dir: &DataDir, start: Start) -> Result<Connection, Fault> {
+    pub fn open(dir: &DataDir) -> Result<Connection, Fault> {
         let until = Instant::now() + LOOK;
-        let mut pause = Duration::from_millis(1);
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let listeners = dir.listeners();
-            let lost = match dir.connect(left.max(Duration::from_millis(1))) {
-                Ok(stream) => match Connection::greet(dir, stream, Instant::now() + left)? {
-                    Some(hub) => return Ok(Connection { listeners, ..hub }),
-                    None => "the hub closed the connection before it answered".to_owned(),
-                },
-                Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir.hub_process())),
-                Err(e) if is_not_running(&e) => {
-                    if start == Start::No || dir.elsewhere().is_some() {
-                        return Err(no_hub(dir));
-                    } else if !dir.is_claimed() {
-                        start_hub(dir)?;
-                    } // else another process has become the hub, and only needs time
-                    e.to_string()
-                }
-                // An unusable directory or a sandbox: starting another hub would not help.
-                Err(e) => {
-                    let at = dir.client_socket();
-                    let why = format!("cannot connect to {}: {e}; see `relay doctor`", at.display());
-                    return Err(unreachable(dir.look(0).err().unwrap_or(why)));
-                }
-            };
-            if Instant::now() >= until {
-                if dir.is_claimed() {
-                    return Err(silent(dir.hub_process())); // it became the hub and does not listen
-                }
-                let at = dir.path().display();
-                return Err(unreachable(format!(
-                    "no hub could be reached in {at}: {lost}; see `relay doctor`"
-                )));
+            match Connection::find_until(dir, until)? {
+                Some(hub) => return Ok(hub),
+                None if dir.elsewhere().is_some() => return Err(no_hub(dir)),
+                None if Instant::now() >= until => return Err(silent(dir.hub_process())),
+                None if dir.is_claimed() => thread::sleep(RETRY), // another process is the hub, and only needs time
+                None => drop(start_hub(dir)?),
             }
-            thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+
+    /// Connects to the hub; `None` if none runs. Takes up to [`LOOK`].
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn find(dir: &DataDir) -> Result<Option<Connection>, Fault> {
+        Connection::find_until(dir, Instant::now() + LOOK)
+    }
+
+    fn find_until(dir: &DataDir, until: Instant) -> Result<Option<Connection>, Fault> {
+        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let listener = dir.listener();
+        match dir.connect(left).and_then(Connection::over) {
+            Ok(hub) => Connection { listener, ..hub }.greet(dir, until),
+            Err(e) if is_not_running(&e) => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(silent(dir.hub_process())),
+            // An unusable directory or a sandbox: starting another hub would not help.
+            Err(e) => {
+                let at = dir.client_socket();
+                let why = format!("cannot connect to {}: {e}; see `relay doctor`", at.display());
+                Err(unreachable(dir.look(0).err().unwrap_or(why)))
+            }
         }
     }
 
@@ -145,27 +139,23 @@ impl Connection {
             sender: Sender(stream),
             lines,
             next_id: 0,
-            listeners: Listeners::default(),
+            listener: None,
             pid: 0,
             epoch: String::new(),
         })
     }
 
     /// Sends `hello` and reads `welcome`. `None` if the hub was exiting.
-    fn greet(dir: &DataDir, stream: UnixStream, until: Instant) -> Result<Option<Connection>, Fault> {
-        let Ok(mut hub) = Connection::over(stream) else { return Ok(None) };
-        if hub.sender.send(&ToHub::Hello { v: VERSION }).is_err() {
-            return Ok(None);
-        }
-        let line = match hub.lines.next(Some(until)) {
-            Ok(Some(line)) => line,
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(silent(dir.hub_process())),
-            Ok(None) | Err(_) => return Ok(None),
-        };
-        match serde_json::from_slice(&line) {
-            Ok(ToClient::Welcome { v: VERSION, pid, epoch, .. }) => Ok(Some(Self { pid, epoch, ..hub })),
-            Ok(ToClient::Error { code, message, .. }) => Err(Fault { code, message }),
-            _ => Err(fault(
+    fn greet(mut self, dir: &DataDir, until: Instant) -> Result<Option<Connection>, Fault> {
+        let sent = self.sender.send(&ToHub::Hello { v: VERSION });
+        match sent.and_then(|()| self.receive(Some(until))) {
+            Ok(Some(ToClient::Welcome { v: VERSION, pid, epoch, .. })) => {
+                Ok(Some(Connection { pid, epoch, ..self }))
+            }
+            Ok(Some(ToClient::Error { code, message, .. })) => Err(Fault { code, message }),
+            Ok(None) => Err(silent(dir.hub_process())),
+            Err(e) if e.kind() != io::ErrorKind::InvalidData => Ok(None),
+            Ok(Some(_)) | Err(_) => Err(fault(
                 Code::ProtocolMismatch,
                 format!(
                     "the hub does not use protocol {VERSION}, which this program requires; run `relay stop`, then retry"
@@ -190,7 +180,7 @@ impl Connection {
     /// Whether the hub's socket was replaced, and this connection leads to the earlier listener. A hub that is replaced closes
     /// its connections; one behind a lost SSH connection cannot.
     pub fn is_stale(&self, dir: &DataDir) -> bool {
-        dir.listeners() != self.listeners
+        dir.listener() != self.listener
     }
 
     /// Sends a request and waits for its answer, for up to [`ANSWER`].
@@ -246,7 +236,7 @@ pub enum FromHub {
 pub fn keep(dir: DataDir, receive: impl Fn(FromHub) -> bool) {
     let mut failures = 0;
     loop {
-        let why = match Connection::open(&dir, Start::Yes) {
+        let why = match Connection::open(&dir) {
             Ok(mut hub) => {
                 failures = 0;
                 let (sender, epoch, pid) = (hub.sender.clone(), hub.epoch.clone(), hub.pid);
@@ -318,22 +308,17 @@ pub fn own_executable() -> PathBuf {
     let gone = |path: &Path| path.as_os_str().as_encoded_bytes().ends_with(b" (deleted)");
     match std::env::current_exe() {
         Ok(path) if !gone(&path) => path,
-        Ok(_) => PathBuf::from(format!("/proc/{}/exe", std::process::id())),
-        Err(_) => std::env::args_os().next().map_or_else(|| "relay".into(), PathBuf::from),
+        _ => PathBuf::from(format!("/proc/{}/exe", std::process::id())),
     }
 }
 
 /// The error for a command that needs a hub and starts none.
 pub fn no_hub(dir: &DataDir) -> Fault {
-    unreachable(match dir.elsewhere() {
-        None => {
-            format!("no hub runs for {}; the first session or `relay ask` starts one", dir.path().display())
-        }
-        Some(socket) => {
-            let socket = socket.display();
-            format!("no hub listens on {socket}; the hub runs elsewhere: run `relay hub --detach` there")
-        }
-    })
+    let remedy = match dir.elsewhere() {
+        None => "the first session or `relay ask` starts one",
+        Some(_) => "the hub runs elsewhere: run `relay hub --detach` there",
+    };
+    unreachable(format!("no hub listens on {}; {remedy}", dir.client_socket().display()))
 }
 
 pub fn unreachable(why: impl Into<String>) -> Fault {

@@ -4,18 +4,18 @@ mod elsewhere;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::process::{BOOT, HOST};
-use crate::repository::{open_regular, read};
-pub use elsewhere::Listeners;
+use crate::repository::{self, is_locked, read};
+pub use elsewhere::Listener;
 use elsewhere::dial;
 
 /// The longest path of a socket, in bytes, the NUL at its end included: that of macOS. Linux allows 108.
@@ -73,7 +73,10 @@ impl DataDir {
     pub fn look(&self, room: usize) -> Result<(), String> {
         let there = self.0.ancestors().find(|at| fs::symlink_metadata(at).is_ok()).unwrap_or(&self.0);
         let checked = if there == self.0 { self.check() } else { Ok(()) };
-        checked.and_then(|()| probe(there, room)).map_err(|e| self.unusable(&e))
+        let probe = there.join(format!("{PROBE}{}", std::process::id()));
+        let written = checked.and_then(|()| File::create_new(&probe)?.write_all(&vec![0; room]));
+        let _ = fs::remove_file(probe); // if it could be made
+        written.map_err(|e| self.unusable(&e))
     }
 
     /// Whether the directory belongs to this user and is private.
@@ -136,32 +139,19 @@ impl DataDir {
         if let Some(socket) = self.elsewhere() {
             return dial(socket, limit); // the user has named or mounted it
         }
-        match self.connect_to(SOCKET, limit) {
-            Err(e) if is_not_running(&e) => self.connect_to(&self.name(SOCKET), limit),
-            own => own,
-        }
-    }
-
-    fn connect_to(&self, name: &str, limit: Duration) -> io::Result<UnixStream> {
-        let socket = fs::symlink_metadata(self.0.join(name))?;
+        let name = self.name(SOCKET);
+        let socket = fs::symlink_metadata(self.0.join(&name))?;
         if !socket.file_type().is_socket() {
             return Err(ErrorKind::ConnectionRefused.into());
         }
         self.check()?;
         is_ours(SOCKET, &socket)?;
-        dial(self.within_limit(name)?, limit)
+        dial(self.within_limit(&name)?, limit)
     }
 
     /// Makes this process the hub of the directory for as long as the claim lives; `None` if another process is.
     pub fn claim(&self) -> io::Result<Option<Claim>> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut lock = open_regular(&options, &self.of_machine(LOCK))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(e)) => return Err(e),
-        }
+        let Some(mut lock) = repository::lock(&self.of_machine(LOCK))? else { return Ok(None) };
         let text = format!("{}\n{}\n{}\n", std::process::id(), *HOST, *BOOT);
         // Never empty: another machine that finds no names in it takes ours for its own.
         if let Err(e) = lock.write_all(text.as_bytes()).and_then(|()| lock.set_len(text.len() as u64)) {
@@ -172,13 +162,13 @@ impl DataDir {
 
     /// Whether a process is the hub of the directory, or is about to be.
     pub fn is_claimed(&self) -> bool {
-        let lock = open_regular(OpenOptions::new().read(true), &self.of_machine(LOCK));
-        lock.is_ok_and(|lock| lock.try_lock_shared().is_err())
+        is_locked(&self.of_machine(LOCK))
     }
 
-    /// The process id of the last hub, from its lock file.
+    /// The process that is the hub of the directory, or is about to be.
     pub fn hub_process(&self) -> Option<u32> {
-        read(self.of_machine(LOCK))?.lines().next()?.parse().ok()
+        let lock = read(self.of_machine(LOCK)).filter(|_| self.is_claimed())?;
+        lock.lines().next()?.parse().ok()
     }
 
     /// The other machine whose hub uses the unsuffixed file names, if any. This machine's files then have its host name
@@ -214,7 +204,8 @@ impl Claim {
     /// Whether the locked file is still the one in the directory. If not, the directory was removed or moved, and its
     /// files may belong to another hub.
     pub fn is_current(&self) -> bool {
-        is_at(&self.lock, &self.dir.of_machine(LOCK))
+        let ours = self.lock.metadata().map(|lock| (lock.dev(), lock.ino()));
+        ours.ok() == inode(&self.dir.of_machine(LOCK)) // an open file has metadata
     }
 
     /// Listens on the socket, with mode 0600, and replaces an existing file.
@@ -236,10 +227,9 @@ impl Claim {
     }
 }
 
-/// Whether the open file is still the one at `path`.
-fn is_at(file: &File, path: &Path) -> bool {
-    let inode = |meta: io::Result<fs::Metadata>| meta.ok().map(|meta| (meta.dev(), meta.ino()));
-    inode(fs::symlink_metadata(path)) == inode(file.metadata()) // an open file has metadata
+/// The identity of the file at a path: device and inode.
+pub fn inode(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 /// Whether the error means that no hub is listening.
@@ -287,17 +277,6 @@ fn is_ours(name: &str, meta: &fs::Metadata) -> io::Result<()> {
         owner if owner == me => Ok(()),
         owner => Err(io::Error::other(format!("{name} belongs to user {owner}, and this is user {me}"))),
     }
-}
-
-/// Writes a file of `room` bytes in `dir` and removes it.
-fn probe(dir: &Path, room: usize) -> io::Result<()> {
-    let probe = dir.join(format!("{PROBE}{}", std::process::id()));
-    let written = File::create_new(&probe).and_then(|mut file| match room {
-        0 => Ok(()), // a status line may look every second
-        _ => file.write_all(&vec![0; room]).and_then(|()| file.sync_all()),
-    });
-    let _ = fs::remove_file(&probe); // if it could be made
-    written
 }
 
 /// Creates a directory with mode 0700, whatever the umask; one that exists stays as it is.

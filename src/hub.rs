@@ -10,7 +10,6 @@
 //! reader pauses for as long as its messages took.
 
 mod journal;
-mod launch;
 mod reader;
 mod replay;
 mod router;
@@ -20,28 +19,28 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use log::Level;
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::connection::no_hub;
-use crate::datadir::{Claim, DataDir};
+use crate::datadir::{Claim, DataDir, inode};
 use crate::token::Tokens;
-use crate::wire::{Code, Event, Fault, Kind, State, ToClient, ToHub, What, fault, write_line};
-use crate::{texts, threads};
+use crate::wire::{Code, Event, Kind, State, ToClient, ToHub, What, fault, write_line};
+use crate::{logging, texts, threads};
 use journal::Journal;
 use router::{ConnId, Info, Input, Limits, Ms, Output, Router};
 use writer::Writer;
 
-pub use launch::main;
 pub use replay::{redact, replay};
 
 /// The limit of connections: a channel and a waiter for each of 1,024 peers, and as many short-lived ones of hooks.
@@ -64,41 +63,46 @@ enum Incoming {
     /// A message, or the answer by which the reader refused it, and the channel on which its credit is returned, with the
     /// time that the message took.
     Said(ConnId, Result<ToHub, ToClient>, Sender<Duration>),
-    /// The connection is read no further; the error if it broke the protocol.
-    Closed(ConnId, Option<Fault>),
+    /// The connection is read no further; why, if it broke the protocol.
+    Closed(ConnId, Option<String>),
     Stop,
 }
 
-/// Runs the hub of `dir` until it is stopped or idle; calls `ready` once it is listening. Returns `false` at once if
-/// another hub has locked the directory.
+/// `relay hub`: runs the hub of `dir` until it is stopped or idle, and prints a line once it is listening. If another hub has locked
+/// the directory, prints that at once. With `announce` it prints no log.
 ///
 /// # Errors
 /// The hub cannot start; the text has the remedy.
-pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, String> {
+pub fn main(dir: &DataDir, announce: bool) -> Result<(), String> {
+    logging::init(&dir.logs(), "hub", !announce);
+    let at = dir.path().display();
+    let say = |what: &str| {
+        let _ = writeln!(io::stdout(), "{what} in {at}"); // the process that started us may be gone
+    };
     if dir.elsewhere().is_some() {
         return Err(no_hub(dir).message);
     }
     dir.prepare()?;
-    let at = dir.path().display();
     let Some(claim) = dir.claim().map_err(|e| format!("cannot lock {at}/hub.lock: {e}"))? else {
-        return Ok(false);
+        say("another hub is running");
+        return Ok(());
     };
     let listener = claim.bind().map_err(|e| format!("cannot listen on {at}/hub.sock: {e}"))?;
     let socket = dir.socket_path();
-    let no_random = |e| format!("cannot read /dev/urandom: {e}");
-    let mut tokens = Tokens::new().map_err(no_random)?;
-    let epoch = tokens.secret().map_err(no_random)?;
+    let no_start = |e| format!("cannot start the hub: {e}");
+    let mut tokens = Tokens::new().map_err(no_start)?;
+    let epoch = tokens.secret().map_err(no_start)?;
     // If the random source fails later, all pushes get the same identifier, which is harmless: it only prevents
     // receipts.
     let ids = move || format!("push_{}", tokens.secret().unwrap_or_default());
     let wanted = std::env::var("RELAY_JOURNAL").map_or(true, |v| v != "off");
     let info = Info { pid: std::process::id(), ..Info::default() };
-    let (journal, router) = Journal::start(dir.journal_path(), wanted, limits, info, epoch, Box::new(ids));
+    let (journal, router) = Journal::start(dir.journal_path(), wanted, limits(), info, epoch, Box::new(ids));
     let (incoming, received) = unbounded();
-    watch_signals(incoming.clone())?;
-    listen(&claim, listener, &incoming, router.last_conn() + 1)?;
+    watch_signals(incoming.clone()).map_err(no_start)?;
+    listen(&claim, listener, &incoming, router.last_conn() + 1).map_err(no_start)?;
     log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info.epoch.as_str(); "hub_started");
-    ready();
+    say("listening");
     let mut hub = Hub {
         now_at_start: router.now(),
         inode: inode(&socket),
@@ -108,43 +112,51 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
         router,
         journal,
         writers: BTreeMap::new(),
-        unwritten: Vec::new(),
+        unwritten: BTreeMap::new(),
         start: Instant::now(),
         exit: None,
     };
     let why = hub.serve(&received);
-    // The socket is removed first: a client that connects now starts a new hub, and so does a client that was accepted
-    // and gets no `welcome`.
-    let is_replaced = hub.is_replaced();
-    if inode(&hub.socket) == hub.inode {
-        let _ = fs::remove_file(&hub.socket); // already removed
-    }
-    hub.flush();
-    match claim.is_current() {
-        true if is_replaced => hub.journal.remove(), // its asks end at the linked hub: see the epoch rule
-        true => hub.journal.close(&hub.router),
-        false => {}
-    }
+    hub.leave(&claim);
     log::info!(why = why; "hub_left");
-    Ok(true)
+    Ok(())
+}
+
+/// The default limits, with the changes of the environment variables.
+fn limits() -> Limits {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<f64>().ok();
+    let mut limits = Limits::default();
+    let times = [
+        ("RELAY_GRACE_S", &mut limits.grace, 0),
+        ("RELAY_REMOTE_GRACE_S", &mut limits.remote_grace, 0),
+        ("RELAY_IDLE_EXIT_S", &mut limits.idle_exit, 100), // the client that starts a hub has to reach it
+        ("RELAY_CONFIRM_S", &mut limits.confirm, 0),
+        ("RELAY_BEGIN_TURN_S", &mut limits.begin_turn, 0),
+        ("RELAY_NUDGE_S", &mut limits.nudge, 0),
+        ("RELAY_FORM_QUIET_S", &mut limits.form_quiet, 10),
+        ("RELAY_FORM_AGAIN_S", &mut limits.form_again, 0),
+    ];
+    for (name, limit, least) in times {
+        if let Some(seconds) = number(name).filter(|s| (0.0..=1e9).contains(s)) {
+            *limit = ((seconds * 1000.0) as u64).max(least);
+        }
+    }
+    if let Some(rate) = std::env::var("RELAY_ASKS_PER_MIN").ok().and_then(|v| v.parse().ok()) {
+        limits.asks_per_minute = rate;
+    }
+    limits
 }
 
 /// Starts the threads that accept connections. A hub without `peers.sock` serves its machine all the same.
-fn listen(
-    claim: &Claim,
-    own: UnixListener,
-    incoming: &Sender<Incoming>,
-    first: ConnId,
-) -> Result<(), String> {
+fn listen(claim: &Claim, own: UnixListener, incoming: &Sender<Incoming>, first: ConnId) -> io::Result<()> {
     let peers = claim.bind_peers().inspect_err(|e| log::warn!(error:% = e; "no_peers_socket")).ok();
     let next = Arc::new(AtomicU64::new(first));
-    let serve = |listener: UnixListener, is_remote| {
+    for (listener, is_remote) in [(own, false)].into_iter().chain(peers.map(|peers| (peers, true))) {
         let (incoming, next) = (incoming.clone(), next.clone());
-        threads::spawn("accept", threads::SMALL, move || accept(&listener, is_remote, &incoming, &next))
-            .map_err(|e| format!("cannot start a thread: {e}"))
-    };
-    serve(own, false)?;
-    peers.map_or(Ok(()), |peers| serve(peers, true))
+        let accept = move || accept(&listener, is_remote, &incoming, &next);
+        threads::spawn("accept", threads::SMALL, accept)?;
+    }
+    Ok(())
 }
 
 /// The router, its journal, and the writers of its connections.
@@ -155,8 +167,8 @@ struct Hub<'a> {
     router: Router,
     journal: Journal,
     writers: BTreeMap<ConnId, Writer>,
-    /// Connections with unwritten lines.
-    unwritten: Vec<ConnId>,
+    /// The lines of the current batch, for each connection that has some or is to be closed.
+    unwritten: BTreeMap<ConnId, Vec<u8>>,
     socket: PathBuf,
     inode: Option<(u64, u64)>,
     start: Instant,
@@ -199,6 +211,22 @@ impl Hub<'_> {
         }
     }
 
+    /// Removes the socket, and leaves a journal for the next hub once the backlogs are written.
+    fn leave(&mut self, claim: &Claim) {
+        // The socket is removed first: a client that connects now starts a new hub, and so does a client that was accepted
+        // and gets no `welcome`.
+        let is_replaced = self.is_replaced();
+        if inode(&self.socket) == self.inode {
+            let _ = fs::remove_file(&self.socket); // already removed
+        }
+        self.flush();
+        match claim.is_current() {
+            true if is_replaced => self.journal.remove(), // its asks end at the linked hub: see the epoch rule
+            true => self.journal.close(&self.router),
+            false => {}
+        }
+    }
+
     /// Whether a linked hub has replaced the socket.
     fn is_replaced(&self) -> bool {
         inode(&self.socket).is_some_and(|found| Some(found) != self.inode)
@@ -227,10 +255,10 @@ impl Hub<'_> {
                 }
                 let _ = credit.try_send(began.elapsed()); // the reader may have ended
             }
-            Incoming::Closed(conn, fault) => {
-                if let Some(fault) = fault {
+            Incoming::Closed(conn, why) => {
+                if let Some(why) = why {
                     log::warn!(conn; "bad_msg");
-                    self.send(conn, &ToClient::error(None, fault));
+                    self.send(conn, &ToClient::error(None, fault(Code::BadMsg, why)));
                 }
                 self.close(conn);
                 self.step(Input::Closed(conn));
@@ -241,7 +269,7 @@ impl Hub<'_> {
 
     fn step(&mut self, input: Input) {
         let now = self.now_at_start + self.start.elapsed().as_millis() as u64;
-        for output in self.journal.step(&mut self.router, now, input).outputs {
+        for output in journal::step(&mut self.router, now, input, &mut self.journal.batch).outputs {
             match output {
                 Output::Send(conn, message) => self.send(conn, &message),
                 Output::Close(conn) => self.close(conn),
@@ -252,31 +280,31 @@ impl Hub<'_> {
     }
 
     fn send(&mut self, conn: ConnId, message: &ToClient) {
-        let Some(writer) = self.writers.get_mut(&conn) else { return };
-        if writer.unwritten.is_empty() {
-            self.unwritten.push(conn);
+        if self.writers.contains_key(&conn) {
+            write_line(self.unwritten.entry(conn).or_default(), message);
         }
-        write_line(&mut writer.unwritten, message);
     }
 
     /// Closes a connection once its lines are written.
     fn close(&mut self, conn: ConnId) {
         if let Some(writer) = self.writers.get_mut(&conn) {
             writer.closing = true;
-            self.unwritten.push(conn);
+            self.unwritten.entry(conn).or_default();
         }
     }
 
     /// Writes the journal, then the outputs of the batch. A peer that does not read loses its connection.
     fn write_batch(&mut self) {
         self.journal.append();
-        std::mem::take(&mut self.unwritten).into_iter().for_each(|conn| self.write(conn));
+        for (conn, lines) in std::mem::take(&mut self.unwritten) {
+            self.write(conn, lines);
+        }
     }
 
     /// Writes the lines of a connection, or closes it if its backlog is full.
-    fn write(&mut self, conn: ConnId) {
+    fn write(&mut self, conn: ConnId, lines: Vec<u8>) {
         let Some(writer) = self.writers.get_mut(&conn) else { return };
-        let written = writer.write();
+        let written = writer.write(lines);
         if written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::OutOfMemory) {
             log::warn!(conn, queued = writer.queued.load(Ordering::Acquire); "peer_stalled");
         }
@@ -342,34 +370,30 @@ fn write_and_close(stream: &UnixStream, message: &impl Serialize) {
 }
 
 /// Makes SIGTERM and SIGINT stop the hub, and ignores SIGHUP, which a closing terminal sends.
-fn watch_signals(incoming: Sender<Incoming>) -> Result<(), String> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
-        .map_err(|e| format!("cannot watch signals: {e}"))?;
+fn watch_signals(incoming: Sender<Incoming>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let watch = move || {
         signals.forever().filter(|s| *s != SIGHUP).for_each(|_| drop(incoming.send(Incoming::Stop)));
     };
-    threads::spawn("signals", threads::SMALL, watch).map_err(|e| format!("cannot start a thread: {e}"))
+    threads::spawn("signals", threads::SMALL, watch)
 }
 
 /// Logs an event of the router. An event that the original claude-relay logged too has the name that it had there.
 fn log_event(event: &Event) {
-    let level = match event.event {
-        What::DeadPath | What::Refused => log::Level::Warn,
-        What::Ask | What::Reply | What::Summary | What::State | What::Note => log::Level::Debug,
-        _ => log::Level::Info,
-    };
-    let name = match (event.event, event.code) {
-        (What::Joined, _) => "peer_register",
-        (What::Left, _) => "peer_disconnect",
-        (What::Renamed, _) => "peer_rename",
-        (What::Ask, _) => "ask_received",
-        (What::Reply, _) => "reply_received",
-        (What::State, _) if event.kind == Some(Kind::Ask) && event.state == Some(State::Pushed) => {
-            "ask_delivered"
-        }
-        (What::Failed, Some(Code::Timeout)) => "pending_ask_timeout",
-        (What::Failed, Some(Code::PeerGone)) => "pending_ask_peer_gone",
-        (other, _) => other.name(),
+    let own_name = event.event.name();
+    let is_delivery = event.kind == Some(Kind::Ask) && event.state == Some(State::Pushed);
+    let (level, name) = match (event.event, event.code) {
+        (What::Joined, _) => (Level::Info, "peer_register"),
+        (What::Left, _) => (Level::Info, "peer_disconnect"),
+        (What::Renamed, _) => (Level::Info, "peer_rename"),
+        (What::Failed, Some(Code::Timeout)) => (Level::Info, "pending_ask_timeout"),
+        (What::Failed, Some(Code::PeerGone)) => (Level::Info, "pending_ask_peer_gone"),
+        (What::Ask, _) => (Level::Debug, "ask_received"),
+        (What::Reply, _) => (Level::Debug, "reply_received"),
+        (What::State, _) if is_delivery => (Level::Debug, "ask_delivered"),
+        (What::State | What::Summary | What::Note, _) => (Level::Debug, own_name),
+        (What::DeadPath | What::Refused, _) => (Level::Warn, own_name),
+        _ => (Level::Info, own_name),
     };
     log::log!(
         level,
@@ -384,9 +408,4 @@ fn log_event(event: &Event) {
         why = event.why.as_deref().unwrap_or_default();
         "{name}"
     );
-}
-
-/// The identity of the file at a path.
-fn inode(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }

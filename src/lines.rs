@@ -12,11 +12,17 @@ use crate::wire::MAX_LINE;
 const CHUNK: usize = 4096;
 
 /// A socket that its reader shares with its writer.
-struct Socket(Arc<UnixStream>);
+struct Socket {
+    stream: Arc<UnixStream>,
+    /// When reading fails with `WouldBlock`.
+    until: Option<Instant>,
+}
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buffer)
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        self.stream.set_read_timeout(left.map(|left| left.max(Duration::from_micros(1))))?; // zero is no timeout
+        (&*self.stream).read(buffer)
     }
 }
 
@@ -25,14 +31,12 @@ pub struct Lines {
     socket: BufReader<Socket>,
     /// The beginning of a line whose end has not arrived.
     line: Vec<u8>,
-    /// Whether the socket has a timeout from an earlier call.
-    timed: bool,
 }
 
 impl Lines {
     pub fn new(stream: Arc<UnixStream>) -> Self {
-        let socket = BufReader::with_capacity(CHUNK, Socket(stream));
-        Lines { socket, line: Vec::new(), timed: false }
+        let socket = BufReader::with_capacity(CHUNK, Socket { stream, until: None });
+        Lines { socket, line: Vec::new() }
     }
 
     /// The next line without its newline, or `None` at the end of the stream; a last line without a newline is
@@ -42,45 +46,23 @@ impl Lines {
     /// `InvalidData` for a line that is too long, `TimedOut` when `until` passes before the line is whole, and errors
     /// of the socket.
     pub fn next(&mut self, until: Option<Instant>) -> io::Result<Option<Vec<u8>>> {
+        self.socket.get_mut().until = until;
         loop {
-            if self.socket.buffer().is_empty() {
-                self.set_timeout(until)?;
-            }
-            let chunk = match self.socket.fill_buf() {
-                Ok([]) => return Ok(None),
-                Ok(chunk) => chunk,
-                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            let room = MAX_LINE - self.line.len();
+            match (&mut self.socket).take(room as u64).read_until(b'\n', &mut self.line) {
+                Ok(_) if self.line.ends_with(b"\n") => {
+                    self.line.pop();
+                    return Ok(Some(std::mem::take(&mut self.line)));
+                }
+                Ok(_) if self.line.len() == MAX_LINE => {
+                    return Err(io::Error::new(ErrorKind::InvalidData, "the line is longer than 4 MiB"));
+                }
+                Ok(_) => return Ok(None),
                 Err(e) if e.kind() != ErrorKind::WouldBlock => return Err(e),
                 Err(_) if until.is_some() => return Err(ErrorKind::TimedOut.into()),
-                Err(_) => {
-                    thread::yield_now(); // the hub's writer has switched this socket to non-blocking for a moment
-                    continue;
-                }
-            };
-            let end = chunk.iter().position(|byte| *byte == b'\n');
-            let taken = end.map_or(chunk.len(), |at| at + 1);
-            self.line.extend_from_slice(&chunk[..taken]);
-            self.socket.consume(taken);
-            if self.line.len() > MAX_LINE {
-                return Err(io::Error::new(ErrorKind::InvalidData, "the line is longer than 4 MiB"));
-            }
-            if end.is_some() {
-                self.line.pop();
-                return Ok(Some(std::mem::take(&mut self.line)));
+                Err(_) => thread::yield_now(), // the hub's writer has switched this socket to non-blocking for a moment
             }
         }
-    }
-
-    fn set_timeout(&mut self, until: Option<Instant>) -> io::Result<()> {
-        let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
-        if timeout == Some(Duration::ZERO) {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        if timeout.is_some() || self.timed {
-            self.socket.get_ref().0.set_read_timeout(timeout)?;
-            self.timed = timeout.is_some();
-        }
-        Ok(())
     }
 }
 

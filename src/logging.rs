@@ -5,22 +5,22 @@
 //! the foreground and `relay channel` also write readable lines to stderr; Claude Code keeps those of a channel in `mcp-logs`.
 //! Errors while logging are ignored: logging must never stop or delay what it reports.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
-use log::{Level, LevelFilter, Log, Metadata, Record, kv};
-use serde_json::{Value, json};
+use log::{LevelFilter, Log, Metadata, Record, kv};
+use serde_json::json;
 use simplelog::{CombinedLogger, Config, SharedLogger};
 use time::OffsetDateTime;
 use time::format_description::FormatItem;
 use time::macros::format_description;
 
+use crate::datadir::make_private;
 use crate::process;
 use crate::repository::open_regular;
 use crate::threads::{SMALL, spawn};
@@ -29,8 +29,6 @@ use crate::threads::{SMALL, spawn};
 const MAX_FILE_BYTES: u64 = 50_000_000;
 /// How long a file is kept after its last line.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Lines per second, except for errors. No limit applies at `debug`.
-const MAX_LINES_PER_SECOND: u32 = 200;
 /// Lines that wait for a slow reader of stderr before further lines are dropped.
 const STDERR_BACKLOG: usize = 256;
 /// How long [`Log::flush`] waits for a slow reader of stderr.
@@ -48,7 +46,7 @@ pub fn init(dir: &Path, proc: &'static str, stderr: bool) {
     let level = std::env::var("RELAY_LOG").ok().and_then(|level| level.parse().ok());
     let level = level.unwrap_or(LevelFilter::Info);
     let stderr = (stderr && level != LevelFilter::Off).then(readable_lines);
-    let sink = Sink { level, dir: dir.to_owned(), proc, counts: Mutex::default(), stderr };
+    let sink = Sink { level, dir: dir.to_owned(), proc, stderr };
     let _ = CombinedLogger::init(vec![Box::new(sink)]); // fails only if a logger is installed already, which then stays
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -64,9 +62,6 @@ struct Sink {
     level: LevelFilter,
     dir: PathBuf,
     proc: &'static str,
-    /// For each level, the last second that had a line and the number of lines in it: a flood at one level does not hide the
-    /// others.
-    counts: Mutex<[(i64, u32); 6]>,
     /// Sends lines to the thread that writes them, which may block: a client may never read our stderr.
     stderr: Option<Sender<String>>,
 }
@@ -110,26 +105,12 @@ impl SharedLogger for Sink {
 }
 
 impl Sink {
-    fn is_flooded(&self, now: OffsetDateTime, level: Level) -> bool {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = &mut counts[level as usize];
-        if count.0 != now.unix_timestamp() {
-            *count = (now.unix_timestamp(), 0);
-        }
-        count.1 += 1;
-        level != Level::Error && self.level < LevelFilter::Debug && count.1 > MAX_LINES_PER_SECOND
-    }
-
     fn write(&self, now: OffsetDateTime, record: &Record) -> io::Result<()> {
-        if self.is_flooded(now, record.level()) {
-            return Ok(());
-        }
         // Opened for each event: the file may have been removed, and tomorrow's is another one.
         let path = self.dir.join(now.format(FILE_NAME).map_err(io::Error::other)?);
         let open = || open_regular(OpenOptions::new().append(true).create(true).mode(0o600), &path);
         let mut file = open().or_else(|_| {
-            // Without its parents: a data directory that was removed must not come back.
-            DirBuilder::new().mode(0o700).create(&self.dir)?;
+            make_private(&self.dir)?; // without its parents: a data directory that was removed must not come back
             open()
         })?;
         match file.metadata()?.len() {
@@ -144,12 +125,9 @@ impl Sink {
         let ts = now.format(TIMESTAMP).unwrap_or_default();
         let level = record.level().as_str().to_ascii_lowercase();
         let (proc, pid, event) = (self.proc, std::process::id(), json!(record.args().to_string()));
-        let mut line =
-            format!(r#"{{"ts":"{ts}","level":"{level}","proc":"{proc}","pid":{pid},"event":{event}"#);
-        for (key, value) in Fields::of(record) {
-            line += &format!(",{}:{value}", json!(key));
-        }
-        line + "}\n"
+        let fields = Fields::of(record).json;
+        format!(r#"{{"ts":"{ts}","level":"{level}","proc":"{proc}","pid":{pid},"event":{event}{fields}}}"#)
+            + "\n"
     }
 }
 
@@ -168,33 +146,34 @@ fn readable_lines() -> Sender<String> {
 /// `12:34:56 INFO hub_started version="0.1.0"`. Strings are escaped so that they can't control a terminal.
 fn readable_line(now: OffsetDateTime, record: &Record) -> String {
     let time = now.format(TIME).unwrap_or_default();
-    let mut line = format!("{time} {} {}", record.level(), record.args());
-    for (key, value) in Fields::of(record) {
-        line += &match value {
-            Value::String(text) => format!(" {key}={text:?}"),
-            other => format!(" {key}={other}"),
-        };
-    }
-    line + "\n"
+    format!("{time} {} {}{}\n", record.level(), record.args(), Fields::of(record).readable)
 }
 
-/// The key-value pairs of a record as JSON. A pair whose value is empty is left out.
-struct Fields(Vec<(String, Value)>);
+/// The key-value pairs of a record, each as `,"KEY":VALUE` and as ` KEY=VALUE`. A pair whose value is empty is left out.
+#[derive(Default)]
+struct Fields {
+    json: String,
+    readable: String,
+}
 
 impl Fields {
-    fn of(record: &Record) -> Vec<(String, Value)> {
-        let mut fields = Fields(Vec::new());
+    fn of(record: &Record) -> Fields {
+        let mut fields = Fields::default();
         let _ = record.key_values().visit(&mut fields); // our visitor returns no errors
-        fields.0
+        fields
     }
 }
 
 impl<'kvs> kv::VisitSource<'kvs> for Fields {
     fn visit_pair(&mut self, key: kv::Key<'kvs>, value: kv::Value<'kvs>) -> Result<(), kv::Error> {
         let text = value.to_string();
-        if !text.is_empty() {
-            self.0.push((key.to_string(), value.to_u64().map_or_else(|| text.into(), Value::from)));
-        }
+        let (json, readable) = match value.to_u64() {
+            _ if text.is_empty() => return Ok(()),
+            Some(_) => (text.clone(), text),
+            None => (json!(text).to_string(), format!("{text:?}")),
+        };
+        self.json += &format!(",{}:{json}", json!(key.as_str()));
+        self.readable += &format!(" {key}={readable}");
         Ok(())
     }
 }
@@ -213,7 +192,7 @@ mod tests {
 
     fn day_files(test: &str) -> Sink {
         let dir = dir(&format!("logging-{test}")).join("logs");
-        Sink { level: LevelFilter::Info, dir, proc: "test", counts: Mutex::default(), stderr: None }
+        Sink { level: LevelFilter::Info, dir, proc: "test", stderr: None }
     }
 
     fn remove(files: &Sink) {
@@ -231,7 +210,7 @@ mod tests {
     /// Passes a record of an event at level `warn` to `use_record`.
     fn with_record<T>(event: &str, fields: &dyn kv::Source, use_record: impl FnOnce(&Record) -> T) -> T {
         let mut builder = Record::builder();
-        builder.level(Level::Warn).key_values(&fields);
+        builder.level(log::Level::Warn).key_values(&fields);
         use_record(&builder.args(format_args!("{event}")).build())
     }
 
@@ -253,7 +232,7 @@ mod tests {
         let start = r#"{"ts":"2026-11-23T06:58:00.123Z","level":"warn","proc":"test","pid":"#;
         let end = r#","event":"a\n\"b\"","peer":"x\u001b","count":3,"error":"entity not found"}"#;
         assert!(text.starts_with(start) && text.ends_with(&format!("{end}\n")), "{text}");
-        serde_json::from_str::<Value>(&text).expect("JSON");
+        serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
         remove(&files);
 
         let line = with_record("event", &fields, |record| readable_line(NOW, record));
@@ -306,26 +285,6 @@ mod tests {
         assert!(text.ends_with(b"\"event\":\"last\",\"conn\":7}\n"));
         write(&files, NOW, "more");
         assert_eq!(fs::metadata(&path).expect("the file").len(), text.len() as u64);
-        remove(&files);
-    }
-
-    #[test]
-    fn flood_is_throttled_per_level() {
-        let files = day_files("flood");
-        let log = |now, level| {
-            let mut record = Record::builder();
-            record.level(level);
-            files.write(now, &record.args(format_args!("event")).build()).expect("written");
-        };
-        let lines = || fs::read_to_string(files.dir.join(TODAY)).expect("the file").lines().count();
-        let most = MAX_LINES_PER_SECOND as usize;
-        (0..most + 50).for_each(|_| log(NOW, Level::Info));
-        assert_eq!(lines(), most);
-        log(NOW, Level::Warn);
-        (0..most + 50).for_each(|_| log(NOW, Level::Error));
-        assert_eq!(lines(), 2 * most + 51);
-        log(NOW + time::Duration::SECOND, Level::Info);
-        assert_eq!(lines(), 2 * most + 52);
         remove(&files);
     }
 

@@ -10,10 +10,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
-
-use crate::repository::read;
-use crate::threads::{SMALL, spawn};
+use crate::repository::{read, var};
+use crate::threads::within;
 
 /// How long `ps`, `stty` or `uname` may take.
 const PS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -102,23 +100,19 @@ fn output(command: &mut Command) -> Option<String> {
 pub fn run(command: &mut Command, limit: Duration) -> io::Result<Output> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn()?;
-    let pid = child.id();
-    let (done, ended) = bounded(1);
-    spawn("child", SMALL, move || drop(done.send(child.wait_with_output())))?;
-    ended.recv_timeout(limit).unwrap_or_else(|_| {
-        let _ = Command::new("kill").args(["-9", &pid.to_string()]).status(); // it may have ended just now
-        Err(io::ErrorKind::TimedOut.into())
+    let pid = child.id().to_string();
+    within(limit, move || child.wait_with_output()).inspect_err(|_| {
+        let _ = Command::new("kill").args(["-9", &pid]).status(); // it may have ended just now
     })
 }
 
 /// The key that the hooks of a session share with its channel: that of the process `pid` that started both, or `RELAY_SESSION`
 /// if that process starts several sessions.
 pub fn key(pid: u32) -> String {
-    let named = std::env::var("RELAY_SESSION").unwrap_or_default();
-    let named: String = named.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
-    match named.is_empty() {
-        true => process_key(pid),
-        false => format!("named-{named}"),
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
+    match var("RELAY_SESSION") {
+        Some(name) => format!("named-{}", name.chars().filter(is_plain).take(64).collect::<String>()),
+        None => process_key(pid),
     }
 }
 

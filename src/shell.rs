@@ -23,12 +23,11 @@ pub mod terminal;
 use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::connection::{Connection, Start, unreachable};
-use crate::datadir::{DataDir, is_not_running};
+use crate::connection::{Connection, unreachable};
+use crate::datadir::DataDir;
 use crate::fence::clean;
 use crate::width;
 use crate::wire::{Code, Fault, fault};
@@ -117,11 +116,10 @@ pub fn print(value: &impl Serialize) -> Result<(), Failure> {
 /// # Errors
 /// The hub cannot be used, or the data directory could not hold one.
 pub fn open(dir: &DataDir) -> Result<Option<Connection>, Fault> {
-    // Where nobody listens, the second attempt fails at once. A hub that hangs is not waited for again.
-    Connection::open(dir, Start::No).map(Some).or_else(|fault| match dir.connect(Duration::from_millis(10)) {
-        Err(e) if is_not_running(&e) => dir.look(0).map(|()| None).map_err(unreachable),
-        _ => Err(fault),
-    })
+    match Connection::find(dir)? {
+        None => dir.look(0).map(|()| None).map_err(unreachable),
+        found => Ok(found),
+    }
 }
 
 /// The beginning of an ask's id, `ask_` and eight digits. The asks of a broadcast share it.

@@ -72,10 +72,8 @@ impl Texts {
         make_private(&self.dir)?;
         let path = self.path(&parcel.ask_id, parcel.kind);
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        match writeln!(file, "{}", fence::marked_text(parcel)) {
-            Ok(()) => Ok(path),
-            Err(e) => fs::remove_file(path).and(Err(e)),
-        }
+        writeln!(file, "{}", fence::marked_text(parcel)).inspect_err(|_| drop(fs::remove_file(&path)))?;
+        Ok(path)
     }
 
     fn path(&self, ask_id: &str, kind: Kind) -> PathBuf {
@@ -99,11 +97,11 @@ fn directory(dir: &DataDir) -> PathBuf {
 /// not far.
 fn first_part(text: &str, room: usize) -> &str {
     let mut used = 0;
-    let end = text.char_indices().find(|(_, c)| {
+    let fits = |c: &char| {
         used += if *c == '\n' { length("\n> ") } else { json_length(*c) };
-        used > room
-    });
-    let end = end.map_or(text.len(), |(at, _)| at);
+        used <= room
+    };
+    let end: usize = text.chars().take_while(fits).map(char::len_utf8).sum();
     match text[..end].rfind('\n') {
         Some(line) if line >= end / 2 && end < text.len() => &text[..line],
         _ => &text[..end],

@@ -2,6 +2,9 @@
 
 use std::io;
 use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
 
 /// The stack of a thread that parses JSON, in bytes. JSON may nest 128 levels deep; only what is used costs memory.
 pub const PARSER: usize = 1 << 20;
@@ -14,4 +17,17 @@ pub const SMALL: usize = 64 << 10;
 /// The system has no room for another thread.
 pub fn spawn(name: &str, stack: usize, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(run).map(|_| ())
+}
+
+/// Runs `work` in a thread of its own, and waits for its result for up to `limit`.
+///
+/// # Errors
+/// Those of `work`; `TimedOut` if it has not ended. It is not interrupted.
+pub fn within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (done, result) = bounded(1);
+    spawn("limited", SMALL, move || drop(done.send(work())))?;
+    result.recv_timeout(limit).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -1,6 +1,5 @@
 //! Unguessable strings.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 
@@ -16,21 +15,17 @@ impl Tokens {
 
     /// 24 hex digits (96 bits): a secret, or the identifier of a push.
     pub fn secret(&mut self) -> io::Result<String> {
-        self.hex::<12>(String::new())
+        self.hex([0; 12])
     }
 
     /// `prefix` and 16 hex digits (64 bits): a unique id.
     pub fn id(&mut self, prefix: &str) -> io::Result<String> {
-        self.hex::<8>(prefix.to_owned())
+        Ok(prefix.to_owned() + &self.hex([0; 8])?)
     }
 
-    fn hex<const N: usize>(&mut self, mut text: String) -> io::Result<String> {
-        let mut bytes = [0; N];
+    fn hex<const N: usize>(&mut self, mut bytes: [u8; N]) -> io::Result<String> {
         self.0.read_exact(&mut bytes)?;
-        for byte in bytes {
-            write!(text, "{byte:02x}").expect("writing to a String cannot fail");
-        }
-        Ok(text)
+        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 

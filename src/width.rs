@@ -20,31 +20,18 @@ const ZERO: &[(u32, u32)] = &[
     (0x2060, 0x206f), (0x20d0, 0x20ff), (0x3099, 0x309a), (0xfe00, 0xfe0f), (0xfeff, 0xfeff), (0x1f3fb, 0x1f3ff),
 ];
 
-const ZERO_WIDTH_JOINER: char = '\u{200d}';
-
 fn is_in(ranges: &[(u32, u32)], c: char) -> bool {
     ranges.iter().any(|(first, last)| (*first..=*last).contains(&u32::from(c)))
 }
 
-/// The number of columns that `c` takes by itself.
-pub fn char_width(c: char) -> usize {
+/// The number of columns that `c` takes.
+fn char_width(c: char) -> usize {
     if c.is_control() || is_in(ZERO, c) { 0 } else { 1 + usize::from(is_in(WIDE, c)) }
-}
-
-/// The number of columns that each character of `text` adds, with its byte offset. A character after a zero-width joiner
-/// adds none: the emoji that it joins are drawn as one.
-pub fn columns(text: &str) -> impl Iterator<Item = (usize, usize)> {
-    let mut joined = false;
-    text.char_indices().map(move |(at, c)| {
-        let width = if joined { 0 } else { char_width(c) };
-        joined = c == ZERO_WIDTH_JOINER;
-        (at, width)
-    })
 }
 
 /// The number of columns that `text` takes.
 pub fn width(text: &str) -> usize {
-    columns(text).map(|(_, width)| width).sum()
+    text.chars().map(char_width).sum()
 }
 
 /// `text`, padded with spaces to `columns`.
@@ -52,31 +39,30 @@ pub fn pad(text: &str, columns: usize) -> String {
     format!("{text}{:1$}", "", columns.saturating_sub(width(text)))
 }
 
+/// The length in bytes of the characters that fit into `most` columns.
+fn fitting(characters: impl Iterator<Item = char>, most: usize) -> usize {
+    let mut used = 0;
+    let fits = |c: &char| {
+        used += char_width(*c);
+        used <= most
+    };
+    characters.take_while(fits).map(char::len_utf8).sum()
+}
+
 /// `text` in at most `most` columns: where it is longer, its beginning and an ellipsis.
 pub fn keep_start(text: &str, most: usize) -> String {
     if width(text) <= most {
         return text.to_owned();
     }
-    let mut used = 1; // for the ellipsis
-    let end = columns(text).find(|(_, width)| {
-        used += width;
-        used > most
-    });
-    format!("{}…", &text[..end.map_or(0, |(at, _)| at)])
+    format!("{}…", &text[..fitting(text.chars(), most.saturating_sub(1))])
 }
 
 /// `text` in at most `most` columns: where it is longer, an ellipsis and its end.
 pub fn keep_end(text: &str, most: usize) -> String {
-    let mut excess = (width(text) + 1).saturating_sub(most);
     if width(text) <= most {
         return text.to_owned();
     }
-    let mut rest = columns(text).skip_while(|(_, width)| {
-        let skipped = excess > 0;
-        excess = excess.saturating_sub(*width);
-        skipped || *width == 0
-    });
-    format!("…{}", rest.next().map_or("", |(at, _)| &text[at..]))
+    format!("…{}", &text[text.len() - fitting(text.chars().rev(), most.saturating_sub(1))..])
 }
 
 /// The lines of `text`, each broken to at most `most` columns, at a space where there is one.
@@ -84,12 +70,7 @@ pub fn wrap(text: &str, most: usize) -> Vec<&str> {
     let mut lines = Vec::new();
     for mut line in text.trim_end().split('\n') {
         while width(line) > most {
-            let mut used = 0;
-            let mut rest = columns(line).skip_while(|(at, width)| {
-                used += width;
-                used <= most || *at == 0
-            });
-            let end = rest.next().map_or(line.len(), |(at, _)| at);
+            let end = fitting(line.chars(), most).max(line.chars().next().map_or(0, char::len_utf8));
             let space = line[..end].rfind(' ').filter(|at| *at > 0 && !line[end..].starts_with(' '));
             let (first, rest) = line.split_at(space.map_or(end, |at| at + 1));
             lines.push(first.trim_end());
@@ -112,7 +93,6 @@ mod tests {
             ("한국어", 6),
             ("e\u{301}té", 3),
             ("🚀", 2),
-            ("👩\u{200d}💻", 2),
             ("ไทย", 3),
             ("ｆｕｌｌ", 8),
             ("ｶﾅ", 2),

@@ -2,17 +2,15 @@
 //! elsewhere.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
-
-use super::{Claim, DataDir, LOCK, SOCKET, make_private};
+use super::{Claim, DataDir, LOCK, make_private};
 use crate::repository::path_var;
-use crate::threads::{SMALL, spawn};
+use crate::threads::within;
 
 /// The directory of the second socket. It holds nothing else, so that it can be mounted: a mounted file would stay the
 /// socket of a hub that has ended.
@@ -20,15 +18,12 @@ const DIRECTORY: &str = "peers";
 /// The second socket.
 const PEERS: &str = "peers/peers.sock";
 
-/// Identifies the listeners of a directory: device, inode and the time of the last change of each socket.
-pub type Listeners = [Option<(u64, u64, i64, i64)>; 2];
+/// Identifies a listener: device, inode and the time of the last change of its socket; `None` if there is no socket.
+pub type Listener = Option<(u64, u64, i64, i64)>;
 
 /// Connects within `limit`: `connect` blocks while the listener's backlog is full, and has no timeout of its own.
 pub(super) fn dial(path: PathBuf, limit: Duration) -> io::Result<UnixStream> {
-    let (done, connected) = bounded(1);
-    let connect = move || drop(done.send(UnixStream::connect(path)));
-    spawn("connect", SMALL, connect)?;
-    connected.recv_timeout(limit).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+    within(limit, move || UnixStream::connect(path))
 }
 
 impl DataDir {
@@ -45,11 +40,10 @@ impl DataDir {
         self.elsewhere().unwrap_or_else(|| self.socket_path())
     }
 
-    /// The listeners that a client may find. They differ after one was replaced.
-    pub fn listeners(&self) -> Listeners {
-        [self.path().join(SOCKET), self.client_socket()].map(|path| {
-            fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino(), m.ctime(), m.ctime_nsec()))
-        })
+    /// The listener that a client finds. It is another one after it was replaced.
+    pub fn listener(&self) -> Listener {
+        let socket = fs::symlink_metadata(self.client_socket()).ok()?;
+        Some((socket.dev(), socket.ino(), socket.ctime(), socket.ctime_nsec()))
     }
 
     /// Whether a hub of this machine listens on its second socket: if the first is forwarded, none does.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::Input;
 use super::transcript::Transcript;
-use crate::connection::{Connection, Start};
+use crate::connection::Connection;
 use crate::datadir::DataDir;
 use crate::texts::{self, Texts};
 use crate::wire::{Parcel, ToClient, ToHub};
@@ -43,7 +43,7 @@ pub fn wait(dir: &DataDir, hook: Input) -> ExitCode {
         || parent_id() != parent || is_printing && started.elapsed() >= BRIEF && !reads_stdin(parent);
     let path = hook.transcript_path.unwrap_or_default();
     while !is_over() {
-        if let Ok(mut hub) = Connection::open(dir, Start::No)
+        if let Ok(Some(mut hub)) = Connection::find(dir)
             && let Some(code) = wait_on(dir, &mut hub, &path, &is_over)
         {
             return code;

@@ -10,7 +10,7 @@
 //! Compaction writes a new file that begins with a fresh snapshot, and renames it over the old one.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::iter;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -87,9 +87,6 @@ pub fn read<R: BufRead>(
     }
     if header.digest != digest(header.snapshot.get()) {
         return Err(io::Error::other("its snapshot was changed"));
-    }
-    if header.epoch_started_ms >= OUT_OF_RANGE {
-        return Err(io::Error::other("its time is out of range"));
     }
     let router = serde_json::from_slice(header.snapshot.get().as_bytes())?;
     let records = iter::from_fn(move || whole_line(&mut lines).ok().flatten().map(|line| record(&line)));
@@ -169,8 +166,8 @@ pub struct Journal {
     path: PathBuf,
     /// `None` while nothing is written.
     file: Option<File>,
-    /// Records that are not written yet.
-    batch: Vec<u8>,
+    /// Records that are not written yet: see [`step`].
+    pub batch: Vec<u8>,
     /// The size of the file's first line, in bytes.
     snapshot_size: u64,
     pub status: JournalStatus,
@@ -208,15 +205,6 @@ impl Journal {
         (journal, router)
     }
 
-    /// Steps the router and records the input if it may have changed the state. Nothing is written before
-    /// [`append`](Self::append).
-    pub fn step(&mut self, router: &mut Router, now: Ms, input: Input) -> Step {
-        match self.file {
-            Some(_) => step(router, now, input, &mut self.batch),
-            None => router.step(now, input),
-        }
-    }
-
     /// Writes the records of this batch; to be called before any of its outputs is sent.
     pub fn append(&mut self) {
         let batch = std::mem::take(&mut self.batch);
@@ -237,10 +225,9 @@ impl Journal {
         }
     }
 
-    /// Leaves a journal with a snapshot only, on a clean stop.
+    /// Leaves a journal with a snapshot only, on a clean stop. To be called with an empty batch.
     pub fn close(&mut self, router: &Router) {
         if self.file.is_some() {
-            self.append();
             self.compact(router);
         }
     }
@@ -281,18 +268,14 @@ impl Journal {
 fn write_new(path: &Path, router: &Router) -> io::Result<(File, u64)> {
     let new = path.with_extension("journal.new");
     let _ = fs::remove_file(&new); // left by a hub that was killed here
-    let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new)?;
-    let written = || {
-        file.set_permissions(Permissions::from_mode(0o600))?; // whatever the umask
-        let mut out = BufWriter::with_capacity(64 << 10, &file);
-        write_header(&mut out, router)?;
-        out.flush()?;
-        drop(out);
-        fs::rename(&new, path)?;
-        file.metadata().map(|m| m.len())
-    };
-    let size = written().inspect_err(|_| drop(fs::remove_file(&new)))?; // else the next hub removes it
-    Ok((file, size))
+    let mut line = Vec::new();
+    write_header(&mut line, router)?;
+    let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new)?;
+    file.set_permissions(Permissions::from_mode(0o600)) // whatever the umask
+        .and_then(|()| file.write_all(&line))
+        .and_then(|()| fs::rename(&new, path))
+        .inspect_err(|_| drop(fs::remove_file(&new)))?; // else the next hub removes it
+    Ok((file, line.len() as u64))
 }
 
 /// The router of the last hub, and its time now, which includes the time without a hub.

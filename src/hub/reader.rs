@@ -41,15 +41,13 @@ pub fn read(conn: ConnId, is_remote: bool, stream: &Arc<UnixStream>, incoming: &
         let _ = credit.try_send(Duration::ZERO); // the channel has exactly this capacity
     }
     let last = loop {
-        let message = match lines.next(None) {
-            Ok(Some(line)) => serde_json::from_slice::<ToHub>(&line)
-                .map_err(|e| format!("not a message of protocol {VERSION}: {e}")),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(e.to_string()),
+        let mut message = match lines.next(None) {
+            Ok(Some(line)) => match serde_json::from_slice::<ToHub>(&line) {
+                Ok(message) => message,
+                Err(e) => break Some(format!("not a message of protocol {VERSION}: {e}")),
+            },
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => break Some(e.to_string()),
             Ok(None) | Err(_) => break None,
-        };
-        let mut message = match message {
-            Ok(message) => message,
-            Err(why) => break Some(fault(Code::BadMsg, why)),
         };
         let Ok(spent) = credits.recv() else { return };
         used += spent;
@@ -99,11 +97,7 @@ fn pause(used: Duration, elapsed: Duration) -> Duration {
 
 /// The first line must be `hello` with our version. Returns the message that refuses another.
 fn hello(lines: &mut Lines) -> Result<(), (Code, Value)> {
-    let refuse = |code: Code, why: String| Err((code, json!(ToClient::error(None, fault(code, why)))));
-    let line = match lines.next(Some(Instant::now() + HELLO)) {
-        Ok(line) => line.unwrap_or_default(),
-        Err(e) => return refuse(Code::BadMsg, format!("no hello: {e}")),
-    };
+    let line = lines.next(Some(Instant::now() + HELLO)).ok().flatten().unwrap_or_default();
     let hello: Value = serde_json::from_slice(&line).unwrap_or_default();
     // Messages of version 1 are tagged by `type`; its clients are refused in that form.
     let is_old = hello["type"] == "hello";
@@ -111,17 +105,19 @@ fn hello(lines: &mut Lines) -> Result<(), (Code, Value)> {
     if *version == VERSION && !is_old {
         return Ok(());
     }
-    if !version.is_u64() {
-        return refuse(Code::BadMsg, "the first line must be `hello` with `v`".to_owned());
-    }
-    let code = Code::ProtocolMismatch;
-    let why = format!(
-        "the client speaks protocol {version}, this hub {VERSION}; run `relay stop`, or restart the older of the two"
-    );
-    match is_old {
-        true => Err((code, json!({"type": "error", "code": code, "message": why}))),
-        false => refuse(code, why),
-    }
+    let (code, why) = match version.as_u64() {
+        Some(version) => (
+            Code::ProtocolMismatch,
+            format!(
+                "the client speaks protocol {version}, this hub {VERSION}; run `relay stop`, or restart the older of the two"
+            ),
+        ),
+        None => (Code::BadMsg, "the first line must be `hello` with `v`, within 10 s".to_owned()),
+    };
+    Err(match is_old {
+        true => (code, json!({"type": "error", "code": code, "message": why})),
+        false => (code, json!(ToClient::error(None, fault(code, why)))),
+    })
 }
 
 #[cfg(test)]

@@ -17,8 +17,6 @@ const MAX_QUEUE: usize = 16 << 20;
 /// The output side of one connection. When it is dropped, its connection is closed once the backlog is written.
 pub struct Writer {
     pub stream: Arc<UnixStream>,
-    /// The lines of the current batch.
-    pub unwritten: Vec<u8>,
     /// Whether to close the connection once everything is written.
     pub closing: bool,
     /// The lines that the socket did not take, on their way to a thread that writes them.
@@ -29,15 +27,14 @@ pub struct Writer {
 
 impl Writer {
     pub fn new(stream: Arc<UnixStream>) -> Self {
-        Writer { stream, unwritten: Vec::new(), closing: false, backlog: None, queued: Arc::default() }
+        Writer { stream, closing: false, backlog: None, queued: Arc::default() }
     }
 
-    /// Writes the lines of the batch as far as the socket takes them; the rest goes to the backlog.
+    /// Writes lines as far as the socket takes them; the rest goes to the backlog.
     ///
     /// # Errors
     /// The connection is lost, or (`OutOfMemory`) the backlog is full.
-    pub fn write(&mut self) -> io::Result<()> {
-        let mut lines = std::mem::take(&mut self.unwritten);
+    pub fn write(&mut self, mut lines: Vec<u8>) -> io::Result<()> {
         let queued = self.queued.load(Ordering::Acquire);
         if queued == 0 && !lines.is_empty() {
             match write_now(&self.stream, &lines) {

@@ -7,10 +7,10 @@
 pub mod far_end;
 
 use std::convert::Infallible;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,10 +20,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use super::args::Args;
 use super::terminal::{err, out, table};
 use super::{Failure, Outcome, usage_error};
-use crate::connection::{Connection, Start};
-use crate::datadir::DataDir;
+use crate::connection::Connection;
+use crate::datadir::{DataDir, make_private};
 use crate::fence::{clean, label};
-use crate::repository::read;
+use crate::repository::{is_locked, lock, read};
 use crate::threads::{SMALL, spawn};
 use far_end::{FORWARDED, Remote, TAKEN};
 
@@ -81,14 +81,10 @@ pub fn link(dir: &DataDir, args: &Args) -> Outcome {
     check_host(host)?;
     dir.prepare()?;
     let cannot = |e: io::Error| format!("cannot use {}: {e}", directory(dir).display());
-    DirBuilder::new().recursive(true).mode(0o700).create(directory(dir)).map_err(cannot)?;
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(directory(dir).join(host)).map_err(cannot)?;
-    match file.try_lock() {
-        Ok(()) => Keeper { dir, host, file, was_up: false, pause: PAUSE }.keep(),
-        Err(TryLockError::WouldBlock) => Err(format!("{host} is linked already; see `relay link`").into()),
-        Err(TryLockError::Error(e)) => Err(cannot(e).into()),
+    make_private(&directory(dir)).map_err(cannot)?;
+    match lock(&directory(dir).join(host)).map_err(cannot)? {
+        Some(file) => Keeper { dir, host, file, was_up: false, pause: PAUSE }.keep(),
+        None => Err(format!("{host} is linked already; see `relay link`").into()),
     }
 }
 
@@ -103,7 +99,6 @@ fn check_host(host: &str) -> Result<(), Failure> {
 
 /// The links by host, each with its state and process. A file that nobody has locked is of a link that has ended.
 fn links(dir: &DataDir) -> Vec<[String; 3]> {
-    let is_locked = |path: &Path| File::open(path).is_ok_and(|file| file.try_lock_shared().is_err());
     let files = fs::read_dir(directory(dir)).into_iter().flatten().flatten();
     let links = files.filter(|file| is_locked(&file.path())).map(|file| {
         let text = read(file.path()).unwrap_or_default();
@@ -188,7 +183,7 @@ impl Keeper<'_> {
 
     /// The epoch of this machine's hub, which is started if none runs.
     fn local_hub(&self) -> Result<String, String> {
-        let hub = Connection::open(self.dir, Start::Yes).map_err(|fault| fault.message)?;
+        let hub = Connection::open(self.dir).map_err(|fault| fault.message)?;
         match self.dir.is_own_hub() {
             true => Ok(hub.epoch),
             false => Err("the hub runs elsewhere: link from the machine where it runs".to_owned()),

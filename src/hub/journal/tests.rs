@@ -48,7 +48,7 @@ struct Start {
 impl Start {
     fn say(&mut self, conn: u64, message: ToHub) -> Step {
         let now = self.router.now() + 1;
-        let step = self.journal.step(&mut self.router, now, Input::Said(conn, message));
+        let step = super::step(&mut self.router, now, Input::Said(conn, message), &mut self.journal.batch);
         self.journal.append();
         step
     }
@@ -56,7 +56,7 @@ impl Start {
     /// Two peers on the connections 1 and 2.
     fn with_peers(mut self) -> Start {
         for (conn, name) in [(1, "ann"), (2, "ben")] {
-            self.journal.step(&mut self.router, 0, Input::Opened(conn));
+            step(&mut self.router, 0, Input::Opened(conn), &mut self.journal.batch);
             self.say(conn, ToHub::Register { id: 0, who: who(name), lost: Vec::new() });
         }
         self
@@ -133,7 +133,7 @@ fn redacted_journal_has_no_words_of_peers() {
     let event = crate::wire::HookEvent::Denied;
     let (turn, age_ms, receipts) = Default::default();
     let hook = crate::wire::HookReport { id: 1, claude, event, turn, ask_id, reason, age_ms, receipts };
-    hub.journal.step(&mut hub.router, 9, Input::Opened(3));
+    super::step(&mut hub.router, 9, Input::Opened(3), &mut hub.journal.batch);
     hub.say(3, ToHub::Hook(hook));
     for form in ["records", "snapshot"] {
         assert!(place.text().contains("hush"), "{form}");
@@ -177,11 +177,8 @@ fn journal_that_cannot_be_read_begins_a_new_epoch() {
     let huge = u64::MAX.to_string();
     let late_record = format!("{good}{{\"at\":{huge},\"ids\":[],\"input\":\"tick\"}}\n");
     let last_conn = format!("{good}{{\"at\":0,\"ids\":[],\"input\":{{\"opened\":{huge}}}}}\n");
-    let began =
-        good.split_once("\"epoch_started_ms\":").expect("a time").1.split(',').next().expect("a number");
-    let late_epoch = good.replacen(began, &huge, 1);
     let edited = good.replacen("\"snapshot\":{", "\"snapshot\":{\"edited\":true,", 1);
-    let numbers = [&late_record, &last_conn, &late_epoch, &edited].map(String::as_str);
+    let numbers = [&late_record, &last_conn, &edited].map(String::as_str);
     let broken = ["", "\n", "{", "garbage\n", "{\"format\":1}\n", "[]\n", &newer, &broken_record, &good[1..]];
     for bad in broken.into_iter().chain(numbers) {
         fs::write(&place.0, bad).expect("written");

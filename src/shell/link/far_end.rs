@@ -11,7 +11,7 @@ use crossbeam_channel::RecvTimeoutError;
 use serde::{Deserialize, Serialize};
 
 use super::read_lines;
-use crate::connection::{Connection, Start};
+use crate::connection::Connection;
 use crate::datadir::DataDir;
 use crate::shell::args::Args;
 use crate::shell::terminal::out;
@@ -47,7 +47,7 @@ pub fn linked(dir: &DataDir, args: &Args) -> Outcome {
     if args.has("take") {
         return take(dir);
     }
-    let mut hub = Connection::open(dir, Start::No).ok();
+    let mut hub = Connection::find(dir).ok().flatten();
     let refused = hub.as_mut().and_then(|hub| hub.call(|id| ToHub::Status { id }).err());
     if refused.is_some_and(|fault| fault.code == Code::NotAllowed) {
         return Err("this machine is linked already; run `relay unlink` where its hub runs"
@@ -65,12 +65,12 @@ fn take(dir: &DataDir) -> Outcome {
     fs::set_permissions(&from, Permissions::from_mode(0o600))
         .and_then(|()| fs::rename(&from, &socket))
         .map_err(|e| format!("cannot use the forwarded socket {}: {e}", from.display()))?;
-    let ours = dir.listeners();
+    let ours = dir.listener();
     let lines = read_lines(io::stdin())?;
     out(&format!("{TAKEN}\n"))?;
     let (mut claim, mut heard) = (None, Instant::now());
     // Another connection, made because this one is dead, replaces the socket.
-    while heard.elapsed() < SILENCE && dir.listeners() == ours {
+    while heard.elapsed() < SILENCE && dir.listener() == ours {
         if claim.is_none() {
             claim = dir.claim()?; // the hub that was there may still hold it
         }
@@ -80,7 +80,7 @@ fn take(dir: &DataDir) -> Outcome {
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    if dir.listeners() == ours {
+    if dir.listener() == ours {
         fs::remove_file(&socket)?;
     }
     let until = Instant::now() + LINGER;
