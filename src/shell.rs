@@ -14,6 +14,7 @@ pub mod join;
 pub mod link;
 pub mod package;
 pub mod peers;
+mod program;
 pub mod settings;
 pub mod setup;
 pub mod status;

@@ -2,22 +2,19 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::args::Args;
+use super::program::Program;
 use super::terminal::{first_line, out, paint};
 use super::{Failure, Outcome, status};
 use crate::datadir::DataDir;
-use crate::lines::Lines;
 use crate::token::Tokens;
 
 /// How long any step may take.
@@ -96,12 +93,7 @@ impl Drop for Stage {
 struct Actor<'a> {
     stage: &'a Stage,
     name: &'static str,
-    child: Child,
-    /// The channel's standard input and output.
-    stream: Arc<UnixStream>,
-    lines: Lines,
-    /// Messages that came while another was awaited.
-    waiting: Vec<Value>,
+    channel: Program,
 }
 
 impl<'a> Actor<'a> {
@@ -109,26 +101,20 @@ impl<'a> Actor<'a> {
     fn start(stage: &'a Stage, name: &'static str) -> Result<Actor<'a>, Failure> {
         let home = stage.root.join(name);
         fs::create_dir(&home)?;
-        let (stream, theirs) = UnixStream::pair()?;
-        let stdin = OwnedFd::from(theirs);
-        let child = Command::new(std::env::current_exe()?)
-            .arg("channel")
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", &home)
-            .env("CLAUDE_PROJECT_DIR", &home)
-            .env("RELAY_DATA_DIR", stage.root.join("data"))
-            .env("RELAY_SESSION", name)
-            .env("RELAY_PUSH", "channel")
-            .env("RELAY_IDLE_EXIT_S", "10")
-            .current_dir(&home)
-            .stdout(stdin.try_clone()?)
-            .stdin(stdin)
-            .stderr(Stdio::null())
-            .spawn()?;
-        let stream = Arc::new(stream);
-        let lines = Lines::new(stream.clone());
-        let mut actor = Actor { stage, name, child, stream, lines, waiting: Vec::new() };
+        let channel = Program::start(
+            Command::new(std::env::current_exe()?)
+                .arg("channel")
+                .env_clear()
+                .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+                .env("HOME", &home)
+                .env("RELAY_DATA_DIR", stage.root.join("data"))
+                .env("RELAY_SESSION", name)
+                .env("RELAY_PUSH", "channel")
+                .env("RELAY_IDLE_EXIT_S", "10")
+                .current_dir(&home)
+                .stderr(Stdio::null()),
+        )?;
+        let mut actor = Actor { stage, name, channel };
         let client = json!({"name": "claude-code", "version": env!("CARGO_PKG_VERSION")});
         let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         actor.request("initialize", hello)?;
@@ -139,18 +125,14 @@ impl<'a> Actor<'a> {
     }
 
     fn send(&self, message: &Value) -> Outcome {
-        self.show_message("→", message)?;
-        let written = writeln!(&*self.stream, "{message}");
-        Ok(written.map_err(|e| format!("the channel of {} takes nothing: {e}", self.name))?)
+        let _ = writeln!(&*self.channel.stream, "{message}"); // an error also ends the lines, which are read next
+        self.show_message("→", message)
     }
 
-    /// The next message that is wanted; others wait.
+    /// The next message that is wanted. The script has no others but notifications about lists.
     fn take(&mut self, is_wanted: impl Fn(&Value) -> bool) -> Result<Value, Failure> {
-        if let Some(at) = self.waiting.iter().position(&is_wanted) {
-            return Ok(self.waiting.remove(at));
-        }
         loop {
-            let Some(line) = self.lines.next(Some(Instant::now() + STEP_LIMIT))? else {
+            let Some(line) = self.channel.lines.next(Some(Instant::now() + STEP_LIMIT))? else {
                 return Err(format!("the channel of {} has exited", self.name).into());
             };
             let message: Value = serde_json::from_slice(&line).map_err(io::Error::from)?;
@@ -158,7 +140,6 @@ impl<'a> Actor<'a> {
             if is_wanted(&message) {
                 return Ok(message);
             }
-            self.waiting.push(message);
         }
     }
 
@@ -210,7 +191,7 @@ fn print_indented(text: &Value) -> Outcome {
 impl Drop for Actor<'_> {
     /// The channel exits with its standard input, as when Claude Code exits.
     fn drop(&mut self) {
-        let _ = self.stream.shutdown(std::net::Shutdown::Both); // it may be gone already
-        let _ = self.child.wait();
+        let _ = self.channel.stream.shutdown(std::net::Shutdown::Both); // it may be gone already
+        let _ = self.channel.child.wait();
     }
 }

@@ -8,23 +8,21 @@ pub mod far_end;
 
 use std::convert::Infallible;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-
 use super::args::Args;
+use super::program::Program;
 use super::terminal::{err, out, table};
 use super::{Failure, Outcome, usage_error};
 use crate::connection::{Connection, Start};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
 use crate::repository::read;
-use crate::threads::{SMALL, spawn};
 use far_end::{FORWARDED, Remote, TAKEN};
 
 /// How long the other machine may take to answer one command.
@@ -34,8 +32,6 @@ const BEAT: Duration = Duration::from_secs(10);
 /// The pause before the next attempt. It doubles with each attempt, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The longest line that is read from the other end of a link, in bytes.
-const MAX_LINE: u64 = 8192;
 
 /// What the other machine runs: the program that `relay setup` or cargo installed, whatever the login shell.
 const PROGRAM: &str = r#"sh -c 'at="${XDG_DATA_HOME:-$HOME/.local/share}/claude-relay/plugin/bin/relay-launcher"; [ -x "$at" ] && exec "$at" "$@"; PATH="$PATH:$HOME/.cargo/bin:$HOME/.local/bin:/usr/local/bin:/opt/homebrew/bin" exec relay "$@"' relay linked"#;
@@ -64,12 +60,8 @@ struct Keeper<'a> {
     pause: Duration,
 }
 
-/// A running ssh. It is killed when this value is dropped.
-struct Ssh {
-    child: Child,
-    /// What the other machine prints on standard output. Its errors, and those of ssh, are printed here.
-    lines: Receiver<String>,
-}
+/// A running ssh, which is killed when this value is dropped. Its errors, and those of the other machine, are printed here.
+struct Ssh(Program);
 
 fn directory(dir: &DataDir) -> PathBuf {
     dir.path().join("links")
@@ -175,13 +167,12 @@ impl Keeper<'_> {
         let mut ssh = Ssh::start(self.host, &["-R", &forward], "--take")?;
         ssh.expect(|line| (line == TAKEN).then_some(()))?;
         self.record("up");
-        let again = if self.was_up { " again" } else { "" };
-        let line = format!("Linked {}{again}: its sessions are peers of the hub here.\n", self.host);
+        let line = format!("Linked {}: its sessions are peers of the hub here.\n", self.host);
         let _ = out(&line); // the link is up also if nobody reads that
         (self.was_up, self.pause) = (true, PAUSE);
         loop {
             self.local_hub()?;
-            let _ = ssh.child.stdin.as_mut().map(|stdin| stdin.write_all(b"\n")); // an error also ends `lines`, which is read next
+            let _ = (&*ssh.0.stream).write_all(b"\n"); // an error also ends the lines, which are read next
             ssh.find_line(BEAT, |_| None::<()>)?;
         }
     }
@@ -199,12 +190,9 @@ impl Keeper<'_> {
 impl Ssh {
     /// Starts `relay linked` with an option on `host`.
     fn start(host: &str, forward: &[&str], option: &str) -> Result<Ssh, String> {
-        let cannot = |e: io::Error| format!("cannot start ssh: {e}");
-        let (input, output) = io::pipe().map_err(cannot)?;
         let mut command = Command::new("ssh");
         command.args(OPTIONS).args(forward).args(["--", host]).arg(format!("{PROGRAM} {option}"));
-        let child = command.stdin(Stdio::piped()).stdout(output).spawn().map_err(cannot)?;
-        Ok(Ssh { child, lines: read_lines(input).map_err(cannot)? })
+        Program::start(&mut command).map(Ssh).map_err(|e| format!("cannot start ssh: {e}"))
     }
 
     fn expect<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> Result<T, String> {
@@ -220,14 +208,16 @@ impl Ssh {
     ) -> Result<Option<T>, String> {
         let until = Instant::now() + limit;
         loop {
-            match self.lines.recv_deadline(until).map(|line| find(&line)) {
-                Ok(None) if Instant::now() < until => {}
-                Ok(found) => return Ok(found),
-                Err(RecvTimeoutError::Timeout) => return Ok(None),
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(
-                        "the connection has ended; `relay link --help` tells what it needs".to_owned()
-                    );
+            match self.0.lines.next(Some(until)) {
+                Ok(Some(line)) => {
+                    let found = find(String::from_utf8_lossy(&line).trim());
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::TimedOut => return Ok(None),
+                Ok(None) | Err(_) => {
+                    return Err("the connection has ended; `relay link --help` tells what it needs".into());
                 }
             }
         }
@@ -236,22 +226,6 @@ impl Ssh {
 
 impl Drop for Ssh {
     fn drop(&mut self) {
-        let _ = self.child.kill().and_then(|()| self.child.wait()); // it may have ended
+        let _ = self.0.child.kill().and_then(|()| self.0.child.wait()); // it may have ended
     }
-}
-
-/// The lines that the other end of a link sends, without the space around them; disconnected at the end.
-fn read_lines(input: impl Read + Send + 'static) -> io::Result<Receiver<String>> {
-    let (send, lines) = bounded(64);
-    let read = move || {
-        let mut input = BufReader::new(input);
-        let mut line = Vec::new();
-        while let Ok(1..) = input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
-            if send.send(String::from_utf8_lossy(&line).trim().to_owned()).is_err() {
-                return;
-            }
-            line.clear();
-        }
-    };
-    spawn("lines", SMALL, read).map(|()| lines)
 }
