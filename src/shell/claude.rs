@@ -33,7 +33,7 @@ pub const INSTALL_CLAUDE: &str = "Claude Code must be on PATH (npm install -g @a
 /// How long a program may run.
 const RUN_LIMIT: Duration = Duration::from_secs(60);
 /// The most that is read of a JSON file, in bytes.
-const MAX_READ: u64 = 16 << 20;
+pub const MAX_READ: u64 = 16 << 20;
 
 /// An entry of `claude plugin list --json`.
 #[derive(Default, Deserialize)]
