@@ -4,10 +4,9 @@ use std::iter;
 use std::os::unix::process::parent_id;
 
 use super::args::Args;
-use super::peers::{is_local, request_roster};
-use super::terminal::{err, out, table};
-use super::{Outcome, open, print, short_id};
-use crate::connection::{Connection, no_hub, unreachable};
+use super::peers::{is_local, roster};
+use super::terminal::{out, table};
+use super::{Outcome, open, request, short_id, show};
 use crate::datadir::DataDir;
 use crate::fence::label;
 use crate::process;
@@ -16,19 +15,14 @@ use crate::wire::{Answer, AskList, Code, Fault, State, ToHub};
 
 /// Runs `relay asks`.
 pub fn asks(dir: &DataDir, args: &Args) -> Outcome {
-    let list = open(dir)?.map(|mut hub| request_asks(&mut hub)).transpose()?;
-    match list {
-        list if args.has("json") => print(&list.unwrap_or_default())?,
-        Some(list) => out(&describe(&list))?,
-        None => err(&format!("There are no asks: {}\n", no_hub(dir).message)),
-    }
-    Ok(())
+    show(args, &list(dir)?, describe)
 }
 
-fn request_asks(hub: &mut Connection) -> Result<AskList, Fault> {
-    match hub.call(|id| ToHub::Asks { id })? {
-        Answer::Asks(list) => Ok(list),
-        _ => Err(unreachable("the hub sent an unexpected answer to a request for the asks")),
+/// The asks, none if no hub runs.
+fn list(dir: &DataDir) -> Result<AskList, Fault> {
+    match request(dir, |id| ToHub::Asks { id })? {
+        Some(Answer::Asks(list)) => Ok(list),
+        _ => Ok(AskList::default()),
     }
 }
 
@@ -64,14 +58,16 @@ pub fn statusline(dir: &DataDir) -> Outcome {
 
 /// The state of the session that runs this process.
 fn describe_session(dir: &DataDir) -> Result<String, Fault> {
-    let Some(mut hub) = open(dir)? else { return Ok("no hub".to_owned()) };
+    if open(dir)?.is_none() {
+        return Ok("no hub".to_owned());
+    }
     // Claude Code runs the command of a status line in a shell.
     let ancestors = iter::successors(Some(parent_id()), |pid| process::parent_of(*pid)).take(4);
     let ancestors: Vec<u32> = ancestors.collect();
-    let mut peers = request_roster(&mut hub)?.peers.into_iter();
+    let mut peers = roster(dir)?.peers.into_iter();
     match peers.find(|peer| is_local(peer) && ancestors.contains(&peer.pid)) {
         None => Ok("not connected".to_owned()),
-        Some(session) => match request_asks(&mut hub) {
+        Some(session) => match list(dir) {
             Err(fault) if fault.code == Code::NotAllowed => Ok(session.name),
             list => Ok(format_statusline(&session.name, &list?)),
         },

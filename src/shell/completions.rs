@@ -59,7 +59,7 @@ fn next_words(dir: &DataDir, line: &[String]) -> Vec<String> {
 fn values(dir: &DataDir, argument: &str) -> Vec<String> {
     match argument.split(' ').next().unwrap_or_default() {
         "PEER" => {
-            let roster = roster(dir).ok().flatten().unwrap_or_default();
+            let roster = roster(dir).unwrap_or_default();
             // Bash expands the words: a hub elsewhere, such as a linked one, must not run commands here.
             roster.peers.into_iter().map(|peer| peer.name).filter(|name| name::is_valid(name)).collect()
         }

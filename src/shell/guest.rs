@@ -76,32 +76,14 @@ impl Guest {
         Ok(Guest { client, received, early: VecDeque::new() })
     }
 
-    /// Asks a peer as soon as the client is registered.
+    /// Asks a peer as soon as the client is registered. The request gets new ids.
     ///
     /// # Errors
     /// No random numbers can be had.
-    pub fn ask(
-        &mut self,
-        to: &str,
-        text: &str,
-        thread: Option<&str>,
-        timeout: Duration,
-        person: bool,
-    ) -> Result<(), Fault> {
-        let (ask_id, timeout_ms) = (self.client.new_id("ask_")?, timeout.as_millis() as u64);
-        let (to, text, thread) = (to.to_owned(), text.to_owned(), thread.map(str::to_owned));
-        self.client.request(|id| ToHub::Ask(AskRequest { id, ask_id, to, text, timeout_ms, thread, person }));
+    pub fn ask(&mut self, request: AskRequest) -> Result<(), Fault> {
+        let ask_id = self.client.new_id("ask_")?;
+        self.client.request(|id| ToHub::Ask(AskRequest { id, ask_id, ..request }));
         Ok(())
-    }
-
-    /// Leaves for good, which withdraws the open asks. Returns when the hub has closed the connection, after 1 s at most.
-    pub fn leave(mut self) {
-        let until = Instant::now() + Duration::from_secs(1);
-        if self.client.leave() {
-            while !matches!(self.received.recv_deadline(until), Ok(Received::Hub(FromHub::Down(_))) | Err(_))
-            {
-            }
-        }
     }
 
     /// The next event, or [`News::Quiet`] after `patience`.
@@ -113,7 +95,6 @@ impl Guest {
         loop {
             match self.early.pop_front() {
                 Some(Event::Refused(fault)) => return Err(fault.into()),
-                Some(Event::Ended { request: ToHub::Withdraw { .. }, .. }) => continue,
                 Some(event) => return Ok(News::Hub(event)),
                 None if Instant::now() >= until => return Ok(News::Quiet),
                 None => {}
@@ -131,6 +112,17 @@ impl Guest {
                 Ok(Received::Hub(message)) => self.early.extend(self.client.handle(message)),
                 Err(_) => self.early.extend(self.client.expire(Instant::now())),
             }
+        }
+    }
+}
+
+impl Drop for Guest {
+    /// Leaves for good, which withdraws the open asks. Returns when the hub has closed the connection, after 1 s at most.
+    fn drop(&mut self) {
+        let until = Instant::now() + Duration::from_secs(1);
+        let is_left = |received| matches!(received, Ok(Received::Hub(FromHub::Down(_))) | Err(_));
+        if self.client.leave() {
+            while !is_left(self.received.recv_deadline(until)) {}
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::args::Args;
 use super::terminal::out;
-use super::{Outcome, open, print};
-use crate::connection::{Connection, no_hub, silent, unreachable};
+use super::{Outcome, open, request, show};
+use crate::connection::{no_hub, silent, unreachable};
 use crate::datadir::DataDir;
 use crate::span::span;
 use crate::wire::{Answer, Code, Fault, Status, ToHub};
@@ -17,33 +17,34 @@ const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs `relay status`.
 pub fn status(dir: &DataDir, args: &Args) -> Outcome {
-    let status = request_status(&mut open(dir)?.ok_or_else(|| no_hub(dir))?)?;
-    if args.has("json") {
-        return print(&status);
-    }
-    let Status { pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections, .. } = &status;
+    let status = request_status(dir)?.ok_or_else(|| no_hub(dir))?;
+    show(args, &status, |status| describe(status, dir))
+}
+
+fn describe(status: &Status, dir: &DataDir) -> String {
+    let Status { pid, version, protocol, uptime_s, peers, open_asks, undelivered, connections, .. } = status;
     let journal = match &status.journal.off {
         None => format!("{} KiB", status.journal.bytes.div_ceil(1024)),
         Some(why) => format!("NONE ({why}); open asks fail if the hub dies"),
     };
-    out(&format!(
+    format!(
         "Hub {version} (protocol {protocol}), process {pid}, up for {}\n\
          Peers: {peers}. Open asks: {open_asks}. Undelivered messages: {undelivered}. Connections: {connections}\n\
          Journal: {journal}\n\
          Data directory: {}\n",
         span(*uptime_s),
         dir.path().display(),
-    ))
+    )
 }
 
-/// Requests the status of the hub.
+/// The status of the hub; `None` if no hub runs.
 ///
 /// # Errors
-/// The connection is lost.
-pub fn request_status(hub: &mut Connection) -> Result<Status, Fault> {
-    match hub.call(|id| ToHub::Status { id })? {
-        Answer::Status(status) => Ok(status),
-        _ => Err(unreachable("the hub sent an unexpected answer to a status request")),
+/// The hub cannot be used, does not tell its status, or the connection is lost.
+pub fn request_status(dir: &DataDir) -> Result<Option<Status>, Fault> {
+    match request(dir, |id| ToHub::Status { id })? {
+        Some(Answer::Status(status)) => Ok(Some(status)),
+        _ => Ok(None),
     }
 }
 
