@@ -7,9 +7,9 @@
 pub mod far_end;
 
 use std::convert::Infallible;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -20,7 +20,7 @@ use super::program::Program;
 use super::terminal::{err, out, table};
 use super::{Failure, Outcome, usage_error};
 use crate::connection::{Connection, Start};
-use crate::datadir::DataDir;
+use crate::datadir::{DataDir, make_private};
 use crate::fence::{clean, label};
 use crate::repository::read;
 use far_end::{FORWARDED, Remote, TAKEN};
@@ -49,15 +49,12 @@ const OPTIONS: [&str; 9] = [
     "-oControlPath=none",
 ];
 
-/// A link, and its locked file, which holds its state and its process.
+/// A link that this process keeps.
 struct Keeper<'a> {
     dir: &'a DataDir,
     host: &'a str,
-    file: File,
-    /// Whether the link was ever up.
-    was_up: bool,
-    /// How long to wait before the next attempt.
-    pause: Duration,
+    /// How long to wait before the next attempt; `None` until the link was up for the first time.
+    pause: Option<Duration>,
 }
 
 /// A running ssh, which is killed when this value is dropped. Its errors, and those of the other machine, are printed here.
@@ -73,15 +70,20 @@ pub fn link(dir: &DataDir, args: &Args) -> Outcome {
     check_host(host)?;
     dir.prepare()?;
     let cannot = |e: io::Error| format!("cannot use {}: {e}", directory(dir).display());
-    DirBuilder::new().recursive(true).mode(0o700).create(directory(dir)).map_err(cannot)?;
+    make_private(&directory(dir)).map_err(cannot)?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(directory(dir).join(host)).map_err(cannot)?;
     match file.try_lock() {
-        Ok(()) => Keeper { dir, host, file, was_up: false, pause: PAUSE }.keep(),
-        Err(TryLockError::WouldBlock) => Err(format!("{host} is linked already; see `relay link`").into()),
-        Err(TryLockError::Error(e)) => Err(cannot(e).into()),
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(format!("{host} is linked already; see `relay link`").into());
+        }
+        Err(TryLockError::Error(e)) => return Err(cannot(e).into()),
     }
+    let process = std::process::id().to_string();
+    file.set_len(0).and_then(|()| (&file).write_all(process.as_bytes())).map_err(cannot)?;
+    Keeper { dir, host, pause: None }.keep()
 }
 
 /// Checks that ssh takes `host` for a host, and that it can be the name of a file in `links/`.
@@ -93,15 +95,13 @@ fn check_host(host: &str) -> Result<(), Failure> {
     }
 }
 
-/// The links by host, each with its state and process. A file that nobody has locked is of a link that has ended.
-fn links(dir: &DataDir) -> Vec<[String; 3]> {
+/// The links by host, each with its process. A file that nobody has locked is of a link that has ended.
+fn links(dir: &DataDir) -> Vec<[String; 2]> {
     let is_locked = |path: &Path| File::open(path).is_ok_and(|file| file.try_lock_shared().is_err());
     let files = fs::read_dir(directory(dir)).into_iter().flatten().flatten();
-    let links = files.filter(|file| is_locked(&file.path())).map(|file| {
-        let text = read(file.path()).unwrap_or_default();
-        let (state, pid) = text.split_once(' ').unwrap_or_default();
-        [file.file_name().to_string_lossy().into_owned(), state.to_owned(), pid.to_owned()]
-    });
+    let links = files
+        .filter(|file| is_locked(&file.path()))
+        .map(|file| [file.file_name().to_string_lossy().into_owned(), read(file.path()).unwrap_or_default()]);
     let mut links: Vec<_> = links.collect();
     links.sort();
     links
@@ -113,7 +113,7 @@ fn list(dir: &DataDir) -> Outcome {
         err("There are no links. `relay link HOST` makes one.\n");
         return Ok(());
     }
-    out(&table(["HOST", "STATE", "PROCESS"], links.into_iter()))
+    out(&table(["HOST", "PROCESS"], links.into_iter()))
 }
 
 /// Runs `relay unlink`: ends the process of a link.
@@ -121,7 +121,7 @@ pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
     let Some(host) = args.words.first() else {
         return usage_error("missing HOST; `relay link` lists the links");
     };
-    let Some([.., pid]) = links(dir).into_iter().find(|[name, ..]| name == host) else {
+    let Some([_, pid]) = links(dir).into_iter().find(|[name, _]| name == host) else {
         return usage_error(format!("\"{}\" is not linked; `relay link` lists the HOSTs", clean(host)));
     };
     match Command::new("kill").arg(&pid).status()?.success() {
@@ -132,23 +132,13 @@ pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
 
 impl Keeper<'_> {
     fn keep(&mut self) -> Outcome {
-        self.record("connecting");
         loop {
             let Err(why) = self.connect();
-            if !self.was_up {
-                return Err(why.into());
-            }
-            self.record("down");
-            err(&format!("relay link: {}: {why}; trying again in {} s\n", self.host, self.pause.as_secs()));
-            thread::sleep(self.pause);
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            let Some(pause) = self.pause else { return Err(why.into()) };
+            err(&format!("relay link: {}: {why}; trying again in {} s\n", self.host, pause.as_secs()));
+            thread::sleep(pause);
+            self.pause = Some((pause * 2).min(LONGEST_PAUSE));
         }
-    }
-
-    /// Records the state for `relay link`. Without room on the disk the list shows none.
-    fn record(&self, state: &str) {
-        let text = format!("{state} {}", std::process::id());
-        let _ = self.file.set_len(0).and_then(|()| self.file.write_all_at(text.as_bytes(), 0)); // see above
     }
 
     /// One connection, until it is lost.
@@ -166,10 +156,9 @@ impl Keeper<'_> {
         }
         let mut ssh = Ssh::start(self.host, &["-R", &forward], "--take")?;
         ssh.expect(|line| (line == TAKEN).then_some(()))?;
-        self.record("up");
         let line = format!("Linked {}: its sessions are peers of the hub here.\n", self.host);
         let _ = out(&line); // the link is up also if nobody reads that
-        (self.was_up, self.pause) = (true, PAUSE);
+        self.pause = Some(PAUSE);
         loop {
             self.local_hub()?;
             let _ = (&*ssh.0.stream).write_all(b"\n"); // an error also ends the lines, which are read next
