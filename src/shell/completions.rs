@@ -47,11 +47,11 @@ fn next_words(dir: &DataDir, line: &[String]) -> Vec<String> {
     };
     let Some(command) = commands.into_iter().find(|command| command.name == name) else { return Vec::new() };
     let last = rest.last().and_then(|word| word.strip_prefix("--"));
-    let value = command.options.iter().find(|option| last == Some(option.name)).map_or("", |o| o.value);
+    let value = command.options().find(|(name, _)| last == Some(name)).map_or("", |(_, value)| value);
     if !value.is_empty() || last == Some("data-dir") {
         return values(dir, value); // of no file: the shell completes their names
     }
-    let options = command.options.iter().map(|option| option.name).chain(["data-dir", "help"]);
+    let options = command.options().map(|(name, _)| name).chain(["data-dir", "help"]);
     options.map(|option| format!("--{option}")).chain(values(dir, command.arguments)).collect()
 }
 
