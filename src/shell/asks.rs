@@ -26,27 +26,19 @@ fn list(dir: &DataDir) -> Result<AskList, Fault> {
     }
 }
 
-/// The tables of open and ended asks.
-fn describe(list: &AskList) -> String {
-    let open = list.open.iter().map(|ask| {
-        let (asked, left) = (format!("{} ago", span(ask.age_s)), format!("in {}", span(ask.left_s)));
+/// The table of the open asks and of those that ended last.
+fn describe(AskList { open, ended }: &AskList) -> String {
+    let rows = open.iter().chain(ended).map(|ask| {
+        let left =
+            if ask.state < State::Replied { format!("in {}", span(ask.left_s)) } else { "-".to_owned() };
         let [id, thread] = [&ask.ask_id, &ask.thread].map(|id| short_id(&label(id)));
-        [ask.from.clone(), ask.to.clone(), asked, left, id, thread, ask.detail.clone()]
+        let when = format!("{} ago", span(ask.age_s));
+        [ask.from.clone(), ask.to.clone(), when, left, id, thread, ask.detail.clone()]
     });
-    let ended = list.ended.iter().map(|ask| {
-        let ago = format!("{} ago", span(ask.age_s));
-        [ask.from.clone(), ask.to.clone(), ago, short_id(&ask.ask_id), ask.detail.clone()]
-    });
-    let mut text = "There are no open asks.\n".to_owned();
-    if !list.open.is_empty() {
-        let heading = ["FROM", "TO", "ASKED", "TIMEOUT", "ID", "THREAD", "STATE"];
-        text = table(heading, open);
+    match open.is_empty() && ended.is_empty() {
+        true => "There are no asks.\n".to_owned(),
+        false => table(["FROM", "TO", "WHEN", "TIMEOUT", "ID", "THREAD", "STATE"], rows),
     }
-    if !list.ended.is_empty() {
-        text += "\nLast ended asks:\n";
-        text += &table(["FROM", "TO", "ENDED", "ID", "RESULT"], ended);
-    }
-    text
 }
 
 /// Runs `relay statusline`: one line about the session whose status line it is, for Claude Code's `statusLine` command.
