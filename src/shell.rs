@@ -24,12 +24,11 @@ pub mod terminal;
 use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::connection::{Connection, Start, unreachable};
-use crate::datadir::{DataDir, is_not_running};
+use crate::connection::{Connection, Start, no_hub, unreachable};
+use crate::datadir::DataDir;
 use crate::fence::clean;
 use crate::width;
 use crate::wire::{Answer, Code, Fault, ToHub, fault};
@@ -131,11 +130,10 @@ pub fn show<T: Serialize>(args: &Args, value: &T, describe: impl FnOnce(&T) -> S
 /// # Errors
 /// The hub cannot be used, or the data directory could not hold one.
 pub fn open(dir: &DataDir) -> Result<Option<Connection>, Fault> {
-    // Where nobody listens, the second attempt fails at once. A hub that hangs is not waited for again.
-    Connection::open(dir, Start::No).map(Some).or_else(|fault| match dir.connect(Duration::from_millis(10)) {
-        Err(e) if is_not_running(&e) => dir.look(0).map(|()| None).map_err(unreachable),
-        _ => Err(fault),
-    })
+    match Connection::open(dir, Start::No) {
+        Err(fault) if fault == no_hub(dir) => dir.look(0).map(|()| None).map_err(unreachable),
+        hub => hub.map(Some),
+    }
 }
 
 /// The answer of the running hub to a request; `None` if no hub runs.

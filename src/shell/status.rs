@@ -50,43 +50,37 @@ pub fn request_status(dir: &DataDir) -> Result<Option<Status>, Fault> {
 
 /// Runs `relay stop`: returns when the hub has exited.
 pub fn stop(dir: &DataDir) -> Outcome {
-    out(&match stop_hub(dir) {
-        Ok(None) => "No hub is running.\n".to_owned(),
-        Ok(Some(pid)) => {
-            format!("The hub (process {pid}) has stopped. Connected sessions start a new one and continue.\n")
+    out(match stop_hub(dir)? {
+        true => "The hub has stopped. Connected sessions start a new one and continue.\n",
+        false => "No hub is running.\n",
+    })
+}
+
+/// Stops the hub and waits until it has exited; `false` if no hub runs.
+///
+/// # Errors
+/// The hub cannot be used, or does not exit.
+pub fn stop_hub(dir: &DataDir) -> Result<bool, Fault> {
+    let until = Instant::now() + EXIT_LIMIT;
+    match open(dir) {
+        Ok(Some(mut hub)) => {
+            hub.call(|id| ToHub::Stop { id })?;
+            while matches!(hub.receive(Some(until)), Ok(Some(_))) {} // it removes its socket, then closes the connections
         }
+        Ok(None) => return Ok(false),
         Err(fault) if fault.code == Code::ProtocolMismatch => {
             // A hub of any version exits when its socket is gone.
             fs::remove_file(dir.socket_path())
                 .map_err(|e| unreachable(format!("cannot stop the hub: {e}")))?;
-            wait_for_exit(dir)?;
-            "The hub, which spoke another protocol version, has stopped.\n".to_owned()
         }
-        Err(fault) => return Err(fault.into()),
-    })
-}
-
-/// Stops the hub, waits until it has exited, and returns its process; `None` if no hub runs.
-///
-/// # Errors
-/// The hub speaks another protocol, or does not exit.
-pub fn stop_hub(dir: &DataDir) -> Result<Option<u32>, Fault> {
-    let Some(mut hub) = open(dir)? else { return Ok(None) };
-    hub.call(|id| ToHub::Stop { id })?;
-    let until = Instant::now() + EXIT_LIMIT;
-    while matches!(hub.receive(Some(until)), Ok(Some(_))) {} // the hub removes its socket, then closes the connections
-    wait_for_exit(dir)?;
-    Ok(Some(hub.pid))
-}
-
-/// Waits until a hub that has removed its socket has exited: its lock is free, or the next hub has made a socket.
-fn wait_for_exit(dir: &DataDir) -> Result<(), Fault> {
-    let until = Instant::now() + EXIT_LIMIT;
+        Err(fault) => return Err(fault),
+    }
+    // It has exited when its lock is free, or the next hub has made a socket.
     while fs::symlink_metadata(dir.socket_path()).is_err() && dir.is_claimed() {
         if Instant::now() >= until {
             return Err(silent(dir.hub_process()));
         }
         thread::sleep(Duration::from_millis(5));
     }
-    Ok(())
+    Ok(true)
 }
