@@ -76,33 +76,33 @@ impl Waiter {
         Ok(Waiter { guest, since: Instant::now(), limit })
     }
 
-    /// The next event; a failure is an error. Meanwhile the progress is shown on standard error, if that is a terminal.
-    fn next(&mut self, progress: &str) -> Result<Event, Failure> {
-        let is_shown = terminal::is_ansi(&stderr());
-        loop {
-            let waited = self.since.elapsed();
-            if is_shown {
-                // Without wrapping (mode 7), so that erasing one line erases all of it.
-                err(&format!("\x1b[?7l{progress}, {}\x1b[?7h", span(waited.as_secs())));
-            }
-            let news = self.guest.next(TICK);
-            if is_shown {
-                err(ERASE);
-            }
-            match news? {
-                News::Hub(Event::Ended { result: Err(fault), .. }) => return Err(fault.into()),
-                News::Hub(Event::Push(Parcel { code: Some(code), push, text, .. })) => {
-                    self.guest.client.seen(&push);
-                    return Err(fault(code, text).into());
-                }
-                News::Hub(event) => return Ok(event),
-                _ if waited >= self.limit => {
-                    let why = "no answer in time, and the hub did not report the end of the ask";
-                    return Err(fault(Code::Timeout, why).into());
+    /// The next events; a failure is an error. Meanwhile the progress is shown on standard error, if that is a terminal.
+    fn next(&mut self, progress: &str) -> Result<Vec<Event>, Failure> {
+        let (is_shown, waited) = (terminal::is_ansi(&stderr()), self.since.elapsed());
+        if is_shown {
+            // Without wrapping (mode 7), so that erasing one line erases all of it.
+            err(&format!("\x1b[?7l{progress}, {}\x1b[?7h", span(waited.as_secs())));
+        }
+        let news = self.guest.next(TICK);
+        if is_shown {
+            err(ERASE);
+        }
+        let News::Hub(events) = news? else { return Ok(Vec::new()) };
+        for event in &events {
+            match event {
+                Event::Ended { result: Err(fault), .. } => return Err(fault.clone().into()),
+                Event::Push(Parcel { code: Some(code), push, text, .. }) => {
+                    self.guest.client.seen(push);
+                    return Err(fault(*code, text).into());
                 }
                 _ => {}
             }
         }
+        if events.is_empty() && waited >= self.limit {
+            let why = "no answer in time, and the hub did not report the end of the ask";
+            return Err(fault(Code::Timeout, why).into());
+        }
+        Ok(events)
     }
 }
 
@@ -118,19 +118,22 @@ pub fn ask(dir: &DataDir, args: &Args) -> Outcome {
     waiter.guest.ask(request)?;
     let mut progress = "connecting to the hub".to_owned();
     loop {
-        progress = match waiter.next(&format!("{to}: {progress}"))? {
-            Event::Ended { result: Ok(Answer::Asked { state, .. }), .. } => state.name().to_owned(),
-            Event::Told(ToClient::State { detail: Some(detail), .. }) => detail,
-            Event::Lost(_) => "reconnecting to the hub".to_owned(),
-            Event::Push(parcel) => {
-                let push = parcel.push.clone();
-                let text = |json: &AnswerJson| terminal::peer_text(&json.answer).trim_end().to_owned() + "\n";
-                show(args, &parcel.into(), text)?;
-                waiter.guest.client.seen(&push); // only now: an answer that could not be printed was not received
-                return Ok(());
-            }
-            _ => continue,
-        };
+        for event in waiter.next(&format!("{to}: {progress}"))? {
+            progress = match event {
+                Event::Ended { result: Ok(Answer::Asked { state, .. }), .. } => state.name().to_owned(),
+                Event::Told(ToClient::State { detail: Some(detail), .. }) => detail,
+                Event::Lost(_) => "reconnecting to the hub".to_owned(),
+                Event::Push(parcel) => {
+                    let push = parcel.push.clone();
+                    let text =
+                        |json: &AnswerJson| terminal::peer_text(&json.answer).trim_end().to_owned() + "\n";
+                    show(args, &parcel.into(), text)?;
+                    waiter.guest.client.seen(&push); // only now: an answer that could not be printed was not received
+                    return Ok(());
+                }
+                _ => continue,
+            };
+        }
     }
 }
 
@@ -170,40 +173,40 @@ pub fn broadcast(dir: &DataDir, args: &Args) -> Outcome {
 
 /// Receives answers until the broadcast ends.
 fn collect(waiter: &mut Waiter, args: &Args, result: &mut BroadcastJson) -> Outcome {
-    let (json, mut asked) = (args.has("json"), Vec::new());
+    let mut asked = Vec::new();
     loop {
         let ended = result.answers.len() + result.failed.len();
-        match waiter.next(&format!("{ended} of {} answers", asked.len()))? {
-            Event::Ended { result: Ok(Answer::Broadcast { asks, .. }), .. } => {
-                asked = asks;
-                if asked.is_empty() {
+        for event in waiter.next(&format!("{ended} of {} answers", asked.len()))? {
+            match event {
+                Event::Ended { result: Ok(Answer::Broadcast { asks, .. }), .. } if asks.is_empty() => {
                     let why = "nobody is in that scope; `relay peers` lists all peers";
                     return Err(fault(Code::PeerNotFound, why).into());
                 }
-            }
-            Event::Told(ToClient::State { ask_id, state: State::Ended, code, .. }) => {
-                let to = asked.iter().find(|m| m.ask_id == ask_id).map_or("", |m| &m.to).to_owned();
-                let code = code.unwrap_or(Code::Timeout);
-                if !json {
-                    err(&format!("relay: {}: no answer from {to}\n", code.name()));
+                Event::Ended { result: Ok(Answer::Broadcast { asks, .. }), .. } => asked = asks,
+                Event::Told(ToClient::State { ask_id, state: State::Ended, code, .. }) => {
+                    let to = asked.iter().find(|m| m.ask_id == ask_id).map_or("", |m| &m.to).to_owned();
+                    let code = code.unwrap_or(Code::Timeout);
+                    if !args.has("json") {
+                        err(&format!("relay: {}: no answer from {to}\n", code.name()));
+                    }
+                    result.failed.push(UnansweredJson { ask_id, to, code });
                 }
-                result.failed.push(UnansweredJson { ask_id, to, code });
-            }
-            Event::Push(parcel) if parcel.kind == Kind::Summary => {
-                waiter.guest.client.seen(&parcel.push);
-                return match result.answers.is_empty() {
-                    true => Err(fault(Code::Timeout, "nobody answered").into()),
-                    false => Ok(()),
-                };
-            }
-            Event::Push(parcel) => {
-                if !json {
-                    out(&terminal::with_heading(&format!("{}:", parcel.from), &parcel.text))?;
+                Event::Push(parcel) if parcel.kind == Kind::Summary => {
+                    waiter.guest.client.seen(&parcel.push);
+                    return match result.answers.is_empty() {
+                        true => Err(fault(Code::Timeout, "nobody answered").into()),
+                        false => Ok(()),
+                    };
                 }
-                waiter.guest.client.seen(&parcel.push);
-                result.answers.push(parcel.into());
+                Event::Push(parcel) => {
+                    if !args.has("json") {
+                        out(&terminal::with_heading(&format!("{}:", parcel.from), &parcel.text))?;
+                    }
+                    waiter.guest.client.seen(&parcel.push);
+                    result.answers.push(parcel.into());
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
 }

@@ -1,6 +1,5 @@
 //! A person or a script as a peer: a [`Client`] together with stdin and the signals of a shell command.
 
-use std::collections::VecDeque;
 use std::io::{self, BufRead, IsTerminal, Read, stderr, stdin};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,19 +21,14 @@ use crate::wire::{AskRequest, Fault, MAX_TEXT, Path, PeerKind, ToHub, Who};
 pub struct Guest {
     pub client: Client,
     received: Receiver<Received>,
-    /// Events that came together with another.
-    early: VecDeque<Event>,
 }
 
-/// An event for the owner of a [`Guest`].
-#[allow(clippy::large_enum_variant, reason = "nearly all news are of the large kind")]
+/// News for the owner of a [`Guest`].
 pub enum News {
-    /// An event of its connection. A push is to be confirmed by [`Client::seen`] once it is shown.
-    Hub(Event),
+    /// Events of its connection. A push is to be confirmed by [`Client::seen`] once it is shown.
+    Hub(Vec<Event>),
     /// What a terminal sent, or else a line from stdin; empty at its end.
     Typed(Vec<u8>),
-    /// Nothing happened for the time given.
-    Quiet,
 }
 
 /// A message from one of its threads.
@@ -73,7 +67,7 @@ impl Guest {
         };
         spawn("signals", SMALL, watch)?;
         let client = Client::new(tokens, who);
-        Ok(Guest { client, received, early: VecDeque::new() })
+        Ok(Guest { client, received })
     }
 
     /// Asks a peer as soon as the client is registered. The request gets new ids.
@@ -86,32 +80,26 @@ impl Guest {
         Ok(())
     }
 
-    /// The next event, or [`News::Quiet`] after `patience`.
+    /// The next events of the connection, none after `patience`, or what was typed.
     ///
     /// # Errors
     /// No hub can be reached, it refused the registration, or a signal says to leave.
     pub fn next(&mut self, patience: Duration) -> Result<News, Failure> {
         let until = Instant::now() + patience;
-        loop {
-            match self.early.pop_front() {
-                Some(Event::Refused(fault)) => return Err(fault.into()),
-                Some(event) => return Ok(News::Hub(event)),
-                None if Instant::now() >= until => return Ok(News::Quiet),
-                None => {}
+        let wake = self.client.deadline().map_or(until, |at| at.min(until));
+        let mut events = match self.received.recv_deadline(wake) {
+            Ok(Received::Typed(bytes)) => return Ok(News::Typed(bytes)),
+            Ok(Received::Signal(signal)) => {
+                let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
+                return Err(Failure::Exit(ExitCode::from(code)));
             }
-            let wake = self.client.deadline().map_or(until, |at| at.min(until));
-            match self.received.recv_deadline(wake) {
-                Ok(Received::Typed(bytes)) => return Ok(News::Typed(bytes)),
-                Ok(Received::Signal(signal)) => {
-                    let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
-                    return Err(Failure::Exit(ExitCode::from(code)));
-                }
-                Ok(Received::Hub(FromHub::Down(why))) if !self.client.is_connected() => {
-                    return Err(why.into());
-                }
-                Ok(Received::Hub(message)) => self.early.extend(self.client.handle(message)),
-                Err(_) => self.early.extend(self.client.expire(Instant::now())),
-            }
+            Ok(Received::Hub(FromHub::Down(why))) if !self.client.is_connected() => return Err(why.into()),
+            Ok(Received::Hub(message)) => self.client.handle(message),
+            Err(_) => self.client.expire(Instant::now()),
+        };
+        match events.pop_if(|event| matches!(event, Event::Refused(_))) {
+            Some(Event::Refused(fault)) => Err(fault.into()),
+            _ => Ok(News::Hub(events)),
         }
     }
 }

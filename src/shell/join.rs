@@ -62,8 +62,7 @@ impl Member<'_> {
                         }
                     }
                 }
-                News::Hub(event) => self.handle_event(event)?,
-                News::Quiet => {}
+                News::Hub(events) => events.into_iter().try_for_each(|event| self.handle_event(event))?,
             }
         }
         Ok(())
