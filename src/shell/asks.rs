@@ -6,12 +6,12 @@ use std::os::unix::process::parent_id;
 use super::args::Args;
 use super::peers::{is_local, roster};
 use super::terminal::{out, table};
-use super::{Outcome, open, request, short_id, show};
+use super::{Outcome, request, short_id, show};
 use crate::datadir::DataDir;
 use crate::fence::label;
 use crate::process;
 use crate::span::span;
-use crate::wire::{Answer, AskList, Code, Fault, State, ToHub};
+use crate::wire::{Answer, AskList, Fault, State, ToHub};
 
 /// Runs `relay asks`.
 pub fn asks(dir: &DataDir, args: &Args) -> Outcome {
@@ -41,29 +41,16 @@ fn describe(AskList { open, ended }: &AskList) -> String {
     }
 }
 
-/// Runs `relay statusline`: one line about the session whose status line it is, for Claude Code's `statusLine` command.
-/// It always succeeds: the user's status line has no place for an error.
+/// Runs `relay statusline`: one line about the session that runs this process, for Claude Code's `statusLine` command.
+/// A hub that cannot be used is no error: the user's status line has no place for one.
 pub fn statusline(dir: &DataDir) -> Outcome {
-    let line = describe_session(dir).unwrap_or_else(|fault| fault.code.name().to_owned());
-    out(&format!("relay: {line}\n"))
-}
-
-/// The state of the session that runs this process.
-fn describe_session(dir: &DataDir) -> Result<String, Fault> {
-    if open(dir)?.is_none() {
-        return Ok("no hub".to_owned());
-    }
     // Claude Code runs the command of a status line in a shell.
     let ancestors = iter::successors(Some(parent_id()), |pid| process::parent_of(*pid)).take(4);
     let ancestors: Vec<u32> = ancestors.collect();
-    let mut peers = roster(dir)?.peers.into_iter();
-    match peers.find(|peer| is_local(peer) && ancestors.contains(&peer.pid)) {
-        None => Ok("not connected".to_owned()),
-        Some(session) => match list(dir) {
-            Err(fault) if fault.code == Code::NotAllowed => Ok(session.name),
-            list => Ok(format_statusline(&session.name, &list?)),
-        },
-    }
+    let mut peers = roster(dir).unwrap_or_default().peers.into_iter();
+    let session = peers.find(|peer| is_local(peer) && ancestors.contains(&peer.pid));
+    let line = session.map(|session| format_statusline(&session.name, &list(dir).unwrap_or_default()));
+    out(&format!("relay: {}\n", line.as_deref().unwrap_or("not connected")))
 }
 
 /// The name of the session, its open asks, the asks that it owes an answer to, and those that wait to be handed to it.

@@ -222,10 +222,12 @@ fn check_sessions(report: &mut Report, roster: &Roster, plugin: &Result<Plugin, 
         };
         report.add("session", Err(format!("{session} cannot be asked: {reason}")), remedy);
     }
-    for (dir, session) in claude::foreign_sessions() {
-        let detail =
-            format!("{session} is not visible from here: its configuration directory is {}", dir.display());
-        let remedy = "set RELAY_DATA_DIR to the same directory for all sessions";
-        report.push(Level::Warning, "session", detail, remedy);
+    for dir in claude::foreign_config_dirs() {
+        for session in claude::running_sessions(&dir) {
+            let dir = dir.display();
+            let detail = format!("{session} is not visible from here: its configuration directory is {dir}");
+            let remedy = "set RELAY_DATA_DIR to the same directory for all sessions";
+            report.push(Level::Warning, "session", detail, remedy);
+        }
     }
 }

@@ -4,7 +4,7 @@ use super::args::Args;
 use super::claude::{self, SessionFile};
 use super::terminal::{err, table};
 use super::{Outcome, request, show};
-use crate::datadir::DataDir;
+use crate::datadir::{DataDir, config_dir};
 use crate::process::HOST;
 use crate::span::span;
 use crate::wire::{Answer, Fault, ListedPeer, PeerKind, Roster, ToHub, place};
@@ -35,7 +35,7 @@ pub fn roster(dir: &DataDir) -> Result<Roster, Fault> {
 /// The running sessions that are not among the peers.
 pub fn unregistered(roster: &Roster) -> impl Iterator<Item = SessionFile> {
     let is_peer = |pid| roster.peers.iter().any(|peer| is_local(peer) && peer.pid == pid);
-    claude::running_sessions().into_iter().filter(move |session| !is_peer(session.pid))
+    claude::running_sessions(&config_dir().unwrap_or_default()).filter(move |session| !is_peer(session.pid))
 }
 
 /// Whether the process number of a peer may be one of this machine or container.
