@@ -1,12 +1,12 @@
 //! `relay demo`: a real hub and real channels in a temporary directory, used by scripted sessions.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -78,6 +78,13 @@ impl Stage {
         }
         out(&format!("{text}\n"))
     }
+
+    /// Prints a JSON-RPC message, with `--verbose`.
+    fn show_message(&self, name: &str, arrow: &str, message: &Value) {
+        if self.is_verbose {
+            let _ = out(&format!("{}\n", paint("2", &format!("      {name} {arrow} {message}")))); // the next step fails too
+        }
+    }
 }
 
 impl Drop for Stage {
@@ -118,42 +125,30 @@ impl<'a> Actor<'a> {
         let client = json!({"name": "claude-code", "version": env!("CARGO_PKG_VERSION")});
         let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         actor.request("initialize", hello)?;
-        actor.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))?;
+        actor.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
         // A channel starts before it has connected to the hub. The result of a tool shows that it is registered.
         actor.request("tools/call", json!({"name": "relay_peers", "arguments": {}}))?;
         Ok(actor)
     }
 
-    fn send(&self, message: &Value) -> Outcome {
+    fn send(&self, message: &Value) {
         let _ = writeln!(&*self.channel.stream, "{message}"); // an error also ends the lines, which are read next
-        self.show_message("→", message)
+        self.stage.show_message(self.name, "→", message);
     }
 
     /// The next message that is wanted. The script has no others but notifications about lists.
     fn take(&mut self, is_wanted: impl Fn(&Value) -> bool) -> Result<Value, Failure> {
-        loop {
-            let Some(line) = self.channel.lines.next(Some(Instant::now() + STEP_LIMIT))? else {
-                return Err(format!("the channel of {} has exited", self.name).into());
-            };
-            let message: Value = serde_json::from_slice(&line).map_err(io::Error::from)?;
-            self.show_message("←", &message)?;
-            if is_wanted(&message) {
-                return Ok(message);
-            }
-        }
-    }
-
-    /// Prints a JSON-RPC message, with `--verbose`.
-    fn show_message(&self, arrow: &str, message: &Value) -> Outcome {
-        match self.stage.is_verbose {
-            true => out(&format!("{}\n", paint("2", &format!("      {} {arrow} {message}", self.name)))),
-            false => Ok(()),
-        }
+        let found = self.channel.find(STEP_LIMIT, |line| {
+            let message: Value = serde_json::from_slice(line).ok()?;
+            self.stage.show_message(self.name, "←", &message);
+            is_wanted(&message).then_some(message)
+        });
+        Ok(found.map_err(|e| format!("the channel of {}: {e}", self.name))?)
     }
 
     /// Sends a request and returns its result.
     fn request(&mut self, method: &str, params: Value) -> Result<Value, Failure> {
-        self.send(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))?;
+        self.send(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}));
         Ok(self.take(|message| message["id"] == 1)?["result"].take())
     }
 

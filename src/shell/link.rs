@@ -13,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::args::Args;
 use super::program::Program;
@@ -49,17 +49,6 @@ const OPTIONS: [&str; 9] = [
     "-oControlPath=none",
 ];
 
-/// A link that this process keeps.
-struct Keeper<'a> {
-    dir: &'a DataDir,
-    host: &'a str,
-    /// How long to wait before the next attempt; `None` until the link was up for the first time.
-    pause: Option<Duration>,
-}
-
-/// A running ssh, which is killed when this value is dropped. Its errors, and those of the other machine, are printed here.
-struct Ssh(Program);
-
 fn directory(dir: &DataDir) -> PathBuf {
     dir.path().join("links")
 }
@@ -83,7 +72,7 @@ pub fn link(dir: &DataDir, args: &Args) -> Outcome {
     }
     let process = std::process::id().to_string();
     file.set_len(0).and_then(|()| (&file).write_all(process.as_bytes())).map_err(cannot)?;
-    Keeper { dir, host, pause: None }.keep()
+    keep(dir, host)
 }
 
 /// Checks that ssh takes `host` for a host, and that it can be the name of a file in `links/`.
@@ -130,91 +119,64 @@ pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
     }
 }
 
-impl Keeper<'_> {
-    fn keep(&mut self) -> Outcome {
-        loop {
-            let Err(why) = self.connect();
-            let Some(pause) = self.pause else { return Err(why.into()) };
-            err(&format!("relay link: {}: {why}; trying again in {} s\n", self.host, pause.as_secs()));
-            thread::sleep(pause);
-            self.pause = Some((pause * 2).min(LONGEST_PAUSE));
-        }
+fn keep(dir: &DataDir, host: &str) -> Outcome {
+    let mut pause = None;
+    loop {
+        let Err(why) = connect(dir, host, &mut pause);
+        let Some(now) = pause else { return Err(why.into()) };
+        err(&format!("relay link: {host}: {why}; trying again in {} s\n", now.as_secs()));
+        thread::sleep(now);
+        pause = Some((now * 2).min(LONGEST_PAUSE));
     }
+}
 
-    /// One connection, until it is lost.
-    fn connect(&mut self) -> Result<Infallible, String> {
-        let epoch = self.local_hub()?;
-        let mut probe = Ssh::start(self.host, &[], "")?;
-        let remote: Remote = probe.expect(|line| serde_json::from_str(line).ok())?;
-        if remote.epoch.is_some_and(|other| other == epoch) {
-            return Err(format!("{} has the same data directory: its sessions use this hub", self.host));
-        }
-        let forward = format!("{}/{FORWARDED}:{}", remote.data_dir, self.dir.peers_socket().display());
-        if forward.matches(':').count() > 1 || forward.contains(['\\', '%', '$']) {
-            let shown = label(&forward); // the other machine has chosen a part of it
-            return Err(format!("ssh cannot forward {shown}: choose directories without : \\ % $"));
-        }
-        let mut ssh = Ssh::start(self.host, &["-R", &forward], "--take")?;
-        ssh.expect(|line| (line == TAKEN).then_some(()))?;
-        let line = format!("Linked {}: its sessions are peers of the hub here.\n", self.host);
-        let _ = out(&line); // the link is up also if nobody reads that
-        self.pause = Some(PAUSE);
-        loop {
-            self.local_hub()?;
-            let _ = (&*ssh.0.stream).write_all(b"\n"); // an error also ends the lines, which are read next
-            ssh.find_line(BEAT, |_| None::<()>)?;
-        }
+/// One connection, until it is lost. Sets the pause before the next attempt once the link is up.
+fn connect(dir: &DataDir, host: &str, pause: &mut Option<Duration>) -> Result<Infallible, String> {
+    let epoch = local_hub(dir)?;
+    let mut probe = start(host, &[], "")?;
+    let remote: Remote = probe.find(ANSWER, |line| serde_json::from_slice(line).ok()).map_err(lost)?;
+    if remote.epoch.is_some_and(|other| other == epoch) {
+        return Err(format!("{host} has the same data directory: its sessions use this hub"));
     }
-
-    /// The epoch of this machine's hub, which is started if none runs.
-    fn local_hub(&self) -> Result<String, String> {
-        let hub = Connection::open(self.dir, Start::Yes).map_err(|fault| fault.message)?;
-        match self.dir.is_own_hub() {
-            true => Ok(hub.epoch),
-            false => Err("the hub runs elsewhere: link from the machine where it runs".to_owned()),
+    let forward = format!("{}/{FORWARDED}:{}", remote.data_dir, dir.peers_socket().display());
+    if forward.matches(':').count() > 1 || forward.contains(['\\', '%', '$']) {
+        let shown = label(&forward); // the other machine has chosen a part of it
+        return Err(format!("ssh cannot forward {shown}: choose directories without : \\ % $"));
+    }
+    let mut ssh = start(host, &["-R", &forward], "--take")?;
+    ssh.find(ANSWER, |line| (line == TAKEN.as_bytes()).then_some(())).map_err(lost)?;
+    let _ = out(&format!("Linked {host}: its sessions are peers of the hub here.\n")); // it is up also if nobody reads that
+    *pause = Some(PAUSE);
+    loop {
+        local_hub(dir)?;
+        let _ = (&*ssh.stream).write_all(b"\n"); // an error also ends the lines, which are read next
+        match ssh.find(BEAT, |_| None) {
+            Err(e) if e.kind() == ErrorKind::TimedOut => {}
+            ended => ended.map_err(lost)?,
         }
     }
 }
 
-impl Ssh {
-    /// Starts `relay linked` with an option on `host`.
-    fn start(host: &str, forward: &[&str], option: &str) -> Result<Ssh, String> {
-        let mut command = Command::new("ssh");
-        command.args(OPTIONS).args(forward).args(["--", host]).arg(format!("{PROGRAM} {option}"));
-        Program::start(&mut command).map(Ssh).map_err(|e| format!("cannot start ssh: {e}"))
-    }
-
-    fn expect<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> Result<T, String> {
-        self.find_line(ANSWER, find)?.ok_or_else(|| format!("no answer within {} s", ANSWER.as_secs()))
-    }
-
-    /// Returns the first line that `find` accepts, or `None` after `limit`. Skips other lines, such as
-    /// those of a shell's start-up files.
-    fn find_line<T>(
-        &mut self,
-        limit: Duration,
-        find: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, String> {
-        let until = Instant::now() + limit;
-        loop {
-            match self.0.lines.next(Some(until)) {
-                Ok(Some(line)) => {
-                    let found = find(String::from_utf8_lossy(&line).trim());
-                    if found.is_some() {
-                        return Ok(found);
-                    }
-                }
-                Err(e) if e.kind() == ErrorKind::TimedOut => return Ok(None),
-                Ok(None) | Err(_) => {
-                    return Err("the connection has ended; `relay link --help` tells what it needs".into());
-                }
-            }
-        }
+/// The epoch of this machine's hub, which is started if none runs.
+fn local_hub(dir: &DataDir) -> Result<String, String> {
+    let hub = Connection::open(dir, Start::Yes).map_err(|fault| fault.message)?;
+    match dir.is_own_hub() {
+        true => Ok(hub.epoch),
+        false => Err("the hub runs elsewhere: link from the machine where it runs".to_owned()),
     }
 }
 
-impl Drop for Ssh {
-    fn drop(&mut self) {
-        let _ = self.0.child.kill().and_then(|()| self.0.child.wait()); // it may have ended
+/// Starts `relay linked` with an option on `host`. Its errors, and those of ssh, are printed here.
+fn start(host: &str, forward: &[&str], option: &str) -> Result<Program, String> {
+    let mut command = Command::new("ssh");
+    command.args(OPTIONS).args(forward).args(["--", host]).arg(format!("{PROGRAM} {option}"));
+    Program::start(&mut command).map_err(|e| format!("cannot start ssh: {e}"))
+}
+
+/// Why a line did not come.
+fn lost(e: io::Error) -> String {
+    match e.kind() {
+        ErrorKind::TimedOut => format!("no answer within {} s", ANSWER.as_secs()),
+        _ => "the connection has ended; `relay link --help` tells what it needs".to_owned(),
     }
 }
