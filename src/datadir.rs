@@ -4,17 +4,17 @@ mod elsewhere;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::process::{BOOT, HOST};
-use crate::repository::{open_regular, read};
+use crate::repository::{is_locked, lock, read};
 pub use elsewhere::Listeners;
 use elsewhere::dial;
 
@@ -154,14 +154,7 @@ impl DataDir {
 
     /// Makes this process the hub of the directory for as long as the claim lives; `None` if another process is.
     pub fn claim(&self) -> io::Result<Option<Claim>> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut lock = open_regular(&options, &self.of_machine(LOCK))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(e)) => return Err(e),
-        }
+        let Some(mut lock) = lock(&self.of_machine(LOCK))? else { return Ok(None) };
         let text = format!("{}\n{}\n{}\n", std::process::id(), *HOST, *BOOT);
         // Never empty: another machine that finds no names in it takes ours for its own.
         if let Err(e) = lock.write_all(text.as_bytes()).and_then(|()| lock.set_len(text.len() as u64)) {
@@ -172,8 +165,7 @@ impl DataDir {
 
     /// Whether a process is the hub of the directory, or is about to be.
     pub fn is_claimed(&self) -> bool {
-        let lock = open_regular(OpenOptions::new().read(true), &self.of_machine(LOCK));
-        lock.is_ok_and(|lock| lock.try_lock_shared().is_err())
+        is_locked(&self.of_machine(LOCK))
     }
 
     /// The process id of the last hub, from its lock file.

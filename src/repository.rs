@@ -1,7 +1,8 @@
 //! The directory that a session works in, and the git repository around it, found without running git.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::wire::MAX_LABEL;
@@ -89,6 +90,27 @@ pub fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<File> {
         return Err(io::Error::other("it is not a regular file; remove it"));
     }
     options.open(path)
+}
+
+/// Opens or creates a file, with mode 0600, and locks it for as long as it is open; `None` if another process has locked it.
+///
+/// # Errors
+/// It cannot be opened or locked, or is no regular file.
+pub fn lock(path: &Path) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = open_regular(&options, path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e),
+    }
+}
+
+/// Whether a process has locked the file.
+pub fn is_locked(path: &Path) -> bool {
+    let file = open_regular(OpenOptions::new().read(true), path);
+    file.is_ok_and(|file| file.try_lock_shared().is_err())
 }
 
 /// The first `most` bytes of a regular file, without a byte order mark. Other files might never end, or block when they are opened.

@@ -1,15 +1,14 @@
 //! The identity file of a session, for its next channel: the public identity and the secret that proves it. It contains
 //! nothing else.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::repository::{open_regular, read};
+use crate::repository::{lock, read};
 use crate::token::Tokens;
 
 /// A session's identity, the content of its file.
@@ -28,7 +27,7 @@ impl Identity {
     /// # Errors
     /// The random source cannot be read.
     pub fn open(path: &Path, tokens: &mut Tokens) -> io::Result<(Identity, Option<File>)> {
-        let mut lock = lock(path);
+        let mut lock = lock(path).ok().flatten();
         let known = read(path).filter(|_| lock.is_some());
         if let Some(identity) = known.and_then(|text| serde_json::from_str(&text).ok()) {
             return Ok((identity, lock));
@@ -40,12 +39,6 @@ impl Identity {
         }
         Ok((identity, lock))
     }
-}
-
-/// Opens or creates the file and locks it; `None` if another process has locked it or it cannot be used.
-fn lock(path: &Path) -> Option<File> {
-    let options = OpenOptions::new().read(true).append(true).create(true).mode(0o600).clone();
-    open_regular(&options, path).ok().filter(|file| file.try_lock().is_ok())
 }
 
 #[cfg(test)]

@@ -7,10 +7,9 @@
 pub mod far_end;
 
 use std::convert::Infallible;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs;
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -22,7 +21,7 @@ use super::{Failure, Outcome, usage_error};
 use crate::connection::{Connection, Start};
 use crate::datadir::{DataDir, make_private};
 use crate::fence::{clean, label};
-use crate::repository::read;
+use crate::repository::{is_locked, lock, read};
 use far_end::{FORWARDED, Remote, TAKEN};
 
 /// How long the other machine may take to answer one command.
@@ -60,16 +59,9 @@ pub fn link(dir: &DataDir, args: &Args) -> Outcome {
     dir.prepare()?;
     let cannot = |e: io::Error| format!("cannot use {}: {e}", directory(dir).display());
     make_private(&directory(dir)).map_err(cannot)?;
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(directory(dir).join(host)).map_err(cannot)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(format!("{host} is linked already; see `relay link`").into());
-        }
-        Err(TryLockError::Error(e)) => return Err(cannot(e).into()),
-    }
+    let Some(file) = lock(&directory(dir).join(host)).map_err(cannot)? else {
+        return Err(format!("{host} is linked already; see `relay link`").into());
+    };
     let process = std::process::id().to_string();
     file.set_len(0).and_then(|()| (&file).write_all(process.as_bytes())).map_err(cannot)?;
     keep(dir, host)
@@ -86,7 +78,6 @@ fn check_host(host: &str) -> Result<(), Failure> {
 
 /// The links by host, each with its process. A file that nobody has locked is of a link that has ended.
 fn links(dir: &DataDir) -> Vec<[String; 2]> {
-    let is_locked = |path: &Path| File::open(path).is_ok_and(|file| file.try_lock_shared().is_err());
     let files = fs::read_dir(directory(dir)).into_iter().flatten().flatten();
     let links = files
         .filter(|file| is_locked(&file.path()))
