@@ -35,10 +35,7 @@ fn describe(AskList { open, ended }: &AskList) -> String {
         let when = format!("{} ago", span(ask.age_s));
         [ask.from.clone(), ask.to.clone(), when, left, id, thread, ask.detail.clone()]
     });
-    match open.is_empty() && ended.is_empty() {
-        true => "There are no asks.\n".to_owned(),
-        false => table(["FROM", "TO", "WHEN", "TIMEOUT", "ID", "THREAD", "STATE"], rows),
-    }
+    table(["FROM", "TO", "WHEN", "TIMEOUT", "ID", "THREAD", "STATE"], rows)
 }
 
 /// Runs `relay statusline`: one line about the session that runs this process, for Claude Code's `statusLine` command.

@@ -69,23 +69,22 @@ impl Console {
         Ok(())
     }
 
-    /// The lines that are finished with these bytes of standard input; `None` stands for its end. Tab completes one of the
-    /// `candidates`, or lists those that fit.
+    /// The lines that are finished with these bytes of standard input. Tab completes one of the `candidates`, or lists those that
+    /// fit, and Ctrl-D means `/quit`.
     pub fn feed(
         &mut self,
         bytes: &[u8],
         candidates: impl Fn() -> Vec<String>,
-    ) -> Result<Vec<Option<String>>, Failure> {
-        if !self.is_terminal() || bytes.is_empty() {
-            let line = String::from_utf8_lossy(bytes).trim_end_matches('\n').to_owned();
-            return Ok(vec![(!bytes.is_empty()).then_some(line)]);
+    ) -> Result<Vec<String>, Failure> {
+        if !self.is_terminal() {
+            return Ok(vec![String::from_utf8_lossy(bytes).into_owned()]);
         }
         let mut lines = Vec::new();
         for byte in bytes {
             match self.editor.press(*byte) {
                 Some(Input::Line(line)) => {
                     self.note(&format!("> {line}"))?;
-                    lines.push(Some(line));
+                    lines.push(line);
                 }
                 Some(Input::Complete) => {
                     let fitting = self.editor.complete(candidates());
@@ -93,7 +92,7 @@ impl Console {
                         self.note(&fitting.join("  "))?;
                     }
                 }
-                Some(Input::End) => lines.push(None),
+                Some(Input::End) => lines.push("/quit".to_owned()),
                 None => {}
             }
         }

@@ -52,13 +52,12 @@ impl Member<'_> {
         // At the end of its input a script still waits for the answers to its questions.
         while !(is_leaving && self.asked.is_empty() && self.guest.client.is_idle()) {
             match self.guest.next(PATIENCE)? {
+                News::Typed(bytes) if bytes.is_empty() => is_leaving = true,
                 News::Typed(bytes) => {
                     for line in self.console.feed(&bytes, || candidates(self.dir))? {
-                        match line.as_deref().map(str::trim) {
-                            Some("/quit") => return Ok(()),
-                            Some(line) => self.handle_line(line)?,
-                            None if self.console.is_terminal() => return Ok(()),
-                            None => is_leaving = true,
+                        match line.trim() {
+                            "/quit" => return Ok(()),
+                            line => self.handle_line(line)?,
                         }
                     }
                 }

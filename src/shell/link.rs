@@ -6,6 +6,7 @@
 
 pub mod far_end;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -54,7 +55,9 @@ fn directory(dir: &DataDir) -> PathBuf {
 
 /// Runs `relay link`: keeps the link until this process is ended. If it never comes up, that is an error.
 pub fn link(dir: &DataDir, args: &Args) -> Outcome {
-    let Some(host) = args.words.first() else { return list(dir) };
+    let Some(host) = args.words.first() else {
+        return out(&table(["HOST", "PROCESS"], links(dir).into_iter().map(<[String; 2]>::from)));
+    };
     check_host(host)?;
     dir.prepare()?;
     let cannot = |e: io::Error| format!("cannot use {}: {e}", directory(dir).display());
@@ -76,24 +79,13 @@ fn check_host(host: &str) -> Result<(), Failure> {
     }
 }
 
-/// The links by host, each with its process. A file that nobody has locked is of a link that has ended.
-fn links(dir: &DataDir) -> Vec<[String; 2]> {
+/// The links: each host with its process. A file that nobody has locked is of a link that has ended.
+fn links(dir: &DataDir) -> BTreeMap<String, String> {
     let files = fs::read_dir(directory(dir)).into_iter().flatten().flatten();
-    let links = files
-        .filter(|file| is_locked(&file.path()))
-        .map(|file| [file.file_name().to_string_lossy().into_owned(), read(file.path()).unwrap_or_default()]);
-    let mut links: Vec<_> = links.collect();
-    links.sort();
+    let links = files.filter(|file| is_locked(&file.path()));
     links
-}
-
-fn list(dir: &DataDir) -> Outcome {
-    let links = links(dir);
-    if links.is_empty() {
-        err("There are no links. `relay link HOST` makes one.\n");
-        return Ok(());
-    }
-    out(&table(["HOST", "PROCESS"], links.into_iter()))
+        .map(|file| (file.file_name().to_string_lossy().into_owned(), read(file.path()).unwrap_or_default()))
+        .collect()
 }
 
 /// Runs `relay unlink`: ends the process of a link.
@@ -101,7 +93,7 @@ pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
     let Some(host) = args.words.first() else {
         return usage_error("missing HOST; `relay link` lists the links");
     };
-    let Some([_, pid]) = links(dir).into_iter().find(|[name, _]| name == host) else {
+    let Some(pid) = links(dir).remove(host) else {
         return usage_error(format!("\"{}\" is not linked; `relay link` lists the HOSTs", clean(host)));
     };
     match Command::new("kill").arg(&pid).status()?.success() {
