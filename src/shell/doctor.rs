@@ -12,14 +12,13 @@ use super::claude::{self, INSTALL_CLAUDE, Plugin, claude};
 use super::peers::{roster, unregistered};
 use super::settings::{self, RULE, Settings};
 use super::setup::WHY_ALLOW;
-use super::status::request_status;
 use super::terminal::paint;
-use super::{Failure, Outcome, show};
+use super::{Failure, Outcome, request, show};
 use crate::connection::no_hub;
 use crate::datadir::DataDir;
 use crate::fence::clean;
 use crate::span::span;
-use crate::wire::{Code, PeerKind, Roster, Status};
+use crate::wire::{Answer, Code, PeerKind, Roster, Status, ToHub};
 
 /// What the versions of Claude Code support.
 const SUPPORT: &str = "sessions from 2.1.224 on have an inbox, earlier ones receive messages by a hook";
@@ -165,8 +164,8 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
 /// The hub. Returns its roster, which is empty if no hub runs; `None` if the hub can't be used.
 fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
     let is_elsewhere = dir.elsewhere().is_some();
-    let found = match request_status(dir) {
-        Ok(Some(Status { version, pid, uptime_s, peers, journal, .. })) => {
+    let found = match request(dir, |id| ToHub::Status { id }) {
+        Ok(Some(Answer::Status(Status { version, pid, uptime_s, peers, journal, .. }))) => {
             if let Some(why) = journal.off {
                 let remedy = "free some space or repair the directory; the hub tries again every minute";
                 report.add("journal", Err(format!("{why}; if the hub dies now, open asks fail")), remedy);
@@ -174,8 +173,8 @@ fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
             let detail = format!("{version}, process {pid}, up for {}, peers: {peers}", span(uptime_s));
             if version == VERSION { Ok(detail) } else { Err(format!("{detail}, but this is {VERSION}")) }
         }
-        Ok(None) if is_elsewhere => Err(no_hub(dir).message),
-        Ok(None) => Ok(no_hub(dir).message),
+        Ok(_) if is_elsewhere => Err(no_hub(dir).message),
+        Ok(_) => Ok(no_hub(dir).message),
         Err(fault) if fault.code == Code::NotAllowed => {
             Ok(format!("it runs elsewhere, behind {}", dir.client_socket().display()))
         }

@@ -17,7 +17,9 @@ const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs `relay status`.
 pub fn status(dir: &DataDir, args: &Args) -> Outcome {
-    let status = request_status(dir)?.ok_or_else(|| no_hub(dir))?;
+    let Some(Answer::Status(status)) = request(dir, |id| ToHub::Status { id })? else {
+        return Err(no_hub(dir).into());
+    };
     show(args, &status, |status| describe(status, dir))
 }
 
@@ -35,17 +37,6 @@ fn describe(status: &Status, dir: &DataDir) -> String {
         span(*uptime_s),
         dir.path().display(),
     )
-}
-
-/// The status of the hub; `None` if no hub runs.
-///
-/// # Errors
-/// The hub cannot be used, does not tell its status, or the connection is lost.
-pub fn request_status(dir: &DataDir) -> Result<Option<Status>, Fault> {
-    match request(dir, |id| ToHub::Status { id })? {
-        Some(Answer::Status(status)) => Ok(Some(status)),
-        _ => Ok(None),
-    }
 }
 
 /// Runs `relay stop`: returns when the hub has exited.
