@@ -66,12 +66,8 @@ fn take(dir: &DataDir) -> Outcome {
         .map_err(|e| format!("cannot use the forwarded socket {}: {e}", from.display()))?;
     let ours = dir.listeners();
     let (send, beats) = bounded(1);
-    let read = move || {
-        while let Ok(1..) = io::stdin().read(&mut [0; 64])
-            && send.send(()).is_ok()
-        {}
-    };
-    spawn("beats", SMALL, read)?;
+    let is_alive = move || matches!(io::stdin().read(&mut [0; 64]), Ok(1..)) && send.send(()).is_ok();
+    spawn("beats", SMALL, move || while is_alive() {})?;
     out(&format!("{TAKEN}\n"))?;
     let (mut claim, mut heard) = (None, Instant::now());
     // Another connection, made because this one is dead, replaces the socket.
