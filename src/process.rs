@@ -2,6 +2,7 @@
 //! is treated as a system without `/proc`, for tests.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -75,10 +76,16 @@ pub fn terminal(pid: u32) -> Option<PathBuf> {
     (is_terminal && terminal.exists()).then_some(terminal)
 }
 
-/// The number of columns of a terminal.
-pub fn columns(terminal: &Path) -> Option<usize> {
+/// Runs `stty` on a terminal and returns what it prints; `None` if that fails.
+pub fn stty(terminal: impl AsRef<OsStr>, args: &[&str]) -> Option<String> {
     let of = if cfg!(target_os = "linux") { "-F" } else { "-f" };
-    let size = output(Command::new("stty").arg(of).arg(terminal).arg("size"))?;
+    let run = run(Command::new("stty").arg(of).arg(terminal).args(args), PS_TIMEOUT).ok()?;
+    run.status.success().then(|| String::from_utf8_lossy(&run.stdout).trim().to_owned())
+}
+
+/// The number of columns of a terminal.
+pub fn columns(terminal: impl AsRef<OsStr>) -> Option<usize> {
+    let size = stty(terminal, &["size"])?;
     size.split_whitespace().nth(1)?.parse().ok().filter(|columns| *columns > 0)
 }
 

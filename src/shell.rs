@@ -14,6 +14,7 @@ pub mod join;
 pub mod link;
 pub mod package;
 pub mod peers;
+mod program;
 pub mod settings;
 pub mod setup;
 pub mod status;
@@ -30,7 +31,7 @@ use crate::connection::{Connection, unreachable};
 use crate::datadir::DataDir;
 use crate::fence::clean;
 use crate::width;
-use crate::wire::{Code, Fault, fault};
+use crate::wire::{Answer, Code, Fault, ToHub, fault};
 use args::Args;
 use terminal::{err, out};
 
@@ -71,10 +72,10 @@ impl From<String> for Failure {
 pub fn report(args: &Args, failure: Failure) -> ExitCode {
     match failure {
         Failure::Fault(fault) => {
-            let (code, error) = (fault.code, for_shell(fault));
+            let code = fault.code;
             if !args.has("json") {
-                err(&format!("relay: {}: {}\n", code.name(), clean(&error.message)));
-            } else if let Err(failure) = print(&BTreeMap::from([("error", error)])) {
+                err(&format!("{}\n", describe(fault)));
+            } else if let Err(failure) = print(&BTreeMap::from([("error", for_shell(fault))])) {
                 return report(args, failure);
             }
             args::exit_code(code)
@@ -87,6 +88,11 @@ pub fn report(args: &Args, failure: Failure) -> ExitCode {
         }
         Failure::Exit(code) => code,
     }
+}
+
+/// An error in one line.
+pub fn describe(fault: Fault) -> String {
+    format!("relay: {}: {}", fault.code.name(), clean(&for_shell(fault).message))
 }
 
 /// The hub's error for a reader at a shell: without the code that some messages begin with, and with commands for the tool that
@@ -111,6 +117,14 @@ pub fn print(value: &impl Serialize) -> Result<(), Failure> {
     out(&format!("{line}\n"))
 }
 
+/// Prints a value: as JSON with `--json`, else as the text that `describe` makes of it.
+///
+/// # Errors
+/// As for [`print`].
+pub fn show<T: Serialize>(args: &Args, value: &T, describe: impl FnOnce(&T) -> String) -> Outcome {
+    if args.has("json") { print(value) } else { out(&describe(value)) }
+}
+
 /// Connects to the running hub; `None` if no hub runs. Never starts one.
 ///
 /// # Errors
@@ -120,6 +134,14 @@ pub fn open(dir: &DataDir) -> Result<Option<Connection>, Fault> {
         None => dir.look(0).map(|()| None).map_err(unreachable),
         found => Ok(found),
     }
+}
+
+/// The answer of the running hub to a request; `None` if no hub runs.
+///
+/// # Errors
+/// As for [`open`], and the error of the answer.
+pub fn request(dir: &DataDir, request: impl FnOnce(u64) -> ToHub) -> Result<Option<Answer>, Fault> {
+    open(dir)?.map(|mut hub| hub.call(request)).transpose()
 }
 
 /// The beginning of an ask's id, `ask_` and eight digits. The asks of a broadcast share it.

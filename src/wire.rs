@@ -113,7 +113,7 @@ pub enum ToHub {
 }
 
 /// The request to ask one peer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AskRequest {
     pub id: u64,
     /// Created by the asker; unguessable and used once: see [`crate::token`].

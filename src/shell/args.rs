@@ -22,17 +22,17 @@ pub struct Command {
     pub arguments: &'static str,
     /// What the command does, in one line.
     pub summary: &'static str,
-    pub options: Vec<Opt>,
     /// The rest of the help text, options included.
     pub details: &'static str,
 }
 
-/// An option of a command.
-pub struct Opt {
-    /// The name without `--`.
-    pub name: &'static str,
-    /// What the usage line calls the value; empty for a flag. If it contains `|`, it lists all values.
-    pub value: &'static str,
+impl Command {
+    /// The options: the name without `--`, and what the help text calls the value, which is empty for a flag. If that contains
+    /// `|`, it lists all values.
+    pub fn options(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let lines = self.details.lines().filter_map(|line| line.strip_prefix("  --"));
+        lines.map(|line| split_word(line.split("  ").next().unwrap_or_default()))
+    }
 }
 
 /// All commands, in the order of the table.
@@ -45,11 +45,7 @@ fn parse_command(text: &'static str) -> Command {
     let (head, text) = text.split_once('\n').unwrap_or((text, ""));
     let (name, arguments) = split_word(head);
     let (summary, details) = text.split_once('\n').unwrap_or((text, ""));
-    let options = details.lines().filter_map(|line| line.strip_prefix("  --")).map(|line| {
-        let (name, value) = split_word(line.split("  ").next().unwrap_or_default());
-        Opt { name, value }
-    });
-    Command { name, arguments, summary, options: options.collect(), details: details.trim() }
+    Command { name, arguments, summary, details: details.trim() }
 }
 
 /// The first word and the rest.
@@ -112,9 +108,9 @@ pub fn parse(mut line: lexopt::Parser) -> Result<Args, Failure> {
             }
             Some(Long("data-dir")) => args.data_dir = Some(line.value().map_err(usage)?),
             Some(Long(long)) => {
-                let known = command.as_ref().and_then(|c| c.options.iter().find(|o| o.name == long));
-                let Some(Opt { name, value, .. }) = known else { return Err(usage(Long(long).unexpected())) };
-                let value = match *value {
+                let known = command.as_ref().and_then(|c| c.options().find(|(name, _)| *name == long));
+                let Some((name, value)) = known else { return Err(usage(Long(long).unexpected())) };
+                let value = match value {
                     "" => String::new(),
                     _ => line.value().and_then(|v| v.string()).map_err(usage)?,
                 };
@@ -160,7 +156,8 @@ fn overview() -> String {
 }
 
 /// The text of `relay COMMAND --help`.
-fn help(Command { name, arguments, summary, options, details }: &Command) -> String {
-    let options = if options.is_empty() { "" } else { " [OPTIONS]" };
+fn help(command: &Command) -> String {
+    let Command { name, arguments, summary, details } = command;
+    let options = command.options().next().map_or("", |_| " [OPTIONS]");
     format!("{summary}\n\nUsage: {}\n\n{details}\n", format!("relay {name}{options} {arguments}").trim_end())
 }

@@ -4,78 +4,50 @@ use std::iter;
 use std::os::unix::process::parent_id;
 
 use super::args::Args;
-use super::peers::{is_local, request_roster};
-use super::terminal::{err, out, table};
-use super::{Outcome, open, print, short_id};
-use crate::connection::{Connection, no_hub, unreachable};
+use super::peers::{is_local, roster};
+use super::terminal::{out, table};
+use super::{Outcome, request, short_id, show};
 use crate::datadir::DataDir;
 use crate::fence::label;
 use crate::process;
 use crate::span::span;
-use crate::wire::{Answer, AskList, Code, Fault, State, ToHub};
+use crate::wire::{Answer, AskList, Fault, State, ToHub};
 
 /// Runs `relay asks`.
 pub fn asks(dir: &DataDir, args: &Args) -> Outcome {
-    let list = open(dir)?.map(|mut hub| request_asks(&mut hub)).transpose()?;
-    match list {
-        list if args.has("json") => print(&list.unwrap_or_default())?,
-        Some(list) => out(&describe(&list))?,
-        None => err(&format!("There are no asks: {}\n", no_hub(dir).message)),
-    }
-    Ok(())
+    show(args, &list(dir)?, describe)
 }
 
-fn request_asks(hub: &mut Connection) -> Result<AskList, Fault> {
-    match hub.call(|id| ToHub::Asks { id })? {
-        Answer::Asks(list) => Ok(list),
-        _ => Err(unreachable("the hub sent an unexpected answer to a request for the asks")),
+/// The asks, none if no hub runs.
+fn list(dir: &DataDir) -> Result<AskList, Fault> {
+    match request(dir, |id| ToHub::Asks { id })? {
+        Some(Answer::Asks(list)) => Ok(list),
+        _ => Ok(AskList::default()),
     }
 }
 
-/// The tables of open and ended asks.
-fn describe(list: &AskList) -> String {
-    let open = list.open.iter().map(|ask| {
-        let (asked, left) = (format!("{} ago", span(ask.age_s)), format!("in {}", span(ask.left_s)));
+/// The table of the open asks and of those that ended last.
+fn describe(AskList { open, ended }: &AskList) -> String {
+    let rows = open.iter().chain(ended).map(|ask| {
+        let left =
+            if ask.state < State::Replied { format!("in {}", span(ask.left_s)) } else { "-".to_owned() };
         let [id, thread] = [&ask.ask_id, &ask.thread].map(|id| short_id(&label(id)));
-        [ask.from.clone(), ask.to.clone(), asked, left, id, thread, ask.detail.clone()]
+        let when = format!("{} ago", span(ask.age_s));
+        [ask.from.clone(), ask.to.clone(), when, left, id, thread, ask.detail.clone()]
     });
-    let ended = list.ended.iter().map(|ask| {
-        let ago = format!("{} ago", span(ask.age_s));
-        [ask.from.clone(), ask.to.clone(), ago, short_id(&ask.ask_id), ask.detail.clone()]
-    });
-    let mut text = "There are no open asks.\n".to_owned();
-    if !list.open.is_empty() {
-        let heading = ["FROM", "TO", "ASKED", "TIMEOUT", "ID", "THREAD", "STATE"];
-        text = table(heading, open);
-    }
-    if !list.ended.is_empty() {
-        text += "\nLast ended asks:\n";
-        text += &table(["FROM", "TO", "ENDED", "ID", "RESULT"], ended);
-    }
-    text
+    table(["FROM", "TO", "WHEN", "TIMEOUT", "ID", "THREAD", "STATE"], rows)
 }
 
-/// Runs `relay statusline`: one line about the session whose status line it is, for Claude Code's `statusLine` command.
-/// It always succeeds: the user's status line has no place for an error.
+/// Runs `relay statusline`: one line about the session that runs this process, for Claude Code's `statusLine` command.
+/// A hub that cannot be used is no error: the user's status line has no place for one.
 pub fn statusline(dir: &DataDir) -> Outcome {
-    let line = describe_session(dir).unwrap_or_else(|fault| fault.code.name().to_owned());
-    out(&format!("relay: {line}\n"))
-}
-
-/// The state of the session that runs this process.
-fn describe_session(dir: &DataDir) -> Result<String, Fault> {
-    let Some(mut hub) = open(dir)? else { return Ok("no hub".to_owned()) };
     // Claude Code runs the command of a status line in a shell.
     let ancestors = iter::successors(Some(parent_id()), |pid| process::parent_of(*pid)).take(4);
     let ancestors: Vec<u32> = ancestors.collect();
-    let mut peers = request_roster(&mut hub)?.peers.into_iter();
-    match peers.find(|peer| is_local(peer) && ancestors.contains(&peer.pid)) {
-        None => Ok("not connected".to_owned()),
-        Some(session) => match request_asks(&mut hub) {
-            Err(fault) if fault.code == Code::NotAllowed => Ok(session.name),
-            list => Ok(format_statusline(&session.name, &list?)),
-        },
-    }
+    let mut peers = roster(dir).unwrap_or_default().peers.into_iter();
+    let session = peers.find(|peer| is_local(peer) && ancestors.contains(&peer.pid));
+    let line = session.map(|session| format_statusline(&session.name, &list(dir).unwrap_or_default()));
+    out(&format!("relay: {}\n", line.as_deref().unwrap_or("not connected")))
 }
 
 /// The name of the session, its open asks, the asks that it owes an answer to, and those that wait to be handed to it.

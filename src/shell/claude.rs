@@ -33,7 +33,7 @@ pub const INSTALL_CLAUDE: &str = "Claude Code must be on PATH (npm install -g @a
 /// How long a program may run.
 const RUN_LIMIT: Duration = Duration::from_secs(60);
 /// The most that is read of a JSON file, in bytes.
-const MAX_READ: u64 = 16 << 20;
+pub const MAX_READ: u64 = 16 << 20;
 
 /// An entry of `claude plugin list --json`.
 #[derive(Default, Deserialize)]
@@ -162,26 +162,17 @@ pub fn started_program(plugin: &Plugin) -> Result<String, String> {
     }
 }
 
-/// The running sessions.
-pub fn running_sessions() -> Vec<SessionFile> {
-    config_dir().map(|dir| sessions_in(&dir)).unwrap_or_default()
-}
-
 /// The running sessions of the configuration directory `dir`.
-fn sessions_in(dir: &Path) -> Vec<SessionFile> {
+pub fn running_sessions(dir: &Path) -> impl Iterator<Item = SessionFile> + use<> {
     let files = fs::read_dir(dir.join("sessions")).into_iter().flatten().flatten();
-    files.filter_map(|file| read_json(&file.path())).filter(SessionFile::is_running).collect()
+    files.filter_map(|file| read_json(&file.path())).filter(SessionFile::is_running)
 }
 
-/// The running sessions of this user whose configuration directory is another than ours, with that directory. Only Linux
-/// shows the environment of other processes.
-pub fn foreign_sessions() -> Vec<(PathBuf, SessionFile)> {
+/// The configuration directories, other than ours, of processes of this user. Only Linux shows the environment of other processes.
+pub fn foreign_config_dirs() -> BTreeSet<PathBuf> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut dirs: BTreeSet<PathBuf> =
-        processes.filter_map(|process| config_dir_of(&process.path())).collect();
-    dirs.remove(&config_dir().unwrap_or_default());
-    let sessions = |dir: PathBuf| sessions_in(&dir).into_iter().map(move |session| (dir.clone(), session));
-    dirs.into_iter().flat_map(sessions).collect()
+    let dirs = processes.filter_map(|process| config_dir_of(&process.path()));
+    dirs.filter(|dir| config_dir().as_ref() != Some(dir)).collect()
 }
 
 /// The configuration directory of the process with this directory in `/proc`.

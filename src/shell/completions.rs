@@ -47,11 +47,11 @@ fn next_words(dir: &DataDir, line: &[String]) -> Vec<String> {
     };
     let Some(command) = commands.into_iter().find(|command| command.name == name) else { return Vec::new() };
     let last = rest.last().and_then(|word| word.strip_prefix("--"));
-    let value = command.options.iter().find(|option| last == Some(option.name)).map_or("", |o| o.value);
+    let value = command.options().find(|(name, _)| last == Some(name)).map_or("", |(_, value)| value);
     if !value.is_empty() || last == Some("data-dir") {
         return values(dir, value); // of no file: the shell completes their names
     }
-    let options = command.options.iter().map(|option| option.name).chain(["data-dir", "help"]);
+    let options = command.options().map(|(name, _)| name).chain(["data-dir", "help"]);
     options.map(|option| format!("--{option}")).chain(values(dir, command.arguments)).collect()
 }
 
@@ -59,7 +59,7 @@ fn next_words(dir: &DataDir, line: &[String]) -> Vec<String> {
 fn values(dir: &DataDir, argument: &str) -> Vec<String> {
     match argument.split(' ').next().unwrap_or_default() {
         "PEER" => {
-            let roster = roster(dir).ok().flatten().unwrap_or_default();
+            let roster = roster(dir).unwrap_or_default();
             // Bash expands the words: a hub elsewhere, such as a linked one, must not run commands here.
             roster.peers.into_iter().map(|peer| peer.name).filter(|name| name::is_valid(name)).collect()
         }

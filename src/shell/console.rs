@@ -8,8 +8,9 @@ use signal_hook::consts::{SIGCONT, SIGWINCH};
 use signal_hook::flag;
 
 use super::editor::{Editor, Input};
-use super::terminal::{ERASE, columns, err, is_ansi, out, paint, stty};
+use super::terminal::{ERASE, TTY, columns, err, is_ansi, out, paint};
 use super::{Failure, Outcome};
+use crate::process::stty;
 
 /// The width that is assumed if the terminal does not report one.
 const DEFAULT_COLUMNS: usize = 80;
@@ -33,7 +34,7 @@ impl Console {
     /// Takes over the terminal if standard input and output are one and `stty` works.
     pub fn open() -> Result<Console, Failure> {
         let has_person = io::stdin().is_terminal() && is_ansi(&io::stdout());
-        let saved = has_person.then(|| stty(&["-g"])).flatten().filter(|_| send_every_key());
+        let saved = has_person.then(|| stty(TTY, &["-g"])).flatten().filter(|_| send_every_key());
         let is_stale = Arc::new(AtomicBool::new(true));
         let mut console = Console { saved, editor: Editor::new(), columns: DEFAULT_COLUMNS, is_stale };
         if console.is_terminal() {
@@ -69,23 +70,22 @@ impl Console {
         Ok(())
     }
 
-    /// The lines that are finished with these bytes of standard input; `None` stands for its end. Tab completes one of the
-    /// `candidates`, or lists those that fit.
+    /// The lines that are finished with these bytes of standard input. Tab completes one of the `candidates`, or lists those that
+    /// fit.
     pub fn feed(
         &mut self,
         bytes: &[u8],
         candidates: impl Fn() -> Vec<String>,
-    ) -> Result<Vec<Option<String>>, Failure> {
-        if !self.is_terminal() || bytes.is_empty() {
-            let line = String::from_utf8_lossy(bytes).trim_end_matches('\n').to_owned();
-            return Ok(vec![(!bytes.is_empty()).then_some(line)]);
+    ) -> Result<Vec<String>, Failure> {
+        if !self.is_terminal() {
+            return Ok(vec![String::from_utf8_lossy(bytes).into_owned()]);
         }
         let mut lines = Vec::new();
         for byte in bytes {
             match self.editor.press(*byte) {
                 Some(Input::Line(line)) => {
                     self.note(&format!("> {line}"))?;
-                    lines.push(Some(line));
+                    lines.push(line);
                 }
                 Some(Input::Complete) => {
                     let fitting = self.editor.complete(candidates());
@@ -93,7 +93,6 @@ impl Console {
                         self.note(&fitting.join("  "))?;
                     }
                 }
-                Some(Input::End) => lines.push(None),
                 None => {}
             }
         }
@@ -118,12 +117,12 @@ impl Drop for Console {
     fn drop(&mut self) {
         if let Some(saved) = &self.saved {
             let _ = out(&format!("{ERASE}{BRACKETED_PASTE_OFF}")); // there may be no terminal any more
-            stty(&[saved]);
+            stty(TTY, &[saved]);
         }
     }
 }
 
 /// Has the terminal send every key at once and print none. Signals such as Ctrl-C still work.
 fn send_every_key() -> bool {
-    stty(&["-icanon", "-echo", "min", "1", "time", "0"]).is_some()
+    stty(TTY, &["-icanon", "-echo", "min", "1", "time", "0"]).is_some()
 }

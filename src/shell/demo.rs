@@ -1,23 +1,20 @@
 //! `relay demo`: a real hub and real channels in a temporary directory, used by scripted sessions.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::args::Args;
+use super::program::Program;
 use super::terminal::{first_line, out, paint};
 use super::{Failure, Outcome, status};
 use crate::datadir::DataDir;
-use crate::lines::Lines;
 use crate::token::Tokens;
 
 /// How long any step may take.
@@ -80,6 +77,13 @@ impl Stage {
         }
         out(&format!("{text}\n"))
     }
+
+    /// Prints a JSON-RPC message, with `--verbose`.
+    fn show_message(&self, name: &str, arrow: &str, message: &Value) {
+        if self.is_verbose {
+            let _ = out(&format!("{}\n", paint("2", &format!("      {name} {arrow} {message}")))); // the next step fails too
+        }
+    }
 }
 
 impl Drop for Stage {
@@ -95,12 +99,7 @@ impl Drop for Stage {
 struct Actor<'a> {
     stage: &'a Stage,
     name: &'static str,
-    child: Child,
-    /// The channel's standard input and output.
-    stream: Arc<UnixStream>,
-    lines: Lines,
-    /// Messages that came while another was awaited.
-    waiting: Vec<Value>,
+    channel: Program,
 }
 
 impl<'a> Actor<'a> {
@@ -108,70 +107,47 @@ impl<'a> Actor<'a> {
     fn start(stage: &'a Stage, name: &'static str) -> Result<Actor<'a>, Failure> {
         let home = stage.root.join(name);
         fs::create_dir(&home)?;
-        let (stream, theirs) = UnixStream::pair()?;
-        let stdin = OwnedFd::from(theirs);
-        let child = Command::new(std::env::current_exe()?)
-            .arg("channel")
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", &home)
-            .env("CLAUDE_PROJECT_DIR", &home)
-            .env("RELAY_DATA_DIR", stage.root.join("data"))
-            .env("RELAY_SESSION", name)
-            .env("RELAY_PUSH", "channel")
-            .env("RELAY_IDLE_EXIT_S", "10")
-            .current_dir(&home)
-            .stdout(stdin.try_clone()?)
-            .stdin(stdin)
-            .stderr(Stdio::null())
-            .spawn()?;
-        let stream = Arc::new(stream);
-        let lines = Lines::new(stream.clone());
-        let mut actor = Actor { stage, name, child, stream, lines, waiting: Vec::new() };
+        let channel = Program::start(
+            Command::new(std::env::current_exe()?)
+                .arg("channel")
+                .env_clear()
+                .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+                .env("HOME", &home)
+                .env("RELAY_DATA_DIR", stage.root.join("data"))
+                .env("RELAY_SESSION", name)
+                .env("RELAY_PUSH", "channel")
+                .env("RELAY_IDLE_EXIT_S", "10")
+                .current_dir(&home)
+                .stderr(Stdio::null()),
+        )?;
+        let mut actor = Actor { stage, name, channel };
         let client = json!({"name": "claude-code", "version": env!("CARGO_PKG_VERSION")});
         let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         actor.request("initialize", hello)?;
-        actor.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))?;
+        actor.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
         // A channel starts before it has connected to the hub. The result of a tool shows that it is registered.
         actor.request("tools/call", json!({"name": "relay_peers", "arguments": {}}))?;
         Ok(actor)
     }
 
-    fn send(&self, message: &Value) -> Outcome {
-        self.show_message("→", message)?;
-        let written = writeln!(&*self.stream, "{message}");
-        Ok(written.map_err(|e| format!("the channel of {} takes nothing: {e}", self.name))?)
+    fn send(&self, message: &Value) {
+        let _ = writeln!(&*self.channel.stream, "{message}"); // an error also ends the lines, which are read next
+        self.stage.show_message(self.name, "→", message);
     }
 
-    /// The next message that is wanted; others wait.
+    /// The next message that is wanted. The script has no others but notifications about lists.
     fn take(&mut self, is_wanted: impl Fn(&Value) -> bool) -> Result<Value, Failure> {
-        if let Some(at) = self.waiting.iter().position(&is_wanted) {
-            return Ok(self.waiting.remove(at));
-        }
-        loop {
-            let Some(line) = self.lines.next(Some(Instant::now() + STEP_LIMIT))? else {
-                return Err(format!("the channel of {} has exited", self.name).into());
-            };
-            let message: Value = serde_json::from_slice(&line).map_err(io::Error::from)?;
-            self.show_message("←", &message)?;
-            if is_wanted(&message) {
-                return Ok(message);
-            }
-            self.waiting.push(message);
-        }
-    }
-
-    /// Prints a JSON-RPC message, with `--verbose`.
-    fn show_message(&self, arrow: &str, message: &Value) -> Outcome {
-        match self.stage.is_verbose {
-            true => out(&format!("{}\n", paint("2", &format!("      {} {arrow} {message}", self.name)))),
-            false => Ok(()),
-        }
+        let found = self.channel.find(STEP_LIMIT, |line| {
+            let message: Value = serde_json::from_slice(line).ok()?;
+            self.stage.show_message(self.name, "←", &message);
+            is_wanted(&message).then_some(message)
+        });
+        Ok(found.map_err(|e| format!("the channel of {}: {e}", self.name))?)
     }
 
     /// Sends a request and returns its result.
     fn request(&mut self, method: &str, params: Value) -> Result<Value, Failure> {
-        self.send(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))?;
+        self.send(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}));
         Ok(self.take(|message| message["id"] == 1)?["result"].take())
     }
 
@@ -209,7 +185,7 @@ fn print_indented(text: &Value) -> Outcome {
 impl Drop for Actor<'_> {
     /// The channel exits with its standard input, as when Claude Code exits.
     fn drop(&mut self) {
-        let _ = self.stream.shutdown(std::net::Shutdown::Both); // it may be gone already
-        let _ = self.child.wait();
+        let _ = self.channel.stream.shutdown(std::net::Shutdown::Both); // it may be gone already
+        let _ = self.channel.child.wait();
     }
 }

@@ -9,17 +9,16 @@ use serde::Serialize;
 
 use super::args::Args;
 use super::claude::{self, INSTALL_CLAUDE, Plugin, claude};
-use super::peers::{request_roster, unregistered};
+use super::peers::{roster, unregistered};
 use super::settings::{self, RULE, Settings};
 use super::setup::WHY_ALLOW;
-use super::status::request_status;
-use super::terminal::{out, paint};
-use super::{Failure, Outcome, open, print};
+use super::terminal::paint;
+use super::{Failure, Outcome, request, show};
 use crate::connection::no_hub;
 use crate::datadir::DataDir;
 use crate::fence::clean;
 use crate::span::span;
-use crate::wire::{Code, PeerKind, Roster, Status};
+use crate::wire::{Answer, Code, PeerKind, Roster, Status, ToHub};
 
 /// What the versions of Claude Code support.
 const SUPPORT: &str = "sessions from 2.1.224 on have an inbox, earlier ones receive messages by a hook";
@@ -59,16 +58,16 @@ struct Report {
 }
 
 impl Report {
-    fn ok(&mut self, check: &'static str, detail: impl Into<String>) {
-        self.add(Level::Ok, check, detail, "");
+    /// Adds the result of a check: what was found, or what is wrong. The remedy is for the latter.
+    fn add(&mut self, check: &'static str, result: Result<String, String>, remedy: &str) {
+        match result {
+            Ok(detail) => self.push(Level::Ok, check, detail, ""),
+            Err(detail) => self.push(Level::Error, check, detail, remedy),
+        }
     }
 
-    fn error(&mut self, check: &'static str, detail: impl Into<String>, remedy: &str) {
-        self.add(Level::Error, check, detail, remedy);
-    }
-
-    fn add(&mut self, level: Level, check: &'static str, detail: impl Into<String>, remedy: &str) {
-        self.findings.push(Finding { check, level, detail: detail.into(), remedy: remedy.to_owned() });
+    fn push(&mut self, level: Level, check: &'static str, detail: String, remedy: &str) {
+        self.findings.push(Finding { check, level, detail, remedy: remedy.to_owned() });
     }
 }
 
@@ -86,16 +85,11 @@ fn describe_finding(Finding { check, level, detail, remedy }: &Finding) -> Strin
 pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
     let mut report = Report::default();
     let program = std::env::current_exe().unwrap_or_default();
-    report.ok("relay", format!("{VERSION}, {}", program.display()));
-    match claude(&["--version"]) {
-        Ok(version) => report.ok("claude", format!("{version}; {SUPPORT}")),
-        Err(why) => report.error("claude", why, INSTALL_CLAUDE),
-    }
+    report.add("relay", Ok(format!("{VERSION}, {}", program.display())), "");
+    let version = claude(&["--version"]).map(|version| format!("{version}; {SUPPORT}"));
+    report.add("claude", version, INSTALL_CLAUDE);
     let plugin = enabled_plugin();
-    match &plugin {
-        Ok(plugin) => check_launcher(&mut report, plugin),
-        Err(why) => report.error("plugin", why, SETUP),
-    }
+    report.add("plugin", plugin.as_ref().map_err(String::clone).and_then(check_launcher), SETUP);
     check_settings(&mut report);
     if (check_directory(&mut report, dir) || dir.is_claimed())
         && let Some(roster) = check_hub(&mut report, dir)
@@ -103,10 +97,7 @@ pub fn doctor(dir: &DataDir, args: &Args) -> Outcome {
         check_peers(&mut report, &roster);
         check_sessions(&mut report, &roster, &plugin);
     }
-    match args.has("json") {
-        true => print(&report)?,
-        false => out(&report.findings.iter().map(describe_finding).collect::<String>())?,
-    }
+    show(args, &report, |report| report.findings.iter().map(describe_finding).collect())?;
     match report.findings.iter().any(|finding| finding.level == Level::Error) {
         true => Err(Failure::Exit(ExitCode::FAILURE)),
         false => Ok(()),
@@ -123,32 +114,29 @@ fn enabled_plugin() -> Result<Plugin, String> {
     }
 }
 
-fn check_launcher(report: &mut Report, plugin: &Plugin) {
-    let why = match claude::started_program(plugin) {
-        Ok(program) if program.starts_with(VERSION) => {
-            return report.ok("plugin", format!("enabled; starts relay {program}"));
-        }
-        Ok(program) => format!("the plugin starts relay {program}, but this is {VERSION}"),
-        Err(why) => format!("the plugin cannot start relay: {why}"),
-    };
-    report.error("plugin", why, SETUP);
+fn check_launcher(plugin: &Plugin) -> Result<String, String> {
+    match claude::started_program(plugin) {
+        Ok(program) if program.starts_with(VERSION) => Ok(format!("enabled; starts relay {program}")),
+        Ok(program) => Err(format!("the plugin starts relay {program}, but this is {VERSION}")),
+        Err(why) => Err(format!("the plugin cannot start relay: {why}")),
+    }
 }
 
 /// What the settings that apply in the working directory mean for us.
 fn check_settings(report: &mut Report) {
     let settings = Settings::read(&std::env::current_dir().unwrap_or_default());
     if let Some(path) = settings.disables_hooks() {
-        let detail = format!("disableAllHooks in {}: idle sessions may miss messages", path.display());
-        report.error("hooks", detail, "remove it from that file");
+        let why = format!("disableAllHooks in {}: idle sessions may miss messages", path.display());
+        report.add("hooks", Err(why), "remove it from that file");
     }
     if let Some((rule, path)) = settings.denial() {
-        let detail = format!("permissions.deny in {} has {rule}: sessions cannot answer", path.display());
-        report.error("permission", detail, "remove that rule");
+        let why = format!("permissions.deny in {} has {rule}: sessions cannot answer", path.display());
+        report.add("permission", Err(why), "remove that rule");
     } else if settings.is_allowed() {
-        report.ok("permission", "sessions use the relay tools without a dialog");
+        report.add("permission", Ok("sessions use the relay tools without a dialog".to_owned()), "");
     } else {
         let detail = format!("{RULE} is not allowed. {WHY_ALLOW}");
-        report.add(Level::Warning, "permission", detail, "relay setup --allow");
+        report.push(Level::Warning, "permission", detail, "relay setup --allow");
     }
 }
 
@@ -157,57 +145,43 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
     let path = dir.path().display();
     let logs = fs::read_dir(dir.logs()).into_iter().flatten().flatten();
     let logs: u64 = logs.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
-    if let Err(why) = dir.look(ROOM) {
-        report.error("directory", why, "repair that directory, or set RELAY_DATA_DIR to another one");
-        return false;
-    }
-    report.ok("directory", format!("{path}, owned by you; {} KiB of logs", logs / 1024));
-    if let Some(other) = dir.other_machine() {
+    let usable = dir.look(ROOM).map(|()| format!("{path}, owned by you; {} KiB of logs", logs / 1024));
+    let is_usable = usable.is_ok();
+    report.add("directory", usable, "repair that directory, or set RELAY_DATA_DIR to another one");
+    if let Some(other) = dir.other_machine().filter(|_| is_usable) {
         let detail = format!("{path} belongs to {other}; the files of this machine's hub carry its name");
-        report.ok("machine", detail);
+        report.add("machine", Ok(detail), "");
     }
     let socket = dir.socket_path();
     if fs::symlink_metadata(&socket).is_ok_and(|meta| !meta.file_type().is_socket()) {
         let socket = socket.display();
-        report.error("socket", format!("{socket} is in the socket's place"), &format!("rm -r '{socket}'"));
+        let why = format!("{socket} is in the socket's place");
+        report.add("socket", Err(why), &format!("rm -r '{socket}'"));
     }
-    true
+    is_usable
 }
 
 /// The hub. Returns its roster, which is empty if no hub runs; `None` if the hub can't be used.
 fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
-    let mut hub = match open(dir) {
-        Ok(Some(hub)) => hub,
-        Ok(None) => {
-            match dir.elsewhere() {
-                None => report.ok("hub", no_hub(dir).message),
-                Some(_) => report.add(Level::Warning, "hub", no_hub(dir).message, START_ELSEWHERE),
-            }
-            return Some(Roster::default());
-        }
-        Err(fault) => {
-            report.error("hub", fault.message, RESTART);
-            return None;
-        }
-    };
-    match request_status(&mut hub) {
-        Ok(Status { version, pid, uptime_s, peers, journal, .. }) => {
-            let detail = format!("{version}, process {pid}, up for {}, peers: {peers}", span(uptime_s));
-            match version == VERSION {
-                true => report.ok("hub", detail),
-                false => report.error("hub", format!("{detail}, but this is {VERSION}"), RESTART),
-            }
+    let is_elsewhere = dir.elsewhere().is_some();
+    let found = match request(dir, |id| ToHub::Status { id }) {
+        Ok(Some(Answer::Status(Status { version, pid, uptime_s, peers, journal, .. }))) => {
             if let Some(why) = journal.off {
                 let remedy = "free some space or repair the directory; the hub tries again every minute";
-                report.error("journal", format!("{why}; if the hub dies now, open asks fail"), remedy);
+                report.add("journal", Err(format!("{why}; if the hub dies now, open asks fail")), remedy);
             }
+            let detail = format!("{version}, process {pid}, up for {}, peers: {peers}", span(uptime_s));
+            if version == VERSION { Ok(detail) } else { Err(format!("{detail}, but this is {VERSION}")) }
         }
+        Ok(_) if is_elsewhere => Err(no_hub(dir).message),
+        Ok(_) => Ok(no_hub(dir).message),
         Err(fault) if fault.code == Code::NotAllowed => {
-            report.ok("hub", format!("it runs elsewhere, behind {}", dir.client_socket().display()));
+            Ok(format!("it runs elsewhere, behind {}", dir.client_socket().display()))
         }
-        Err(fault) => report.error("hub", fault.message, RESTART),
-    }
-    request_roster(&mut hub).ok()
+        Err(fault) => Err(fault.message),
+    };
+    report.add("hub", found, if is_elsewhere { START_ELSEWHERE } else { RESTART });
+    roster(dir).ok()
 }
 
 /// The sessions that are registered with the hub.
@@ -215,24 +189,23 @@ fn check_peers(report: &mut Report, roster: &Roster) {
     for peer in roster.peers.iter().filter(|peer| peer.kind == PeerKind::Session) {
         let (name, others) = (&peer.name, &peer.other_channels);
         if !others.is_empty() {
-            let detail = format!("{name} has {} channels: {name}, {}", others.len() + 1, others.join(", "));
-            report.error("channels", detail, "remove the server beside the plugin with `claude mcp remove`");
+            let why = format!("{name} has {} channels: {name}, {}", others.len() + 1, others.join(", "));
+            report.add("channels", Err(why), "remove the server beside the plugin with `claude mcp remove`");
         }
         let confirmed = peer.confirmed_s.map(|s| format!("confirmed {} ago", span(s)));
         let confirmed = confirmed.unwrap_or_else(|| "no message was confirmed yet".to_owned());
-        match peer.push {
-            Some(path) => report.ok("session", format!("{name}: reached by {}, {confirmed}", path.name())),
-            None => {
-                let remedy = "allow hooks or the inbox in its settings, or start it with the channel flag";
-                report.error("session", format!("{name}: reached only when it uses a relay tool"), remedy);
-            }
-        }
+        let reached = match peer.push {
+            Some(path) => Ok(format!("{name}: reached by {}, {confirmed}", path.name())),
+            None => Err(format!("{name}: reached only when it uses a relay tool")),
+        };
+        let remedy = "allow hooks or the inbox in its settings, or start it with the channel flag";
+        report.add("session", reached, remedy);
     }
 }
 
 /// The sessions that run and are not registered, each with the reason.
 fn check_sessions(report: &mut Report, roster: &Roster, plugin: &Result<Plugin, String>) {
-    for session in unregistered(roster, claude::running_sessions()) {
+    for session in unregistered(roster) {
         let (reason, remedy) = match plugin {
             Err(why) => (why.as_str(), SETUP),
             Ok(_) if Settings::read(Path::new(&session.cwd)).disables_plugin() => {
@@ -246,12 +219,14 @@ fn check_sessions(report: &mut Report, roster: &Roster, plugin: &Result<Plugin, 
             }
             Ok(_) => ("its channel is not connected to this hub", "see /mcp in it"),
         };
-        report.error("session", format!("{session} cannot be asked: {reason}"), remedy);
+        report.add("session", Err(format!("{session} cannot be asked: {reason}")), remedy);
     }
-    for (dir, session) in claude::foreign_sessions() {
-        let detail =
-            format!("{session} is not visible from here: its configuration directory is {}", dir.display());
-        let remedy = "set RELAY_DATA_DIR to the same directory for all sessions";
-        report.add(Level::Warning, "session", detail, remedy);
+    for dir in claude::foreign_config_dirs() {
+        for session in claude::running_sessions(&dir) {
+            let dir = dir.display();
+            let detail = format!("{session} is not visible from here: its configuration directory is {dir}");
+            let remedy = "set RELAY_DATA_DIR to the same directory for all sessions";
+            report.push(Level::Warning, "session", detail, remedy);
+        }
     }
 }

@@ -8,12 +8,10 @@ const PROMPT: &str = "> ";
 /// What the user did.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Input {
-    /// A line was finished. It has newlines only if they were pasted.
+    /// A line was finished. It has newlines only if they were pasted. Ctrl-D on an empty line means `/quit`.
     Line(String),
     /// Tab was pressed.
     Complete,
-    /// Ctrl-D was pressed on an empty line.
-    End,
 }
 
 /// A line that is being edited, with a history.
@@ -51,7 +49,7 @@ impl Editor {
             b"\t" if self.is_pasting => self.insert("\t"),
             b"\n" | b"\r" => return Some(Input::Line(self.finish())),
             b"\t" => return Some(Input::Complete),
-            b"\x04" if line.is_empty() => return Some(Input::End),
+            b"\x04" if line.is_empty() => return Some(Input::Line("/quit".to_owned())),
             b"\x1b[D" => self.cursor = before,
             b"\x1b[C" => self.cursor = after,
             b"\x01" | b"\x1b[H" | b"\x1b[1~" => self.cursor = 0,
@@ -194,7 +192,7 @@ mod tests {
         assert_eq!(editor.text(), "two");
         editor.feed(b"\x1b[B\x1b[B");
         assert_eq!(editor.text(), "draft");
-        assert_eq!(editor.feed(b"\x15\x04"), [Input::End]);
+        assert_eq!(editor.feed(b"\x15\x04"), [Input::Line("/quit".to_owned())]);
         assert_eq!(editor.feed(b"\x1b[A\x1b[A\n"), [Input::Line("one".to_owned())]);
         assert_eq!(editor.text(), "");
     }

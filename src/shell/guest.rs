@@ -1,6 +1,5 @@
 //! A person or a script as a peer: a [`Client`] together with stdin and the signals of a shell command.
 
-use std::collections::VecDeque;
 use std::io::{self, BufRead, IsTerminal, Read, stderr, stdin};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,19 +21,14 @@ use crate::wire::{AskRequest, Fault, MAX_TEXT, Path, PeerKind, ToHub, Who};
 pub struct Guest {
     pub client: Client,
     received: Receiver<Received>,
-    /// Events that came together with another.
-    early: VecDeque<Event>,
 }
 
-/// An event for the owner of a [`Guest`].
-#[allow(clippy::large_enum_variant, reason = "nearly all news are of the large kind")]
+/// News for the owner of a [`Guest`].
 pub enum News {
-    /// An event of its connection. A push is to be confirmed by [`Client::seen`] once it is shown.
-    Hub(Event),
+    /// Events of its connection. A push is to be confirmed by [`Client::seen`] once it is shown.
+    Hub(Vec<Event>),
     /// What a terminal sent, or else a line from stdin; empty at its end.
     Typed(Vec<u8>),
-    /// Nothing happened for the time given.
-    Quiet,
 }
 
 /// A message from one of its threads.
@@ -73,64 +67,50 @@ impl Guest {
         };
         spawn("signals", SMALL, watch)?;
         let client = Client::new(tokens, who);
-        Ok(Guest { client, received, early: VecDeque::new() })
+        Ok(Guest { client, received })
     }
 
-    /// Asks a peer as soon as the client is registered.
+    /// Asks a peer as soon as the client is registered. The request gets new ids.
     ///
     /// # Errors
     /// No random numbers can be had.
-    pub fn ask(
-        &mut self,
-        to: &str,
-        text: &str,
-        thread: Option<&str>,
-        timeout: Duration,
-        person: bool,
-    ) -> Result<(), Fault> {
-        let (ask_id, timeout_ms) = (self.client.new_id("ask_")?, timeout.as_millis() as u64);
-        let (to, text, thread) = (to.to_owned(), text.to_owned(), thread.map(str::to_owned));
-        self.client.request(|id| ToHub::Ask(AskRequest { id, ask_id, to, text, timeout_ms, thread, person }));
+    pub fn ask(&mut self, request: AskRequest) -> Result<(), Fault> {
+        let ask_id = self.client.new_id("ask_")?;
+        self.client.request(|id| ToHub::Ask(AskRequest { id, ask_id, ..request }));
         Ok(())
     }
 
-    /// Leaves for good, which withdraws the open asks. Returns when the hub has closed the connection, after 1 s at most.
-    pub fn leave(mut self) {
-        let until = Instant::now() + Duration::from_secs(1);
-        if self.client.leave() {
-            while !matches!(self.received.recv_deadline(until), Ok(Received::Hub(FromHub::Down(_))) | Err(_))
-            {
-            }
-        }
-    }
-
-    /// The next event, or [`News::Quiet`] after `patience`.
+    /// The next events of the connection, none after `patience`, or what was typed.
     ///
     /// # Errors
     /// No hub can be reached, it refused the registration, or a signal says to leave.
     pub fn next(&mut self, patience: Duration) -> Result<News, Failure> {
         let until = Instant::now() + patience;
-        loop {
-            match self.early.pop_front() {
-                Some(Event::Refused(fault)) => return Err(fault.into()),
-                Some(Event::Ended { request: ToHub::Withdraw { .. }, .. }) => continue,
-                Some(event) => return Ok(News::Hub(event)),
-                None if Instant::now() >= until => return Ok(News::Quiet),
-                None => {}
+        let wake = self.client.deadline().map_or(until, |at| at.min(until));
+        let mut events = match self.received.recv_deadline(wake) {
+            Ok(Received::Typed(bytes)) => return Ok(News::Typed(bytes)),
+            Ok(Received::Signal(signal)) => {
+                let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
+                return Err(Failure::Exit(ExitCode::from(code)));
             }
-            let wake = self.client.deadline().map_or(until, |at| at.min(until));
-            match self.received.recv_deadline(wake) {
-                Ok(Received::Typed(bytes)) => return Ok(News::Typed(bytes)),
-                Ok(Received::Signal(signal)) => {
-                    let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
-                    return Err(Failure::Exit(ExitCode::from(code)));
-                }
-                Ok(Received::Hub(FromHub::Down(why))) if !self.client.is_connected() => {
-                    return Err(why.into());
-                }
-                Ok(Received::Hub(message)) => self.early.extend(self.client.handle(message)),
-                Err(_) => self.early.extend(self.client.expire(Instant::now())),
-            }
+            Ok(Received::Hub(FromHub::Down(why))) if !self.client.is_connected() => return Err(why.into()),
+            Ok(Received::Hub(message)) => self.client.handle(message),
+            Err(_) => self.client.expire(Instant::now()),
+        };
+        match events.pop_if(|event| matches!(event, Event::Refused(_))) {
+            Some(Event::Refused(fault)) => Err(fault.into()),
+            _ => Ok(News::Hub(events)),
+        }
+    }
+}
+
+impl Drop for Guest {
+    /// Leaves for good, which withdraws the open asks. Returns when the hub has closed the connection, after 1 s at most.
+    fn drop(&mut self) {
+        let until = Instant::now() + Duration::from_secs(1);
+        let is_left = |received| matches!(received, Ok(Received::Hub(FromHub::Down(_))) | Err(_));
+        if self.client.leave() {
+            while !is_left(self.received.recv_deadline(until)) {}
         }
     }
 }

@@ -9,14 +9,13 @@ use super::console::{BELL, Console};
 use super::guest::{Guest, News};
 use super::peers::{peer_table, roster};
 use super::terminal::with_heading;
-use super::{Outcome, for_shell};
+use super::{Outcome, describe};
 use crate::client::Event;
 use crate::datadir::DataDir;
-use crate::fence::clean;
-use crate::wire::{Answer, Code, Fault, Kind, Parcel, State, ToClient, ToHub, fault};
+use crate::wire::{Answer, AskRequest, Code, Kind, Parcel, State, ToClient, ToHub, fault};
 
-/// The timeout of a question that is typed.
-const TIMEOUT: Duration = Duration::from_secs(600);
+/// The timeout of a question that is typed, in milliseconds.
+const TIMEOUT_MS: u64 = 600_000;
 /// How long to wait for an event; afterwards the wait begins again.
 const PATIENCE: Duration = Duration::from_secs(3600);
 const COMMANDS: [&str; 3] = ["/help", "/peers", "/quit"];
@@ -31,8 +30,9 @@ struct Question {
 /// A person or a script that has joined.
 struct Member<'a> {
     dir: &'a DataDir,
-    guest: Guest,
+    /// First: it restores the terminal before the guest leaves.
     console: Console,
+    guest: Guest,
     /// Question number n is at n - 1.
     questions: Vec<Question>,
     /// Our open asks by id, with the name of who was asked.
@@ -43,11 +43,7 @@ struct Member<'a> {
 pub fn join(dir: &DataDir, args: &Args) -> Outcome {
     let guest = Guest::arrive(dir, checked_name(args.words.first().map(String::as_str))?, true)?;
     let (console, questions, asked) = (Console::open()?, Vec::new(), BTreeMap::new());
-    let mut member = Member { dir, guest, console, questions, asked };
-    let outcome = member.run();
-    drop(member.console); // restores the terminal before anything else is printed
-    member.guest.leave();
-    outcome
+    Member { dir, console, guest, questions, asked }.run()
 }
 
 impl Member<'_> {
@@ -56,18 +52,16 @@ impl Member<'_> {
         // At the end of its input a script still waits for the answers to its questions.
         while !(is_leaving && self.asked.is_empty() && self.guest.client.is_idle()) {
             match self.guest.next(PATIENCE)? {
+                News::Typed(bytes) if bytes.is_empty() => is_leaving = true,
                 News::Typed(bytes) => {
                     for line in self.console.feed(&bytes, || candidates(self.dir))? {
-                        match line.as_deref().map(str::trim) {
-                            Some("/quit") => return Ok(()),
-                            Some(line) => self.handle_line(line)?,
-                            None if self.console.is_terminal() => return Ok(()),
-                            None => is_leaving = true,
+                        match line.trim() {
+                            "/quit" => return Ok(()),
+                            line => self.handle_line(line)?,
                         }
                     }
                 }
-                News::Hub(event) => self.handle_event(event)?,
-                News::Quiet => {}
+                News::Hub(events) => events.into_iter().try_for_each(|event| self.handle_event(event))?,
             }
         }
         Ok(())
@@ -140,7 +134,7 @@ impl Member<'_> {
         match (first, first.chars().next()) {
             (_, None) => Ok(()),
             ("/peers", _) => match roster(self.dir) {
-                Ok(roster) => self.console.print(&peer_table(&roster.unwrap_or_default())),
+                Ok(roster) => self.console.print(&peer_table(&roster)),
                 Err(fault) => self.console.note(&describe(fault)),
             },
             ("/help", _) => {
@@ -148,7 +142,15 @@ impl Member<'_> {
                 self.console.note(join.map_or("", |command| command.details))
             }
             (_, Some('/')) => self.console.note(&format!("Unknown command {first}. Type /help for help.")),
-            (_, Some('@')) => Ok(self.guest.ask(&first[1..], rest, None, TIMEOUT, false)?),
+            (_, Some('@')) => {
+                let (to, text) = (first[1..].to_owned(), rest.to_owned());
+                Ok(self.guest.ask(AskRequest {
+                    to,
+                    text,
+                    timeout_ms: TIMEOUT_MS,
+                    ..AskRequest::default()
+                })?)
+            }
             (_, Some('#')) => self.answer(first[1..].parse().unwrap_or(0), rest),
             _ => match self.questions.iter().position(|question| question.is_open) {
                 Some(at) => self.answer(at + 1, line),
@@ -177,11 +179,7 @@ impl Member<'_> {
 
 /// What Tab completes at the beginning of a line.
 fn candidates(dir: &DataDir) -> Vec<String> {
-    let peers = roster(dir).ok().flatten().unwrap_or_default().peers;
+    let peers = roster(dir).unwrap_or_default().peers;
     let names = peers.into_iter().map(|peer| format!("@{}", peer.name));
     names.chain(COMMANDS.map(str::to_owned)).collect()
-}
-
-fn describe(fault: Fault) -> String {
-    format!("relay: {}: {}", fault.code.name(), clean(&for_shell(fault).message))
 }

@@ -6,25 +6,23 @@
 
 pub mod far_end;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::fs;
+use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use std::time::Duration;
 
 use super::args::Args;
+use super::program::Program;
 use super::terminal::{err, out, table};
 use super::{Failure, Outcome, usage_error};
 use crate::connection::Connection;
 use crate::datadir::{DataDir, make_private};
 use crate::fence::{clean, label};
 use crate::repository::{is_locked, lock, read};
-use crate::threads::{SMALL, spawn};
 use far_end::{FORWARDED, Remote, TAKEN};
 
 /// How long the other machine may take to answer one command.
@@ -34,8 +32,6 @@ const BEAT: Duration = Duration::from_secs(10);
 /// The pause before the next attempt. It doubles with each attempt, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The longest line that is read from the other end of a link, in bytes.
-const MAX_LINE: u64 = 8192;
 
 /// What the other machine runs: the program that `relay setup` or cargo installed, whatever the login shell.
 const PROGRAM: &str = r#"sh -c 'at="${XDG_DATA_HOME:-$HOME/.local/share}/claude-relay/plugin/bin/relay-launcher"; [ -x "$at" ] && exec "$at" "$@"; PATH="$PATH:$HOME/.cargo/bin:$HOME/.local/bin:/usr/local/bin:/opt/homebrew/bin" exec relay "$@"' relay linked"#;
@@ -53,39 +49,25 @@ const OPTIONS: [&str; 9] = [
     "-oControlPath=none",
 ];
 
-/// A link, and its locked file, which holds its state and its process.
-struct Keeper<'a> {
-    dir: &'a DataDir,
-    host: &'a str,
-    file: File,
-    /// Whether the link was ever up.
-    was_up: bool,
-    /// How long to wait before the next attempt.
-    pause: Duration,
-}
-
-/// A running ssh. It is killed when this value is dropped.
-struct Ssh {
-    child: Child,
-    /// What the other machine prints on standard output. Its errors, and those of ssh, are printed here.
-    lines: Receiver<String>,
-}
-
 fn directory(dir: &DataDir) -> PathBuf {
     dir.path().join("links")
 }
 
 /// Runs `relay link`: keeps the link until this process is ended. If it never comes up, that is an error.
 pub fn link(dir: &DataDir, args: &Args) -> Outcome {
-    let Some(host) = args.words.first() else { return list(dir) };
+    let Some(host) = args.words.first() else {
+        return out(&table(["HOST", "PROCESS"], links(dir).into_iter().map(<[String; 2]>::from)));
+    };
     check_host(host)?;
     dir.prepare()?;
     let cannot = |e: io::Error| format!("cannot use {}: {e}", directory(dir).display());
     make_private(&directory(dir)).map_err(cannot)?;
-    match lock(&directory(dir).join(host)).map_err(cannot)? {
-        Some(file) => Keeper { dir, host, file, was_up: false, pause: PAUSE }.keep(),
-        None => Err(format!("{host} is linked already; see `relay link`").into()),
-    }
+    let Some(file) = lock(&directory(dir).join(host)).map_err(cannot)? else {
+        return Err(format!("{host} is linked already; see `relay link`").into());
+    };
+    let process = std::process::id().to_string();
+    file.set_len(0).and_then(|()| (&file).write_all(process.as_bytes())).map_err(cannot)?;
+    keep(dir, host)
 }
 
 /// Checks that ssh takes `host` for a host, and that it can be the name of a file in `links/`.
@@ -97,26 +79,13 @@ fn check_host(host: &str) -> Result<(), Failure> {
     }
 }
 
-/// The links by host, each with its state and process. A file that nobody has locked is of a link that has ended.
-fn links(dir: &DataDir) -> Vec<[String; 3]> {
+/// The links: each host with its process. A file that nobody has locked is of a link that has ended.
+fn links(dir: &DataDir) -> BTreeMap<String, String> {
     let files = fs::read_dir(directory(dir)).into_iter().flatten().flatten();
-    let links = files.filter(|file| is_locked(&file.path())).map(|file| {
-        let text = read(file.path()).unwrap_or_default();
-        let (state, pid) = text.split_once(' ').unwrap_or_default();
-        [file.file_name().to_string_lossy().into_owned(), state.to_owned(), pid.to_owned()]
-    });
-    let mut links: Vec<_> = links.collect();
-    links.sort();
+    let links = files.filter(|file| is_locked(&file.path()));
     links
-}
-
-fn list(dir: &DataDir) -> Outcome {
-    let links = links(dir);
-    if links.is_empty() {
-        err("There are no links. `relay link HOST` makes one.\n");
-        return Ok(());
-    }
-    out(&table(["HOST", "STATE", "PROCESS"], links.into_iter()))
+        .map(|file| (file.file_name().to_string_lossy().into_owned(), read(file.path()).unwrap_or_default()))
+        .collect()
 }
 
 /// Runs `relay unlink`: ends the process of a link.
@@ -124,7 +93,7 @@ pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
     let Some(host) = args.words.first() else {
         return usage_error("missing HOST; `relay link` lists the links");
     };
-    let Some([.., pid]) = links(dir).into_iter().find(|[name, ..]| name == host) else {
+    let Some(pid) = links(dir).remove(host) else {
         return usage_error(format!("\"{}\" is not linked; `relay link` lists the HOSTs", clean(host)));
     };
     match Command::new("kill").arg(&pid).status()?.success() {
@@ -133,120 +102,64 @@ pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
     }
 }
 
-impl Keeper<'_> {
-    fn keep(&mut self) -> Outcome {
-        self.record("connecting");
-        loop {
-            let Err(why) = self.connect();
-            if !self.was_up {
-                return Err(why.into());
-            }
-            self.record("down");
-            err(&format!("relay link: {}: {why}; trying again in {} s\n", self.host, self.pause.as_secs()));
-            thread::sleep(self.pause);
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        }
+fn keep(dir: &DataDir, host: &str) -> Outcome {
+    let mut pause = None;
+    loop {
+        let Err(why) = connect(dir, host, &mut pause);
+        let Some(now) = pause else { return Err(why.into()) };
+        err(&format!("relay link: {host}: {why}; trying again in {} s\n", now.as_secs()));
+        thread::sleep(now);
+        pause = Some((now * 2).min(LONGEST_PAUSE));
     }
+}
 
-    /// Records the state for `relay link`. Without room on the disk the list shows none.
-    fn record(&self, state: &str) {
-        let text = format!("{state} {}", std::process::id());
-        let _ = self.file.set_len(0).and_then(|()| self.file.write_all_at(text.as_bytes(), 0)); // see above
+/// One connection, until it is lost. Sets the pause before the next attempt once the link is up.
+fn connect(dir: &DataDir, host: &str, pause: &mut Option<Duration>) -> Result<Infallible, String> {
+    let epoch = local_hub(dir)?;
+    let mut probe = start(host, &[], "")?;
+    let remote: Remote = probe.find(ANSWER, |line| serde_json::from_slice(line).ok()).map_err(lost)?;
+    if remote.epoch.is_some_and(|other| other == epoch) {
+        return Err(format!("{host} has the same data directory: its sessions use this hub"));
     }
-
-    /// One connection, until it is lost.
-    fn connect(&mut self) -> Result<Infallible, String> {
-        let epoch = self.local_hub()?;
-        let mut probe = Ssh::start(self.host, &[], "")?;
-        let remote: Remote = probe.expect(|line| serde_json::from_str(line).ok())?;
-        if remote.epoch.is_some_and(|other| other == epoch) {
-            return Err(format!("{} has the same data directory: its sessions use this hub", self.host));
-        }
-        let forward = format!("{}/{FORWARDED}:{}", remote.data_dir, self.dir.peers_socket().display());
-        if forward.matches(':').count() > 1 || forward.contains(['\\', '%', '$']) {
-            let shown = label(&forward); // the other machine has chosen a part of it
-            return Err(format!("ssh cannot forward {shown}: choose directories without : \\ % $"));
-        }
-        let mut ssh = Ssh::start(self.host, &["-R", &forward], "--take")?;
-        ssh.expect(|line| (line == TAKEN).then_some(()))?;
-        self.record("up");
-        let again = if self.was_up { " again" } else { "" };
-        let line = format!("Linked {}{again}: its sessions are peers of the hub here.\n", self.host);
-        let _ = out(&line); // the link is up also if nobody reads that
-        (self.was_up, self.pause) = (true, PAUSE);
-        loop {
-            self.local_hub()?;
-            let _ = ssh.child.stdin.as_mut().map(|stdin| stdin.write_all(b"\n")); // an error also ends `lines`, which is read next
-            ssh.find_line(BEAT, |_| None::<()>)?;
-        }
+    let forward = format!("{}/{FORWARDED}:{}", remote.data_dir, dir.peers_socket().display());
+    if forward.matches(':').count() > 1 || forward.contains(['\\', '%', '$']) {
+        let shown = label(&forward); // the other machine has chosen a part of it
+        return Err(format!("ssh cannot forward {shown}: choose directories without : \\ % $"));
     }
-
-    /// The epoch of this machine's hub, which is started if none runs.
-    fn local_hub(&self) -> Result<String, String> {
-        let hub = Connection::open(self.dir).map_err(|fault| fault.message)?;
-        match self.dir.is_own_hub() {
-            true => Ok(hub.epoch),
-            false => Err("the hub runs elsewhere: link from the machine where it runs".to_owned()),
+    let mut ssh = start(host, &["-R", &forward], "--take")?;
+    ssh.find(ANSWER, |line| (line == TAKEN.as_bytes()).then_some(())).map_err(lost)?;
+    let _ = out(&format!("Linked {host}: its sessions are peers of the hub here.\n")); // it is up also if nobody reads that
+    *pause = Some(PAUSE);
+    loop {
+        local_hub(dir)?;
+        let _ = (&*ssh.stream).write_all(b"\n"); // an error also ends the lines, which are read next
+        match ssh.find(BEAT, |_| None) {
+            Err(e) if e.kind() == ErrorKind::TimedOut => {}
+            ended => ended.map_err(lost)?,
         }
     }
 }
 
-impl Ssh {
-    /// Starts `relay linked` with an option on `host`.
-    fn start(host: &str, forward: &[&str], option: &str) -> Result<Ssh, String> {
-        let cannot = |e: io::Error| format!("cannot start ssh: {e}");
-        let (input, output) = io::pipe().map_err(cannot)?;
-        let mut command = Command::new("ssh");
-        command.args(OPTIONS).args(forward).args(["--", host]).arg(format!("{PROGRAM} {option}"));
-        let child = command.stdin(Stdio::piped()).stdout(output).spawn().map_err(cannot)?;
-        Ok(Ssh { child, lines: read_lines(input).map_err(cannot)? })
-    }
-
-    fn expect<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> Result<T, String> {
-        self.find_line(ANSWER, find)?.ok_or_else(|| format!("no answer within {} s", ANSWER.as_secs()))
-    }
-
-    /// Returns the first line that `find` accepts, or `None` after `limit`. Skips other lines, such as
-    /// those of a shell's start-up files.
-    fn find_line<T>(
-        &mut self,
-        limit: Duration,
-        find: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, String> {
-        let until = Instant::now() + limit;
-        loop {
-            match self.lines.recv_deadline(until).map(|line| find(&line)) {
-                Ok(None) if Instant::now() < until => {}
-                Ok(found) => return Ok(found),
-                Err(RecvTimeoutError::Timeout) => return Ok(None),
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(
-                        "the connection has ended; `relay link --help` tells what it needs".to_owned()
-                    );
-                }
-            }
-        }
+/// The epoch of this machine's hub, which is started if none runs.
+fn local_hub(dir: &DataDir) -> Result<String, String> {
+    let hub = Connection::open(dir).map_err(|fault| fault.message)?;
+    match dir.is_own_hub() {
+        true => Ok(hub.epoch),
+        false => Err("the hub runs elsewhere: link from the machine where it runs".to_owned()),
     }
 }
 
-impl Drop for Ssh {
-    fn drop(&mut self) {
-        let _ = self.child.kill().and_then(|()| self.child.wait()); // it may have ended
-    }
+/// Starts `relay linked` with an option on `host`. Its errors, and those of ssh, are printed here.
+fn start(host: &str, forward: &[&str], option: &str) -> Result<Program, String> {
+    let mut command = Command::new("ssh");
+    command.args(OPTIONS).args(forward).args(["--", host]).arg(format!("{PROGRAM} {option}"));
+    Program::start(&mut command).map_err(|e| format!("cannot start ssh: {e}"))
 }
 
-/// The lines that the other end of a link sends, without the space around them; disconnected at the end.
-fn read_lines(input: impl Read + Send + 'static) -> io::Result<Receiver<String>> {
-    let (send, lines) = bounded(64);
-    let read = move || {
-        let mut input = BufReader::new(input);
-        let mut line = Vec::new();
-        while let Ok(1..) = input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
-            if send.send(String::from_utf8_lossy(&line).trim().to_owned()).is_err() {
-                return;
-            }
-            line.clear();
-        }
-    };
-    spawn("lines", SMALL, read).map(|()| lines)
+/// Why a line did not come.
+fn lost(e: io::Error) -> String {
+    match e.kind() {
+        ErrorKind::TimedOut => format!("no answer within {} s", ANSWER.as_secs()),
+        _ => "the connection has ended; `relay link --help` tells what it needs".to_owned(),
+    }
 }

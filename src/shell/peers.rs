@@ -2,10 +2,9 @@
 
 use super::args::Args;
 use super::claude::{self, SessionFile};
-use super::terminal::{err, out, table};
-use super::{Outcome, open, print};
-use crate::connection::{Connection, no_hub, unreachable};
-use crate::datadir::DataDir;
+use super::terminal::{err, table};
+use super::{Outcome, request, show};
+use crate::datadir::{DataDir, config_dir};
 use crate::process::HOST;
 use crate::span::span;
 use crate::wire::{Answer, Fault, ListedPeer, PeerKind, Roster, ToHub, place};
@@ -13,44 +12,30 @@ use crate::wire::{Answer, Fault, ListedPeer, PeerKind, Roster, ToHub, place};
 /// Runs `relay peers`.
 pub fn peers(dir: &DataDir, args: &Args) -> Outcome {
     let roster = roster(dir)?;
-    let is_running = roster.is_some();
-    let roster = roster.unwrap_or_default();
-    let unregistered = unregistered(&roster, claude::running_sessions());
-    match is_running {
-        _ if args.has("json") => print(&roster)?,
-        true => out(&peer_table(&roster))?,
-        false => err(&format!("There are no peers: {}\n", no_hub(dir).message)),
-    }
-    if !unregistered.is_empty() {
-        let n = unregistered.len(); // on standard error: no row of the table
+    show(args, &roster, peer_table)?;
+    let n = unregistered(&roster).count();
+    if n > 0 {
+        // On standard error: no row of the table.
         err(&format!("Running sessions that cannot be asked: {n}. Run `relay doctor` to see why.\n"));
     }
     Ok(())
 }
 
-/// The list of peers; `None` if no hub runs.
+/// The list of peers, which is empty if no hub runs.
 ///
 /// # Errors
 /// The hub cannot be used, or the connection is lost.
-pub fn roster(dir: &DataDir) -> Result<Option<Roster>, Fault> {
-    open(dir)?.map(|mut hub| request_roster(&mut hub)).transpose()
-}
-
-/// Requests the list of peers.
-///
-/// # Errors
-/// The connection is lost.
-pub fn request_roster(hub: &mut Connection) -> Result<Roster, Fault> {
-    match hub.call(|id| ToHub::Peers { id })? {
-        Answer::Peers(roster) => Ok(roster),
-        _ => Err(unreachable("the hub sent an unexpected answer to a request for the peers")),
+pub fn roster(dir: &DataDir) -> Result<Roster, Fault> {
+    match request(dir, |id| ToHub::Peers { id })? {
+        Some(Answer::Peers(roster)) => Ok(roster),
+        _ => Ok(Roster::default()),
     }
 }
 
-/// Those of the running sessions that are not among the peers.
-pub fn unregistered(roster: &Roster, mut running: Vec<SessionFile>) -> Vec<SessionFile> {
-    running.retain(|session| !roster.peers.iter().any(|peer| is_local(peer) && peer.pid == session.pid));
-    running
+/// The running sessions that are not among the peers.
+pub fn unregistered(roster: &Roster) -> impl Iterator<Item = SessionFile> {
+    let is_peer = |pid| roster.peers.iter().any(|peer| is_local(peer) && peer.pid == pid);
+    claude::running_sessions(&config_dir().unwrap_or_default()).filter(move |session| !is_peer(session.pid))
 }
 
 /// Whether the process number of a peer may be one of this machine or container.

@@ -9,14 +9,12 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::claude::{PLUGIN, SERVER, read_json};
+use super::claude::{MAX_READ, PLUGIN, SERVER, read_json};
 use crate::datadir::{config_dir, settings_files};
-use crate::repository::path_var;
+use crate::repository::{path_var, read_limited};
 
 /// The rule that lets sessions use our tools without a dialog and without the classifier of auto mode.
 pub const RULE: &str = "mcp__plugin_relay_relay__*";
-/// The variable by which users say that peers may not ask them.
-const PERSON: &str = "RELAY_PERSON";
 /// The prefix of the names of our tools in a session, and so of rules for single tools.
 const TOOLS: &str = "mcp__plugin_relay_relay";
 
@@ -76,73 +74,66 @@ fn user_file() -> Result<PathBuf, String> {
     Ok(config_dir().ok_or("HOME is not set")?.join("settings.json"))
 }
 
-/// What `relay setup` can write into the user's settings.
-#[derive(Clone, Copy)]
-pub enum Entry {
-    /// The allow rule for our tools.
-    Rule,
-    /// `RELAY_PERSON=off` in the environment of sessions: peers may not ask the user.
-    NoPerson,
+/// What `relay setup` can write into the user's settings: a value, or an element of a list.
+pub struct Entry {
+    path: [&'static str; 2],
+    value: &'static str,
+    is_listed: bool,
 }
+
+/// The allow rule for our tools.
+pub const ALLOW: Entry = Entry { path: ["permissions", "allow"], value: RULE, is_listed: true };
+/// Peers may not ask the user, by the environment of sessions.
+pub const NO_PERSON: Entry = Entry { path: ["env", "RELAY_PERSON"], value: "off", is_listed: false };
 
 impl Entry {
     /// Whether the user's settings have the entry.
-    pub fn is_set(self) -> bool {
+    pub fn is_set(&self) -> bool {
         user_file().ok().and_then(|path| read_json(&path)).is_some_and(|settings| self.is_in(&settings))
     }
 
-    fn is_in(self, settings: &Value) -> bool {
-        match self {
-            Entry::Rule => {
-                settings["permissions"]["allow"].as_array().is_some_and(|rules| rules.contains(&RULE.into()))
-            }
-            Entry::NoPerson => settings["env"][PERSON] == "off",
-        }
+    fn is_in(&self, settings: &Value) -> bool {
+        let there = &settings[self.path[0]][self.path[1]];
+        there == self.value || there.as_array().is_some_and(|list| list.contains(&self.value.into()))
     }
 
     /// Adds the entry to the user's settings, or removes it. The file keeps its mode, and a link stays a link.
     ///
     /// # Errors
     /// The file can't be read, understood or written.
-    pub fn set(self, is_wanted: bool) -> Result<(), String> {
+    pub fn set(&self, is_wanted: bool) -> Result<(), String> {
         let path = user_file()?;
         let name = path.display().to_string();
         let set = self.set_in(&fs::canonicalize(&path).unwrap_or(path), is_wanted);
         set.map_err(|e| format!("cannot edit {name}: {e}; edit permissions.allow and env by hand"))
     }
 
-    fn set_in(self, file: &Path, is_wanted: bool) -> io::Result<()> {
-        let text = match fs::metadata(file) {
-            Ok(found) if !found.is_file() => return Err(io::Error::other("it is not a file")),
-            Ok(_) => fs::read_to_string(file)?,
+    fn set_in(&self, file: &Path, is_wanted: bool) -> io::Result<()> {
+        let text = match read_limited(file, MAX_READ) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(e) => return Err(e),
+            read => String::from_utf8(read?).map_err(io::Error::other)?,
         };
-        let text = text.trim_start_matches('\u{feff}');
-        let text = if text.trim().is_empty() { "{}" } else { text };
+        let text = if text.trim().is_empty() { "{}" } else { &text };
         if self.is_in(&serde_json::from_str(text)?) == is_wanted {
             return Ok(());
         }
-        let edited = self.edit(text, is_wanted)?.unwrap_or_else(|| "{}".to_owned());
+        let edited = edit(Some(text), &self.path, "", &|old| self.change(old, is_wanted))?;
+        let edited = edited.unwrap_or_else(|| "{}".to_owned());
         replace(file, format!("{edited}\n").as_bytes(), 0o600)
     }
 
-    fn edit(self, settings: &str, is_wanted: bool) -> serde_json::Result<Option<String>> {
-        let rules = |old: Option<&str>| {
-            let mut rules: Vec<Value> = old.map_or(Ok(Vec::new()), serde_json::from_str)?;
-            rules.retain(|rule| rule != RULE);
-            rules.extend(is_wanted.then(|| RULE.into()));
-            // One per line, as Claude Code writes them.
-            let lines = rules.iter().map(|rule| format!("\n      {rule}")).collect::<Vec<_>>().join(",");
-            Ok((!rules.is_empty()).then(|| format!("[{lines}\n    ]")))
-        };
-        match self {
-            Entry::Rule => edit(Some(settings), &["permissions", "allow"], "", &rules),
-            Entry::NoPerson => {
-                let off = |_: Option<&str>| Ok(is_wanted.then(|| "\"off\"".to_owned()));
-                edit(Some(settings), &["env", PERSON], "", &off)
-            }
+    /// The value at the path of the entry with or without the entry; `None` if that leaves nothing.
+    fn change(&self, old: Option<&str>, is_wanted: bool) -> serde_json::Result<Option<String>> {
+        let new = is_wanted.then(|| Value::from(self.value));
+        if !self.is_listed {
+            return Ok(new.map(|value| value.to_string()));
         }
+        let mut list: Vec<Value> = old.map_or(Ok(Vec::new()), serde_json::from_str)?;
+        list.retain(|value| value != self.value);
+        list.extend(new);
+        // One per line, as Claude Code writes them.
+        let lines = list.iter().map(|value| format!("\n      {value}")).collect::<Vec<_>>().join(",");
+        Ok((!list.is_empty()).then(|| format!("[{lines}\n    ]")))
     }
 }
 

@@ -6,7 +6,7 @@ use super::args::Args;
 use super::claude::{
     CHANNEL_FLAG, INSTALL_CLAUDE, MARKETPLACE, PLUGIN, abbreviate_home, claude, marketplace, plugin,
 };
-use super::settings::Entry;
+use super::settings::{ALLOW, NO_PERSON};
 use super::terminal::{err, out};
 use super::{Failure, Outcome, package, usage_error};
 use crate::fence::clean;
@@ -76,19 +76,19 @@ fn install_plugin() -> Result<(), Failure> {
 /// Adds or removes the allow rule. Where neither is chosen yet, a user at a terminal is asked, and then also whether peers may
 /// ask the user.
 fn permit(args: &Args) -> Result<(), Failure> {
-    let is_asked = !Entry::Rule.is_set() && !args.has("allow") && !args.has("no-allow");
+    let is_asked = !ALLOW.is_set() && !args.has("allow") && !args.has("no-allow");
     if is_asked {
         out(&format!("\n{WHY_ALLOW}\n"))?;
     }
     let is_refused = |question| is_asked && refuses(question);
     let is_allowed =
         !args.has("no-allow") && !is_refused("Allow the relay tools, in all projects of this user? [Y/n] ");
-    Entry::Rule.set(is_allowed)?;
+    ALLOW.set(is_allowed)?;
     step("permission", if is_allowed { ALLOWED } else { "no allow rule; `relay setup --allow` adds it" })?;
-    if !Entry::NoPerson.is_set() && is_refused(MAY_ASK) {
-        Entry::NoPerson.set(true)?;
+    if !NO_PERSON.is_set() && is_refused(MAY_ASK) {
+        NO_PERSON.set(true)?;
     }
-    step("person", if Entry::NoPerson.is_set() { FORBIDDEN } else { "sessions may ask you by a form" })
+    step("person", if NO_PERSON.is_set() { FORBIDDEN } else { "sessions may ask you by a form" })
 }
 
 /// Asks the user, if one is there. An empty line is a yes, the end of the input is not.
@@ -109,8 +109,8 @@ fn remove() -> Result<(), Failure> {
     if marketplace()?.is_some() {
         step("marketplace", &claude(&["plugin", "marketplace", "remove", MARKETPLACE])?)?;
     }
-    Entry::Rule.set(false)?;
-    Entry::NoPerson.set(false)?;
+    ALLOW.set(false)?;
+    NO_PERSON.set(false)?;
     step("settings", "without the allow rule and RELAY_PERSON")?;
     package::remove()?;
     step("copy", "removed, with completions and man page")

@@ -1,8 +1,8 @@
 //! `relay tail`: the hub's events as they happen.
 
 use super::args::Args;
-use super::terminal::{err, first_line, out, paint};
-use super::{Outcome, open, print, short_id};
+use super::terminal::{err, first_line, paint};
+use super::{Outcome, open, short_id, show};
 use crate::connection::{no_hub, unreachable};
 use crate::datadir::DataDir;
 use crate::fence::{clean, label};
@@ -18,15 +18,12 @@ pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
     err("relay: watching for events; Ctrl-C ends it\n");
     while let Ok(Some(message)) = hub.receive(None) {
         let ToClient::Event(event) = message else { continue };
-        match args.has("json") {
-            true => print(&event)?,
-            false => out(&format!("{} {}\n", time_of_day(event.ts_ms), describe(&event)))?,
-        }
+        show(args, &event, describe)?;
     }
     Err(unreachable("the hub has stopped; run `relay tail` again").into())
 }
 
-/// An event, without its time, in one line: who, the words of its JSON, ids, and the first line of its text.
+/// An event in one line: the time, who, the words of its JSON, ids, and the first line of its text.
 fn describe(event: &Event) -> String {
     let (mut from, mut to) = (label(&event.from), event.to.as_deref().map(label));
     match (event.event, event.kind, &mut to) {
@@ -49,7 +46,8 @@ fn describe(event: &Event) -> String {
     let ids: String = ids.map(|id| format!("  {}", short_id(&label(id)))).collect();
     let text = first_line(&clean(event.text.as_deref().unwrap_or_default()), TEXT_COLUMNS);
     let words = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
-    format!("{}  {words}{}  {text}", paint("1", &names), paint("2", &ids)).trim_end().to_owned()
+    let line = format!("{}  {words}{}  {text}", paint("1", &names), paint("2", &ids));
+    format!("{} {}\n", time_of_day(event.ts_ms), line.trim_end())
 }
 
 /// `ts_ms`, in milliseconds since 1970 (UTC), as a time of day: `14:03:05Z`.

@@ -1,13 +1,12 @@
 //! Output to the terminal, if there is one: errors of writing, colours, the size, and text from peers.
 
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
-use std::process::{Command, Stdio};
 
 use super::{Failure, width};
 use crate::{fence, process};
 
+/// The controlling terminal.
+pub const TTY: &str = "/dev/tty";
 /// Moves to the start of the line and erases it.
 pub const ERASE: &str = "\r\x1b[K";
 
@@ -60,14 +59,7 @@ pub fn first_line(text: &str, most: usize) -> String {
 
 /// The number of columns of the terminal on standard output; `None` where that is no terminal.
 pub fn columns() -> Option<usize> {
-    io::stdout().is_terminal().then(|| process::columns(Path::new("/dev/tty"))).flatten()
-}
-
-/// Runs `stty` on the controlling terminal and returns what it prints; `None` if that fails.
-pub fn stty(args: &[&str]) -> Option<String> {
-    let terminal = File::open("/dev/tty").ok()?;
-    let run = Command::new("stty").args(args).stdin(terminal).stderr(Stdio::null()).output().ok()?;
-    run.status.success().then(|| String::from_utf8_lossy(&run.stdout).trim().to_owned())
+    io::stdout().is_terminal().then(|| process::columns(TTY)).flatten()
 }
 
 /// A table whose columns are aligned, two spaces apart, as lines that fit the terminal on standard output.

@@ -8,9 +8,9 @@ use crate::shell_kit::{Home, Proc, kill};
 fn asks_lists_open_and_ended_asks() {
     let home = Home::new();
     assert_eq!(home.json(&["asks", "--json"]), json!({"open": [], "ended": []}));
-    assert!(home.run(&["asks"]).err.contains("There are no asks: no hub listens on"));
+    assert_eq!(home.run(&["asks"]).out.lines().count(), 1, "the heading");
     let mut bob = home.join("bob");
-    assert_eq!(home.run(&["asks"]).out, "There are no open asks.\n");
+    assert_eq!(home.run(&["asks"]).out.lines().count(), 1);
     assert_eq!(home.run(&["ask", "bob", "quick", "--timeout", "1"]).code, Some(5));
     let mut ask = home.start(&["ask", "bob", "long?", "--as", "ci"]);
     bob.out.until("long?");
@@ -22,7 +22,7 @@ fn asks_lists_open_and_ended_asks() {
     );
     let text = home.run(&["asks"]).out;
     let lines: Vec<&str> = text.lines().collect();
-    assert!(lines[1].starts_with("ci    bob  ") && lines[1].contains(" min  ask_"), "{text}");
+    assert!(lines[1].starts_with("ci      bob  ") && lines[1].contains(" min  ask_"), "{text}");
     assert!(
         lines.last().is_some_and(|line| line.starts_with("tester") && line.ends_with("  timeout")),
         "{text}"
@@ -74,7 +74,7 @@ fn statusline_counts_what_the_session_waits_for_and_owes() {
         assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
         ran.out
     };
-    assert_eq!(line(), "relay: no hub\n");
+    assert_eq!(line(), "relay: not connected\n");
     let bob = home.join("bob");
     assert_eq!(line(), "relay: not connected\n");
     let mut session = home.channel("one"); // of this process, which starts `relay statusline` too

@@ -14,15 +14,12 @@ use serde_json::{Value, json};
 fn commands_without_a_hub_start_nothing() {
     let home = Home::new();
     let peers = home.run(&["peers"]);
-    assert_eq!((peers.code, peers.out.as_str()), (Some(0), ""));
-    assert!(peers.err.contains("There are no peers: no hub listens on"), "{peers:?}");
+    assert!(peers.code == Some(0) && peers.out.starts_with("There are no other peers."), "{peers:?}");
     assert_eq!(home.json(&["peers", "--json"]), json!({"self": null, "peers": [], "asks": [], "owed": []}));
     let status = home.run(&["status", "--json"]);
     assert_eq!(status.code, Some(11));
     assert_eq!(status.json()["error"]["code"], "hub_unreachable");
-    assert!(
-        home.run(&["status"]).err.ends_with("data/hub.sock; the first session or `relay ask` starts one\n")
-    );
+    assert!(home.run(&["status"]).err.ends_with("data; the first session or `relay ask` starts one\n"));
     assert_eq!(home.run(&["tail"]).code, Some(11));
     assert_eq!(home.run(&["stop"]).code, Some(0));
     assert!(!shell_kit::exists(home.data()), "nothing was started");

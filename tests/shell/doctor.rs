@@ -157,7 +157,7 @@ fn doctor_finds_what_is_wrong_with_the_data_directory() {
 
     let ran = home.relay(&["doctor", "--json"]).env("RELAY_SOCKET", "/nowhere").output().expect("it runs");
     let report: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
-    assert!(problem(&report, "hub", "warning").contains("no hub listens on /nowhere"), "{report}");
+    assert!(problem(&report, "hub", "error").contains("no hub listens on /nowhere"), "{report}");
 
     let socket = home.data().join("hub.sock");
     fs::create_dir(&socket).expect("a directory");

@@ -2,21 +2,21 @@
 //! socket that ssh has forwarded in the place of `hub.sock` and keeps it there while the connection lasts.
 
 use std::fs::{self, Permissions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use serde::{Deserialize, Serialize};
 
-use super::read_lines;
 use crate::connection::Connection;
 use crate::datadir::DataDir;
 use crate::shell::args::Args;
 use crate::shell::terminal::out;
 use crate::shell::{Outcome, print};
 use crate::texts;
+use crate::threads::{SMALL, spawn};
 use crate::wire::{Code, ToHub};
 
 /// The forwarded socket in the data directory, until it is put in place.
@@ -50,9 +50,8 @@ pub fn linked(dir: &DataDir, args: &Args) -> Outcome {
     let mut hub = Connection::find(dir).ok().flatten();
     let refused = hub.as_mut().and_then(|hub| hub.call(|id| ToHub::Status { id }).err());
     if refused.is_some_and(|fault| fault.code == Code::NotAllowed) {
-        return Err("this machine is linked already; run `relay unlink` where its hub runs"
-            .to_owned()
-            .into());
+        let why = "this machine is linked already; run `relay unlink` where its hub runs";
+        return Err(why.to_owned().into());
     }
     let _ = fs::remove_file(dir.path().join(FORWARDED)); // of a connection that was lost in that moment
     print(&Remote { data_dir: dir.path().to_string_lossy().into_owned(), epoch: hub.map(|hub| hub.epoch) })
@@ -66,7 +65,9 @@ fn take(dir: &DataDir) -> Outcome {
         .and_then(|()| fs::rename(&from, &socket))
         .map_err(|e| format!("cannot use the forwarded socket {}: {e}", from.display()))?;
     let ours = dir.listener();
-    let lines = read_lines(io::stdin())?;
+    let (send, beats) = bounded(1);
+    let is_alive = move || matches!(io::stdin().read(&mut [0; 64]), Ok(1..)) && send.send(()).is_ok();
+    spawn("beats", SMALL, move || while is_alive() {})?;
     out(&format!("{TAKEN}\n"))?;
     let (mut claim, mut heard) = (None, Instant::now());
     // Another connection, made because this one is dead, replaces the socket.
@@ -74,7 +75,7 @@ fn take(dir: &DataDir) -> Outcome {
         if claim.is_none() {
             claim = dir.claim()?; // the hub that was there may still hold it
         }
-        match lines.recv_timeout(CHECK) {
+        match beats.recv_timeout(CHECK) {
             Ok(_) => heard = Instant::now(),
             Err(RecvTimeoutError::Timeout) => texts::sweep(dir),
             Err(RecvTimeoutError::Disconnected) => break,
