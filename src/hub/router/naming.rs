@@ -11,8 +11,6 @@ use crate::wire::{Answer, Code, Event, Fault, MAX_LABEL, What, refused};
 
 /// The limit of old names, and of sessions whose names are kept.
 const MAX: usize = 256;
-/// The longest id of a session whose name is kept, in bytes.
-const MAX_SESSION: usize = 128;
 
 /// The peers by name, and the names that peers or sessions had before.
 #[derive(Default, Serialize, Deserialize)]
@@ -20,7 +18,7 @@ pub(super) struct Names {
     pub by_key: BTreeMap<String, PeerNo>,
     /// The peers by the keys of their earlier names.
     old: BTreeMap<String, PeerNo>,
-    /// Sessions whose model gave them a name, oldest first.
+    /// Sessions that were given a name, oldest first.
     sessions: Vec<SessionName>,
 }
 
@@ -30,7 +28,7 @@ struct SessionName {
     /// The session's id in Claude Code.
     session: String,
     name: String,
-    /// The name that the session had wanted before. One that wants another has been named by its user since.
+    /// The name that its user or its directory gave it. One that wants another has been named by its user since.
     wanted: String,
 }
 
@@ -40,26 +38,16 @@ impl Names {
         self.old.retain(|_, holder| *holder != no);
     }
 
-    fn insert_old(&mut self, key: String, no: PeerNo) {
-        self.old.insert(key, no);
-        if self.old.len() > MAX {
-            self.old.pop_first();
-        }
-    }
-
-    fn forget_session(&mut self, session: &str) {
-        self.sessions.retain(|known| known.session != session);
-    }
-
-    fn insert_session(&mut self, new: SessionName) {
-        self.forget_session(&new.session);
+    /// Keeps the name of a conversation.
+    fn keep(&mut self, new: SessionName) {
+        self.sessions.retain(|known| known.session != new.session);
         self.sessions.push(new);
         self.sessions.drain(..self.sessions.len().saturating_sub(MAX));
     }
 }
 
 impl Router {
-    /// The name that the session's model gave it in an earlier process, if it is free.
+    /// The name that the session was given in an earlier process, if it is free.
     pub(super) fn name_of_session(&self, session: Option<&str>, wanted: &str) -> Option<String> {
         let known =
             self.names.sessions.iter().find(|s| Some(&*s.session) == session && s.wanted == wanted)?;
@@ -84,7 +72,14 @@ impl Router {
             return refused(Code::BadArgs, why);
         }
         let new = self.pick_name(wanted, exact, Some(no))?;
-        self.keep_name_of_session(no, wanted, &new, exact);
+        let peer = self.peer_mut(no);
+        if !exact {
+            peer.wanted = name::wish(wanted); // its user named it
+        }
+        if let Some(session) = peer.who.session.clone() {
+            let wanted = peer.wanted.clone();
+            self.names.keep(SessionName { session, name: new.clone(), wanted });
+        }
         self.set_name(no, &new);
         Ok(Some(Answer::Renamed { name: new }))
     }
@@ -97,7 +92,10 @@ impl Router {
         let (old_key, new_key) = (name::key(&old), name::key(new));
         self.names.by_key.remove(&old_key);
         if old_key != new_key {
-            self.names.insert_old(old_key, no);
+            self.names.old.insert(old_key, no);
+            if self.names.old.len() > MAX {
+                self.names.old.pop_first();
+            }
         }
         self.names.by_key.insert(new_key, no);
         let to = Some(new.to_owned());
@@ -105,7 +103,7 @@ impl Router {
     }
 
     /// The peer's process goes on with another conversation: `/clear` begins one, `--continue` and `/resume` take one up. A
-    /// name that its model gave comes with it, and else stays with the process.
+    /// name that was given to it comes with it, and else stays with the process.
     pub(super) fn continue_session(&mut self, no: PeerNo, session: String) {
         let peer = self.peer_mut(no);
         let before = peer.who.session.replace(session.clone());
@@ -115,46 +113,30 @@ impl Router {
         }
         let is_kept = |s: &SessionName| Some(&s.session) == before.as_ref() && s.name == name;
         if self.names.sessions.iter().any(is_kept) {
-            self.names.insert_session(SessionName { session, name, wanted });
-        }
-    }
-
-    /// A name that the session's model chose is kept for the session. One that its user gave it Claude Code keeps itself.
-    fn keep_name_of_session(&mut self, no: PeerNo, wanted: &str, new: &str, by_model: bool) {
-        let peer = self.peer_mut(no);
-        if !by_model {
-            peer.wanted = name::wish(wanted);
-        }
-        let Some(session) = peer.who.session.clone().filter(|s| s.len() <= MAX_SESSION) else { return };
-        let wanted = peer.wanted.clone();
-        match by_model {
-            true => self.names.insert_session(SessionName { session, name: new.to_owned(), wanted }),
-            false => self.names.forget_session(&session),
+            self.names.keep(SessionName { session, name, wanted });
         }
     }
 
     /// The peer that `me` calls `wanted`: by its name, or by that of its directory.
     pub(super) fn find(&self, me: PeerNo, wanted: &str) -> Result<PeerNo, Fault> {
-        if !wanted.contains(char::is_alphanumeric) {
-            let why = format!("no peer named \"{}\"; relay_peers lists the peers", label(wanted));
-            return refused(Code::PeerNotFound, why);
-        }
-        let name = name::wish(wanted);
-        let keys = [name::key(&name), name::key(&name::slug(wanted))];
-        if let Some(no) = keys.iter().find_map(|key| self.names.by_key.get(key)) {
-            return Ok(*no);
-        }
-        let names =
-            self.names.by_key.values().filter(|no| **no != me).map(|no| self.peer(*no).who.name.as_str());
-        let near = name::nearest(wanted, names);
-        let hint = match (keys.iter().find_map(|key| self.names.old.get(key)), near.as_slice()) {
-            (Some(no), _) => format!("it is now \"{}\"", self.peer(*no).who.name),
-            (None, []) => "relay_peers lists the peers; `relay doctor` says why one is missing".to_owned(),
-            (None, near) => {
-                let near: Vec<String> = near.iter().map(|n| format!("\"{n}\"")).collect();
-                format!("did you mean {}? relay_peers lists all", near.join(" or "))
-            }
+        let is_name = wanted.contains(char::is_alphanumeric);
+        let keys = [name::key(&name::wish(wanted)), name::key(&name::slug(wanted))];
+        let known = |table: &BTreeMap<String, PeerNo>| {
+            keys.iter().filter(|_| is_name).find_map(|key| table.get(key).copied())
         };
-        refused(Code::PeerNotFound, format!("no peer named \"{name}\"; {hint}"))
+        if let Some(no) = known(&self.names.by_key) {
+            return Ok(no);
+        }
+        let others = self.names.by_key.values().filter(|no| is_name && **no != me);
+        let near = name::nearest(wanted, others.map(|no| self.peer(*no).who.name.as_str()));
+        let near: Vec<String> = near.iter().map(|name| format!("\"{name}\"")).collect();
+        let hint = match known(&self.names.old) {
+            Some(no) => format!("it is now \"{}\"", self.peer(no).who.name),
+            None if near.is_empty() => {
+                "relay_peers lists the peers; `relay doctor` says why one is missing".to_owned()
+            }
+            None => format!("did you mean {}? relay_peers lists all", near.join(" or ")),
+        };
+        refused(Code::PeerNotFound, format!("no peer named \"{}\"; {hint}", label(wanted)))
     }
 }
