@@ -17,41 +17,26 @@ const MAX: usize = 256;
 pub(super) struct Names {
     pub by_key: BTreeMap<String, PeerNo>,
     /// The peers by the keys of their earlier names.
-    old: BTreeMap<String, PeerNo>,
-    /// Sessions that were given a name, oldest first.
-    sessions: Vec<SessionName>,
+    pub old: BTreeMap<String, PeerNo>,
+    /// The names that conversations were given, by their ids in Claude Code, for the next process that continues one. Each has
+    /// beside it the name that the session's user or directory had given it: a session that wants another has been named by
+    /// its user since.
+    sessions: BTreeMap<String, (String, String)>,
 }
 
-/// The name of a conversation, for the next process that continues it.
-#[derive(Serialize, Deserialize)]
-struct SessionName {
-    /// The session's id in Claude Code.
-    session: String,
-    name: String,
-    /// The name that its user or its directory gave it. One that wants another has been named by its user since.
-    wanted: String,
-}
-
-impl Names {
-    /// Removes the old names of a peer that has left.
-    pub fn forget(&mut self, no: PeerNo) {
-        self.old.retain(|_, holder| *holder != no);
+/// Inserts into a table. If that is full, its first entry goes.
+fn insert<T>(table: &mut BTreeMap<String, T>, key: String, value: T) {
+    if table.len() >= MAX {
+        table.pop_first();
     }
-
-    /// Keeps the name of a conversation.
-    fn keep(&mut self, new: SessionName) {
-        self.sessions.retain(|known| known.session != new.session);
-        self.sessions.push(new);
-        self.sessions.drain(..self.sessions.len().saturating_sub(MAX));
-    }
+    table.insert(key, value);
 }
 
 impl Router {
     /// The name that the session was given in an earlier process, if it is free.
     pub(super) fn name_of_session(&self, session: Option<&str>, wanted: &str) -> Option<String> {
-        let known =
-            self.names.sessions.iter().find(|s| Some(&*s.session) == session && s.wanted == wanted)?;
-        (!self.names.by_key.contains_key(&name::key(&known.name))).then(|| known.name.clone())
+        let (name, known) = self.names.sessions.get(session?)?;
+        (known == wanted && !self.names.by_key.contains_key(&name::key(name))).then(|| name.clone())
     }
 
     /// The valid name for `wanted`, with a suffix if a peer other than `own` has it. With `exact` that is an error.
@@ -78,7 +63,7 @@ impl Router {
         }
         if let Some(session) = peer.who.session.clone() {
             let wanted = peer.wanted.clone();
-            self.names.keep(SessionName { session, name: new.clone(), wanted });
+            insert(&mut self.names.sessions, session, (new.clone(), wanted));
         }
         self.set_name(no, &new);
         Ok(Some(Answer::Renamed { name: new }))
@@ -92,10 +77,7 @@ impl Router {
         let (old_key, new_key) = (name::key(&old), name::key(new));
         self.names.by_key.remove(&old_key);
         if old_key != new_key {
-            self.names.old.insert(old_key, no);
-            if self.names.old.len() > MAX {
-                self.names.old.pop_first();
-            }
+            insert(&mut self.names.old, old_key, no);
         }
         self.names.by_key.insert(new_key, no);
         let to = Some(new.to_owned());
@@ -111,9 +93,9 @@ impl Router {
         if let Some(kept) = self.name_of_session(Some(&session), &wanted) {
             return self.set_name(no, &kept);
         }
-        let is_kept = |s: &SessionName| Some(&s.session) == before.as_ref() && s.name == name;
-        if self.names.sessions.iter().any(is_kept) {
-            self.names.keep(SessionName { session, name, wanted });
+        let known = before.and_then(|before| self.names.sessions.get(&before));
+        if known.is_some_and(|(known, _)| *known == name) {
+            insert(&mut self.names.sessions, session, (name, wanted));
         }
     }
 

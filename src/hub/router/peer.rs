@@ -28,9 +28,9 @@ pub(super) struct Peer {
     pub grace: Ms,
     pub since: Ms,
     /// Paths by which a push was confirmed.
-    pub proven: Vec<Path>,
+    pub proven: BTreeSet<Path>,
     /// Dead paths: a push by them was not confirmed.
-    pub dead: Vec<Path>,
+    pub dead: BTreeSet<Path>,
     /// When its session's inbox is empty, at one text per 2.5 s.
     pub inbox_empty_at: Ms,
     /// Deliveries to it, oldest first.
@@ -187,7 +187,7 @@ impl Router {
             self.forget_session(claude);
         }
         self.names.by_key.remove(&name::key(&peer.who.name));
-        self.names.forget(no);
+        self.names.old.retain(|_, holder| *holder != no);
         self.by_identity.remove(&peer.who.peer);
         for other in self.peers.values_mut() {
             other.always.remove(&peer.who.peer); // whoever comes with its identity later is somebody else

@@ -117,10 +117,8 @@ impl Router {
         let Some(path) = path.or(delivery.attempts.last().map(|a| a.path)) else { return };
         let to = delivery.to;
         let peer = self.peer_mut(to);
-        peer.dead.retain(|p| *p != path);
-        if !peer.proven.contains(&path) {
-            peer.proven.push(path);
-        }
+        peer.dead.remove(&path);
+        peer.proven.insert(path);
         self.progress(no, State::Seen, Some(path));
         self.remove_delivery(no);
         self.expect_turn(&[to]);
@@ -169,8 +167,7 @@ impl Router {
 
     fn mark_path_dead(&mut self, to: PeerNo, path: Path) {
         let peer = self.peer_mut(to);
-        if matches!(path, Path::Channel | Path::Inbox) && !peer.dead.contains(&path) {
-            peer.dead.push(path);
+        if matches!(path, Path::Channel | Path::Inbox) && peer.dead.insert(path) {
             let from = peer.who.name.clone();
             self.report(Event { event: What::DeadPath, from, path: Some(path), ..Event::default() });
         }

@@ -136,9 +136,6 @@ impl Router {
                  goes on"
             }
             _ if target.conn.is_none() => "the peer has lost its connection and may reconnect within seconds",
-            _ if target.who.paths.is_empty() => {
-                "that session can't be interrupted; it is handed over with its next relay tool call"
-            }
             None if self.best_path(ask.target).is_some() => {
                 "it is handed over as soon as the session can take it"
             }

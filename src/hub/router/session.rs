@@ -161,12 +161,8 @@ impl Router {
         }
         let now = self.now;
         let session = self.session(&claude)?;
-        session.hooked = true;
         let old = session.waiter.replace(conn);
-        session.waiter_load = 0;
-        if old.is_none() {
-            session.waiting_since = now;
-        }
+        (session.hooked, session.waiting_since, session.waiter_load) = (true, now, 0);
         let role = Role::Waiter { claude: claude.clone(), process: process.clone() };
         self.roles.insert(conn, role);
         self.answer(conn, id, Ok(Answer::Done));

@@ -161,16 +161,10 @@ pub(super) fn phrase(ask: &Ask) -> String {
         Some(Note::NoTurn) => {
             "no turn begun: the idle session did not take it up and was reminded".to_owned()
         }
-        Some(Note::Unanswered) => {
-            let also = if ask.reminded { ", also after a reminder" } else { "" };
-            format!("unanswered: the session ended its turn without a reply{also}{because}")
-        }
+        Some(Note::Unanswered) => format!("unanswered: the session ended its turn without a reply{because}"),
         Some(Note::Declined) => format!("declined: the reply was refused there{because}"),
         Some(Note::PutOff) => "put off: its user closed the form without an answer".to_owned(),
-        Some(Note::TurnFailed) => {
-            let reminded = if ask.reminded { "was" } else { "will be" };
-            format!("turn failed: the session's model had an error{because}; it {reminded} reminded")
-        }
+        Some(Note::TurnFailed) => format!("turn failed: the session's model had an error{because}"),
     }
 }
 
