@@ -119,9 +119,7 @@ impl Router {
 
     /// Applies what a channel has found changed in its session.
     pub(super) fn change(&mut self, conn: ConnId, changes: Changes) {
-        let Some(no) = self.peer_on(conn) else {
-            return self.refuse(conn, "`activity` before `register`");
-        };
+        let Some(no) = self.peer_on(conn) else { return };
         let Changes { activity, age_ms, branch, paths, session } = changes;
         if let Some(branch) = branch.filter(|b| b.len() <= MAX_LABEL) {
             self.peer_mut(no).who.branch = Some(branch).filter(|b| !b.is_empty());

@@ -141,16 +141,15 @@ impl Router {
         if session.activity != Activity::Idle || !(may_swallow || in_doubt || prompted) {
             return;
         }
-        let mut since = at.max(session.idle_since);
-        match session.last_hook.filter(|hook| *hook > at) {
-            Some(hook) => since = since.max(hook),
+        let searched = match session.last_hook.filter(|hook| *hook > at) {
+            Some(hook) => hook,
             // Its waiter reads the transcript.
             None if !in_doubt && session.waiter.is_some() && (prompted || session.idle_since < at) => {
-                since = since.max(session.waiting_since);
+                session.waiting_since
             }
             None => return, // checked again at the next hook
-        }
-        let due = since + self.limits.confirm;
+        };
+        let due = at.max(session.idle_since).max(searched) + self.limits.confirm;
         if self.now < due {
             return self.arm(due, Timer::Confirm(no));
         }

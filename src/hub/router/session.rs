@@ -197,9 +197,7 @@ impl Router {
     /// Handles the lost connection of a waiter: unreported pushes to it are in doubt.
     pub(super) fn waiter_left(&mut self, conn: ConnId, claude: &str) {
         let Some(session) = self.sessions.get_mut(claude) else { return };
-        if session.waiter == Some(conn) {
-            session.waiter = None;
-        }
+        session.waiter.take_if(|waiter| *waiter == conn);
         self.unreported(conn, claude).into_iter().for_each(|no| self.put_in_doubt(no));
     }
 
@@ -238,13 +236,8 @@ impl Router {
         let at = self.now.saturating_sub(age);
         let Some(session) = self.session(&claude).ok().filter(|s| s.turned <= at) else { return };
         session.turned = at;
-        let before = session.activity;
-        if before == Activity::Waiting && activity == Activity::Busy {
-            return;
-        }
-        self.set_activity(&claude, activity);
-        if activity == Activity::Idle && before != Activity::Idle {
-            self.expect_turn(&self.peers_of(&claude));
+        if (session.activity, activity) != (Activity::Waiting, Activity::Busy) {
+            self.set_activity(&claude, activity);
         }
     }
 
@@ -259,6 +252,7 @@ impl Router {
                 self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
                 self.arm_form(delivery);
             }
+            self.expect_turn(&peers);
         }
         if before != activity {
             self.activity_changed(&peers);
