@@ -391,7 +391,7 @@ fn log_event(event: &Event) {
         (What::Ask, _) => (Level::Debug, "ask_received"),
         (What::Reply, _) => (Level::Debug, "reply_received"),
         (What::State, _) if is_delivery => (Level::Debug, "ask_delivered"),
-        (What::State | What::Summary | What::Note, _) => (Level::Debug, own_name),
+        (What::State | What::Note, _) => (Level::Debug, own_name),
         (What::DeadPath | What::Refused, _) => (Level::Warn, own_name),
         _ => (Level::Info, own_name),
     };

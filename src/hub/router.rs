@@ -326,7 +326,7 @@ impl Router {
         self.refused.remove(&conn);
         match self.roles.remove(&conn) {
             Some(Role::Waiter { claude, .. }) => self.waiter_left(conn, &claude),
-            Some(Role::Peer(peer)) => self.vanished(peer, conn),
+            Some(Role::Peer(peer)) => self.vanished(peer),
             None => return false,
         }
         true

@@ -29,7 +29,6 @@ words! {
         Ask = "ask",
         Reply = "reply",
         Failed = "failed",
-        Summary = "summary",
         /// A delivery changed its state.
         State = "state",
         /// An open ask may not be answered.

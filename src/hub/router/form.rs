@@ -245,6 +245,6 @@ impl Router {
             _ => "when the session is idle, shows no form, and nothing was typed there for some seconds"
                 .to_owned(),
         };
-        format!("queued: {what} {when}")
+        format!("{what} {when}")
     }
 }

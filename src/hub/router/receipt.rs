@@ -12,38 +12,33 @@ impl Router {
         let now = self.now;
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         let to = delivery.to;
-        let Some(attempt) = delivery.attempts.iter_mut().find(|a| a.push == push && a.conn == conn) else {
-            return; // not the pushing process
-        };
-        if attempt.stage != Stage::Sent {
-            return;
-        }
+        // Reported once, and by the pushing process.
+        let is_it = |a: &&mut Attempt| a.push == push && a.conn == conn && a.stage == Stage::Sent;
+        let Some(attempt) = delivery.attempts.iter_mut().find(is_it) else { return };
         let path = attempt.path;
-        if path == Path::Form && error.is_some() {
-            self.forget_attempt(no);
-            return self.free_form(to);
-        }
         if error.is_some() {
             attempt.stage = Stage::Failed;
-            if path == Path::Tool {
-                // No tool call was open; the next one can carry the text.
+            // Its user was typing, or no tool call was open: it can be tried again.
+            if matches!(path, Path::Form | Path::Tool) {
                 self.forget_attempt(no);
+            }
+            if path == Path::Form {
+                self.free_form(to);
             }
             self.mark_path_dead(to, path);
             return self.dispatch(no);
         }
         attempt.stage = Stage::Handed(now);
+        // A waiter has woken the session, which no hook reports.
         if let Some(Role::Waiter { claude, .. }) = self.roles.get(&conn).cloned() {
-            self.mark_busy(&claude);
+            self.sessions.get_mut(&claude).into_iter().for_each(|session| session.turned = now);
+            self.set_activity(&claude, Activity::Busy);
         }
         self.progress(no, State::Pushed, Some(path));
-        if path == Path::Form {
-            return; // until it is closed
-        }
-        if self.sends_receipts(to) {
-            self.arm(now + self.limits.confirm, Timer::Confirm(no));
-        } else {
-            self.remove_delivery(no); // no receipt will follow
+        match self.sends_receipts(to) {
+            _ if path == Path::Form => {} // until it is closed
+            true => self.arm(now + self.limits.confirm, Timer::Confirm(no)),
+            false => self.remove_delivery(no), // no receipt will follow
         }
     }
 
@@ -71,7 +66,7 @@ impl Router {
             let path = attempt.path;
             match proof {
                 Proof::InToolResult if path != Path::Tool => {}
-                Proof::InToolResult | Proof::Seen => self.confirm(no, path),
+                Proof::InToolResult | Proof::Seen => self.confirm(no, Some(path)),
                 Proof::Refused => {
                     (attempt.stage, attempt.turn) = (Stage::Failed, None);
                     self.dispatch(no);
@@ -98,20 +93,6 @@ impl Router {
         self.deliveries.get_mut(&no)?.attempts.last_mut()
     }
 
-    /// Associates the pushes in a prompt with the turn that it began.
-    pub(super) fn turn_began(&mut self, peers: &[PeerNo], turn: &str) {
-        for no in self.pushes_to(peers, |a| matches!(a.stage, Stage::Prompted(_)) && a.turn.is_none()) {
-            self.last_attempt_mut(no).into_iter().for_each(|attempt| attempt.turn = Some(turn.to_owned()));
-        }
-    }
-
-    /// Confirms the pushes that began `turn`, which has ended.
-    pub(super) fn confirm_turn(&mut self, peers: &[PeerNo], turn: &str) {
-        for no in self.pushes_to(peers, |a| a.turn.as_deref() == Some(turn)) {
-            self.confirm_last(no);
-        }
-    }
-
     /// The deliveries to these peers whose last push `is_it` accepts.
     pub(super) fn pushes_to(&self, peers: &[PeerNo], is_it: impl Fn(&Attempt) -> bool) -> Vec<DeliveryNo> {
         let mut pushes = self.inboxes(peers);
@@ -127,25 +108,17 @@ impl Router {
     /// Confirms the delivery of a question.
     pub(super) fn confirm_question(&mut self, id: &str) {
         let delivery = self.asks.get(id).and_then(|ask| ask.delivery);
-        delivery.into_iter().for_each(|no| self.confirm_last(no));
+        delivery.into_iter().for_each(|no| self.confirm(no, None));
     }
 
-    /// Confirms the last push of a delivery.
-    fn confirm_last(&mut self, no: DeliveryNo) {
-        let path = self.last_attempt(no).map(|attempt| attempt.path);
-        path.into_iter().for_each(|path| self.confirm(no, path));
-    }
-
-    /// Confirms a delivery: the model has the text.
-    pub(super) fn confirm(&mut self, no: DeliveryNo, path: Path) {
+    /// Confirms a delivery: the model has the text, by this path or by that of the last push.
+    pub(super) fn confirm(&mut self, no: DeliveryNo, path: Option<Path>) {
         let Some(delivery) = self.deliveries.get(&no).filter(|d| !d.is_form()) else { return };
+        let Some(path) = path.or(delivery.attempts.last().map(|a| a.path)) else { return };
         let (to, now) = (delivery.to, self.now);
         let peer = self.peer_mut(to);
-        peer.confirmed_at = Some(now);
-        peer.dead.retain(|p| *p != path);
-        if !peer.proven.contains(&path) {
-            peer.proven.push(path);
-        }
+        peer.dead.remove(&path);
+        peer.proven.insert(path, now);
         self.progress(no, State::Seen, Some(path));
         self.remove_delivery(no);
         self.expect_turn(&[to]);
@@ -168,16 +141,15 @@ impl Router {
         if session.activity != Activity::Idle || !(may_swallow || in_doubt || prompted) {
             return;
         }
-        let mut since = at.max(session.idle_since);
-        match session.last_hook.filter(|hook| *hook > at) {
-            Some(hook) => since = since.max(hook),
+        let searched = match session.last_hook.filter(|hook| *hook > at) {
+            Some(hook) => hook,
             // Its waiter reads the transcript.
             None if !in_doubt && session.waiter.is_some() && (prompted || session.idle_since < at) => {
-                since = since.max(session.waiting_since);
+                session.waiting_since
             }
             None => return, // checked again at the next hook
-        }
-        let due = since + self.limits.confirm;
+        };
+        let due = at.max(session.idle_since).max(searched) + self.limits.confirm;
         if self.now < due {
             return self.arm(due, Timer::Confirm(no));
         }
@@ -194,8 +166,7 @@ impl Router {
 
     fn mark_path_dead(&mut self, to: PeerNo, path: Path) {
         let peer = self.peer_mut(to);
-        if matches!(path, Path::Channel | Path::Inbox) && !peer.dead.contains(&path) {
-            peer.dead.push(path);
+        if matches!(path, Path::Channel | Path::Inbox) && peer.dead.insert(path) {
             let from = peer.who.name.clone();
             self.report(Event { event: What::DeadPath, from, path: Some(path), ..Event::default() });
         }
