@@ -96,11 +96,11 @@ pub fn run(dir: &DataDir, limits: Limits, ready: impl FnOnce()) -> Result<bool, 
     let (journal, router) = Journal::start(dir.journal_path(), wanted, limits, info, epoch, Box::new(ids));
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone())?;
-    listen(&claim, listener, &incoming, router.last_conn() + 1)?;
+    listen(&claim, listener, &incoming, router.last_conn + 1)?;
     log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info.epoch.as_str(); "hub_started");
     ready();
     let mut hub = Hub {
-        now_at_start: router.now(),
+        now_at_start: router.now,
         inode: inode(&socket),
         socket,
         dir,

@@ -147,7 +147,7 @@ pub fn step(router: &mut Router, now: Ms, input: Input, batch: &mut Vec<u8>) -> 
         false if step.expired => json(&Input::Tick),
         false => return step,
     };
-    let (at, ids) = (router.now(), json(&step.drawn));
+    let (at, ids) = (router.now, json(&step.drawn));
     batch.extend_from_slice(format!("{{\"at\":{at},\"ids\":{ids},\"input\":{text}}}\n").as_bytes());
     step
 }
@@ -195,8 +195,7 @@ impl Journal {
             Some((header, router, now)) => (header.epoch, header.epoch_started_ms, router, now),
             None => (new_epoch, unix_ms(), Router::default(), 0),
         };
-        router.equip(limits, Info { epoch, epoch_started_ms, started, ..info }, ids);
-        router.restart(started);
+        router.restart(limits, Info { epoch, epoch_started_ms, started, ..info }, ids);
         let mut journal = Journal { path, ..Journal::default() };
         match wanted {
             true => journal.compact(&router),
@@ -309,7 +308,7 @@ fn restore(path: &Path) -> Option<(Header, Router, Ms)> {
     let (header, router) = restored.ok()?;
     let written = fs::metadata(path).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
     let away = SystemTime::now().duration_since(written).unwrap_or_default(); // the clock may have been set back
-    let now = router.now() + away.as_millis() as u64;
+    let now = router.now + away.as_millis() as u64;
     Some((header, router, now))
 }
 

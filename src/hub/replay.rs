@@ -20,9 +20,7 @@ pub fn replay(path: &Path, out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
         "epoch {}, written by relay {}, snapshot at {} ms",
-        header.epoch,
-        header.version,
-        router.now()
+        header.epoch, header.version, router.now
     )?;
     for (number, record) in (1..).zip(records) {
         let Record { at, ids, input } = record?;

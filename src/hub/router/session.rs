@@ -283,7 +283,7 @@ impl Router {
             session.idle_since = now;
             for delivery in self.inboxes(&self.peers_of(claude)) {
                 self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
-                self.arm_form(delivery);
+                self.arm_dispatch(delivery);
             }
         }
         self.activity_changed(&self.peers_of(claude));

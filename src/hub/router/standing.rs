@@ -87,23 +87,21 @@ impl Router {
         if std::mem::replace(&mut ask.reminded, true) {
             return;
         }
-        let (asker, target, thread) = (ask.asker, ask.target, ask.thread.clone());
+        let (asker, target, record) = (ask.asker, ask.target, ask.record.clone());
         let text = format!(
             "\"{}\" still waits for the answer to {id}, which is in this conversation. Answer it with relay_reply and this \
              ask_id, even if only to say why you can't.",
             self.peer(asker).who.name
         );
-        let parcel = self.parcel(Kind::Notice, id, asker, text, &thread);
+        let parcel = self.parcel(Kind::Notice, id, asker, text, &record);
         self.post(target, parcel, None);
     }
 
     /// Notifies the people and scripts that wait for an answer of these peers, whose activity has changed.
     pub(super) fn activity_changed(&mut self, peers: &[PeerNo]) {
         for id in peers.iter().flat_map(|no| self.peer(*no).owes.clone()).collect::<Vec<_>>() {
-            let Some(ask) = self.asks.get(&id) else { continue };
-            let (asker, state, path) = (ask.asker, ask.state, ask.path);
-            if !self.peer(asker).who.listens {
-                self.notify_asker(asker, &id, state, path, None);
+            if self.asks.get(&id).is_some_and(|ask| !self.peer(ask.asker).who.listens) {
+                self.notify(&id);
             }
         }
     }
@@ -138,10 +136,10 @@ impl Router {
         ask.note = Some(note);
         ask.reason = reason.map(label);
         let Some(ask) = self.asks.get(id) else { return };
-        let (asker, target, state, thread) = (ask.asker, ask.target, ask.state, ask.thread.clone());
-        let (is_member, detail) = (ask.broadcast.is_some(), self.state_words(ask, ""));
+        let (asker, target, record) = (ask.asker, ask.target, ask.record.clone());
+        let (is_member, detail) = (ask.record.broadcast.is_some(), self.state_words(ask, ""));
         let help = self.help(ask).map(|help| format!(" {help}.")).unwrap_or_default();
-        self.notify_asker(asker, id, state, None, None);
+        self.notify(id);
         let (from, to) = (self.name(asker), self.name(target));
         self.report(Event {
             event: What::Note,
@@ -160,7 +158,7 @@ impl Router {
                 "{id} to \"{to}\": {detail}.{help} The ask stays open: an answer still counts until its timeout. Tell your user \
                  if it matters; do not broadcast the question."
             );
-            let parcel = self.parcel(Kind::Notice, id, target, text, &thread);
+            let parcel = self.parcel(Kind::Notice, id, target, text, &record);
             self.post(asker, parcel, None);
         }
     }
