@@ -64,7 +64,7 @@ impl Peer {
     fn take_push(&mut self, kind: &str) -> Value {
         let push = self.hear(|m| m["type"] == "push" && m["kind"] == kind);
         self.say(&json!({"type": "pushed", "push": push["push"]}));
-        self.say(&json!({"type": "seen", "seen": [push["push"]]}));
+        self.say(&json!({"type": "seen", "receipts": [[push["push"], "seen"]]}));
         push
     }
 }
@@ -109,7 +109,10 @@ const FLOODS: [(&str, Flood); 7] = [
         |n| json!({"type": "hook", "id": n, "claude": format!("1-{}-1", n % 100), "event": if n % 2 == 0 { "prompt" } else { "stop" }}),
     ),
     ("new names", |n| json!({"type": "rename", "id": n, "name": format!("eve {}", n % 50), "exact": false})),
-    ("receipts of 2,000", |_| json!({"type": "seen", "seen": vec!["push_000000000000000000000000"; 2000]})),
+    (
+        "receipts of 2,000",
+        |_| json!({"type": "seen", "receipts": vec![("push_000000000000000000000000", "seen"); 2000]}),
+    ),
 ];
 
 /// Says it until `over`, and reads what comes back; how many were said.

@@ -29,7 +29,7 @@ use crate::process;
 use crate::texts::{self, Texts};
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
-use crate::wire::{Activity, Parcel, Path, ToClient, ToHub};
+use crate::wire::{Activity, Changes, Parcel, Path, ToClient, ToHub};
 use calls::{Call, Wait};
 use identity::Identity;
 use surroundings::{SessionFile, Surroundings};
@@ -371,11 +371,9 @@ impl Channel {
             (true, false) => (file.status.or(Some(Activity::Unknown)), Some(CHECK.as_millis() as u64)),
             _ => (file.status.filter(|_| is_new), file.status_age()),
         };
-        if activity.is_some() || branch.is_some() || paths.is_some() {
-            self.client.send(&ToHub::Activity { activity, age_ms, branch, paths });
-        }
-        if let Some(session) = session.filter(|_| is_new_session) {
-            self.client.send(&ToHub::Session { session });
+        let session = session.filter(|_| is_new_session);
+        if activity.is_some() || branch.is_some() || paths.is_some() || session.is_some() {
+            self.client.send(&ToHub::Activity(Changes { activity, age_ms, branch, paths, session }));
         }
         if let Some(name) = file.name.clone().filter(|_| file.name != self.reported.name) {
             self.client.request(|id| ToHub::Rename { id, name, exact: false });

@@ -16,7 +16,7 @@ use crate::connection::{ANSWER, CONNECT, FromHub, Sender, silent, unreachable};
 use crate::process::HOST;
 use crate::token::Tokens;
 use crate::wire::{
-    Answer, AskRequest, BroadcastRequest, Fault, Kind, Parcel, Receipts, State, ToClient, ToHub, Who,
+    Answer, AskRequest, BroadcastRequest, Fault, Kind, Parcel, Proof, State, ToClient, ToHub, Who,
 };
 
 /// The number of pushes that a client remembers.
@@ -144,7 +144,7 @@ impl Client {
 
     /// Reports that the recipient, a person or script that reads its own connection, has seen what was pushed.
     pub fn seen(&mut self, push: &str) {
-        self.conclude(push, ToHub::Seen(Receipts { seen: vec![push.to_owned()], ..Receipts::default() }));
+        self.conclude(push, ToHub::Seen { receipts: vec![(push.to_owned(), Proof::Seen)] });
     }
 
     fn conclude(&mut self, push: &str, report: ToHub) {

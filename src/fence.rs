@@ -96,10 +96,7 @@ pub fn channel_meta(p: &Parcel) -> BTreeMap<&'static str, String> {
 
 /// The text of a parcel, followed by instructions for the model.
 pub fn body(p: &Parcel) -> String {
-    match advice(p) {
-        Some(advice) => format!("{}\n\n{advice}", text_and_note(p)),
-        None => text_and_note(p),
-    }
+    text_and_note(p) + &advice(p).map(|advice| format!("\n\n{advice}")).unwrap_or_default()
 }
 
 /// A parcel as text, for paths without fields: `[relay kind=ask ask_id=… from=… …]`, then the body on the lines after
@@ -153,10 +150,7 @@ fn header(p: &Parcel) -> String {
 
 /// The text, and after it the note that it is cut.
 fn text_and_note(p: &Parcel) -> String {
-    match &p.cut {
-        Some(cut) => format!("{}\n\n[relay: {cut}]", marked_text(p)),
-        None => marked_text(p),
-    }
+    marked_text(p) + &p.cut.as_ref().map(|cut| format!("\n\n[relay: {cut}]")).unwrap_or_default()
 }
 
 /// The text of a parcel: a peer's text is quoted, a text of the hub is not.

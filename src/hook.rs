@@ -20,7 +20,7 @@ use crate::connection::Connection;
 use crate::datadir::{DataDir, is_not_running};
 use crate::fence::label;
 use crate::process;
-use crate::wire::{Answer, Code, HookEvent, HookReport, ListedAsk, MAX_LABEL, Receipts, ToHub, VERSION};
+use crate::wire::{Answer, Code, HookEvent, HookReport, ListedAsk, MAX_LABEL, Proof, ToHub, VERSION};
 use transcript::Transcript;
 pub use transcript::pushes_in;
 
@@ -32,7 +32,7 @@ const PROMPT: Duration = Duration::from_millis(40);
 const QUIET: Duration = Duration::from_millis(1000);
 /// How long after the end of a turn the transcript may lack its text: the client writes it some 100 ms late (measured).
 const LATE: Duration = Duration::from_millis(250);
-/// The pause before a hook tries to reach the hub again.
+/// The pause before a hook tries to reach the hub, or searches the transcript, again.
 const RETRY: Duration = Duration::from_millis(5);
 
 /// The fields of a hook's input that are used.
@@ -110,44 +110,39 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
     let Some(event) = input.event() else { return ExitCode::SUCCESS };
     let claude = process::key(parent_id());
     let prompted = if event == HookEvent::Prompt { pushes_in(&text) } else { Vec::new() };
-    let mut first = vec![ToHub::Hello { v: VERSION }];
-    if !prompted.is_empty() {
-        let claude = Some(claude.clone());
-        first.push(ToHub::Seen(Receipts { claude, prompted, ..Receipts::default() }));
-    }
+    let receipts = prompted.into_iter().map(|push| (push, Proof::Prompted)).collect();
     let (ask_id, turn) = (input.answered_ask(), input.prompt_id.take());
     let reason = input.reason.take().or(input.error.take()).filter(|_| event != HookEvent::End);
-    let hook = HookReport { id: 0, claude, event, turn, ask_id, reason, age_ms: process::own_age() };
+    let age_ms = process::own_age();
+    let mut hook = HookReport { id: 0, claude, event, turn, ask_id, reason, age_ms, receipts };
     // A large prompt may take longer to read than the limit; its receipts must still be sent.
     let until = Instant::now() + if event == HookEvent::Prompt { PROMPT } else { QUIET };
-    let Some((mut hub, Answer::Hooked { mut unconfirmed, mut remind })) = report(dir, &first, &hook, until)
-    else {
-        return ExitCode::SUCCESS;
-    };
-    if let Some(path) = input.transcript_path.filter(|_| unconfirmed > 0) {
-        let mut transcript = Transcript::end(path);
-        transcript.report(&hub.sender);
-        // In a short turn nobody else has found the question: only now the hub knows that the model has it.
-        let is_end = matches!(event, HookEvent::Stop | HookEvent::StopAgain);
-        let late = until.min(Instant::now() + LATE);
-        while is_end
-            && remind.is_empty()
-            && unconfirmed > 0
-            && let Ok(Answer::Hooked { unconfirmed: left, remind: more }) =
-                hub.call_until(until, |id| ToHub::Hook(HookReport { id, ..hook.clone() }))
-        {
-            (unconfirmed, remind) = (left, more);
-            while remind.is_empty() && unconfirmed > 0 && !transcript.report(&hub.sender) {
-                if Instant::now() >= late {
-                    return ExitCode::SUCCESS;
-                }
-                thread::sleep(RETRY);
-            }
+    let Some((mut hub, mut answer)) = report(dir, &hook, until) else { return ExitCode::SUCCESS };
+    let mut transcript = Transcript::end(input.transcript_path.unwrap_or_default());
+    let late = until.min(Instant::now() + LATE);
+    let mut reminded = Vec::new();
+    while let Answer::Hooked { unconfirmed, remind } = answer {
+        if !remind.is_empty() {
+            hook.event = HookEvent::Tool; // the reminder makes the turn go on
+            reminded = remind;
+        }
+        if unconfirmed == 0 {
+            break;
+        }
+        // In a short turn nobody else has found the question: only by its receipt the hub knows that the model has it.
+        let is_end = matches!(hook.event, HookEvent::Stop | HookEvent::StopAgain);
+        hook.receipts = transcript.search_until(if is_end { late } else { Instant::now() });
+        if hook.receipts.is_empty() {
+            break;
+        }
+        match hub.call_until(until, |id| ToHub::Hook(HookReport { id, ..hook.clone() })) {
+            Ok(next) => answer = next,
+            Err(_) => break,
         }
     }
-    if !remind.is_empty() {
-        let output =
-            json!({"hookSpecificOutput": {"hookEventName": "Stop", "additionalContext": reminder(&remind)}});
+    if !reminded.is_empty() {
+        let text = reminder(&reminded);
+        let output = json!({"hookSpecificOutput": {"hookEventName": "Stop", "additionalContext": text}});
         let _ = writeln!(io::stdout(), "{output}"); // without a reader only the reminder is lost
     }
     ExitCode::SUCCESS
@@ -163,15 +158,15 @@ fn reminder(asks: &[ListedAsk]) -> String {
 }
 
 /// Reports to the hub, and returns its answer. If that fails, tries again within the time limit: another hub may be running
-/// within 10 ms. Everything is sent before the hub answers, so that a receipt arrives even if the time limit expires.
-fn report(dir: &DataDir, first: &[ToHub], hook: &HookReport, until: Instant) -> Option<(Connection, Answer)> {
+/// within 10 ms. The report is sent before the hub greets, so that its receipts arrive even if the time limit expires.
+fn report(dir: &DataDir, hook: &HookReport, until: Instant) -> Option<(Connection, Answer)> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return None;
         }
         match dir.connect(left).and_then(Connection::over) {
-            Ok(mut hub) if first.iter().all(|message| hub.sender.send(message).is_ok()) => {
+            Ok(mut hub) if hub.sender.send(&ToHub::Hello { v: VERSION }).is_ok() => {
                 match hub.call_until(until, |id| ToHub::Hook(HookReport { id, ..hook.clone() })) {
                     Ok(answer) => return Some((hub, answer)),
                     Err(fault) if fault.code == Code::HubUnreachable => {}

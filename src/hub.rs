@@ -355,7 +355,7 @@ fn watch_signals(incoming: Sender<Incoming>) -> Result<(), String> {
 fn log_event(event: &Event) {
     let level = match event.event {
         What::DeadPath | What::Refused => log::Level::Warn,
-        What::Ask | What::Reply | What::Summary | What::State | What::Note => log::Level::Debug,
+        What::Ask | What::Reply | What::State | What::Note => log::Level::Debug,
         _ => log::Level::Info,
     };
     let name = match (event.event, event.code) {

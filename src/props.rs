@@ -5,8 +5,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::wire::{
-    Activity, AskRequest, BroadcastRequest, Code, FormEnd, HookEvent, HookReport, Kind, Parcel, Path,
-    PeerKind, Receipts, Scope, ToClient, ToHub, Who,
+    Activity, AskRequest, BroadcastRequest, Changes, Code, FormEnd, HookEvent, HookReport, Kind, Parcel,
+    Path, PeerKind, Proof, Scope, ToClient, ToHub, Who,
 };
 use crate::{fence, hook, name};
 
@@ -112,18 +112,15 @@ fn message() -> impl Strategy<Value = ToHub> {
         (id, text(), text()).prop_map(|(id, ask_id, text)| ToHub::Reply { id, ask_id, text }),
         (id, text(), any::<bool>()).prop_map(|(id, name, exact)| ToHub::Rename { id, name, exact }),
         (text(), option::of(text())).prop_map(|(push, error)| ToHub::Pushed { push, error }),
-        (vec(text(), 0..3), vec(text(), 0..3)).prop_map(|(seen, queued)| ToHub::Seen(Receipts {
-            seen,
-            queued,
-            ..Receipts::default()
-        })),
+        vec((text(), prop_oneof![Just(Proof::Seen), Just(Proof::Queued)]), 0..3)
+            .prop_map(|receipts| ToHub::Seen { receipts }),
         (id, text()).prop_map(|(id, ask_id)| ToHub::Withdraw { id, ask_id }),
-        option::of(text()).prop_map(|branch| ToHub::Activity {
+        option::of(text()).prop_map(|branch| ToHub::Activity(Changes {
             activity: Some(Activity::Busy),
             age_ms: branch.is_some().then_some(7),
             branch,
-            paths: None
-        }),
+            ..Changes::default()
+        })),
         (id, text(), option::of(id)).prop_map(|(id, claude, age_ms)| ToHub::Hook(HookReport {
             id,
             claude,
@@ -131,7 +128,8 @@ fn message() -> impl Strategy<Value = ToHub> {
             turn: None,
             ask_id: None,
             reason: None,
-            age_ms
+            age_ms,
+            receipts: Vec::new(),
         })),
         (id, text(), text()).prop_map(|(id, claude, process)| ToHub::Wait { id, claude, process }),
         id.prop_map(|id| ToHub::Peers { id }),

@@ -27,8 +27,6 @@ pub const MAX_TEXT: usize = 512 << 10;
 pub const MAX_LABEL: usize = 4096;
 /// The longest thread id, in bytes.
 pub const MAX_THREAD: usize = 128;
-/// The limit of identifiers of one kind per [`Receipts`].
-const MAX_RECEIPTS: usize = 2048;
 /// The longest timeout of an ask, in milliseconds: one day.
 pub const MAX_TIMEOUT_MS: u64 = 86_400_000;
 
@@ -90,21 +88,10 @@ pub enum ToHub {
         /// Why the path could not be used; `None` when the text was handed over.
         error: Option<String>,
     },
-    /// Receipts for pushes to a session. No answer.
-    Seen(Receipts),
-    /// Changed properties of the session that this connection registered. No answer. `None` means unchanged.
-    Activity {
-        activity: Option<Activity>,
-        /// Milliseconds since `activity` began. A hook that fired later takes precedence.
-        age_ms: Option<u64>,
-        branch: Option<String>,
-        paths: Option<Vec<Path>>,
-    },
-    /// The Claude Code process of this peer goes on with another conversation. No answer.
-    Session {
-        /// See [`Who::session`].
-        session: String,
-    },
+    /// Receipts for pushes to this peer, or to the session of this waiter. No answer.
+    Seen { receipts: Vec<Receipt> },
+    /// Changed properties of the session that this connection registered. No answer.
+    Activity(Changes),
     /// A hook of the Claude Code process `claude` fired. Answered by [`Answer::Hooked`]. Hooks do not register.
     Hook(HookReport),
     /// This connection is the waiter of the Claude Code process `claude`: parcels for the `hook` path may be sent to
@@ -160,6 +147,19 @@ pub struct BroadcastRequest {
     pub timeout_ms: u64,
 }
 
+/// What has changed in a session; `None` means unchanged.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Changes {
+    pub activity: Option<Activity>,
+    /// Milliseconds since `activity` began. A hook that fired later takes precedence.
+    pub age_ms: Option<u64>,
+    pub branch: Option<String>,
+    pub paths: Option<Vec<Path>>,
+    /// The conversation with which its process goes on: see [`Who::session`].
+    pub session: Option<String>,
+}
+
 /// The report of a hook.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HookReport {
@@ -175,6 +175,9 @@ pub struct HookReport {
     pub reason: Option<String>,
     /// Milliseconds since the hook fired, if known: asynchronous hooks may overtake each other.
     pub age_ms: Option<u64>,
+    /// Receipts for pushes to the session, in its prompt or its transcript.
+    #[serde(default)]
+    pub receipts: Vec<Receipt>,
 }
 
 /// A message from the hub to a client.
@@ -230,34 +233,8 @@ impl ToClient {
     }
 }
 
-/// Receipts: the identifiers of pushes, one list for each stage that a push can reach.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Receipts {
-    /// The Claude Code process of the session, if the connection is not registered.
-    pub claude: Option<String>,
-    /// In the conversation: the model has the text.
-    pub seen: Vec<String>,
-    /// In the result of a tool call: a proof for the path `tool` only.
-    pub in_tool_result: Vec<String>,
-    /// In the client's queue.
-    pub queued: Vec<String>,
-    /// In a prompt on its way to the model. Another hook may still refuse it.
-    pub prompted: Vec<String>,
-    /// Refused by another hook: the model does not get the text.
-    pub refused: Vec<String>,
-}
-
-impl Receipts {
-    /// Cuts each list to its newest entries, which are the last ones: earlier hooks have reported the others.
-    pub fn keep_newest(&mut self) {
-        let Receipts { seen, in_tool_result, queued, prompted, refused, .. } = self;
-        for pushes in [seen, in_tool_result, queued, prompted, refused] {
-            let excess = pushes.len().saturating_sub(MAX_RECEIPTS);
-            pushes.drain(..excess);
-        }
-    }
-}
+/// The identifier of a push, and how far it is proven to have come.
+pub type Receipt = (String, Proof);
 
 /// A peer's description of itself at registration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -415,7 +392,7 @@ pub enum Answer {
         name: String,
     },
     Hooked {
-        /// How many pushes to the session lack a receipt: unless 0, the hook looks for them in the transcript.
+        /// How many pushes to the session lack a receipt: unless 0, the hook looks for them in the transcript, and reports again.
         unconfirmed: usize,
         /// For `stop`: the asks that the session has seen and not answered, of which the hook reminds the model.
         #[serde(default)]

@@ -4,16 +4,16 @@
 //! What each line proves was measured with Claude Code 2.1.197, 2.1.330 and 2.1.332; see `docs/reliability.md`.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::process::parent_id;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::PathBuf;
+use std::thread;
+use std::time::Instant;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::connection::Sender;
-use crate::process;
-use crate::wire::{Receipts, ToHub};
+use super::RETRY;
+use crate::wire::{Proof, Receipt};
 
 /// The most that one search reads, in bytes, and so the longest line that proves something. The client takes messages of
 /// 1 MiB characters of up to 3 bytes, and writes each twice in one line.
@@ -21,6 +21,8 @@ const MAX_SEARCH: u64 = 16 << 20;
 /// How much of the end of a transcript is searched at first, in bytes. A message of 512 KiB stands in it four times: when it is
 /// accepted, twice when the conversation has it, and in the request.
 const MAX_END: u64 = 8 << 20;
+/// The limit of receipts per search.
+const MAX_RECEIPTS: usize = 4096;
 /// The limit of identifiers per text.
 const MAX_PUSHES: usize = 256;
 /// The prefix of the identifier of a push, and the number of hex digits after it.
@@ -44,47 +46,46 @@ impl Transcript {
         Transcript { path, at }
     }
 
-    /// Reports what was appended since the last report, and returns whether anything was.
-    pub fn report(&mut self, sender: &Sender) -> bool {
-        let before = self.at;
-        let Ok(mut receipts) = self.search() else { return false };
-        if receipts != Receipts::default() {
-            receipts.claude = Some(process::key(parent_id()));
-            let _ = sender.send(&ToHub::Seen(receipts)); // if the hub has just exited, another hook reports it
+    /// Searches until there is a receipt, or until `late`.
+    pub fn search_until(&mut self, late: Instant) -> Vec<Receipt> {
+        loop {
+            let found = self.search().unwrap_or_default();
+            if !found.is_empty() || Instant::now() >= late {
+                return found;
+            }
+            thread::sleep(RETRY);
         }
-        self.at != before
     }
 
-    /// The receipts in what was appended since the last search. One `stat` where nothing happened.
-    fn search(&mut self) -> io::Result<Receipts> {
-        let mut found = Receipts::default();
-        let meta = fs::metadata(&self.path)?;
-        if !meta.is_file() {
-            return Err(io::ErrorKind::InvalidInput.into()); // opening or reading a special file could block
+    /// The receipts in what was appended since the last search, the newest at the end; `None` if nothing was. One `stat` where
+    /// nothing happened.
+    pub fn search(&mut self) -> Option<Vec<Receipt>> {
+        let (mut found, before) = (Vec::new(), self.at);
+        let meta = fs::metadata(&self.path).ok()?;
+        // Opening or reading a special file could block.
+        if !meta.is_file() || meta.len() <= self.at {
+            return None;
         }
-        if meta.len() <= self.at {
-            return Ok(found);
-        }
-        let mut file = File::open(&self.path)?;
-        file.seek(SeekFrom::Start(self.at))?;
+        let mut file = File::open(&self.path).ok()?;
+        file.seek(SeekFrom::Start(self.at)).ok()?;
         let mut lines = BufReader::with_capacity(64 << 10, file.take(MAX_SEARCH));
         let mut line = Vec::new();
-        while lines.read_until(b'\n', &mut line)? > 0 {
+        while lines.read_until(b'\n', &mut line).ok()? > 0 {
             let pushes = pushes_in(&line);
             if !pushes.is_empty()
-                && let Some(proven) = proven(&line, &mut found)
+                && let Some(proof) = proof(&line)
             {
-                proven.extend(pushes);
+                // What another hook has refused is not in the queue any more.
+                found.retain(|(push, _)| proof != Proof::Refused || !pushes.contains(push));
+                found.extend(pushes.into_iter().map(|push| (push, proof)));
             }
             // A line that is half written is read again, unless it is too long for that.
             let length = line.len() as u64;
             self.at += if line.ends_with(b"\n") || length == MAX_SEARCH { length } else { 0 };
             line.clear();
         }
-        found.keep_newest();
-        let Receipts { queued, refused, .. } = &mut found;
-        queued.retain(|push| !refused.contains(push));
-        Ok(found)
+        found.drain(..found.len().saturating_sub(MAX_RECEIPTS)); // earlier hooks have reported the others
+        (self.at != before).then_some(found)
     }
 }
 
@@ -105,23 +106,21 @@ struct Kind {
     kind: Option<String>,
 }
 
-/// The receipts that one line of a transcript proves for the pushes in it.
-pub fn proven<'a>(line: &[u8], receipts: &'a mut Receipts) -> Option<&'a mut Vec<String>> {
+/// What one line of a transcript proves for the pushes in it.
+pub fn proof(line: &[u8]) -> Option<Proof> {
     let line: Line = serde_json::from_slice(line).ok()?; // the last line may be half written: next time
     let kind = |k: &Option<Kind>| k.as_ref().and_then(|k| k.kind.clone());
     match line.r#type.as_str() {
         "user" => match kind(&line.origin).as_deref() {
             Some("human") => None, // the user pasted it
-            Some(_) => Some(&mut receipts.seen),
-            None => Some(&mut receipts.in_tool_result),
+            Some(_) => Some(Proof::Seen),
+            None => Some(Proof::InToolResult),
         },
-        "attachment" if kind(&line.attachment).as_deref() == Some("queued_command") => {
-            Some(&mut receipts.seen)
-        }
-        "queue-operation" if line.operation.as_deref() == Some("enqueue") => Some(&mut receipts.queued),
+        "attachment" => (kind(&line.attachment).as_deref() == Some("queued_command")).then_some(Proof::Seen),
+        "queue-operation" => (line.operation.as_deref() == Some("enqueue")).then_some(Proof::Queued),
         "system" => {
             let text = line.content.as_ref().and_then(Value::as_str).unwrap_or_default();
-            text.starts_with(REFUSED).then_some(&mut receipts.refused)
+            text.starts_with(REFUSED).then_some(Proof::Refused)
         }
         _ => None,
     }
@@ -169,32 +168,28 @@ mod tests {
     #[test]
     fn transcript_lines_are_classified_by_their_type() {
         for (line, expected) in [
-            (r#"{"type":"user","message":{},"origin":{"kind":"peer","from":"unknown"}}"#, "seen"),
-            (r#"{"type":"user","origin":{"kind":"channel"}}"#, "seen"),
-            (r#"{"type":"user","origin":{"kind":"task-notification"}}"#, "seen"),
-            (r#"{"type":"user","origin":{"kind":"human"}}"#, ""),
-            (r#"{"type":"user","message":{"content":[{"type":"tool_result"}]}}"#, "in_tool_result"),
-            (r#"{"type":"attachment","attachment":{"type":"queued_command","prompt":"x"}}"#, "seen"),
-            (r#"{"type":"attachment","attachment":{"type":"hook_additional_context"}}"#, ""),
-            (r#"{"type":"queue-operation","operation":"enqueue","content":"x"}"#, "queued"),
-            (r#"{"type":"queue-operation","operation":"remove","content":"x"}"#, ""),
+            (r#"{"type":"user","message":{},"origin":{"kind":"peer","from":"unknown"}}"#, Some(Proof::Seen)),
+            (r#"{"type":"user","origin":{"kind":"channel"}}"#, Some(Proof::Seen)),
+            (r#"{"type":"user","origin":{"kind":"task-notification"}}"#, Some(Proof::Seen)),
+            (r#"{"type":"user","origin":{"kind":"human"}}"#, None),
+            (r#"{"type":"user","message":{"content":[{"type":"tool_result"}]}}"#, Some(Proof::InToolResult)),
+            (
+                r#"{"type":"attachment","attachment":{"type":"queued_command","prompt":"x"}}"#,
+                Some(Proof::Seen),
+            ),
+            (r#"{"type":"attachment","attachment":{"type":"hook_additional_context"}}"#, None),
+            (r#"{"type":"queue-operation","operation":"enqueue","content":"x"}"#, Some(Proof::Queued)),
+            (r#"{"type":"queue-operation","operation":"remove","content":"x"}"#, None),
             (
                 r#"{"type":"system","subtype":"informational","content":"UserPromptSubmit operation blocked by hook:\nx"}"#,
-                "refused",
+                Some(Proof::Refused),
             ),
-            (r#"{"type":"system","content":"other"}"#, ""),
-            (r#"{"type":"assistant","message":{}}"#, ""),
-            (r#"{"type":"user","mess"#, ""),
-            ("", ""),
+            (r#"{"type":"system","content":"other"}"#, None),
+            (r#"{"type":"assistant","message":{}}"#, None),
+            (r#"{"type":"user","mess"#, None),
+            ("", None),
         ] {
-            let mut receipts = Receipts::default();
-            if let Some(proven) = proven(line.as_bytes(), &mut receipts) {
-                proven.push(A.to_owned());
-            }
-            let receipts = serde_json::to_value(&receipts).expect("JSON");
-            for list in ["seen", "in_tool_result", "queued", "prompted", "refused"] {
-                assert_eq!(receipts[list][0] == A, list == expected, "{list}: {line}");
-            }
+            assert_eq!(proof(line.as_bytes()), expected, "{line}");
         }
     }
 
@@ -204,10 +199,10 @@ mod tests {
         let line = format!(r#"{{"type":"user","origin":{{"kind":"peer"}},"message":"{A}"}}"#);
         fs::write(&path, &line[..20]).expect("written");
         let mut transcript = Transcript::end(&path);
-        assert_eq!(transcript.search().expect("read"), Receipts::default());
+        assert_eq!(transcript.search(), None);
         fs::write(&path, format!("{line}\n")).expect("written");
-        assert_eq!(transcript.search().expect("read").seen, [A]);
-        assert_eq!(transcript.search().expect("read"), Receipts::default());
+        assert_eq!(transcript.search(), Some(vec![(A.to_owned(), Proof::Seen)]));
+        assert_eq!(transcript.search(), None);
         fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 
@@ -219,7 +214,7 @@ mod tests {
         let mut transcript = Transcript::end(&path);
         fs::write(&path, format!("{message}\n{{}}\n")).expect("written");
         assert!(fs::metadata(&path).expect("it is there").len() > 10 << 20);
-        assert_eq!(transcript.search().expect("read").seen, [A]);
+        assert_eq!(transcript.search(), Some(vec![(A.to_owned(), Proof::Seen)]));
         fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 }

@@ -93,8 +93,11 @@ fn wait_on(dir: &DataDir, hub: &mut Connection, lifetime: &Lifetime, transcript:
     let mut active_until = Instant::now() + ACTIVE;
     loop {
         let now = Instant::now();
-        if transcript.report(&hub.sender) {
+        if let Some(receipts) = transcript.search() {
             active_until = now + ACTIVE;
+            if !receipts.is_empty() {
+                let _ = hub.sender.send(&ToHub::Seen { receipts }); // if the hub has just exited, another hook reports them
+            }
         }
         let pause = if now < active_until { SHORT_CHECK } else { CHECK };
         match hub.receive(Some(now + pause)) {

@@ -78,7 +78,6 @@ fn admit(is_remote: bool, message: &mut ToHub) -> Option<ToClient> {
             who.claude.as_mut()
         }
         ToHub::Hook(HookReport { claude, .. }) | ToHub::Wait { claude, .. } => Some(claude),
-        ToHub::Seen(receipts) => receipts.claude.as_mut(),
         ToHub::Asks { id } | ToHub::Watch { id } | ToHub::Status { id } | ToHub::Stop { id } if is_remote => {
             let why = format!(
                 "peers.sock, by which this client is connected, does not offer `relay tail`, `asks`, `status` or `stop`; run \

@@ -295,12 +295,8 @@ impl Router {
                 return;
             }
             ToHub::Pushed { push, error } => return self.pushed(conn, &push, error),
-            ToHub::Seen(receipts) => return self.take_receipts(conn, receipts),
-            ToHub::Activity { activity, age_ms, branch, paths } => {
-                let activity = activity.map(|a| (a, age_ms.unwrap_or(0)));
-                return self.activity(conn, activity, branch, paths);
-            }
-            ToHub::Session { session } => return self.continue_session(conn, session),
+            ToHub::Seen { receipts } => return self.take_receipts(&self.peers_behind(conn), &receipts),
+            ToHub::Activity(changes) => return self.change(conn, changes),
             ToHub::Bye => return self.bye(conn),
         };
         if let Err(fault) = &reply
@@ -319,7 +315,7 @@ impl Router {
         self.refused.remove(&conn);
         match self.roles.remove(&conn) {
             Some(Role::Waiter { claude, .. }) => self.waiter_left(conn, &claude),
-            Some(Role::Peer(peer)) => self.vanished(peer, conn),
+            Some(Role::Peer(peer)) => self.vanished(peer),
             None => return false,
         }
         true

@@ -218,8 +218,7 @@ fn check_peers(report: &mut Report, roster: &Roster) {
             let detail = format!("{name} has {} channels: {name}, {}", others.len() + 1, others.join(", "));
             report.error("channels", detail, "remove the server beside the plugin with `claude mcp remove`");
         }
-        let confirmed = peer.confirmed_s.map(|s| format!("confirmed {} ago", span(s)));
-        let confirmed = confirmed.unwrap_or_else(|| "no message was confirmed yet".to_owned());
+        let confirmed = if peer.confirmed { "confirmed" } else { "no message was confirmed yet" };
         match peer.push {
             Some(path) => report.ok("session", format!("{name}: reached by {}, {confirmed}", path.name())),
             None => {

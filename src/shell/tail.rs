@@ -30,10 +30,8 @@ pub fn tail(dir: &DataDir, args: &Args) -> Outcome {
 fn describe(event: &Event) -> String {
     let (mut from, mut to) = (label(&event.from), event.to.as_deref().map(label));
     match (event.event, event.kind, &mut to) {
-        (What::Failed, _, Some(to)) => std::mem::swap(&mut from, to), // the asked peer came first; the arrow is the ask's
-        (What::Summary, ..) | (_, Some(Kind::Failed | Kind::Summary | Kind::Notice), _) => {
-            from = "hub".to_owned()
-        }
+        (What::Failed | What::Note, _, Some(to)) => std::mem::swap(&mut from, to), // the asked peer came first; the arrow is the ask's
+        (_, Some(Kind::Failed | Kind::Summary | Kind::Notice), _) => from = "hub".to_owned(),
         _ => {}
     }
     let names = to.map_or_else(|| from.clone(), |to| format!("{from} → {to}"));

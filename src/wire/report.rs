@@ -42,8 +42,6 @@ pub struct ListedPeer {
     pub push: Option<Path>,
     /// Whether a push to this peer was ever confirmed.
     pub confirmed: bool,
-    /// Seconds since the last confirmation.
-    pub confirmed_s: Option<u64>,
     /// Seconds since the peer registered.
     pub connected_s: u64,
     /// The names of further channels of the same session, whose server is configured more than once.

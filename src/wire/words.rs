@@ -29,7 +29,6 @@ words! {
         Ask = "ask",
         Reply = "reply",
         Failed = "failed",
-        Summary = "summary",
         /// A delivery changed its state.
         State = "state",
         /// An open ask may not be answered.
@@ -156,6 +155,22 @@ pub enum HookEvent {
     StopAgain,
     /// `SessionEnd`, except after `/clear`: the session has ended.
     End,
+}
+
+/// What a receipt proves of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// In the client's queue.
+    Queued,
+    /// In a prompt on its way to the model. Another hook may still refuse it.
+    Prompted,
+    /// Refused by another hook: the model does not get the text.
+    Refused,
+    /// In the result of a tool call: a proof for the path `tool` only.
+    InToolResult,
+    /// In the conversation: the model has the text.
+    Seen,
 }
 
 /// Whose questions need the consent of the person in front of a session.

@@ -161,16 +161,17 @@ impl Session {
         let Ok(mut hub) = Raw::try_connect(dir) else { return };
         let claude = format!("named-{}", self.name);
         hub.say(&json!({"type": "hello", "v": 2}));
-        hub.say(&json!({"type": "seen", "claude": claude, "prompted": met}));
-        hub.say(&json!({"type": "hook", "id": 1, "claude": claude, "event": event}));
+        let of =
+            |pushes: &[String], proof: &str| pushes.iter().map(|p| json!([p, proof])).collect::<Vec<_>>();
+        let report = |id: u64, receipts: Vec<Value>| json!({"type": "hook", "id": id, "claude": claude, "event": event, "receipts": receipts});
+        hub.say(&report(1, of(met, "prompted")));
         while let Some(answer) = hub.hear() {
             if answer["type"] == "ok" {
                 let mut model = self.model();
                 if answer["answer"]["unconfirmed"] == 0 {
                     model.reported = model.transcript.len();
                 }
-                let latest = &model.transcript[model.reported..];
-                hub.say(&json!({"type": "seen", "claude": claude, "seen": latest}));
+                hub.say(&report(2, of(&model.transcript[model.reported..], "seen")));
                 return;
             }
         }

@@ -170,8 +170,8 @@ fn a_form_is_closed_once_and_by_its_session() {
     assert_eq!(dir.raw().refusal(forged("ask_person01", yes.clone())), "not_registered");
     ben.call(forged("ask_another1", yes.clone())).expect("of no effect");
     // Receipts say nothing about a form, and open no second one.
-    for list in ["seen", "queued", "prompted", "in_tool_result", "refused"] {
-        ben.say(&json!({"type": "seen", list: [form["push"]]}));
+    for proof in ["seen", "queued", "prompted", "in_tool_result", "refused"] {
+        ben.say(&json!({"type": "seen", "receipts": [[form["push"], proof]]}));
     }
     let asks = ann.call(json!({"type": "peers"})).expect("peers");
     assert_eq!(

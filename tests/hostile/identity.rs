@@ -111,25 +111,25 @@ fn receipts_from_other_peers_are_ignored() {
     let mut ben = dir.raw();
     register(&mut ben, "ben", json!({"kind": "session", "claude": "1-2-3", "paths": ["inbox"]}))
         .expect("registered");
-    let mut hook = dir.raw();
-    hook.call(json!({"type": "hook", "claude": "1-2-3", "event": "start"})).expect("heard");
+    dir.raw().call(json!({"type": "hook", "claude": "1-2-3", "event": "start"})).expect("heard");
     let id = ann.begin(Raw::ask_as("ask_secret01", "ben", "the port?"));
     let push = ben.hear_type("push");
     // Eve even knows the identifier: as a peer she speaks for herself alone.
-    for claude in [json!(null), json!("1-2-3")] {
-        let all = json!([push["push"]]);
-        eve.say(&json!({"type": "seen", "claude": claude, "seen": all, "prompted": all, "queued": all, "refused": all}));
+    for proof in ["queued", "prompted", "refused", "in_tool_result", "seen"] {
+        eve.say(&json!({"type": "seen", "receipts": [[push["push"], proof]]}));
     }
     eve.say(&json!({"type": "pushed", "push": push["push"]}));
     eve.say(&json!({"type": "pushed", "push": push["push"], "error": "broken"}));
-    ann.say(&json!({"type": "seen", "seen": [push["push"]]}));
+    let seen = json!([[push["push"], "seen"]]);
+    ann.say(&json!({"type": "seen", "receipts": seen}));
     // A stranger, as hooks are, must know it, and the session's process.
     let mut stranger = dir.raw();
     stranger.say(&json!({"type": "pushed", "push": push["push"]}));
-    let guesses: Vec<String> = (0..1000).map(|n| format!("push_{n:024x}")).collect();
-    stranger.say(&json!({"type": "seen", "claude": "1-2-3", "seen": guesses}));
-    stranger.say(&json!({"type": "seen", "seen": [push["push"]]}));
-    stranger.say(&json!({"type": "seen", "claude": "1-2-4", "seen": [push["push"]]}));
+    let guesses: Vec<Value> = (0..1000).map(|n| json!([format!("push_{n:024x}"), "seen"])).collect();
+    let hook = |claude: &str, receipts: &Value| json!({"type": "hook", "claude": claude, "event": "start", "receipts": receipts});
+    stranger.call(hook("1-2-3", &json!(guesses))).expect("heard");
+    stranger.say(&json!({"type": "seen", "receipts": seen}));
+    stranger.call(hook("1-2-4", &seen)).expect("heard");
     eve.call(json!({"type": "status"})).expect("heard");
     stranger.call(json!({"type": "status"})).expect("heard");
     let asked = ann.end(id).expect("asked");
@@ -139,7 +139,7 @@ fn receipts_from_other_peers_are_ignored() {
     assert_eq!(state(&mut ann), "queued");
     ben.say(&json!({"type": "pushed", "push": push["push"]}));
     until("pushed", || (state(&mut ann) == "pushed").then_some(()));
-    stranger.say(&json!({"type": "seen", "claude": "1-2-3", "seen": [push["push"]]}));
+    stranger.call(hook("1-2-3", &seen)).expect("heard");
     until("seen", || (state(&mut ann) == "seen").then_some(()));
 }
 
@@ -354,8 +354,11 @@ fn holder_of_the_peers_socket_cannot_pose_as_a_hook_of_the_hubs_machine() {
     let push = waiter.take_push();
     assert_eq!(push["text"], "hm?");
     waiter.call(json!({"type": "peers"})).expect("the push has been reported");
-    thief.say(&json!({"type": "seen", "claude": "1-2-3", "seen": [push["push"]]}));
-    thief.call(json!({"type": "peers"})).expect("it has been heard");
+    let receipts = json!([[push["push"], "seen"]]);
+    thief.say(&json!({"type": "seen", "receipts": receipts}));
+    thief
+        .call(json!({"type": "hook", "claude": "1-2-3", "event": "tool", "receipts": receipts}))
+        .expect("a hook of nobody");
     let peers = ann.call(json!({"type": "peers"})).expect("peers");
     assert_eq!(peers["asks"][0]["state"], "pushed", "{peers}");
 }

@@ -189,7 +189,7 @@ fn a_flood_by_one_peer_does_not_grow_the_hub() {
     let flood: [fn(u64) -> Value; 7] = [
         |n| json!({"type": "hook", "id": n, "claude": format!("1-{n}-1"), "event": "prompt"}),
         |n| json!({"type": "rename", "id": n, "name": format!("eve {n}"), "exact": false}),
-        |n| json!({"type": "seen", "claude": "1-1-1", "seen": [format!("push_{n:024}")]}),
+        |n| json!({"type": "seen", "receipts": [[format!("push_{n:024}"), "seen"]]}),
         |n| json!({"type": "pushed", "push": format!("push_{n:024}"), "error": "x"}),
         |n| json!({"type": "ask", "id": n, "ask_id": format!("ask_{n:016}"), "to": "ben", "text": "x", "timeout_ms": 1}),
         |n| json!({"type": "reply", "id": n, "ask_id": format!("ask_{n:016}"), "text": "x"}),

@@ -286,8 +286,9 @@ fn field_lengths_are_limited() {
     // What needs no answer gets none, and does nothing.
     let long = "x".repeat(300_000);
     ann.say(&json!({"type": "pushed", "push": long, "error": long}));
-    ann.say(&json!({"type": "seen", "seen": vec![""; 100_000], "queued": [long], "claude": long}));
-    ann.say(&json!({"type": "activity", "branch": long, "paths": vec!["socket"; 1000]}));
+    ann.say(&json!({"type": "seen", "receipts": vec![("", "seen"); 100_000]}));
+    ann.say(&json!({"type": "seen", "receipts": [(&long, "queued")]}));
+    ann.say(&json!({"type": "activity", "branch": long, "session": long, "paths": vec!["socket"; 1000]}));
     talk(&mut ann, &mut ben, "ben", "ask_00000002");
     until("an empty hub", || {
         let status = ann.call(json!({"type": "status"})).expect("a status");

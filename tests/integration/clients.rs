@@ -108,7 +108,7 @@ fn without_a_wait_the_next_tool_call_brings_it_and_the_asker_is_told_so() {
     let detail = peers["asks"][0]["detail"].as_str().expect("text");
     assert_eq!(
         detail,
-        "queued: that session can't be interrupted; it is handed over with its next relay tool call"
+        "queued: no path to that session works; it is handed over at its next hook event or relay tool call"
     );
     let got = messages(&b.peers());
     assert_eq!((got.len(), field(&got[0], "ask_id").as_str()), (1, asked["ask_id"].as_str().expect("an id")));

@@ -92,11 +92,11 @@ fn receipt_counts_after_thousands_of_older_ones() {
     let mut b = session_b(&dir, true);
     dir.raw().call(json!({"type": "hook", "claude": "1-2-3", "event": "start"})).expect("heard");
     let (mut a, push) = ask_in_doubt(&dir, &mut b);
-    let mut seen: Vec<Value> = (0..3000).map(|n| json!(format!("push_{n:024x}"))).collect();
-    seen.push(push["push"].clone());
-    let mut hook = dir.raw();
-    hook.say(&json!({"type": "seen", "claude": "1-2-3", "seen": seen}));
-    hook.call(json!({"type": "hook", "claude": "1-2-3", "event": "stop"})).expect("heard");
+    let mut receipts: Vec<Value> = (0..3000).map(|n| json!([format!("push_{n:024x}"), "seen"])).collect();
+    receipts.push(json!([push["push"], "seen"]));
+    dir.raw()
+        .call(json!({"type": "hook", "claude": "1-2-3", "event": "stop", "receipts": receipts}))
+        .expect("heard");
     assert_eq!(a.call(json!({"type": "peers"})).expect("a roster")["asks"][0]["state"], "seen");
 }
 
@@ -108,9 +108,10 @@ fn receipt_settles_a_push_without_an_outcome() {
     dir.raw().call(json!({"type": "hook", "claude": "1-2-3", "event": "start"})).expect("heard");
     let (mut a, push) = ask_in_doubt(&dir, &mut b);
     let mut b = session_b(&dir, true);
-    let mut hook = dir.raw();
-    hook.say(&json!({"type": "seen", "claude": "1-2-3", "seen": [push["push"]]}));
-    hook.call(json!({"type": "hook", "claude": "1-2-3", "event": "stop"})).expect("heard");
+    let receipts = json!([[push["push"], "seen"]]);
+    dir.raw()
+        .call(json!({"type": "hook", "claude": "1-2-3", "event": "stop", "receipts": receipts}))
+        .expect("heard");
     assert_eq!(a.call(json!({"type": "peers"})).expect("a roster")["asks"][0]["state"], "seen");
     assert_eq!(pushes_until_status(&mut b).len(), 0);
 }

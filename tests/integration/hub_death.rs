@@ -355,7 +355,11 @@ fn broadcast_outlives_its_askers_channel_and_the_hub() {
         c.reply(&id(1), "after").ok();
         a.take("reply", &id(1));
         let summary = a.take("summary", data["broadcast_id"].as_str().expect("an id"));
-        assert!(summary.content.contains("2 of 2 answered (b, c)"), "{}", summary.content);
+        assert!(
+            summary.content.contains("2 of 2 answered (b: answered, c: answered)"),
+            "{}",
+            summary.content
+        );
         all_settled(&dir, &[&a, &b, &c], if hub_dies { 2 } else { 1 });
     }
 }

@@ -391,7 +391,7 @@ fn consent_that_is_refused_or_cannot_be_had() {
     let all = a.call("relay_broadcast", json!({"question": "all?", "collect": false})).ok();
     b.close_form(&consent(&b, "all?"), "cancel", Value::Null);
     let summary = a.take("summary", all["broadcast_id"].as_str().expect("an id"));
-    assert!(summary.content.contains("b (declined)"), "{}", summary.content);
+    assert!(summary.content.contains("b: declined"), "{}", summary.content);
     // A client without forms takes no question at all.
     let plain = dir.launch("plain").env("RELAY_CONSENT", "all").start();
     plain.initialize_with("claude-code", &json!({}));

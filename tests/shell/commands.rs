@@ -245,7 +245,6 @@ fn peers_and_status_list_who_is_there() {
             "activity",
             "branch",
             "confirmed",
-            "confirmed_s",
             "connected_s",
             "cwd",
             "host",

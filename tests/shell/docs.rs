@@ -200,7 +200,7 @@ fn completions_of_a_hostile_hub_are_no_commands() {
         let mut lines = BufReader::new(stream.try_clone().expect("cloned")).lines();
         let peer = |name: &str| {
             json!({"name": name, "kind": "session", "host": null, "cwd": "/", "branch": null, "pid": 1, "activity": "idle",
-                "push": null, "confirmed": false, "confirmed_s": null, "connected_s": 1, "other_channels": []})
+                "push": null, "confirmed": false, "connected_s": 1, "other_channels": []})
         };
         let peers = [peer("bob"), peer("$(touch owned)")];
         let roster = json!({"peers": {"self": null, "peers": peers, "asks": [], "owed": []}});

@@ -130,7 +130,8 @@ fn redacted_journal_has_no_words_of_peers() {
     let (claude, ask_id) = ("claude".to_owned(), Some("ask_00000001".to_owned()));
     let reason = Some("hush is no user intent".to_owned());
     let event = crate::wire::HookEvent::Denied;
-    let hook = crate::wire::HookReport { id: 1, claude, event, turn: None, ask_id, reason, age_ms: None };
+    let (turn, age_ms, receipts) = Default::default();
+    let hook = crate::wire::HookReport { id: 1, claude, event, turn, ask_id, reason, age_ms, receipts };
     hub.journal.step(&mut hub.router, 9, Input::Opened(3));
     hub.say(3, ToHub::Hook(hook));
     for form in ["records", "snapshot"] {

@@ -18,9 +18,9 @@ pub(super) struct Broadcast {
     pub record: Record,
     /// The beginning of the question.
     about: String,
-    /// The names of the members that answered, and of those that did not, with the reason.
-    answered: Vec<String>,
-    failed: Vec<String>,
+    /// How many members have answered, and in words how the ask of each ended that has.
+    answered: usize,
+    ends: Vec<String>,
     /// When the collected answers are delivered; `None` if each is delivered when it arrives.
     collect_until: Option<Ms>,
     /// The text of the answers so far, each quoted.
@@ -30,7 +30,7 @@ pub(super) struct Broadcast {
 impl Broadcast {
     /// How many members have neither answered nor failed.
     fn open(&self) -> usize {
-        self.record.members.len() - self.answered.len() - self.failed.len()
+        self.record.members.len() - self.ends.len()
     }
 }
 
@@ -110,12 +110,11 @@ impl Router {
     pub(super) fn count_outcome(&mut self, ask: &Ask, code: Option<Code>) {
         let Record { broadcast: Some(all), to, .. } = &ask.record else { return };
         let Some(broadcast) = self.broadcasts.get_mut(all) else { return };
-        match code {
-            None => broadcast.answered.push(to.clone()),
-            Some(code) => broadcast.failed.push(format!("{to} ({})", code.name())),
-        }
+        broadcast.answered += usize::from(code.is_none());
+        broadcast.ends.push(format!("{to}: {}", code.map_or("answered", Code::name)));
         if broadcast.open() == 0 {
-            let summary = super::roster::summary(&broadcast.answered, &broadcast.failed);
+            let (answered, of, ends) = (broadcast.answered, broadcast.ends.len(), broadcast.ends.join(", "));
+            let summary = format!("The broadcast is closed: {answered} of {of} answered ({ends}).");
             self.notify_end(ask.asker, all, None, None);
             self.post_collected(Kind::Summary, all, &summary);
             self.end_broadcast(all);

@@ -198,6 +198,6 @@ impl Router {
             0 => "when the session is idle, shows no form, and nothing was typed for some seconds".to_owned(),
             left => format!("once more in {}, after it was closed without an answer", span(left / 1000)),
         };
-        format!("queued: {what} {when}")
+        format!("{what} {when}")
     }
 }

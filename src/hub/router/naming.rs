@@ -11,59 +11,32 @@ use crate::wire::{Answer, Code, Event, Fault, MAX_LABEL, What, refused};
 
 /// The limit of old names, and of sessions whose names are kept.
 const MAX: usize = 256;
-/// The longest id of a session whose name is kept, in bytes.
-const MAX_SESSION: usize = 128;
 
 /// The peers by name, and the names that peers or sessions had before.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Names {
     pub by_key: BTreeMap<String, PeerNo>,
     /// The peers by the keys of their earlier names.
-    old: BTreeMap<String, PeerNo>,
-    /// Sessions whose model gave them a name, oldest first.
-    sessions: Vec<SessionName>,
+    pub old: BTreeMap<String, PeerNo>,
+    /// The names that conversations were given, by their ids in Claude Code, for the next process that continues one. Each has
+    /// beside it the name that the session's user or directory had given it: a session that wants another has been named by
+    /// its user since.
+    sessions: BTreeMap<String, (String, String)>,
 }
 
-/// The name of a conversation, for the next process that continues it.
-#[derive(Serialize, Deserialize)]
-struct SessionName {
-    /// The session's id in Claude Code.
-    session: String,
-    name: String,
-    /// The name that the session had wanted before. One that wants another has been named by its user since.
-    wanted: String,
-}
-
-impl Names {
-    /// Removes the old names of a peer that has left.
-    pub fn forget(&mut self, no: PeerNo) {
-        self.old.retain(|_, holder| *holder != no);
+/// Inserts into a table. If that is full, its first entry goes.
+fn insert<T>(table: &mut BTreeMap<String, T>, key: String, value: T) {
+    if table.len() >= MAX {
+        table.pop_first();
     }
-
-    fn insert_old(&mut self, key: String, no: PeerNo) {
-        self.old.insert(key, no);
-        if self.old.len() > MAX {
-            self.old.pop_first();
-        }
-    }
-
-    fn forget_session(&mut self, session: &str) {
-        self.sessions.retain(|known| known.session != session);
-    }
-
-    fn insert_session(&mut self, new: SessionName) {
-        self.forget_session(&new.session);
-        self.sessions.push(new);
-        self.sessions.drain(..self.sessions.len().saturating_sub(MAX));
-    }
+    table.insert(key, value);
 }
 
 impl Router {
-    /// The name that the session's model gave it in an earlier process, if it is free.
+    /// The name that the session was given in an earlier process, if it is free.
     pub(super) fn name_of_session(&self, session: Option<&str>, wanted: &str) -> Option<String> {
-        let known =
-            self.names.sessions.iter().find(|s| Some(&*s.session) == session && s.wanted == wanted)?;
-        (!self.names.by_key.contains_key(&name::key(&known.name))).then(|| known.name.clone())
+        let (name, known) = self.names.sessions.get(session?)?;
+        (known == wanted && !self.names.by_key.contains_key(&name::key(name))).then(|| name.clone())
     }
 
     /// The valid name for `wanted`, with a suffix if a peer other than `own` has it. With `exact` that is an error.
@@ -84,7 +57,14 @@ impl Router {
             return refused(Code::BadArgs, why);
         }
         let new = self.pick_name(wanted, exact, Some(no))?;
-        self.keep_name_of_session(no, wanted, &new, exact);
+        let peer = self.peer_mut(no);
+        if !exact {
+            peer.wanted = name::wish(wanted); // its user named it
+        }
+        if let Some(session) = peer.who.session.clone() {
+            let wanted = peer.wanted.clone();
+            insert(&mut self.names.sessions, session, (new.clone(), wanted));
+        }
         self.set_name(no, &new);
         Ok(Some(Answer::Renamed { name: new }))
     }
@@ -97,7 +77,7 @@ impl Router {
         let (old_key, new_key) = (name::key(&old), name::key(new));
         self.names.by_key.remove(&old_key);
         if old_key != new_key {
-            self.names.insert_old(old_key, no);
+            insert(&mut self.names.old, old_key, no);
         }
         self.names.by_key.insert(new_key, no);
         let to = Some(new.to_owned());
@@ -105,62 +85,40 @@ impl Router {
     }
 
     /// The peer's process goes on with another conversation: `/clear` begins one, `--continue` and `/resume` take one up. A
-    /// name that its model gave comes with it, and else stays with the process.
-    pub(super) fn continue_session(&mut self, conn: ConnId, session: String) {
-        let Some(no) = self.peer_on(conn) else {
-            return self.refuse(conn, "session comes after register");
-        };
-        if session.is_empty() || session.len() > MAX_SESSION {
-            return;
-        }
+    /// name that was given to it comes with it, and else stays with the process.
+    pub(super) fn continue_session(&mut self, no: PeerNo, session: String) {
         let peer = self.peer_mut(no);
         let before = peer.who.session.replace(session.clone());
         let (wanted, name) = (peer.wanted.clone(), peer.who.name.clone());
         if let Some(kept) = self.name_of_session(Some(&session), &wanted) {
             return self.set_name(no, &kept);
         }
-        let is_kept = |s: &SessionName| Some(&s.session) == before.as_ref() && s.name == name;
-        if self.names.sessions.iter().any(is_kept) {
-            self.names.insert_session(SessionName { session, name, wanted });
-        }
-    }
-
-    /// A name that the session's model chose is kept for the session. One that its user gave it Claude Code keeps itself.
-    fn keep_name_of_session(&mut self, no: PeerNo, wanted: &str, new: &str, by_model: bool) {
-        let peer = self.peer_mut(no);
-        if !by_model {
-            peer.wanted = name::wish(wanted);
-        }
-        let Some(session) = peer.who.session.clone().filter(|s| s.len() <= MAX_SESSION) else { return };
-        let wanted = peer.wanted.clone();
-        match by_model {
-            true => self.names.insert_session(SessionName { session, name: new.to_owned(), wanted }),
-            false => self.names.forget_session(&session),
+        let known = before.and_then(|before| self.names.sessions.get(&before));
+        if known.is_some_and(|(known, _)| *known == name) {
+            insert(&mut self.names.sessions, session, (name, wanted));
         }
     }
 
     /// The peer that `me` calls `wanted`: by its name, or by that of its directory.
     pub(super) fn find(&self, me: PeerNo, wanted: &str) -> Result<PeerNo, Fault> {
-        if !wanted.contains(char::is_alphanumeric) {
-            let why = format!("no peer named \"{}\"; relay_peers lists the peers", label(wanted));
-            return refused(Code::PeerNotFound, why);
-        }
-        let name = name::wish(wanted);
-        let keys = [name::key(&name), name::key(&name::slug(wanted))];
-        if let Some(no) = keys.iter().find_map(|key| self.names.by_key.get(key)) {
-            return Ok(*no);
-        }
-        let names =
-            self.names.by_key.values().filter(|no| **no != me).map(|no| self.peer(*no).who.name.as_str());
-        let near = name::nearest(wanted, names);
-        let hint = match (keys.iter().find_map(|key| self.names.old.get(key)), near.as_slice()) {
-            (Some(no), _) => format!("it is now \"{}\"", self.peer(*no).who.name),
-            (None, []) => "relay_peers lists the peers; `relay doctor` says why one is missing".to_owned(),
-            (None, near) => {
-                let near: Vec<String> = near.iter().map(|n| format!("\"{n}\"")).collect();
-                format!("did you mean {}? relay_peers lists all", near.join(" or "))
-            }
+        let is_name = wanted.contains(char::is_alphanumeric);
+        let keys = [name::key(&name::wish(wanted)), name::key(&name::slug(wanted))];
+        let known = |table: &BTreeMap<String, PeerNo>| {
+            keys.iter().filter(|_| is_name).find_map(|key| table.get(key).copied())
         };
-        refused(Code::PeerNotFound, format!("no peer named \"{name}\"; {hint}"))
+        if let Some(no) = known(&self.names.by_key) {
+            return Ok(no);
+        }
+        let others = self.names.by_key.values().filter(|no| is_name && **no != me);
+        let near = name::nearest(wanted, others.map(|no| self.peer(*no).who.name.as_str()));
+        let near: Vec<String> = near.iter().map(|name| format!("\"{name}\"")).collect();
+        let hint = match known(&self.names.old) {
+            Some(no) => format!("it is now \"{}\"", self.peer(no).who.name),
+            None if near.is_empty() => {
+                "relay_peers lists the peers; `relay doctor` says why one is missing".to_owned()
+            }
+            None => format!("did you mean {}? relay_peers lists all", near.join(" or ")),
+        };
+        refused(Code::PeerNotFound, format!("no peer named \"{}\"; {hint}", label(wanted)))
     }
 }

@@ -9,7 +9,7 @@ use super::limits::{Rate, overloaded};
 use super::session::Session;
 use super::{ConnId, DeliveryNo, Id, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::name;
-use crate::wire::{Activity, Answer, Code, Event, Fault, MAX_LABEL, Path, ToClient, What, Who, refused};
+use crate::wire::{Answer, Changes, Code, Event, Fault, MAX_LABEL, Path, ToClient, What, Who, refused};
 
 /// The limit of lost asks in one registration, and of undelivered texts to a peer that is told of another one.
 pub(super) const MAX_LOST: usize = 1_024;
@@ -24,15 +24,13 @@ pub(super) struct Peer {
     pub wanted: String,
     /// `None` while it may reconnect.
     pub conn: Option<ConnId>,
-    /// The time until which it may reconnect.
-    pub grace: Option<Ms>,
+    /// The time until which it may reconnect, if it has no connection.
+    pub grace: Ms,
     pub since: Ms,
     /// Paths by which a push was confirmed.
-    pub proven: Vec<Path>,
-    /// The time of the last confirmation.
-    pub confirmed_at: Option<Ms>,
+    pub proven: BTreeSet<Path>,
     /// Dead paths: a push by them was not confirmed.
-    pub dead: Vec<Path>,
+    pub dead: BTreeSet<Path>,
     /// When its session's inbox is empty, at one text per 2.5 s.
     pub inbox_empty_at: Ms,
     /// Deliveries to it, oldest first.
@@ -58,16 +56,21 @@ impl Router {
         }
         check(&who)?;
         let known = self.by_identity.get(&who.peer).copied();
-        let (fresh, open_forms) = (who.fresh, std::mem::take(&mut who.open_forms));
-        let no = match known {
-            Some(no) => self.come_back(no, who)?,
-            None => self.join(who)?,
-        };
-        self.roles.insert(conn, Role::Peer(no));
+        let no = known.map_or_else(|| self.join(&who), Ok)?;
+        let (now, fresh, open_forms) = (self.now, who.fresh, std::mem::take(&mut who.open_forms));
         let peer = self.peer_mut(no);
+        if peer.who.secret != who.secret {
+            return refused(Code::NameTaken, "this identity belongs to a session with another secret");
+        }
+        peer.who = Who { name: peer.who.name.clone(), ..who }; // one that comes back keeps its name
         let old = peer.conn.replace(conn);
         peer.dead.clear();
-        peer.grace = None;
+        if fresh {
+            peer.form_after = now + FORM_START;
+        }
+        let open = peer.asked.iter().map(|id| id.to_string()).collect();
+        let answer = Answer::Registered { name: peer.who.name.clone(), open };
+        self.roles.insert(conn, Role::Peer(no));
         if let Some(old) = old {
             // The old connection is half open, or its process is exiting.
             self.roles.remove(&old);
@@ -77,13 +80,7 @@ impl Router {
             self.report(Event { event: What::Joined, from: self.name(no), ..Event::default() });
         }
         // Answered before the deliveries that the registration starts.
-        let peer = self.peer(no);
-        let open = peer.asked.iter().map(|id| id.to_string()).collect();
-        let answer = Answer::Registered { name: peer.who.name.clone(), open };
         self.send(conn, ToClient::Ok { id, answer });
-        if fresh {
-            self.peer_mut(no).form_after = self.now + FORM_START;
-        }
         self.close_stale_forms(no, conn, open_forms);
         self.settle_sent(no, conn, fresh);
         // A new process of a session that was given up does not know what its last one had asked.
@@ -94,31 +91,22 @@ impl Router {
     }
 
     /// A new peer.
-    fn join(&mut self, mut who: Who) -> Result<PeerNo, Fault> {
+    fn join(&mut self, who: &Who) -> Result<PeerNo, Fault> {
         if self.peers.len() >= self.limits.peers {
             let most = self.limits.peers;
             return overloaded(format!("the hub has {most} peers"), "when one has left");
         }
         let wanted = name::wish(&who.name);
-        who.name = match self.name_of_session(who.session.as_deref(), &wanted) {
+        let name = match self.name_of_session(who.session.as_deref(), &wanted) {
             Some(kept) => kept,
             None => self.pick_name(&wanted, who.exact, None)?,
         };
         let no = self.no();
-        self.names.by_key.insert(name::key(&who.name), no);
+        self.names.by_key.insert(name::key(&name), no);
         self.by_identity.insert(who.peer.clone(), no);
+        let who = Who { name, ..who.clone() };
         self.peers.insert(no, Peer { who, wanted, since: self.now, ..Peer::default() });
         self.arm_exit();
-        Ok(no)
-    }
-
-    /// Registers a known peer again: another process of the same session, or another connection. It keeps its name.
-    fn come_back(&mut self, no: PeerNo, who: Who) -> Result<PeerNo, Fault> {
-        let peer = self.peer_mut(no);
-        if peer.who.secret != who.secret {
-            return refused(Code::NameTaken, "this identity belongs to a session with another secret");
-        }
-        peer.who = Who { name: peer.who.name.clone(), ..who };
         Ok(no)
     }
 
@@ -128,22 +116,18 @@ impl Router {
         self.peer_mut(me).rate.count(key, most, 60_000, now, "asks went to this peer")
     }
 
-    pub(super) fn activity(
-        &mut self,
-        conn: ConnId,
-        activity: Option<(Activity, Ms)>,
-        branch: Option<String>,
-        paths: Option<Vec<Path>>,
-    ) {
-        let Some(no) = self.peer_on(conn) else {
-            return self.refuse(conn, "`activity` before `register`");
-        };
-        let peer = self.peer_mut(no);
+    /// Applies what a channel has found changed in its session.
+    pub(super) fn change(&mut self, conn: ConnId, changes: Changes) {
+        let Some(no) = self.peer_on(conn) else { return };
+        let Changes { activity, age_ms, branch, paths, session } = changes;
         if let Some(branch) = branch.filter(|b| b.len() <= MAX_LABEL) {
-            peer.who.branch = Some(branch).filter(|b| !b.is_empty());
+            self.peer_mut(no).who.branch = Some(branch).filter(|b| !b.is_empty());
         }
-        if let Some((activity, age)) = activity {
-            self.observed(no, activity, age);
+        if let Some(activity) = activity {
+            self.observed(no, activity, age_ms.unwrap_or(0));
+        }
+        if let Some(session) = session.filter(|s| (1..=MAX_LABEL).contains(&s.len())) {
+            self.continue_session(no, session);
         }
         if let Some(paths) = paths {
             self.peer_mut(no).who.paths = paths.into_iter().take(8).collect();
@@ -152,11 +136,11 @@ impl Router {
     }
 
     /// Starts the grace period of a peer that lost its connection.
-    pub(super) fn vanished(&mut self, no: PeerNo, conn: ConnId) {
-        let Some(peer) = self.peers.get_mut(&no).filter(|p| p.conn == Some(conn)) else { return };
-        let grace = if peer.who.remote { self.limits.remote_grace } else { self.limits.grace };
+    pub(super) fn vanished(&mut self, no: PeerNo) {
+        let grace = if self.peer(no).who.remote { self.limits.remote_grace } else { self.limits.grace };
         let at = self.now + grace;
-        (peer.conn, peer.grace) = (None, Some(at));
+        let peer = self.peer_mut(no);
+        (peer.conn, peer.grace) = (None, at);
         self.arm(at, Timer::Grace(no));
         if self.session_of(no).ended {
             self.gone(no);
@@ -174,7 +158,7 @@ impl Router {
     }
 
     pub(super) fn end_grace(&mut self, no: PeerNo) {
-        if self.peers.get(&no).and_then(|peer| peer.grace).is_some_and(|at| at <= self.now) {
+        if self.peers.get(&no).is_some_and(|peer| peer.conn.is_none() && peer.grace <= self.now) {
             self.gone(no);
         }
     }
@@ -197,7 +181,7 @@ impl Router {
             self.forget_session(claude);
         }
         self.names.by_key.remove(&name::key(&peer.who.name));
-        self.names.forget(no);
+        self.names.old.retain(|_, holder| *holder != no);
         self.by_identity.remove(&peer.who.peer);
         for other in self.peers.values_mut() {
             other.always.remove(&peer.who.peer); // whoever comes with its identity later is somebody else

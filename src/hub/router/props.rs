@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{Info, Input, Limits, Output, Router};
 use crate::hub::journal;
 use crate::wire::{
-    Answer, AskRequest, BroadcastRequest, FormEnd, HookEvent, HookReport, Parcel, Path, Receipts, Scope,
+    Answer, AskRequest, BroadcastRequest, FormEnd, HookEvent, HookReport, Parcel, Path, Proof, Scope,
     ToClient, ToHub, Who,
 };
 
@@ -63,7 +63,7 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
             })
         }
         (3, Some(parcel)) => ToHub::Pushed { push: parcel.push.clone(), error: None },
-        (4, Some(parcel)) => ToHub::Seen(Receipts { seen: vec![parcel.push.clone()], ..Receipts::default() }),
+        (4, Some(parcel)) => ToHub::Seen { receipts: vec![(parcel.push.clone(), Proof::Seen)] },
         (5, Some(Parcel { push, ask_id, path: Path::Form, .. })) => {
             let ends = [FormEnd::PutOff, FormEnd::Answered { text: "y".into() }, FormEnd::Declined];
             let end = ends[id as usize % 3].clone();
@@ -71,8 +71,9 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
         }
         (5, Some(parcel)) => ToHub::Reply { id, ask_id: parcel.ask_id.clone(), text: "y".into() },
         (6, _) => {
-            let (turn, ask_id, reason, age_ms) = Default::default();
-            ToHub::Hook(HookReport { id, claude, event: HookEvent::Stop, turn, ask_id, reason, age_ms })
+            let (turn, ask_id, reason, age_ms, receipts) = Default::default();
+            let event = HookEvent::Stop;
+            ToHub::Hook(HookReport { id, claude, event, turn, ask_id, reason, age_ms, receipts })
         }
         (7, _) => ToHub::Wait { id, claude, process: conn.to_string() },
         (8, _) => ToHub::Peers { id },
@@ -89,7 +90,7 @@ fn message(id: u64, (conn, to, act, _): Act, told: &[Parcel]) -> ToHub {
 }
 
 fn is_request(message: &ToHub) -> bool {
-    !matches!(message, ToHub::Pushed { .. } | ToHub::Seen(_))
+    !matches!(message, ToHub::Pushed { .. } | ToHub::Seen { .. })
 }
 
 fn snapshot(router: &Router) -> String {

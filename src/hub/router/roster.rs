@@ -80,7 +80,6 @@ impl Router {
             activity: self.session_of(no).activity,
             push: self.best_path(no),
             confirmed: !peer.proven.is_empty(),
-            confirmed_s: peer.confirmed_at.map(|at| self.now.saturating_sub(at) / 1000),
             connected_s: self.now.saturating_sub(peer.since) / 1000,
             other_channels: same.map(|no| self.peer(no).who.name.clone()).collect(),
         }
@@ -112,19 +111,8 @@ impl Router {
     pub(super) fn state_words(&self, ask: &Ask, ago: &str) -> String {
         let by = ask.path.map(|p| format!(" by {}", p.name())).unwrap_or_default();
         let mut said = match ask.state {
-            State::Queued => self.queued_reason(ask),
-            State::Pushed if ask.path == Some(Path::Form) => {
-                format!("pushed{by}{ago}: the form is open in front of its user")
-            }
-            State::Pushed if !self.sends_receipts(ask.target) => format!(
-                "pushed{by}{ago}; that session sends no receipts, because the relay's hooks do not run there"
-            ),
-            State::Pushed => {
-                let last = self.last_attempt(ask.delivery);
-                let is_accepted = last.is_some_and(|a| matches!(a.stage, Stage::Queued | Stage::Prompted(_)));
-                let accepted = if is_accepted && !ago.is_empty() { "accepted by the client, " } else { "" };
-                format!("pushed{by}{ago}, {accepted}not seen yet: {}", self.unseen_reason(ask))
-            }
+            State::Queued => format!("queued: {}", self.queued_reason(ask)),
+            State::Pushed => format!("pushed{by}{ago}{}", self.unseen_reason(ask)),
             _ => format!("seen{ago}, {}", phrase(ask)),
         };
         if self.session_of(ask.target).activity == Activity::Waiting {
@@ -146,28 +134,33 @@ impl Router {
                  goes on"
             }
             _ if target.conn.is_none() => "the peer has lost its connection and may reconnect within seconds",
-            _ if target.who.paths.is_empty() => {
-                "that session can't be interrupted; it is handed over with its next relay tool call"
-            }
             None if self.best_path(ask.target).is_some() => {
                 "it is handed over as soon as the session can take it"
             }
             _ => "no path to that session works; it is handed over at its next hook event or relay tool call",
         };
-        format!("queued: {why}")
+        why.to_owned()
     }
 
-    fn unseen_reason(&self, ask: &Ask) -> &'static str {
-        if ask.path == Some(Path::Inbox) && self.peer(ask.target).who.held {
-            return "its user's setting crossSessionInbound holds it until the user accepts it there";
-        }
-        match self.session_of(ask.target).activity {
+    fn unseen_reason(&self, ask: &Ask) -> String {
+        let last = self.last_attempt(ask.delivery);
+        let is_accepted = last.is_some_and(|a| matches!(a.stage, Stage::Queued | Stage::Prompted(_)));
+        let accepted = if is_accepted { ", accepted by the client" } else { "" };
+        let is_held = ask.path == Some(Path::Inbox) && self.peer(ask.target).who.held;
+        let why = match self.session_of(ask.target).activity {
+            _ if ask.path == Some(Path::Form) => return ": the form is open in front of its user".to_owned(),
+            _ if !self.sends_receipts(ask.target) => {
+                return "; that session sends no receipts, because the relay's hooks do not run there"
+                    .to_owned();
+            }
+            _ if is_held => "its user's setting crossSessionInbound holds it until the user accepts it there",
             Activity::Stopped => "the session's process is stopped and takes messages when it goes on",
             Activity::Screen => "the session shows a screen of its own and takes messages when that closes",
             Activity::Busy | Activity::Waiting => "the session is busy",
             Activity::Idle => "the session has begun no turn since",
             Activity::Unknown => "no hook has reported since",
-        }
+        };
+        format!("{accepted}, not seen yet: {why}")
     }
 
     /// The failure text for the asker.
@@ -194,17 +187,4 @@ impl Router {
             }
         }
     }
-}
-
-/// The closing summary of a broadcast.
-pub(super) fn summary(answered: &[String], failed: &[String]) -> String {
-    let (count, all) = (answered.len(), answered.len() + failed.len());
-    let mut text = format!("The broadcast is closed: {count} of {all} answered");
-    if !answered.is_empty() {
-        text += &format!(" ({})", answered.join(", "));
-    }
-    if !failed.is_empty() {
-        text += &format!("; no answer from {}", failed.join(", "));
-    }
-    text + "."
 }

@@ -6,15 +6,15 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::delivery::{Attempt, Stage};
-use super::limits::overloaded;
 use super::peer::Peer;
-use super::{ConnId, Ms, PeerNo, Reply, Role, Router, Timer};
+use super::{ConnId, DeliveryNo, Ms, PeerNo, Reply, Role, Router, Timer};
 use crate::wire::{
     Activity, Answer, Code, Fault, HookEvent, HookReport, ListedAsk, MAX_LABEL, Path, PeerKind, ToClient,
     refused,
 };
 
-/// The limit of processes. When it is reached, those without a peer and a waiter are forgotten.
+/// The limit of processes. When it is reached, those without a peer and a waiter are forgotten: the others are as many as connections
+/// and peers at most.
 const MAX_SESSIONS: usize = 2048;
 /// The limit of text for one waiter, in bytes. Claude Code keeps about 100,000 characters of a hook's output
 /// (measured).
@@ -23,8 +23,6 @@ const MAX_WAITER_LOAD: usize = 80_000;
 pub(super) const WAITER_OVERHEAD: usize = 1_500;
 /// The turn of a prompt that came in the middle of another turn: no end of a turn proves that the model has its texts.
 const NO_TURN: &str = "";
-/// The longest key of a process, in bytes.
-const MAX_KEY: usize = 128;
 
 /// What hooks have reported about a Claude Code process.
 #[derive(Default, Serialize, Deserialize)]
@@ -33,7 +31,6 @@ pub(super) struct Session {
     /// When it became idle.
     pub idle_since: Ms,
     /// The turn that the last prompt was for.
-    #[serde(default)]
     turn: Option<String>,
     /// Whether a hook has ever reported: only then are receipts possible.
     pub hooked: bool,
@@ -76,6 +73,8 @@ impl Router {
         if [&hook.turn, &hook.ask_id].into_iter().flatten().any(|id| id.len() > MAX_LABEL) {
             return refused(Code::BadMsg, "`turn` or `ask_id` is too long");
         }
+        let peers = self.peers_of(claude);
+        self.take_receipts(&peers, &hook.receipts);
         let session = self.session(claude)?;
         session.hooked = true;
         session.last_hook = Some(now);
@@ -88,27 +87,27 @@ impl Router {
         if begins {
             session.turn.clone_from(&hook.turn);
         }
-        let is_stop = matches!(event, HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed);
-        let is_turn = is_stop || matches!(event, HookEvent::Start | HookEvent::Prompt);
+        let (activity, is_turn) = match event {
+            HookEvent::Start | HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed => {
+                (Activity::Idle, true)
+            }
+            HookEvent::Prompt => (Activity::Busy, true),
+            HookEvent::Tool | HookEvent::Denied => (Activity::Busy, false),
+            HookEvent::Permission => (Activity::Waiting, false),
+            HookEvent::End => (session.activity, false),
+        };
+        let is_late = !is_turn && session.turned > now.saturating_sub(hook.age_ms.unwrap_or(0));
+        let activity = if is_late { session.activity } else { activity };
         if is_turn {
             session.turned = now;
             session.observed |= event != HookEvent::Prompt;
         }
-        // The dialog is closed: the answer was given, or the turn ended without it.
-        let dialog = session.dialog.take_if(|_| is_stop || event == HookEvent::Tool).filter(|_| is_stop);
-        if event == HookEvent::Permission {
-            session.dialog.clone_from(&hook.ask_id);
+        match event {
+            HookEvent::Permission => session.dialog.clone_from(&hook.ask_id),
+            HookEvent::Tool => session.dialog = None, // the answer was given
+            _ => {}
         }
-        let is_late = !is_turn && session.turned > now.saturating_sub(hook.age_ms.unwrap_or(0));
-        let activity = match event {
-            _ if is_late => session.activity,
-            HookEvent::Start | HookEvent::Stop | HookEvent::StopAgain | HookEvent::Failed => Activity::Idle,
-            HookEvent::Prompt | HookEvent::Tool | HookEvent::Denied => Activity::Busy,
-            HookEvent::Permission => Activity::Waiting,
-            HookEvent::End => session.activity,
-        };
         self.set_activity(claude, activity);
-        let peers = self.peers_of(claude);
         if event == HookEvent::End {
             let is_away = |no: &&PeerNo| self.peer(**no).conn.is_none();
             let away: Vec<PeerNo> = peers.iter().filter(is_away).copied().collect();
@@ -116,11 +115,13 @@ impl Router {
             self.forget_session(claude);
             return Ok(Some(Answer::Hooked { unconfirmed: 0, remind: Vec::new() }));
         }
-        if let Some(ask_id) = dialog {
-            self.declined(&peers, &ask_id, "its user did not allow it at the permission dialog");
-        }
         let remind = self.turn_news(hook, &peers, begins);
-        Ok(Some(Answer::Hooked { unconfirmed: self.recheck(&peers), remind }))
+        peers.iter().for_each(|no| self.dispatch_all(*no));
+        let unconfirmed = self.pushes_to(&peers, |attempt| attempt.path != Path::Form);
+        for no in &unconfirmed {
+            self.arm(now + self.limits.confirm, Timer::Confirm(*no));
+        }
+        Ok(Some(Answer::Hooked { unconfirmed: unconfirmed.len(), remind }))
     }
 
     /// Applies a hook event to the asks of its session. Returns the asks of which to remind the model.
@@ -128,10 +129,16 @@ impl Router {
         let HookReport { event, turn, ask_id, reason, .. } = hook;
         match event {
             HookEvent::Prompt => {
-                turn.iter().for_each(|turn| self.turn_began(peers, if begins { turn } else { NO_TURN }));
+                let turn = turn.as_ref().map(|turn| if begins { turn } else { NO_TURN });
+                let began = |a: &Attempt| matches!(a.stage, Stage::Prompted(_)) && a.turn.is_none();
+                for no in self.pushes_to(peers, began) {
+                    let attempt = self.last_attempt_mut(no);
+                    attempt.into_iter().for_each(|attempt| attempt.turn = turn.map(str::to_owned));
+                }
             }
             HookEvent::Stop | HookEvent::StopAgain => {
-                turn.iter().for_each(|turn| self.confirm_turn(peers, turn));
+                let has_begun = |a: &Attempt| turn.is_some() && a.turn == *turn;
+                self.pushes_to(peers, has_begun).into_iter().for_each(|no| self.confirm(no, None));
                 return self.turn_ended(peers, *event == HookEvent::StopAgain);
             }
             HookEvent::Failed => self.turn_failed(peers, reason.as_deref()),
@@ -144,40 +151,31 @@ impl Router {
         Vec::new()
     }
 
-    /// Dispatches queued deliveries, and returns the number of unconfirmed pushes.
-    fn recheck(&mut self, peers: &[PeerNo]) -> usize {
-        peers.iter().for_each(|no| self.dispatch_all(*no));
-        let unconfirmed = self.pushes_to(peers, |attempt| attempt.path != Path::Form);
-        for no in &unconfirmed {
-            self.arm(self.now + self.limits.confirm, Timer::Confirm(*no));
-        }
-        unconfirmed.len()
-    }
-
     /// Registers a waiter. A session has one waiter; a new one replaces the old one.
     pub(super) fn wait(&mut self, conn: ConnId, id: u64, claude: String, process: String) -> Reply {
         if self.roles.contains_key(&conn) {
             return refused(Code::BadMsg, "this connection is a peer or a waiter already");
         }
-        if process.is_empty() || process.len() > MAX_KEY {
+        if process.is_empty() || process.len() > MAX_LABEL {
             return refused(Code::BadMsg, "`process` is empty or too long");
         }
         let now = self.now;
         let session = self.session(&claude)?;
-        session.hooked = true;
         let old = session.waiter.replace(conn);
-        session.waiter_load = 0;
-        if old.is_none() {
-            session.waiting_since = now;
-        }
+        (session.hooked, session.waiting_since, session.waiter_load) = (true, now, 0);
         let role = Role::Waiter { claude: claude.clone(), process: process.clone() };
         self.roles.insert(conn, role);
         self.answer(conn, id, Ok(Answer::Done));
-        if let Some(old) = old.filter(|old| !self.is_handing_over(*old, &claude)) {
+        if let Some(old) = old.filter(|old| self.unreported(*old, &claude).is_empty()) {
             self.dismiss(old);
         }
         let peers = self.peers_of(&claude);
-        self.clear_doubt(&peers, &process);
+        // A waiter that reconnects has not printed the texts of its last connection, else it would have exited: they are not in
+        // doubt.
+        let is_unprinted = |a: &Attempt| {
+            a.waiter.as_ref() == Some(&process) && matches!(a.stage, Stage::Sent | Stage::InDoubt(_))
+        };
+        self.pushes_to(&peers, is_unprinted).into_iter().for_each(|no| self.forget_attempt(no));
         peers.iter().for_each(|no| self.dispatch_all(*no));
         if let Some(no) = peers.first() {
             self.dismiss_idle_waiter(*no);
@@ -185,42 +183,22 @@ impl Router {
         Ok(None)
     }
 
-    /// A waiter that reconnects has not printed the texts of its last connection, else it would have exited: they are
-    /// not in doubt.
-    fn clear_doubt(&mut self, peers: &[PeerNo], process: &str) {
-        let is_unreported = |a: &Attempt| {
-            a.waiter.as_deref() == Some(process) && matches!(a.stage, Stage::Sent | Stage::InDoubt(_))
-        };
-        self.pushes_to(peers, is_unreported).into_iter().for_each(|no| self.forget_attempt(no));
-    }
-
     fn dismiss(&mut self, waiter: ConnId) {
         self.send(waiter, ToClient::Dismissed);
         self.close(waiter);
     }
 
-    /// Whether a waiter was sent a text and has not reported it. It must not be dismissed: it may be printing the text,
+    /// The pushes that this waiter was sent and has not reported. With one it must not be dismissed: it may be printing the text,
     /// and another path would deliver it twice.
-    fn is_handing_over(&self, waiter: ConnId, claude: &str) -> bool {
-        let is_sent = |a: &Attempt| a.conn == waiter && a.stage == Stage::Sent;
-        !self.pushes_to(&self.peers_of(claude), is_sent).is_empty()
-    }
-
-    /// Marks a session as busy after a waiter has woken it, which no hook reports.
-    pub(super) fn mark_busy(&mut self, claude: &str) {
-        let now = self.now;
-        self.sessions.get_mut(claude).into_iter().for_each(|session| session.turned = now);
-        self.set_activity(claude, Activity::Busy);
+    fn unreported(&self, waiter: ConnId, claude: &str) -> Vec<DeliveryNo> {
+        self.pushes_to(&self.peers_of(claude), |a| a.conn == waiter && a.stage == Stage::Sent)
     }
 
     /// Handles the lost connection of a waiter: unreported pushes to it are in doubt.
     pub(super) fn waiter_left(&mut self, conn: ConnId, claude: &str) {
         let Some(session) = self.sessions.get_mut(claude) else { return };
-        if session.waiter == Some(conn) {
-            session.waiter = None;
-        }
-        let is_lost = |a: &Attempt| a.conn == conn && a.stage == Stage::Sent;
-        self.pushes_to(&self.peers_of(claude), is_lost).into_iter().for_each(|no| self.put_in_doubt(no));
+        session.waiter.take_if(|waiter| *waiter == conn);
+        self.unreported(conn, claude).into_iter().for_each(|no| self.put_in_doubt(no));
     }
 
     /// Whether the hook path may be the next to be used (it is the first, or none before it was ever confirmed), there is
@@ -258,35 +236,31 @@ impl Router {
         let at = self.now.saturating_sub(age);
         let Some(session) = self.session(&claude).ok().filter(|s| s.turned <= at) else { return };
         session.turned = at;
-        let before = session.activity;
-        if before == Activity::Waiting && activity == Activity::Busy {
-            return;
-        }
-        let dialog = session.dialog.take_if(|_| activity == Activity::Idle);
-        self.set_activity(&claude, activity);
-        let peers = self.peers_of(&claude);
-        if let Some(ask_id) = dialog {
-            self.declined(&peers, &ask_id, "its user refused it at the permission dialog");
-        }
-        if activity == Activity::Idle && before != Activity::Idle {
-            self.expect_turn(&peers);
+        if (session.activity, activity) != (Activity::Waiting, Activity::Busy) {
+            self.set_activity(&claude, activity);
         }
     }
 
-    fn set_activity(&mut self, claude: &str, activity: Activity) {
-        let now = self.now;
+    pub(super) fn set_activity(&mut self, claude: &str, activity: Activity) {
+        let (now, peers) = (self.now, self.peers_of(claude));
         let Some(session) = self.sessions.get_mut(claude) else { return };
-        if std::mem::replace(&mut session.activity, activity) == activity {
-            return;
-        }
-        if activity == Activity::Idle {
+        let dialog = session.dialog.take_if(|_| activity == Activity::Idle);
+        let before = std::mem::replace(&mut session.activity, activity);
+        if activity == Activity::Idle && before != activity {
             session.idle_since = now;
-            for delivery in self.inboxes(&self.peers_of(claude)) {
+            for delivery in self.inboxes(&peers) {
                 self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
                 self.arm_dispatch(delivery);
             }
+            self.expect_turn(&peers);
         }
-        self.activity_changed(&self.peers_of(claude));
+        if before != activity {
+            self.activity_changed(&peers);
+        }
+        // Its turn has ended without the answer.
+        if let Some(ask_id) = dialog {
+            self.declined(&peers, &ask_id, "its user refused it at the permission dialog");
+        }
     }
 
     /// Removes a process whose last peer has left.
@@ -318,15 +292,12 @@ impl Router {
 
     /// The entry of a process, created if missing.
     fn session(&mut self, claude: &str) -> Result<&mut Session, Fault> {
-        if claude.is_empty() || claude.len() > MAX_KEY {
+        if claude.is_empty() || claude.len() > MAX_LABEL {
             return refused(Code::BadMsg, "`claude` is empty or too long");
         }
         if !self.sessions.contains_key(claude) && self.sessions.len() >= MAX_SESSIONS {
             let tied: BTreeSet<_> = self.peers.values().filter_map(|p| p.who.claude.as_ref()).collect();
             self.sessions.retain(|claude, session| session.waiter.is_some() || tied.contains(claude));
-            if self.sessions.len() >= MAX_SESSIONS {
-                return overloaded("the hub has too many sessions", "when some have ended");
-            }
         }
         Ok(self.sessions.entry(claude.to_owned()).or_default())
     }

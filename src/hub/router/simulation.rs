@@ -19,7 +19,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::Timer;
-use crate::wire::{AskRequest, BroadcastRequest, FormEnd, HookEvent, Receipts, Scope, ToHub};
+use crate::wire::{AskRequest, BroadcastRequest, FormEnd, HookEvent, Proof, Scope, ToHub};
 use client::Form;
 use truth::Truth;
 use world::{Counts, Plan, World};
@@ -343,8 +343,11 @@ impl World {
             _ => (vec!["push_unknown".to_owned()], None),
         };
         match self.rng.below(6) {
-            0 => self.say(conn, ToHub::Seen(Receipts { seen: others, ..Receipts::default() })),
-            1 => self.say(conn, ToHub::Seen(Receipts { queued: others, ..Receipts::default() })),
+            n @ (0 | 1) => {
+                let proof = if n == 0 { Proof::Seen } else { Proof::Queued };
+                let receipts = others.into_iter().map(|push| (push, proof)).collect();
+                self.say(conn, ToHub::Seen { receipts });
+            }
             2 | 3 => others.into_iter().for_each(|push| {
                 self.say(conn, ToHub::Pushed { push, error: error.clone() });
             }),

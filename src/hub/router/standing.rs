@@ -15,18 +15,16 @@ impl Router {
     pub(super) fn turn_ended(&mut self, peers: &[PeerNo], again: bool) -> Vec<ListedAsk> {
         let mut remind = Vec::new();
         for id in self.owed_and_seen(peers) {
-            let Some(ask) = self.asks.get_mut(&id) else { continue };
-            if ask.note == Some(Note::Declined) {
-                continue;
-            }
+            let is_asked = |ask: &&mut Ask| ask.note != Some(Note::Declined);
+            let Some(ask) = self.asks.get_mut(&id).filter(is_asked) else { continue };
             if ask.reminded || again && ask.path != Some(Path::Hook) {
                 self.set_note(&id, Note::Unanswered, None);
-                continue;
+            } else {
+                ask.reminded = true;
+                remind.extend(self.asks.get(&id).map(|ask| self.ask_line(&id, ask)));
             }
-            ask.reminded = true;
-            remind.push(id);
         }
-        remind.iter().filter_map(|id| Some(self.ask_line(id, self.asks.get(id)?))).collect()
+        remind
     }
 
     /// Handles a failed turn: the model's server had an error.
@@ -129,36 +127,26 @@ impl Router {
 
     /// Sets a note, and notifies the asker if it is new.
     pub(super) fn set_note(&mut self, id: &Id, note: Note, reason: Option<&str>) {
-        let Some(ask) = self.asks.get_mut(id) else { return };
-        if ask.note == Some(note) {
-            return;
-        }
-        ask.note = Some(note);
-        ask.reason = reason.map(label);
-        let Some(ask) = self.asks.get(id) else { return };
-        let (asker, target, record) = (ask.asker, ask.target, ask.record.clone());
-        let (is_member, detail) = (ask.record.broadcast.is_some(), self.state_words(ask, ""));
-        let help = self.help(ask).map(|help| format!(" {help}.")).unwrap_or_default();
+        let Some(ask) = self.asks.get_mut(id).filter(|ask| ask.note != Some(note)) else { return };
+        (ask.note, ask.reason) = (Some(note), reason.map(label));
+        let (asker, target) = (ask.asker, ask.target);
         self.notify(id);
-        let (from, to) = (self.name(asker), self.name(target));
-        self.report(Event {
-            event: What::Note,
-            from,
-            to: Some(to.clone()),
-            ask_id: Some(id.to_string()),
-            note: Some(note),
-            text: Some(detail.clone()), // not for a log: a reason may quote a text
-            ..Event::default()
-        });
+        let Some(ask) = self.asks.get(id) else { return };
+        let (is_member, detail, to) =
+            (ask.record.broadcast.is_some(), self.state_words(ask, ""), self.name(target));
+        let help = self.help(ask).map(|help| format!(" {help}.")).unwrap_or_default();
+        let text = format!(
+            "{id} to \"{to}\": {detail}.{help} The ask stays open: an answer still counts until its timeout. Tell your user if \
+             it matters; do not broadcast the question."
+        );
+        let parcel = self.parcel(Kind::Notice, id, target, text, &ask.record);
+        let event = self.event_of(What::Note, &parcel, asker);
+        // Not for a log: a reason may quote a text.
+        self.report(Event { note: Some(note), text: Some(detail), ..event });
         // People and scripts see the state; a model gets a notice. For `NoTurn` the session is reminded first.
         let has_room = self.peer(asker).inbox.len() < self.limits.undelivered;
         let is_session = self.peer(asker).who.kind == PeerKind::Session;
         if is_session && has_room && note != Note::NoTurn && !is_member {
-            let text = format!(
-                "{id} to \"{to}\": {detail}.{help} The ask stays open: an answer still counts until its timeout. Tell your user \
-                 if it matters; do not broadcast the question."
-            );
-            let parcel = self.parcel(Kind::Notice, id, target, text, &record);
             self.post(asker, parcel, None);
         }
     }
@@ -172,16 +160,10 @@ pub(super) fn phrase(ask: &Ask) -> String {
         Some(Note::NoTurn) => {
             "no turn begun: the idle session did not take it up and was reminded".to_owned()
         }
-        Some(Note::Unanswered) => {
-            let also = if ask.reminded { ", also after a reminder" } else { "" };
-            format!("unanswered: the session ended its turn without a reply{also}{because}")
-        }
+        Some(Note::Unanswered) => format!("unanswered: the session ended its turn without a reply{because}"),
         Some(Note::Declined) => format!("declined: the reply was refused there{because}"),
         Some(Note::PutOff) => "put off: its user closed the form without an answer".to_owned(),
-        Some(Note::TurnFailed) => {
-            let reminded = if ask.reminded { "was" } else { "will be" };
-            format!("turn failed: the session's model had an error{because}; it {reminded} reminded")
-        }
+        Some(Note::TurnFailed) => format!("turn failed: the session's model had an error{because}"),
     }
 }
 

@@ -8,8 +8,8 @@ use super::truth::End;
 use super::world::{Owner, World};
 use crate::connection::{ANSWER, CONNECT};
 use crate::wire::{
-    Activity, Answer, AskRequest, BroadcastRequest, Code, Fault, Kind, Parcel, Path, PeerKind, Receipts,
-    State, ToClient, ToHub, Who, fault,
+    Activity, Answer, AskRequest, BroadcastRequest, Code, Fault, Kind, Parcel, Path, PeerKind, Proof, State,
+    ToClient, ToHub, Who, fault,
 };
 
 /// The request by which a client registers.
@@ -88,7 +88,7 @@ fn asked(request: &ToHub) -> Option<&str> {
 
 /// The receipt of a peer that reads for itself.
 fn seen(push: String) -> ToHub {
-    ToHub::Seen(Receipts { seen: vec![push], ..Receipts::default() })
+    ToHub::Seen { receipts: vec![(push, Proof::Seen)] }
 }
 
 fn is_withdrawal(request: &ToHub) -> bool {

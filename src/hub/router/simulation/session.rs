@@ -7,8 +7,8 @@ use super::client::Peer;
 use super::truth::{End, key};
 use super::world::{Owner, World};
 use crate::wire::{
-    Activity, Answer, Consent, HookEvent, HookReport, Kind, Parcel, Path, PeerKind, Receipts, ToClient,
-    ToHub, Who,
+    Activity, Answer, Changes, Consent, HookEvent, HookReport, Kind, Parcel, Path, PeerKind, Proof, Receipt,
+    ToClient, ToHub, Who,
 };
 
 /// What a path does with a text.
@@ -49,13 +49,14 @@ pub struct Conversation {
 
 impl Conversation {
     /// What the transcript from line `from` on and the queue tell.
-    fn receipts(&self, claude: Option<String>, from: usize) -> Receipts {
-        let (tool, seen): (Vec<_>, Vec<_>) = self.transcript[from..].iter().partition(|(_, tool)| *tool);
-        let names = |lines: Vec<&(String, bool)>| lines.into_iter().map(|(push, _)| push.clone()).collect();
+    fn receipts(&self, from: usize) -> Vec<Receipt> {
+        let in_transcript = self.transcript[from..]
+            .iter()
+            .map(|(push, by_tool)| (push.clone(), if *by_tool { Proof::InToolResult } else { Proof::Seen }));
         let shown = self.late.iter().filter(|(_, shows, _)| *shows).map(|(.., parcel)| parcel);
-        let queued = self.queue.iter().chain(shown).map(|p| p.push.clone()).collect();
-        let (seen, in_tool_result, refused) = (names(seen), names(tool), self.refused.clone());
-        Receipts { claude, seen, in_tool_result, queued, refused, ..Receipts::default() }
+        let queued = self.queue.iter().chain(shown).map(|parcel| (parcel.push.clone(), Proof::Queued));
+        let refused = self.refused.iter().map(|push| (push.clone(), Proof::Refused));
+        in_transcript.chain(queued).chain(refused).collect()
     }
 }
 
@@ -66,6 +67,13 @@ pub struct Hook {
     turn: Option<String>,
     ask_id: Option<String>,
     until: Option<Ms>,
+}
+
+impl Hook {
+    fn report(&self, id: u64, claude: String, receipts: Vec<Receipt>) -> ToHub {
+        let (event, turn, ask_id) = (self.event, self.turn.clone(), self.ask_id.clone());
+        ToHub::Hook(HookReport { id, claude, event, turn, ask_id, reason: None, age_ms: None, receipts })
+    }
 }
 
 /// A hook's process.
@@ -204,28 +212,25 @@ impl World {
         hook.until.get_or_insert(self.now + patience);
         let conn = self.connect(Owner::Hook(i));
         let claude = self.peers[i].who.claude.clone().expect("a session has a process");
-        if !hook.met.is_empty() {
-            let (claude, prompted) = (Some(claude.clone()), hook.met.clone());
-            self.say(conn, ToHub::Seen(Receipts { claude, prompted, ..Receipts::default() }));
-        }
-        let Hook { event, turn, ask_id, .. } = &hook;
-        let (event, turn, ask_id) = (*event, turn.clone(), ask_id.clone());
-        self.say(
-            conn,
-            ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id, reason: None, age_ms: None }),
-        );
+        let receipts = hook.met.iter().map(|push| (push.clone(), Proof::Prompted)).collect();
+        self.say(conn, hook.report(1, claude, receipts));
         self.peers[i].hook = Some(RunningHook { conn, hook, answered: false });
     }
 
     fn hook_answered(&mut self, i: usize, conn: ConnId, answer: &Answer) {
         let peer = &mut self.peers[i];
-        if let Some(hook) = peer.hook.as_mut().filter(|h| h.conn == conn) {
-            hook.answered = true;
-        }
-        if let Answer::Hooked { unconfirmed: 1.., .. } = answer {
-            let tail = peer.conversation.transcript.len().saturating_sub(200);
-            let receipts = peer.conversation.receipts(peer.who.claude.clone(), tail);
-            self.say(conn, ToHub::Seen(receipts));
+        let claude = peer.who.claude.clone().expect("a session has a process");
+        if let Some(running) = peer.hook.as_mut().filter(|h| h.conn == conn && !h.answered) {
+            running.answered = true;
+            if let Answer::Hooked { unconfirmed: 1.., remind } = answer {
+                let tail = peer.conversation.transcript.len().saturating_sub(200);
+                let receipts = peer.conversation.receipts(tail);
+                if !remind.is_empty() {
+                    running.hook.event = HookEvent::Tool;
+                }
+                let again = running.hook.report(2, claude, receipts);
+                return self.say(conn, again);
+            }
         }
         self.hang_up(conn, false);
     }
@@ -361,7 +366,7 @@ impl World {
         let Some(client) = peer.client.as_mut().filter(|c| c.registered) else { return };
         if peer.polls && peer.who.claude.is_some() && client.told_activity != activity {
             client.told_activity = activity;
-            self.tell(i, ToHub::Activity { activity, age_ms: None, branch: None, paths: None });
+            self.tell(i, ToHub::Activity(Changes { activity, ..Changes::default() }));
         }
     }
 
@@ -372,9 +377,9 @@ impl World {
             let Waiter { conn: Some(conn), waits: true, read, .. } = &mut peer.waiters[n] else { continue };
             let end = (peer.conversation.transcript.len(), peer.conversation.enqueued);
             let (conn, from) = (*conn, std::mem::replace(read, end));
-            let receipts = peer.conversation.receipts(peer.who.claude.clone(), from.0);
+            let receipts = peer.conversation.receipts(from.0);
             if from < end {
-                self.say(conn, ToHub::Seen(receipts));
+                self.say(conn, ToHub::Seen { receipts });
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::super::{ConnId, Input};
 use super::world::{Owner, World};
-use crate::wire::{Answer, AskRequest, Code, Kind, Parcel, Path, State, ToClient, ToHub};
+use crate::wire::{Answer, AskRequest, Code, HookReport, Kind, Parcel, Path, Proof, State, ToClient, ToHub};
 
 /// What an observer who sees everything knows of an ask or a broadcast.
 #[derive(Debug, Default)]
@@ -75,14 +75,17 @@ impl World {
         match message {
             ToHub::Ask(AskRequest { ask_id, .. }) => effects.asked = Some(ask_id.clone()),
             ToHub::Pushed { push, error: None } => effects.pushed = Some(push.clone()).filter(|p| known(&p)),
-            ToHub::Seen(receipts) => {
+            ToHub::Seen { receipts } | ToHub::Hook(HookReport { receipts, .. }) => {
                 // Only a receipt for what this hub knows counts, and only of a client that may give it.
                 let may = |key: &Key| match owner {
                     Owner::Channel(i) => key.0 == i,
-                    _ => self.peers[key.0].who.claude == receipts.claude,
+                    Owner::Hook(i) | Owner::Waiter(i) => {
+                        self.peers[key.0].who.claude == self.peers[i].who.claude
+                    }
+                    Owner::Watcher => false,
                 };
-                let keys =
-                    receipts.seen.iter().filter(known).filter_map(|p| self.pushes.get(p)).map(|p| &p.key);
+                let seen = receipts.iter().filter(|(_, proof)| *proof == Proof::Seen).map(|(push, _)| push);
+                let keys = seen.filter(known).filter_map(|p| self.pushes.get(p)).map(|p| &p.key);
                 effects.seen = keys.filter(|k| may(k) && self.got.contains_key(*k)).cloned().collect();
             }
             _ => {}

@@ -3,8 +3,8 @@
 use crate::hub::router::{Info, Input, Limits, Ms, Output, Router};
 use crate::wire::HookEvent::{self, Prompt, Start, Stop, StopAgain};
 use crate::wire::{
-    Activity, Answer, AskRequest, HookReport, Kind, Note, Parcel, Path, PeerKind, Receipts, State, ToClient,
-    ToHub, Who,
+    Activity, Answer, AskRequest, Changes, HookReport, Kind, Note, Parcel, Path, PeerKind, Proof, State,
+    ToClient, ToHub, Who,
 };
 
 const ASKER: u64 = 1;
@@ -75,9 +75,9 @@ impl Case {
 
     fn hook(&mut self, event: HookEvent, turn: Option<&str>) -> (Vec<Output>, usize) {
         let (claude, turn) = (CLAUDE.to_owned(), turn.map(str::to_owned));
-        let hook =
-            ToHub::Hook(HookReport { id: 1, claude, event, turn, ask_id: None, reason: None, age_ms: None });
-        let out = self.say(HOOK, hook);
+        let (ask_id, reason, age_ms, receipts) = Default::default();
+        let hook = HookReport { id: 1, claude, event, turn, ask_id, reason, age_ms, receipts };
+        let out = self.say(HOOK, ToHub::Hook(hook));
         let reminded = out.iter().map(|o| match o {
             Output::Send(HOOK, ToClient::Ok { answer: Answer::Hooked { remind, .. }, .. }) => remind.len(),
             _ => 0,
@@ -88,8 +88,12 @@ impl Case {
 
     /// The transcript has the question.
     fn seen(&mut self) {
-        let (claude, seen) = (Some(CLAUDE.to_owned()), vec![self.push.clone()]);
-        self.say(HOOK, ToHub::Seen(Receipts { claude, seen, ..Receipts::default() }));
+        self.receipt(Proof::Seen);
+    }
+
+    fn receipt(&mut self, proof: Proof) {
+        let receipts = vec![(self.push.clone(), proof)];
+        self.say(SESSION, ToHub::Seen { receipts });
     }
 
     fn pass(&mut self, time: Ms) -> Vec<Output> {
@@ -177,8 +181,7 @@ fn the_end_of_a_turn_proves_only_what_began_it() {
         if running.is_some() {
             case.hook(Prompt, running);
         }
-        let (claude, prompted) = (Some(CLAUDE.to_owned()), vec![case.push.clone()]);
-        case.say(HOOK, ToHub::Seen(Receipts { claude, prompted, ..Receipts::default() }));
+        case.receipt(Proof::Prompted);
         case.hook(Prompt, Some("turn 1"));
         case.hook(Stop, Some("turn 1"));
         let state = case.router.ask_list().open[0].state;
@@ -190,13 +193,13 @@ fn the_end_of_a_turn_proves_only_what_began_it() {
 #[test]
 fn a_stopped_session_keeps_the_path() {
     let mut case = Case::new(vec![Path::Channel, Path::Hook]);
-    let stopped =
-        ToHub::Activity { activity: Some(Activity::Stopped), age_ms: Some(0), branch: None, paths: None };
-    case.say(SESSION, stopped);
+    let is_now = |activity| {
+        ToHub::Activity(Changes { activity: Some(activity), age_ms: Some(0), ..Changes::default() })
+    };
+    case.say(SESSION, is_now(Activity::Stopped));
     let out = case.pass(60_000);
     assert!(case.take_push(&out).is_none());
-    let idle = ToHub::Activity { activity: Some(Activity::Idle), age_ms: Some(0), branch: None, paths: None };
-    case.say(SESSION, idle);
+    case.say(SESSION, is_now(Activity::Idle));
     assert!(case.pass(3_999).is_empty());
 }
 
@@ -214,7 +217,8 @@ fn told(out: &[Output]) -> Vec<(State, Option<Note>, String)> {
 fn denied(case: &mut Case) -> Vec<Output> {
     let (claude, ask_id) = (CLAUDE.to_owned(), Some("ask_0000000000000001".to_owned()));
     let (event, reason) = (HookEvent::Denied, Some("not by a peer".to_owned()));
-    let denied = HookReport { id: 1, claude, event, turn: None, ask_id, reason, age_ms: None };
+    let (turn, age_ms, receipts) = Default::default();
+    let denied = HookReport { id: 1, claude, event, turn, ask_id, reason, age_ms, receipts };
     case.say(HOOK, ToHub::Hook(denied))
 }
 
