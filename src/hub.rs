@@ -100,11 +100,11 @@ pub fn main(dir: &DataDir, announce: bool) -> Result<(), String> {
     let (journal, router) = Journal::start(dir.journal_path(), wanted, limits(), info, epoch, Box::new(ids));
     let (incoming, received) = unbounded();
     watch_signals(incoming.clone()).map_err(no_start)?;
-    listen(&claim, listener, &incoming, router.last_conn() + 1).map_err(no_start)?;
+    listen(&claim, listener, &incoming, router.last_conn + 1).map_err(no_start)?;
     log::info!(version = env!("CARGO_PKG_VERSION"), epoch = router.info.epoch.as_str(); "hub_started");
     say("listening");
     let mut hub = Hub {
-        now_at_start: router.now(),
+        now_at_start: router.now,
         inode: inode(&socket),
         socket,
         dir,

@@ -56,8 +56,8 @@ pub enum ToHub {
     /// Ask one peer. Answered by [`Answer::Asked`] when the question was handed over, or after 0.5 s at
     /// the latest. Idempotent on `ask_id`.
     Ask(AskRequest),
-    /// A form that a [`Parcel`] with the path `form` opened is closed. Answered by [`Answer::Done`], also if its ask has
-    /// ended meanwhile. Idempotent.
+    /// A form that a [`Parcel`] with the path `form` opened is closed. Answered by [`Answer::Replied`] if an
+    /// answer counts, else by [`Answer::Done`], also if its ask has ended meanwhile. Idempotent.
     FormClosed {
         id: u64,
         /// The parcel's `push`.

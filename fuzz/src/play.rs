@@ -24,10 +24,9 @@ struct World {
 }
 
 pub fn play(data: &[u8]) {
-    let (limits, info, ids) = equipment(0);
+    let (limits, info, ids) = equipment(0, 0);
     let (mut router, pushes) = (Router::default(), vec!["push_none".to_owned()]);
-    router.equip(limits, info, ids);
-    router.restart(0);
+    router.restart(limits, info, ids);
     let mut world = World { router, journal: Vec::new(), now: 0, last_no: 0, open: BTreeMap::new(), pushes };
     journal::write_header(&mut world.journal, &world.router).expect("a header");
     let mut bytes = data.iter().copied();
@@ -37,12 +36,12 @@ pub fn play(data: &[u8]) {
     world.end();
 }
 
-/// What hub process number `process` gives its router.
-fn equipment(process: u64) -> (Limits, Info, Box<dyn FnMut() -> String + Send>) {
+/// What hub process number `process`, which starts at `started`, gives its router.
+fn equipment(process: u64, started: u64) -> (Limits, Info, Box<dyn FnMut() -> String + Send>) {
     let limits = Limits { peers: 6, open_asks: 4, undelivered: 5, asks_per_minute: 6, ..Limits::default() };
     let mut numbers = 0_u32..;
     let ids = move || format!("push_{process:016x}{:08x}", numbers.next().unwrap_or(0));
-    (limits, Info::default(), Box::new(ids))
+    (limits, Info { started, ..Info::default() }, Box::new(ids))
 }
 
 /// The state, without the time and the connections of inputs that change nothing, which are not recorded.
@@ -124,9 +123,8 @@ impl World {
         journal::replay(&mut next, records).expect("records");
         assert_eq!(state(&next), state(&self.router), "the replay differs from the router");
         self.last_no += 1;
-        let (limits, info, ids) = equipment(self.last_no);
-        next.equip(limits, info, ids);
-        next.restart(self.now);
+        let (limits, info, ids) = equipment(self.last_no, self.now);
+        next.restart(limits, info, ids);
         (self.router, self.journal, self.open) = (next, Vec::new(), BTreeMap::new());
         journal::write_header(&mut self.journal, &self.router).expect("a header");
     }

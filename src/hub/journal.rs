@@ -23,7 +23,7 @@ use super::router::{Info, Input, Limits, Ms, Router, Step, digest};
 use crate::wire::JournalStatus;
 
 /// The format that this version writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// A file up to this size, in bytes, is not compacted because of its size.
 const SMALL: u64 = 1 << 20;
 /// How long records stay in the file, and with them text that nobody needs any more: half of the documented minute.
@@ -144,7 +144,7 @@ pub fn step(router: &mut Router, now: Ms, input: Input, batch: &mut Vec<u8>) -> 
         false if step.expired => json(&Input::Tick),
         false => return step,
     };
-    let (at, ids) = (router.now(), json(&step.drawn));
+    let (at, ids) = (router.now, json(&step.drawn));
     batch.extend_from_slice(format!("{{\"at\":{at},\"ids\":{ids},\"input\":{text}}}\n").as_bytes());
     step
 }
@@ -192,8 +192,7 @@ impl Journal {
             Some((header, router, now)) => (header.epoch, header.epoch_started_ms, router, now),
             None => (new_epoch, unix_ms(), Router::default(), 0),
         };
-        router.equip(limits, Info { epoch, epoch_started_ms, started, ..info }, ids);
-        router.restart(started);
+        router.restart(limits, Info { epoch, epoch_started_ms, started, ..info }, ids);
         let mut journal = Journal { path, ..Journal::default() };
         match wanted {
             true => journal.compact(&router),
@@ -292,7 +291,7 @@ fn restore(path: &Path) -> Option<(Header, Router, Ms)> {
     let (header, router) = restored.ok()?;
     let written = fs::metadata(path).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
     let away = SystemTime::now().duration_since(written).unwrap_or_default(); // the clock may have been set back
-    let now = router.now() + away.as_millis() as u64;
+    let now = router.now + away.as_millis() as u64;
     Some((header, router, now))
 }
 

@@ -17,7 +17,7 @@ use super::router::digest;
 /// The file cannot be read or is not a journal, or `out` cannot be written.
 pub fn replay(path: &Path, out: &mut impl Write) -> io::Result<()> {
     let (header, mut router, records) = journal::open(path)?;
-    let (epoch, version, now) = (header.epoch, header.version, router.now());
+    let (epoch, version, now) = (header.epoch, header.version, router.now);
     writeln!(out, "epoch {epoch}, written by relay {version}, snapshot at {now} ms")?;
     for (number, record) in (1..).zip(records) {
         let Record { at, ids, input } = record?;

@@ -18,7 +18,6 @@ mod broadcast;
 mod delivery;
 mod ended;
 mod form;
-mod ids;
 mod limits;
 mod naming;
 mod peer;
@@ -44,7 +43,6 @@ pub use ask::digest;
 use broadcast::Broadcast;
 use delivery::Delivery;
 use ended::EndedAsks;
-use ids::Ids;
 pub use limits::Limits;
 use naming::Names;
 use peer::Peer;
@@ -143,12 +141,16 @@ pub struct Router {
     limits: Limits,
     #[serde(skip)]
     pub info: Info,
+    /// Draws identifiers: random in the hub, sequential in tests, from the journal in a replay.
     #[serde(skip)]
-    ids: Ids,
-    now: Ms,
+    source: Option<Box<dyn FnMut() -> String + Send>>,
+    /// The identifiers that were drawn in this step.
+    #[serde(skip)]
+    drawn: Vec<String>,
+    pub(super) now: Ms,
     next_no: u64,
     /// The highest connection number so far.
-    last_conn: ConnId,
+    pub(super) last_conn: ConnId,
     /// Open connections after `hello`. Those with a role are in `roles` too.
     #[serde(skip)]
     open: BTreeSet<ConnId>,
@@ -202,17 +204,8 @@ impl Router {
     #[cfg(test)]
     pub fn new(limits: Limits, info: Info, ids: Box<dyn FnMut() -> String + Send>) -> Self {
         let mut router = Router::default();
-        router.equip(limits, info, ids);
-        router.restart(0);
+        router.restart(limits, info, ids);
         router
-    }
-
-    pub fn now(&self) -> Ms {
-        self.now
-    }
-
-    pub fn last_conn(&self) -> ConnId {
-        self.last_conn
     }
 
     /// The time of the next [`Input::Tick`], unless another input comes first.
@@ -224,7 +217,7 @@ impl Router {
     pub fn step(&mut self, now: Ms, input: Input) -> Step {
         self.now = self.now.max(now);
         let expired = self.expire_timers();
-        let drawn_by_timers = self.ids.drawn.len();
+        let drawn_by_timers = self.drawn.len();
         let changes = match input {
             Input::Opened(conn) => {
                 self.open.insert(conn);
@@ -248,7 +241,7 @@ impl Router {
             Input::Closed(conn) => self.closed(conn),
             Input::Said(..) | Input::Tick => false, // an earlier step closed that connection
         };
-        let drawn = std::mem::take(&mut self.ids.drawn);
+        let drawn = std::mem::take(&mut self.drawn);
         let is_change = changes || drawn.len() > drawn_by_timers; // texts were taken along
         Step { outputs: std::mem::take(&mut self.out), is_change, expired, drawn }
     }
@@ -285,7 +278,7 @@ impl Router {
                 (id, self.form_closed((conn, id), &push, &ask_id, end))
             }
             ToHub::Broadcast(call) => (call.id, self.broadcast(conn, call)),
-            ToHub::Reply { id, ask_id, text } => (id, self.reply(conn, id, &ask_id, text)),
+            ToHub::Reply { id, ask_id, text } => (id, self.reply((conn, id), &ask_id, text, false)),
             ToHub::Withdraw { id, ask_id } => (id, self.withdraw(conn, &ask_id)),
             ToHub::Rename { id, name, exact } => (id, self.rename(conn, &name, exact)),
             ToHub::Hook(hook) => (hook.id, self.hook(&hook)),
@@ -306,16 +299,12 @@ impl Router {
             ToHub::Activity(changes) => return self.change(conn, changes),
             ToHub::Bye => return self.bye(conn),
         };
-        match reply {
-            Ok(Some(answer)) => self.answer(conn, id, Ok(answer)),
-            Ok(None) => {}
-            Err(fault) => {
-                if matches!(fault.code, Code::Overloaded | Code::BadArgs) {
-                    self.log_refusal(conn, &fault);
-                }
-                self.answer(conn, id, Err(fault));
-            }
+        if let Err(fault) = &reply
+            && matches!(fault.code, Code::Overloaded | Code::BadArgs)
+        {
+            self.log_refusal(conn, fault);
         }
+        reply.transpose().into_iter().for_each(|reply| self.answer(conn, id, reply));
     }
 
     /// Returns whether the connection had a role.
@@ -366,6 +355,13 @@ impl Router {
         self.peer_on(conn).ok_or_else(|| {
             fault(Code::NotRegistered, "this connection has not registered; send `register` first")
         })
+    }
+
+    /// A random identifier, for a push or a thread.
+    fn draw(&mut self) -> String {
+        let id = self.source.as_mut().map(|source| source()).unwrap_or_default();
+        self.drawn.push(id.clone());
+        id
     }
 
     fn no(&mut self) -> u64 {

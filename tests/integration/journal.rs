@@ -155,7 +155,7 @@ fn unusable(make: impl Fn(&DataDir, String), event: &str, why: &str) {
 #[test]
 fn journal_of_a_newer_format_is_not_used() {
     let newer = |dir: &DataDir, text: String| {
-        fs::write(path(dir), text.replacen("\"format\":1,", "\"format\":2,", 1)).expect("written");
+        fs::write(path(dir), text.replacen("\"format\":2,", "\"format\":3,", 1)).expect("written");
     };
     unusable(newer, "journal_unreadable", "format 2");
 }

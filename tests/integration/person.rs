@@ -351,7 +351,7 @@ fn a_peer_asks_with_consent_only() {
     let (a, b) = (session(&dir, "a", &[]), session(&dir, "b", &[("RELAY_CONSENT", "all")]));
     let first = a.ask("b", "one?");
     let form = consent(&b, "one?");
-    wait_for_detail(&a, &first, "its user is asked for consent; it is open on that terminal");
+    wait_for_detail(&a, &first, "its user is asked for consent right now");
     b.peers();
     assert!(b.pushes().is_empty());
     b.close_form(&form, "accept", json!({"always": false}));

@@ -25,13 +25,10 @@ pub(super) struct Delivery {
     pub parcel: Parcel,
     pub state: State,
     pub attempts: Vec<Attempt>,
-    /// For a form: when it may be opened, and whether the user has put it off once.
-    #[serde(default)]
-    pub not_before: Ms,
-    #[serde(default)]
-    pub is_put_off: bool,
-    /// The request that started the delivery, and the time at which it is answered at the latest.
-    starter: Option<(ConnId, u64, Ms)>,
+    /// For a form that the user has put off: when it may be opened again.
+    pub put_off_until: Option<Ms>,
+    /// The request that started the delivery. It is answered within [`HANDOVER`].
+    starter: Option<Starter>,
 }
 
 /// An attempt to hand over the text by one path.
@@ -102,10 +99,8 @@ impl Router {
     /// Creates a delivery to `to`; [`dispatch`](Self::dispatch) sends it.
     pub(super) fn deliver(&mut self, to: PeerNo, parcel: Parcel, starter: Option<Starter>) -> DeliveryNo {
         let no = self.no();
-        let until = self.now + HANDOVER;
-        let starter = starter.map(|(conn, id)| (conn, id, until));
         if starter.is_some() {
-            self.arm(until, Timer::Handover(no));
+            self.arm(self.now + HANDOVER, Timer::Handover(no));
         }
         self.text += parcel.text.len();
         self.deliveries.insert(no, Delivery { to, parcel, starter, ..Delivery::default() });
@@ -115,19 +110,25 @@ impl Router {
 
     /// Starts the next attempt of a delivery that has none under way. If no path is left, it stays queued.
     pub(super) fn dispatch(&mut self, no: DeliveryNo) {
-        let Some(delivery) = self.deliveries.get(&no) else { return };
-        if delivery.is_under_way() {
-            return;
-        }
+        let Some(delivery) = self.deliveries.get(&no).filter(|d| !d.is_under_way()) else { return };
         match self.route(delivery) {
             Some((path, conn)) => self.start_attempt(no, path, conn),
             None => {
                 if delivery.state != State::Queued {
                     self.progress(no, State::Queued, None);
                 }
-                self.arm_form(no);
+                self.arm_dispatch(no);
             }
         }
+    }
+
+    /// Waits for the time, if it is known, from which on a form may be opened or an inbox has room.
+    pub(super) fn arm_dispatch(&mut self, no: DeliveryNo) {
+        let Some(delivery) = self.deliveries.get(&no) else { return };
+        let room_at = self.peer(delivery.to).inbox_room_at();
+        let at = if delivery.is_form() { self.form_time(delivery) } else { Some(room_at) };
+        let (to, now) = (delivery.to, self.now);
+        at.filter(|at| *at > now).into_iter().for_each(|at| self.arm(at, Timer::Dispatch(to)));
     }
 
     pub(super) fn dispatch_all(&mut self, peer: PeerNo) {
@@ -140,10 +141,11 @@ impl Router {
     /// The first path of the target that is open, not dead, and was not tried for this text. For a reminder, the path of its
     /// question comes last.
     fn route(&self, delivery: &Delivery) -> Option<(Path, ConnId)> {
-        if self.is_held_back(delivery) {
-            return self.form_route(delivery).filter(|_| delivery.is_form());
-        }
         let peer = self.peer(delivery.to);
+        if self.is_held_back(delivery) {
+            let is_due = delivery.is_form() && self.form_time(delivery).is_some_and(|at| at <= self.now);
+            return peer.conn.filter(|_| is_due).map(|conn| (Path::Form, conn));
+        }
         let size = delivery.parcel.text.len();
         let untried = |p: &Path| !peer.dead.contains(p) && !delivery.attempts.iter().any(|a| a.path == *p);
         let mut paths: Vec<Path> = peer.who.paths.iter().copied().filter(untried).collect();
@@ -171,7 +173,7 @@ impl Router {
 
     /// Records a new attempt and sends the parcel.
     fn start_attempt(&mut self, no: DeliveryNo, path: Path, conn: ConnId) {
-        let push = self.ids.draw();
+        let push = self.draw();
         let mut attempt = Attempt { push: push.clone(), path, conn, ..Attempt::default() };
         let delivery = self.deliveries.get_mut(&no).expect("invariant: callers have just looked it up");
         if let Some(Role::Waiter { claude, process }) = self.roles.get(&conn)
@@ -189,10 +191,6 @@ impl Router {
             let now = self.now;
             let peer = self.peer_mut(to);
             peer.inbox_empty_at = peer.inbox_empty_at.max(now) + INBOX_EVERY;
-            let at = peer.inbox_room_at();
-            if at > now {
-                self.arm(at, Timer::Dispatch(to));
-            }
         }
     }
 
@@ -216,17 +214,12 @@ impl Router {
     pub(super) fn settle_sent(&mut self, me: PeerNo, conn: ConnId, fresh: bool) {
         for no in self.peer(me).inbox.clone() {
             let Some(delivery) = self.deliveries.get_mut(&no) else { continue };
-            if fresh && delivery.is_form() && delivery.is_under_way() {
-                self.forget_attempt(no);
-                continue;
-            }
+            let is_open_form = delivery.is_form() && delivery.is_under_way();
             let Some(attempt) = delivery.attempts.last_mut() else { continue };
-            if attempt.stage != Stage::Sent || attempt.waiter.is_some() {
-                continue;
-            }
-            if fresh {
+            let is_sent = attempt.stage == Stage::Sent && attempt.waiter.is_none();
+            if fresh && (is_sent || is_open_form) {
                 self.put_in_doubt(no);
-            } else {
+            } else if is_sent {
                 attempt.conn = conn;
                 let parcel = delivery.parcel.clone();
                 self.send(conn, ToClient::Push(parcel));
@@ -234,13 +227,13 @@ impl Router {
         }
     }
 
-    /// Marks the last push as in doubt: its process is gone. It counts as handed over and unconfirmed, or, if the
-    /// session sends no receipts, is repeated at once.
+    /// Marks the last push as in doubt: its process is gone. It counts as handed over and unconfirmed. A form, and a text to
+    /// a session that sends no receipts, is repeated at once.
     pub(super) fn put_in_doubt(&mut self, no: DeliveryNo) {
         let now = self.now;
-        let Some(to) = self.deliveries.get(&no).map(|delivery| delivery.to) else { return };
-        self.last_attempt_mut(no).into_iter().for_each(|attempt| attempt.stage = Stage::InDoubt(now));
-        if self.sends_receipts(to) {
+        let Some(delivery) = self.deliveries.get(&no) else { return };
+        if !delivery.is_form() && self.sends_receipts(delivery.to) {
+            self.last_attempt_mut(no).into_iter().for_each(|attempt| attempt.stage = Stage::InDoubt(now));
             self.arm(now + self.limits.confirm, Timer::Confirm(no));
         } else {
             self.forget_attempt(no);
@@ -268,7 +261,7 @@ impl Router {
         let now = self.now;
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
         delivery.state = state;
-        let (to, kind) = (delivery.to, delivery.parcel.kind);
+        let (to, kind, code) = (delivery.to, delivery.parcel.kind, delivery.parcel.code);
         let id = Id::from(delivery.parcel.ask_id.as_str());
         let is_answer = state != State::Queued && delivery.starter.is_some();
         if is_answer {
@@ -277,15 +270,13 @@ impl Router {
         match (kind, self.asks.get_mut(&id)) {
             (Kind::Ask, Some(ask)) => {
                 (ask.state, ask.path, ask.since) = (state, path, now);
-                let asker = ask.asker;
                 if !is_answer {
-                    self.notify_asker(asker, &id, state, path, None);
+                    self.notify(&id);
                 }
             }
-            (Kind::Reply | Kind::Summary, _) if path.is_some() => {
-                self.notify_asker(to, &id, State::Replied, path, None);
+            (Kind::Reply | Kind::Failed | Kind::Summary, _) if path.is_some() => {
+                self.notify_end(to, &id, path, code);
             }
-            (Kind::Failed, _) if path.is_some() => self.notify_asker(to, &id, State::Ended, path, None),
             _ => {}
         }
         let Some(delivery) = self.deliveries.get(&no) else { return };
@@ -296,10 +287,9 @@ impl Router {
     /// Answers the request that started the delivery with its present state, or with an error.
     pub(super) fn answer_starter(&mut self, no: DeliveryNo, fault: Option<Fault>) {
         let Some(delivery) = self.deliveries.get_mut(&no) else { return };
-        let Some((conn, id, until)) = delivery.starter.take() else { return };
+        let Some((conn, id)) = delivery.starter.take() else { return };
         let (state, to, kind) = (delivery.state, delivery.to, delivery.parcel.kind);
         let (ask_id, thread) = (delivery.parcel.ask_id.clone(), delivery.parcel.thread.clone());
-        self.disarm(until, Timer::Handover(no));
         let to = self.name(to);
         let answer = match kind {
             Kind::Ask => Answer::Asked { ask_id, to, state, thread: thread.unwrap_or_default() },
@@ -312,14 +302,14 @@ impl Router {
 
     /// Removes a delivery whose target has left.
     pub(super) fn undeliverable(&mut self, no: DeliveryNo) {
-        let Some(delivery) = self.deliveries.get_mut(&no) else { return };
+        let Some(Delivery { parcel, attempts, .. }) = self.deliveries.get(&no) else { return };
         let handed = |a: &Attempt| !matches!(a.stage, Stage::Sent | Stage::InDoubt(_) | Stage::Failed);
-        let lost = !delivery.attempts.iter().any(handed);
-        if !matches!(delivery.parcel.kind, Kind::Ask | Kind::Notice | Kind::Consent)
-            && let Some(tombstone) = self.ended.get_mut(&delivery.parcel.ask_id)
+        if matches!(parcel.kind, Kind::Reply | Kind::Failed | Kind::Summary)
+            && !attempts.iter().any(handed)
+            && let Some(tombstone) = self.ended.by_id.get_mut(parcel.ask_id.as_str())
         {
-            tombstone.lost |= lost && delivery.parcel.kind == Kind::Reply;
-            tombstone.untold |= lost && !delivery.parcel.late;
+            (tombstone.code, tombstone.answer) = (Some(Code::PeerGone), None);
+            tombstone.untold |= !parcel.late;
         }
         self.answer_starter(no, Some(fault(Code::PeerGone, "the asker left before it received the answer")));
         self.remove_delivery(no);
@@ -338,16 +328,9 @@ impl Router {
         for attempt in &delivery.attempts {
             self.pushes.remove(&attempt.push);
         }
-        if let Some(peer) = self.peers.get_mut(&delivery.to) {
-            peer.inbox.remove(&no);
-            if delivery.is_form() && delivery.is_under_way() {
-                self.free_form(delivery.to);
-            }
-        }
-        if delivery.parcel.kind == Kind::Ask
-            && let Some(ask) = self.asks.get_mut(delivery.parcel.ask_id.as_str())
-        {
-            ask.delivery = None;
+        self.peer_mut(delivery.to).inbox.remove(&no);
+        if delivery.is_form() && delivery.is_under_way() {
+            self.free_form(delivery.to);
         }
     }
 }

@@ -35,11 +35,10 @@ pub(super) struct Peer {
     pub inbox_empty_at: Ms,
     /// Deliveries to it, oldest first.
     pub inbox: BTreeSet<DeliveryNo>,
-    /// Its open asks.
+    /// Its open asks and broadcasts. The asks of a broadcast are not listed.
     pub asked: BTreeSet<Id>,
     /// Open asks to it.
     pub owes: BTreeSet<Id>,
-    pub broadcasts: BTreeSet<Id>,
     /// Its asks per target.
     rate: Rate,
     /// Before that no form is opened: the channel has just started, or another form was closed.
@@ -67,9 +66,9 @@ impl Router {
         let old = peer.conn.replace(conn);
         peer.dead.clear();
         if fresh {
-            peer.form_after = peer.form_after.max(now + FORM_START);
+            peer.form_after = now + FORM_START;
         }
-        let open = peer.asked.iter().chain(&peer.broadcasts).map(|id| id.to_string()).collect();
+        let open = peer.asked.iter().map(|id| id.to_string()).collect();
         let answer = Answer::Registered { name: peer.who.name.clone(), open };
         self.roles.insert(conn, Role::Peer(no));
         if let Some(old) = old {
@@ -169,13 +168,10 @@ impl Router {
         for id in self.peer(no).owes.clone() {
             self.fail(&id, Code::PeerGone);
         }
-        let broadcasts = self.peer(no).broadcasts.clone();
-        broadcasts.iter().for_each(|all| self.drop_broadcast(all));
-        let asked = self.peer(no).asked.clone();
-        asked.iter().for_each(|id| self.drop_ask(id));
-        // If this session returns, it gets a failure notice.
-        for id in asked.iter().chain(&broadcasts) {
-            self.ended.get_mut(id).into_iter().for_each(|tombstone| tombstone.untold = true);
+        for id in self.peer(no).asked.clone() {
+            self.drop_asked(&id);
+            // If this session returns, it gets a failure notice.
+            self.ended.by_id.get_mut(&id).into_iter().for_each(|tombstone| tombstone.untold = true);
         }
         for delivery in self.peer(no).inbox.clone() {
             self.undeliverable(delivery);

@@ -107,7 +107,7 @@ impl Router {
 
     /// Confirms the delivery of a question.
     pub(super) fn confirm_question(&mut self, id: &str) {
-        let delivery = self.asks.get(id).and_then(|ask| ask.delivery);
+        let delivery = self.asks.get(id).map(|ask| ask.delivery);
         delivery.into_iter().for_each(|no| self.confirm(no, None));
     }
 

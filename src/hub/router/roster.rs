@@ -1,7 +1,6 @@
 //! Descriptions of the state for clients: peers, asks, broadcasts.
 
 use super::ask::Ask;
-use super::broadcast::Outcome;
 use super::delivery::Stage;
 use super::standing::phrase;
 use super::{ConnId, Id, PeerNo, Router};
@@ -19,9 +18,8 @@ impl Router {
             self.names.by_key.values().filter(|no| Some(**no) != me && self.stands_for_session(**no, me));
         let peers: Vec<ListedPeer> = others.map(|no| self.peer_line(*no)).collect();
         let Some(no) = me else { return Roster { peers, ..Roster::default() } };
-        let owed = self.open_asks(|ask| {
-            ask.target == no && ask.state >= State::Pushed && !self.is_by_form(ask.person, no)
-        });
+        let owed =
+            self.open_asks(|ask| ask.target == no && ask.state >= State::Pushed && !ask.record.by_form);
         let asks = self.open_asks(|ask| ask.asker == no);
         Roster { me: Some(self.peer_line(no)), peers, asks, owed }
     }
@@ -30,16 +28,16 @@ impl Router {
     pub(super) fn ask_list(&self) -> AskList {
         let ended = self.ended.latest().filter(|(.., tombstone)| !tombstone.to.is_empty());
         let ended = ended.take(MAX_ENDED).map(|(id, at, tombstone)| {
-            let (state, detail) = match (tombstone.code, tombstone.answer) {
-                (Some(code), _) => (State::Ended, code.name()),
-                (None, Some(_)) => (State::Replied, "answered"),
-                (None, None) => (State::Ended, "withdrawn"),
+            let detail = match (tombstone.code, tombstone.answer) {
+                (Some(code), _) => code.name(),
+                (None, Some(_)) => "answered",
+                (None, None) => "withdrawn",
             };
             ListedAsk {
                 ask_id: id.to_string(),
                 from: tombstone.from.clone(),
                 to: tombstone.to.clone(),
-                state,
+                state: tombstone.state(),
                 age_s: self.now.saturating_sub(at) / 1000,
                 thread: tombstone.thread.clone(),
                 detail: detail.to_owned(),
@@ -64,7 +62,7 @@ impl Router {
             note: ask.note,
             age_s: self.now.saturating_sub(ask.asked_at) / 1000,
             left_s: ask.deadline.saturating_sub(self.now) / 1000,
-            thread: ask.thread.clone(),
+            thread: ask.record.thread.clone(),
             detail: self.describe(ask),
         }
     }
@@ -125,13 +123,13 @@ impl Router {
     }
 
     fn queued_reason(&self, ask: &Ask) -> String {
-        let deliveries = [ask.consent, ask.delivery].into_iter().flatten();
-        let mut deliveries = deliveries.filter_map(|no| self.deliveries.get(&no));
+        let mut deliveries =
+            ask.consent.iter().chain([&ask.delivery]).filter_map(|no| self.deliveries.get(no));
         if let Some(form) = deliveries.find(|delivery| delivery.is_form()) {
             return self.form_reason(form);
         }
         let target = self.peer(ask.target);
-        let why = match ask.delivery.and_then(|no| self.last_attempt(no)) {
+        let why = match self.last_attempt(ask.delivery) {
             Some(last) if last.stage == Stage::Sent => {
                 "that session is being handed it and has not taken it yet; a client that hangs or is stopped takes it when it \
                  goes on"
@@ -146,7 +144,7 @@ impl Router {
     }
 
     fn unseen_reason(&self, ask: &Ask) -> String {
-        let last = ask.delivery.and_then(|no| self.last_attempt(no));
+        let last = self.last_attempt(ask.delivery);
         let is_accepted = last.is_some_and(|a| matches!(a.stage, Stage::Queued | Stage::Prompted(_)));
         let accepted = if is_accepted { ", accepted by the client" } else { "" };
         let is_held = ask.path == Some(Path::Inbox) && self.peer(ask.target).who.held;
@@ -171,7 +169,7 @@ impl Router {
         let name = &self.peer(ask.target).who.name;
         let (asked, state) = (span(self.now.saturating_sub(ask.asked_at) / 1000), ask.state.name());
         // A script exits at the timeout.
-        let then = match self.peer(ask.asker).who.listens && !self.is_by_form(ask.person, ask.target) {
+        let then = match self.peer(ask.asker).who.listens && !ask.record.by_form {
             true => "A late answer is still delivered for an hour; ask again only if it still matters",
             false => "Ask again with more time if it still matters",
         };
@@ -190,12 +188,4 @@ impl Router {
             }
         }
     }
-}
-
-/// The closing summary of a broadcast.
-pub(super) fn summary(outcomes: &[Outcome]) -> String {
-    let answered = outcomes.iter().filter(|o| o.code.is_none()).count();
-    let ends = outcomes.iter().map(|o| format!("{}: {}", o.to, o.code.map_or("answered", Code::name)));
-    let ends = ends.collect::<Vec<_>>().join(", ");
-    format!("The broadcast is closed: {answered} of {} answered ({ends}).", outcomes.len())
 }

@@ -250,7 +250,7 @@ impl Router {
             session.idle_since = now;
             for delivery in self.inboxes(&peers) {
                 self.arm(now + self.limits.confirm, Timer::Confirm(delivery));
-                self.arm_form(delivery);
+                self.arm_dispatch(delivery);
             }
             self.expect_turn(&peers);
         }

@@ -85,23 +85,21 @@ impl Router {
         if std::mem::replace(&mut ask.reminded, true) {
             return;
         }
-        let (asker, target, thread) = (ask.asker, ask.target, ask.thread.clone());
+        let (asker, target, record) = (ask.asker, ask.target, ask.record.clone());
         let text = format!(
             "\"{}\" still waits for the answer to {id}, which is in this conversation. Answer it with relay_reply and this \
              ask_id, even if only to say why you can't.",
             self.peer(asker).who.name
         );
-        let parcel = self.parcel(Kind::Notice, id, asker, text, &thread);
+        let parcel = self.parcel(Kind::Notice, id, asker, text, &record);
         self.post(target, parcel, None);
     }
 
     /// Notifies the people and scripts that wait for an answer of these peers, whose activity has changed.
     pub(super) fn activity_changed(&mut self, peers: &[PeerNo]) {
         for id in peers.iter().flat_map(|no| self.peer(*no).owes.clone()).collect::<Vec<_>>() {
-            let Some(ask) = self.asks.get(&id) else { continue };
-            let (asker, state, path) = (ask.asker, ask.state, ask.path);
-            if !self.peer(asker).who.listens {
-                self.notify_asker(asker, &id, state, path, None);
+            if self.asks.get(&id).is_some_and(|ask| !self.peer(ask.asker).who.listens) {
+                self.notify(&id);
             }
         }
     }
@@ -131,16 +129,17 @@ impl Router {
     pub(super) fn set_note(&mut self, id: &Id, note: Note, reason: Option<&str>) {
         let Some(ask) = self.asks.get_mut(id).filter(|ask| ask.note != Some(note)) else { return };
         (ask.note, ask.reason) = (Some(note), reason.map(label));
-        let (asker, target, state) = (ask.asker, ask.target, ask.state);
-        self.notify_asker(asker, id, state, None, None);
+        let (asker, target) = (ask.asker, ask.target);
+        self.notify(id);
         let Some(ask) = self.asks.get(id) else { return };
-        let (is_member, detail, to) = (ask.broadcast.is_some(), self.state_words(ask, ""), self.name(target));
+        let (is_member, detail, to) =
+            (ask.record.broadcast.is_some(), self.state_words(ask, ""), self.name(target));
         let help = self.help(ask).map(|help| format!(" {help}.")).unwrap_or_default();
         let text = format!(
             "{id} to \"{to}\": {detail}.{help} The ask stays open: an answer still counts until its timeout. Tell your user if \
              it matters; do not broadcast the question."
         );
-        let parcel = self.parcel(Kind::Notice, id, target, text, &ask.thread);
+        let parcel = self.parcel(Kind::Notice, id, target, text, &ask.record);
         let event = self.event_of(What::Note, &parcel, asker);
         // Not for a log: a reason may quote a text.
         self.report(Event { note: Some(note), text: Some(detail), ..event });

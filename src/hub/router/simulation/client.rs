@@ -261,6 +261,7 @@ impl World {
                     }
                 }
                 if let Some(code) = code
+                    && path.is_none() // else its text was handed over
                     && self.truth(&ask_id).broadcast.is_some()
                 {
                     self.end(&ask_id, End::Told(code));

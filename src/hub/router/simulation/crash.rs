@@ -1,6 +1,6 @@
 //! The death of a hub, and the next one, which replays the journal.
 
-use super::super::{Ms, Router};
+use super::super::{Info, Ms, Router};
 use super::world::{Plan, World, ids, info};
 use crate::hub::journal;
 
@@ -80,8 +80,8 @@ impl World {
         if lose && self.rng.chance(20) {
             self.lose_journal();
         } else {
-            self.hub.equip(self.limits.clone(), info(self.epoch), ids(self.counts.crashes));
-            self.hub.restart(self.now - self.born);
+            let info = Info { started: self.now - self.born, ..info(self.epoch) };
+            self.hub.restart(self.limits.clone(), info, ids(self.counts.crashes));
         }
         self.compact();
         if !is_brief {

@@ -77,7 +77,7 @@ impl World {
     /// What a peer may cost the hub.
     pub fn check_limits(&self) {
         for peer in self.hub.peers.values() {
-            let members = peer.broadcasts.len() * self.peers.len();
+            let members = peer.asked.len() * self.peers.len();
             let most = self.limits.undelivered + 2 * self.limits.open_asks + members + 4;
             assert!(peer.inbox.len() <= most, "{} texts to {}", peer.inbox.len(), peer.who.name);
             let forms = peer.inbox.iter().filter_map(|no| self.hub.deliveries.get(no));
