@@ -5,12 +5,12 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::wire::MAX_LABEL;
-
 /// The number of bytes that are read of a file.
 const MAX_FILE: u64 = 64 << 10;
 /// The number of characters that are kept of a name or a branch.
 pub const MAX_NAME: usize = 250;
+/// The same of a path.
+const MAX_PATH: usize = 1000;
 
 /// The git repository and branch of a directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,16 +63,10 @@ pub fn current_dir() -> PathBuf {
     std::env::current_dir().ok().or_else(|| path_var("PWD")).unwrap_or_else(|| "/".into())
 }
 
-/// A path as peers see it: the end of one that is too long for the wire.
+/// A path as peers see it: its last [`MAX_PATH`] characters, which fit the wire.
 pub fn shown(path: &Path) -> String {
-    const ELLIPSIS: char = '…';
     let path = path.to_string_lossy();
-    if path.len() <= MAX_LABEL {
-        return path.into_owned();
-    }
-    let excess = path.len() - (MAX_LABEL - ELLIPSIS.len_utf8());
-    let end = path.char_indices().find(|(at, _)| *at >= excess).map_or("", |(at, _)| &path[at..]);
-    format!("{ELLIPSIS}{end}")
+    path.chars().skip(path.chars().count().saturating_sub(MAX_PATH)).collect()
 }
 
 /// The beginning of a regular file as text.
@@ -131,6 +125,7 @@ pub fn read_limited(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::wire::MAX_LABEL;
 
     /// An empty directory for the one test of that name, which removes it.
     pub fn dir(test: &str) -> PathBuf {
@@ -186,11 +181,9 @@ pub mod tests {
     #[test]
     fn long_and_odd_paths_are_shown_as_well_as_they_can_be() {
         use std::os::unix::ffi::OsStrExt;
-        let long = format!("/{}/é/end", "x".repeat(MAX_LABEL));
-        assert!(shown(Path::new(&long)).starts_with('…') && shown(Path::new(&long)).ends_with("x/é/end"));
-        let odd = format!("/{}", "é".repeat(MAX_LABEL));
-        for path in [&long, &odd] {
-            assert!((MAX_LABEL - 3..=MAX_LABEL).contains(&shown(Path::new(path)).len()));
+        for part in ["x", "é", "😀"] {
+            let long = shown(Path::new(&format!("/{}/end", part.repeat(MAX_LABEL))));
+            assert!(long.ends_with("/end") && long.len() <= MAX_LABEL);
         }
         assert_eq!(shown(Path::new(std::ffi::OsStr::from_bytes(b"/a\xff/b"))), "/a\u{fffd}/b");
     }
