@@ -57,8 +57,8 @@ impl Transcript {
         }
     }
 
-    /// The receipts in what was appended since the last search, the newest at the end; `None` if nothing was. One `stat` where
-    /// nothing happened.
+    /// The receipts in what was appended since the last search, the newest at the end; `None` if nothing was, which
+    /// costs one `stat`.
     pub fn search(&mut self) -> Option<Vec<Receipt>> {
         let (mut found, before) = (Vec::new(), self.at);
         let meta = fs::metadata(&self.path).ok()?;
@@ -75,7 +75,7 @@ impl Transcript {
             if !pushes.is_empty()
                 && let Some(proof) = proof(&line)
             {
-                // What another hook has refused is not in the queue any more.
+                // A prompt that another hook has refused is no longer in the queue.
                 found.retain(|(push, _)| proof != Proof::Refused || !pushes.contains(push));
                 found.extend(pushes.into_iter().map(|push| (push, proof)));
             }
@@ -130,7 +130,7 @@ pub fn proof(line: &[u8]) -> Option<Proof> {
 /// see [`crate::fence::clean`].
 pub fn pushes_in(text: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
-    let Ok(text) = std::str::from_utf8(text) else { return found }; // what the client writes is UTF-8, but for a cut line
+    let Ok(text) = std::str::from_utf8(text) else { return found }; // the client writes UTF-8, except for a cut line
     // Most texts contain none, and this check is fast.
     if !text.contains(MARK) {
         return found;
