@@ -27,7 +27,7 @@ use crate::datadir::DataDir;
 use crate::fence;
 use crate::mcp::{self, Id, Incoming, Initialize};
 use crate::process;
-use crate::texts::Texts;
+use crate::texts::{self, Texts};
 use crate::threads::{PARSER, SMALL, spawn};
 use crate::token::Tokens;
 use crate::wire::{Activity, Changes, Parcel, Path, ToClient, ToHub, Who};
@@ -174,7 +174,9 @@ impl Channel {
         let forms = self.program.shows_forms() && self.is_claude() && self.session.find_person();
         let (paths, session) = (self.paths(), self.conversation());
         self.client.who = Who { forms, paths, session, ..self.session.who(identity) };
-        process::sweep(&dir.sessions(), Duration::MAX); // files of sessions that have ended
+        // Files of sessions that have ended. In a container, whose hub is elsewhere, nobody else removes its texts.
+        process::sweep(&dir.sessions(), Duration::MAX);
+        texts::sweep(dir);
         Ok(())
     }
 

@@ -169,7 +169,7 @@ impl Client {
         match message {
             FromHub::Up { sender, epoch, pid } => {
                 (self.sender, self.registered, self.next_epoch) = (Some(sender), false, epoch);
-                self.away = silent(Some(pid)); // should it end a request
+                self.away = silent(pid); // should it end a request
                 let who = Box::new(Who { host: Some(HOST.clone()), ..self.who.clone() });
                 let lost = self.open.iter().cloned().collect();
                 self.send(&ToHub::Register { id: REGISTER, who, lost });

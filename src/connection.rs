@@ -80,8 +80,8 @@ pub struct Connection {
     next_id: u64,
     /// The listener at the time of the connection.
     listener: Listener,
-    /// The hub's process and epoch.
-    pub pid: u32,
+    /// The hub's process, if it is one of this machine: the number would be another program's here.
+    pub pid: Option<u32>,
     pub epoch: String,
 }
 
@@ -140,7 +140,7 @@ impl Connection {
             lines,
             next_id: 0,
             listener: None,
-            pid: 0,
+            pid: None,
             epoch: String::new(),
         })
     }
@@ -150,6 +150,7 @@ impl Connection {
         let sent = self.sender.send(&ToHub::Hello { v: VERSION });
         match sent.and_then(|()| self.receive(Some(until))) {
             Ok(Some(ToClient::Welcome { v: VERSION, pid, epoch, .. })) => {
+                let pid = dir.hub_process().filter(|ours| *ours == pid);
                 Ok(Some(Connection { pid, epoch, ..self }))
             }
             Ok(Some(ToClient::Error { code, message, .. })) => Err(Fault { code, message }),
@@ -206,7 +207,7 @@ impl Connection {
         self.sender.send(&request(id)).map_err(|_| lost())?;
         loop {
             let message = self.receive(Some(until)).map_err(|_| lost())?;
-            match message.ok_or_else(|| silent(Some(self.pid)))? {
+            match message.ok_or_else(|| silent(self.pid))? {
                 ToClient::Ok { id: to, answer, .. } if to == id => return Ok(answer),
                 ToClient::Error { id: to, code, message, .. } if to.is_none_or(|to| to == id) => {
                     return Err(Fault { code, message });
@@ -223,8 +224,8 @@ pub enum FromHub {
     Up {
         sender: Sender,
         epoch: String,
-        /// The hub's process.
-        pid: u32,
+        /// See [`Connection::pid`].
+        pid: Option<u32>,
     },
     Message(Box<ToClient>),
     /// The connection is lost, or connecting failed; [`keep`] tries again.
@@ -336,6 +337,23 @@ pub fn silent(pid: Option<u32>) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_to_kill_names_no_process_of_another_machine() {
+        let dir = crate::repository::tests::dir("foreign-hub");
+        let dir = DataDir::locate(Some(dir.as_os_str())).expect("a directory");
+        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+        let welcome = ToClient::Welcome { v: VERSION, pid: 1, version: String::new(), epoch: "e".to_owned() };
+        let mut line = Vec::new();
+        write_line(&mut line, &welcome);
+        (&theirs).write_all(&line).expect("sent");
+        let until = Instant::now() + LOOK;
+        let hub = Connection::over(ours).expect("a connection").greet(&dir, until);
+        let mut hub = hub.expect("a hub").expect("one that stays");
+        let fault = hub.call_until(Instant::now(), |id| ToHub::Peers { id }).expect_err("no answer");
+        assert!(fault.message.contains("relay doctor") && !fault.message.contains("kill"), "{fault:?}");
+        std::fs::remove_dir_all(dir.path()).expect("removed");
+    }
 
     #[test]
     fn write_to_a_hub_that_does_not_read_ends_after_one_timeout() {

@@ -127,6 +127,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
         if hook.receipts.is_empty() {
             break;
         }
+        hook.age_ms = process::own_age(); // a turn may have ended since it fired
         match hub.call_until(until, |id| ToHub::Hook(HookReport { id, ..hook.clone() })) {
             Ok(next) => answer = next,
             Err(_) => break,

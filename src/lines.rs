@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::wire::MAX_LINE;
 
@@ -21,7 +21,11 @@ struct Socket {
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
-        self.stream.set_read_timeout(left.map(|left| left.max(Duration::from_micros(1))))?; // zero is no timeout
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(ErrorKind::WouldBlock.into()); // a peer that sends byte by byte gets no more time
+        }
+        // macOS refuses it on a connection that the other side has closed, which never blocks and may still have lines.
+        let _ = self.stream.set_read_timeout(left);
         (&*self.stream).read(buffer)
     }
 }
@@ -70,6 +74,7 @@ impl Lines {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::time::Duration;
 
     fn pair() -> (UnixStream, Lines) {
         let (a, b) = UnixStream::pair().expect("a socket pair");
@@ -108,5 +113,10 @@ mod tests {
         tx.write_all(b"half a li").unwrap();
         let error = lines.next(Some(Instant::now() + Duration::from_millis(20))).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        // Bytes that keep coming do not extend it.
+        tx.write_all(b"ne\n").unwrap();
+        let error = lines.next(Some(Instant::now())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(lines.next(None).unwrap(), Some(b"half a line".to_vec()));
     }
 }

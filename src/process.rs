@@ -117,8 +117,9 @@ pub fn run(command: &mut Command, limit: Duration) -> io::Result<Output> {
 /// if that process starts several sessions.
 pub fn key(pid: u32) -> String {
     let is_plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
-    match var("RELAY_SESSION") {
-        Some(name) => format!("named-{}", name.chars().filter(is_plain).take(64).collect::<String>()),
+    let name = var("RELAY_SESSION").map(|name| name.chars().filter(is_plain).take(64).collect::<String>());
+    match name.filter(|name| !name.is_empty()) {
+        Some(name) => format!("named-{name}"),
         None => process_key(pid),
     }
 }

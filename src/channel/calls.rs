@@ -25,9 +25,10 @@ pub enum Call {
     Resources(Id, Option<String>),
 }
 
-/// The result of `relay_wait` without the messages that it brings.
-fn waited() -> Value {
-    json!({"ok": true, "messages": []})
+/// The result of `relay_wait`, which gets its messages later.
+fn waited(messages: &[Parcel]) -> Value {
+    // Some clients read only the text, which must not say that there are none.
+    if messages.is_empty() { json!({"ok": true, "messages": []}) } else { json!({"ok": true}) }
 }
 
 impl Channel {
@@ -49,7 +50,7 @@ impl Channel {
         let is_read = self.program.client() != mcp::CODEX || call.meta["callId"].is_string();
         let call = match &tool {
             tools::Tool::Wait { .. } if !is_read => {
-                return self.end_call(&id, Ok(waited()), Vec::new());
+                return self.end_call(&id, Ok(waited(&[])), Vec::new());
             }
             tools::Tool::Wait { timeout_s } => {
                 self.end_wait(None); // an earlier call
@@ -86,7 +87,7 @@ impl Channel {
     pub(super) fn end_wait(&mut self, fault: Option<&Fault>) {
         if let Some((call, _)) = self.wait.take() {
             let parcels = std::mem::take(&mut self.arrived);
-            self.end_call(&call, fault.map_or_else(|| Ok(waited()), Err), parcels);
+            self.end_call(&call, fault.map_or_else(|| Ok(waited(&parcels)), Err), parcels);
         }
     }
 

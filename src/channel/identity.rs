@@ -29,7 +29,8 @@ impl Identity {
     pub fn open(path: &Path, tokens: &mut Tokens) -> io::Result<(Identity, Option<File>)> {
         let mut lock = lock(path).ok().flatten();
         let known = read(path).filter(|_| lock.is_some());
-        if let Some(identity) = known.and_then(|text| serde_json::from_str(&text).ok()) {
+        let known: Option<Identity> = known.and_then(|text| serde_json::from_str(&text).ok());
+        if let Some(identity) = known.filter(|known| !known.peer.is_empty()) {
             return Ok((identity, lock));
         }
         let identity = Identity { peer: tokens.id("p")?, secret: tokens.secret()? };
@@ -58,7 +59,7 @@ mod tests {
         let (again, file) = Identity::open(&path, &mut tokens).expect("random numbers");
         assert_eq!((again.peer, again.secret), (first.peer.clone(), first.secret));
         drop(file);
-        for broken in ["", "{", "{\"peer\":\"p1\"}"] {
+        for broken in ["", "{", "{\"peer\":\"p1\"}", "{\"peer\":\"\",\"secret\":\"s\"}"] {
             fs::write(&path, broken).expect("written");
             let (other, file) = Identity::open(&path, &mut tokens).expect("random numbers");
             assert!(file.is_some() && other.peer != first.peer, "{broken}");

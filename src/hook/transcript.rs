@@ -75,8 +75,9 @@ impl Transcript {
             if !pushes.is_empty()
                 && let Some(proof) = proof(&line)
             {
-                // A prompt that another hook has refused is no longer in the queue.
-                found.retain(|(push, _)| proof != Proof::Refused || !pushes.contains(push));
+                // What was refused is not in the queue any more. What the model has it keeps: a refused prompt may quote it.
+                let is_old = |known: &Proof| matches!(known, Proof::Queued | Proof::Refused);
+                found.retain(|(push, known)| !is_old(known) || !pushes.contains(push));
                 found.extend(pushes.into_iter().map(|push| (push, proof)));
             }
             // A line that is half written is read again, unless it is too long for that.
@@ -203,6 +204,23 @@ mod tests {
         fs::write(&path, format!("{line}\n")).expect("written");
         assert_eq!(transcript.search(), Some(vec![(A.to_owned(), Proof::Seen)]));
         assert_eq!(transcript.search(), None);
+        fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
+    }
+
+    #[test]
+    fn a_refused_prompt_that_quotes_a_text_does_not_take_it_from_the_model() {
+        let path = dir("transcript-refused").join("file");
+        let queued = format!(r#"{{"type":"queue-operation","operation":"enqueue","content":"{A}"}}"#);
+        let seen = format!(r#"{{"type":"user","origin":{{"kind":"peer"}},"message":"{A}"}}"#);
+        let refused = format!(r#"{{"type":"system","content":"{REFUSED}: {A}"}}"#);
+        for (lines, is_seen) in
+            [([&queued, &refused], false), ([&seen, &refused], true), ([&refused, &seen], true)]
+        {
+            fs::write(&path, format!("{}\n{}\n", lines[0], lines[1])).expect("written");
+            let found = Transcript::end(&path).search().expect("it grew");
+            let first = if is_seen { Proof::Seen } else { Proof::Refused };
+            assert_eq!(found.first(), Some(&(A.to_owned(), first)), "{lines:?}");
+        }
         fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
     }
 

@@ -157,7 +157,7 @@ fn journal_of_a_newer_format_is_not_used() {
     let newer = |dir: &DataDir, text: String| {
         fs::write(path(dir), text.replacen("\"format\":2,", "\"format\":3,", 1)).expect("written");
     };
-    unusable(newer, "journal_unreadable", "format 2");
+    unusable(newer, "journal_unreadable", "format 3");
 }
 
 #[test]
