@@ -21,7 +21,11 @@ struct Socket {
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
-        self.stream.set_read_timeout(left.map(|left| left.max(Duration::from_micros(1))))?; // zero is no timeout
+        if left == Some(Duration::ZERO) {
+            return Err(ErrorKind::WouldBlock.into()); // also if there is data: a sender that never pauses gets no more time
+        }
+        // macOS refuses that if the other end has closed the connection. Reading does not block then.
+        let _ = self.stream.set_read_timeout(left);
         (&*self.stream).read(buffer)
     }
 }
@@ -108,5 +112,13 @@ mod tests {
         tx.write_all(b"half a li").unwrap();
         let error = lines.next(Some(Instant::now() + Duration::from_millis(20))).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn nothing_is_read_after_the_deadline() {
+        let (mut tx, mut lines) = pair();
+        tx.write_all(b"late\n").unwrap();
+        assert_eq!(lines.next(Some(Instant::now())).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(lines.next(None).unwrap(), Some(b"late".to_vec()));
     }
 }
