@@ -21,10 +21,10 @@ struct Socket {
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            return Err(ErrorKind::WouldBlock.into()); // a peer that sends byte by byte gets no more time
+        if left == Some(Duration::ZERO) {
+            return Err(ErrorKind::WouldBlock.into()); // also if there is data: a sender that never pauses gets no more time
         }
-        // macOS refuses it on a connection that the other side has closed, which never blocks and may still have lines.
+        // macOS refuses that if the other end has closed the connection. Reading does not block then.
         let _ = self.stream.set_read_timeout(left);
         (&*self.stream).read(buffer)
     }
@@ -118,5 +118,13 @@ mod tests {
         let error = lines.next(Some(Instant::now())).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(lines.next(None).unwrap(), Some(b"half a line".to_vec()));
+    }
+
+    #[test]
+    fn nothing_is_read_after_the_deadline() {
+        let (mut tx, mut lines) = pair();
+        tx.write_all(b"late\n").unwrap();
+        assert_eq!(lines.next(Some(Instant::now())).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(lines.next(None).unwrap(), Some(b"late".to_vec()));
     }
 }

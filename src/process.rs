@@ -117,11 +117,8 @@ pub fn run(command: &mut Command, limit: Duration) -> io::Result<Output> {
 /// if that process starts several sessions.
 pub fn key(pid: u32) -> String {
     let is_plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
-    let name = var("RELAY_SESSION").map(|name| name.chars().filter(is_plain).take(64).collect::<String>());
-    match name.filter(|name| !name.is_empty()) {
-        Some(name) => format!("named-{name}"),
-        None => process_key(pid),
-    }
+    let name: String = var("RELAY_SESSION").unwrap_or_default().chars().filter(is_plain).take(64).collect();
+    if name.is_empty() { process_key(pid) } else { format!("named-{name}") }
 }
 
 /// Whether the process of `key` may be running; `false` only if it is known to have ended.

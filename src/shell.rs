@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::connection::{Connection, unreachable};
+use crate::connection::{Connection, no_hub, unreachable};
 use crate::datadir::DataDir;
 use crate::fence::clean;
 use crate::width;
@@ -128,9 +128,10 @@ pub fn show<T: Serialize>(args: &Args, value: &T, describe: impl FnOnce(&T) -> S
 /// Connects to the running hub; `None` if no hub runs. Never starts one.
 ///
 /// # Errors
-/// The hub cannot be used, or the data directory could not hold one.
+/// The hub cannot be used, does not run where `RELAY_SOCKET` says, or the data directory could not hold one.
 pub fn open(dir: &DataDir) -> Result<Option<Connection>, Fault> {
     match Connection::find(dir)? {
+        None if dir.elsewhere().is_some() => Err(no_hub(dir)),
         None => dir.look(0).map(|()| None).map_err(unreachable),
         found => Ok(found),
     }

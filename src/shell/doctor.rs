@@ -173,7 +173,6 @@ fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
             let detail = format!("{version}, process {pid}, up for {}, peers: {peers}", span(uptime_s));
             if version == VERSION { Ok(detail) } else { Err(format!("{detail}, but this is {VERSION}")) }
         }
-        Ok(_) if is_elsewhere => Err(no_hub(dir).message),
         Ok(_) => Ok(no_hub(dir).message),
         Err(fault) if fault.code == Code::NotAllowed => {
             Ok(format!("it runs elsewhere, behind {}", dir.client_socket().display()))

@@ -53,3 +53,17 @@ fn time_of_day(ts_ms: u64) -> String {
     let s = ts_ms / 1000 % 86_400;
     format!("{:02}:{:02}:{:02}Z", s / 3600, s / 60 % 60, s % 60)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_and_a_failure_have_the_arrow_of_their_ask() {
+        for event in [What::Note, What::Failed] {
+            let (from, to) = ("asked".to_owned(), Some("asker".to_owned()));
+            let line = describe(&Event { event, from, to, ..Event::default() });
+            assert!(line.contains("asker → asked"), "{line}");
+        }
+    }
+}

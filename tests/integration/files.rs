@@ -127,6 +127,17 @@ fn file_of_a_session_holds_its_identity_and_its_secret() {
 }
 
 #[test]
+fn a_session_name_without_a_plain_character_is_none() {
+    let dir = DataDir::new();
+    let a = dir.launch("a").env("RELAY_SESSION", "日本語").start();
+    a.initialize();
+    a.peers();
+    // All such names would share this key, and their sessions would be one.
+    let files = tree(&dir.path().join("sessions"));
+    assert!(!files.iter().any(|file| file.ends_with("named-")), "{files:?}");
+}
+
+#[test]
 fn file_of_a_session_is_removed_by_the_next_channel_when_its_process_is_gone() {
     let dir = DataDir::new();
     let a = dir.launch("a").env("RELAY_SESSION", "").start();

@@ -25,6 +25,12 @@ fn commands_without_a_hub_start_nothing() {
     assert_eq!(home.run(&["tail"]).code, Some(11));
     assert_eq!(home.run(&["stop"]).code, Some(0));
     assert!(!shell_kit::exists(home.data()), "nothing was started");
+    // A hub that should run elsewhere, but does not, may have peers: that is no empty list.
+    for command in ["peers", "asks", "stop"] {
+        let ran = home.relay(&[command]).env("RELAY_SOCKET", "/nowhere").output().expect("it runs");
+        assert_eq!((ran.status.code(), ran.stdout.len()), (Some(11), 0), "{ran:?}");
+        assert!(String::from_utf8_lossy(&ran.stderr).contains("no hub listens on /nowhere"), "{ran:?}");
+    }
 }
 
 #[test]
