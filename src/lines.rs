@@ -21,7 +21,7 @@ struct Socket {
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
-        if left == Some(Duration::ZERO) {
+        if left.is_some_and(|left| left.is_zero()) {
             return Err(ErrorKind::WouldBlock.into()); // also if there is data: a sender that never pauses gets no more time
         }
         // macOS refuses that if the other end has closed the connection. Reading does not block then.
