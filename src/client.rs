@@ -25,6 +25,8 @@ const MAX_PUSHES: usize = 1024;
 /// since its ask would stay open.
 const MAX_DEATHS: u32 = 2;
 const MAX_DEATHS_WITHOUT_LIMIT: u32 = 16;
+const DEATHS: &str =
+    "hubs have died while they had this request, so it is not sent again; see `relay doctor`";
 /// The id of the registration request.
 const REGISTER: u64 = 0;
 
@@ -189,13 +191,7 @@ impl Client {
         }
         let is_too_often =
             |r: &Request| r.deaths >= r.called.map_or(MAX_DEATHS_WITHOUT_LIMIT, |_| MAX_DEATHS);
-        let why_given_up = |r: &Request| {
-            let name = name(&r.message);
-            unreachable(format!(
-                "the hub died twice while it had this request ({name}), so it is not sent a third time; see `relay doctor`"
-            ))
-        };
-        self.give_up(is_too_often, why_given_up);
+        self.give_up(is_too_often, &unreachable(DEATHS));
         if was_connected {
             self.events.push(Event::Lost(why));
         }
@@ -246,7 +242,7 @@ impl Client {
         };
         let why = "the relay's state was lost while it had this request; it may have taken effect";
         self.events.push(Event::Registered { name });
-        self.give_up(is_lost, |_| unreachable(why));
+        self.give_up(is_lost, &unreachable(why));
         self.registered = true; // not before: nothing that was lost may be sent again
         self.send_requests();
     }
@@ -296,18 +292,16 @@ impl Client {
         if let Some(sender) = self.sender.as_ref().filter(|_| self.requests.values().any(is_late)) {
             sender.close(); // so that `keep` reconnects
         }
-        let away = self.away.clone();
-        self.give_up(is_late, |_| away.clone());
+        self.give_up(is_late, &self.away.clone());
         std::mem::take(&mut self.events)
     }
 
     /// Ends requests without an answer. An ask that the hub may have received is withdrawn.
-    fn give_up(&mut self, is_over: impl Fn(&Request) -> bool, why: impl Fn(&Request) -> Fault) {
+    fn give_up(&mut self, is_over: impl Fn(&Request) -> bool, why: &Fault) {
         let requests = std::mem::take(&mut self.requests).into_iter();
         let (over, left): (BTreeMap<_, _>, _) = requests.partition(|(_, request)| is_over(request));
         self.requests = left;
         for (id, request) in over {
-            let result = Err(why(&request));
             let Request { message: request, deaths, sent, .. } = request;
             if let ToHub::Ask(AskRequest { ask_id, .. })
             | ToHub::Broadcast(BroadcastRequest { broadcast_id: ask_id, .. }) = &request
@@ -316,7 +310,7 @@ impl Client {
                 let ask_id = ask_id.clone();
                 self.request(|id| ToHub::Withdraw { id, ask_id });
             }
-            self.events.push(Event::Ended { id, request, result });
+            self.events.push(Event::Ended { id, request, result: Err(why.clone()) });
         }
     }
 
@@ -328,10 +322,4 @@ impl Client {
             request.sent = true;
         }
     }
-}
-
-/// The name of a request on the wire: the first string of its line.
-fn name(request: &ToHub) -> String {
-    let line = serde_json::to_string(request).unwrap_or_default();
-    line.split('"').nth(1).unwrap_or_default().to_owned()
 }

@@ -343,7 +343,7 @@ mod tests {
         let dir = crate::repository::tests::dir("foreign-hub");
         let dir = DataDir::locate(Some(dir.as_os_str())).expect("a directory");
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-        let welcome = ToClient::Welcome { v: VERSION, pid: 1, version: String::new(), epoch: "e".to_owned() };
+        let welcome = ToClient::Welcome { v: VERSION, pid: 1, epoch: "e".to_owned() };
         let mut line = Vec::new();
         write_line(&mut line, &welcome);
         (&theirs).write_all(&line).expect("sent");

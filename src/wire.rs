@@ -190,8 +190,6 @@ pub enum ToClient {
         v: u32,
         /// The hub's process.
         pid: u32,
-        /// The hub's own version, for people.
-        version: String,
         /// The epoch of the hub's state. If it differs from the client's last one, the hub has lost the client's asks.
         epoch: String,
     },

@@ -235,9 +235,7 @@ impl Journal {
         self.renew_at = None;
         match write_new(&self.path, router) {
             Ok((file, size)) => {
-                if self.status.off.take().is_some() {
-                    log::info!("journal_resumed");
-                }
+                self.status.off = None;
                 (self.file, self.status.bytes, self.snapshot_size) = (Some(file), size, size);
             }
             Err(e) => self.give_up(&e),

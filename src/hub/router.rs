@@ -48,8 +48,6 @@ use naming::Names;
 use peer::Peer;
 use session::Session;
 
-/// The version of this program.
-const RELEASE: &str = env!("CARGO_PKG_VERSION");
 /// Milliseconds since the start of the epoch.
 pub type Ms = u64;
 /// A connection, numbered by the hub in the order of arrival, over all hub processes of the epoch.
@@ -223,7 +221,7 @@ impl Router {
                 self.open.insert(conn);
                 self.last_conn = self.last_conn.max(conn);
                 let Info { pid, epoch, .. } = self.info.clone();
-                self.send(conn, ToClient::Welcome { v: VERSION, pid, version: RELEASE.to_owned(), epoch });
+                self.send(conn, ToClient::Welcome { v: VERSION, pid, epoch });
                 false
             }
             Input::Said(conn, message) if self.open.contains(&conn) => {

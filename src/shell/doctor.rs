@@ -148,10 +148,6 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
     let usable = dir.look(ROOM).map(|()| format!("{path}, owned by you; {} KiB of logs", logs / 1024));
     let is_usable = usable.is_ok();
     report.add("directory", usable, "repair that directory, or set RELAY_DATA_DIR to another one");
-    if let Some(other) = dir.other_machine().filter(|_| is_usable) {
-        let detail = format!("{path} belongs to {other}; the files of this machine's hub carry its name");
-        report.add("machine", Ok(detail), "");
-    }
     let socket = dir.socket_path();
     if fs::symlink_metadata(&socket).is_ok_and(|meta| !meta.file_type().is_socket()) {
         let socket = socket.display();

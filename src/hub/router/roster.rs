@@ -91,7 +91,7 @@ impl Router {
         let info = &self.info;
         Status {
             pid: info.pid,
-            version: super::RELEASE.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: VERSION,
             uptime_s: self.now.saturating_sub(info.started) / 1000,
             epoch: info.epoch.clone(),
