@@ -36,7 +36,7 @@ pub enum Event {
     },
     /// The hub refused the registration.
     Refused(Fault),
-    /// A request has ended. Texts for the result of a tool call were [`Push`](Self::Push) before.
+    /// A request has ended. Texts for the result of a tool call came as [`Push`](Self::Push) before.
     Ended {
         id: u64,
         request: ToHub,
@@ -256,7 +256,7 @@ impl Client {
             self.open.remove(&parcel.ask_id);
         }
         if let Some((_, report)) = self.pushes.iter().find(|(known, _)| *known == parcel.push) {
-            // One that is under way is reported when it is done.
+            // A push that is under way is reported when it is done.
             return report.iter().for_each(|report| self.send(report));
         }
         if self.pushes.len() >= MAX_PUSHES {

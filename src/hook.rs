@@ -50,7 +50,7 @@ pub struct Input {
     #[serde(default)]
     stop_hook_active: bool,
     tool_name: Option<String>,
-    /// JSON text: what another tool takes, such as half an emoji, is no error here.
+    /// Unparsed JSON: what Rust cannot represent, such as half an emoji in the input of another tool, is no error here.
     tool_input: Option<Box<RawValue>>,
 }
 
@@ -86,7 +86,7 @@ impl Input {
         let is_reply = self.tool_name.as_ref().is_some_and(|name| name.ends_with("__relay_reply"));
         let arguments = self.tool_input.as_ref().filter(|_| is_reply)?;
         let ask_id = serde_json::from_str::<ReplyArguments>(arguments.get()).ok()?.ask_id;
-        ask_id.filter(|id| id.len() <= MAX_LABEL) // no longer one names an ask, and the hub refuses it
+        ask_id.filter(|id| id.len() <= MAX_LABEL) // a longer id names no ask, and the hub refuses it
     }
 }
 
@@ -121,7 +121,7 @@ pub fn run(dir: &DataDir, waits: bool) -> ExitCode {
         if unconfirmed == 0 {
             break;
         }
-        // In a short turn nobody else has found the question: only by its receipt the hub knows that the model has it.
+        // In a short turn no other hook has found the question, and only this receipt tells the hub that the model has it.
         let is_end = matches!(hook.event, HookEvent::Stop | HookEvent::StopAgain);
         hook.receipts = transcript.search_until(if is_end { late } else { Instant::now() });
         if hook.receipts.is_empty() {

@@ -2,9 +2,9 @@
 //! signals; the [`router`] decides what goes where, and the [`journal`] makes its state outlive the process.
 //!
 //! Data flows one way: a reader thread per connection parses lines and sends them into the channel of the one router
-//! thread. That takes what is there, steps the router, appends the inputs to the journal, and only then writes what its
-//! sockets take at once. What a peer is too slow for goes into a backlog with a writer thread of its own, bounded in bytes.
-//! The router never waits for a peer: one whose backlog overflows is disconnected.
+//! thread. The router thread takes the messages that are there, steps the router, appends the inputs to the journal, and only
+//! then writes what the sockets take at once. The rest goes into a backlog per slow peer, which is bounded in bytes and has a
+//! writer thread of its own. The router never waits for a peer: one whose backlog overflows is disconnected.
 //!
 //! One connection can have only a few messages in the channel, and uses at most half of the router's time: its
 //! reader pauses for as long as its messages took.
@@ -63,7 +63,7 @@ enum Incoming {
     /// A message, or the answer by which the reader refused it, and the channel on which its credit is returned, with the
     /// time that the message took.
     Said(ConnId, Result<ToHub, ToClient>, Sender<Duration>),
-    /// The connection is read no further; why, if it broke the protocol.
+    /// The connection is read no further; with the reason if it broke the protocol.
     Closed(ConnId, Option<String>),
     Stop,
 }

@@ -222,7 +222,7 @@ fn cancelled(method: &str, text: &str) -> Option<Id> {
     Id::new(members.get("requestId")?.get())
 }
 
-/// A tool's result: text for the model, and structured content for programs.
+/// A tool's result: the texts, and the structured content. Of a successful result Claude Code gives its model only the latter.
 pub fn tool_result(text: &[String], structured: Value, is_error: bool) -> Value {
     let content: Vec<Value> = text.iter().map(|t| json!({"type": "text", "text": t})).collect();
     json!({"content": content, "structuredContent": structured, "isError": is_error})

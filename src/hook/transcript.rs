@@ -57,8 +57,8 @@ impl Transcript {
         }
     }
 
-    /// The receipts in what was appended since the last search, the newest at the end; `None` if nothing was. One `stat` where
-    /// nothing happened.
+    /// The receipts in what was appended since the last search, the newest at the end; `None` if nothing was, which
+    /// costs one `stat`.
     pub fn search(&mut self) -> Option<Vec<Receipt>> {
         let (mut found, before) = (Vec::new(), self.at);
         let meta = fs::metadata(&self.path).ok()?;
@@ -131,7 +131,7 @@ pub fn proof(line: &[u8]) -> Option<Proof> {
 /// see [`crate::fence::clean`].
 pub fn pushes_in(text: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
-    let Ok(text) = std::str::from_utf8(text) else { return found }; // what the client writes is UTF-8, but for a cut line
+    let Ok(text) = std::str::from_utf8(text) else { return found }; // the client writes UTF-8, except for a cut line
     // Most texts contain none, and this check is fast.
     if !text.contains(MARK) {
         return found;

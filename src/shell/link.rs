@@ -79,7 +79,7 @@ fn check_host(host: &str) -> Result<(), Failure> {
     }
 }
 
-/// The links: each host with its process. A file that nobody has locked is of a link that has ended.
+/// The links: each host with its process. A file that nobody has locked belongs to a link that has ended.
 fn links(dir: &DataDir) -> BTreeMap<String, String> {
     let files = fs::read_dir(directory(dir)).into_iter().flatten().flatten();
     let links = files.filter(|file| is_locked(&file.path()));
@@ -94,7 +94,7 @@ pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
         return usage_error("missing HOST; `relay link` lists the links");
     };
     let Some(pid) = links(dir).remove(host) else {
-        return usage_error(format!("\"{}\" is not linked; `relay link` lists the HOSTs", clean(host)));
+        return usage_error(format!("\"{}\" is not linked; `relay link` lists the links", clean(host)));
     };
     match Command::new("kill").arg(&pid).status()?.success() {
         true => out(&format!("{host} is no longer linked.\n")),
@@ -102,6 +102,7 @@ pub fn unlink(dir: &DataDir, args: &Args) -> Outcome {
     }
 }
 
+/// Connects, and again whenever the connection is lost, after a pause. Returns if the first attempt fails.
 fn keep(dir: &DataDir, host: &str) -> Outcome {
     let mut pause = None;
     loop {
@@ -113,7 +114,7 @@ fn keep(dir: &DataDir, host: &str) -> Outcome {
     }
 }
 
-/// One connection, until it is lost. Sets the pause before the next attempt once the link is up.
+/// Holds one connection until it is lost. Sets the pause before the next attempt once the link is up.
 fn connect(dir: &DataDir, host: &str, pause: &mut Option<Duration>) -> Result<Infallible, String> {
     let epoch = local_hub(dir)?;
     let mut probe = start(host, &[], "")?;

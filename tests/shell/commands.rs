@@ -19,7 +19,9 @@ fn commands_without_a_hub_start_nothing() {
     let status = home.run(&["status", "--json"]);
     assert_eq!(status.code, Some(11));
     assert_eq!(status.json()["error"]["code"], "hub_unreachable");
-    assert!(home.run(&["status"]).err.ends_with("data; the first session or `relay ask` starts one\n"));
+    assert!(
+        home.run(&["status"]).err.ends_with("data/hub.sock; the first session or `relay ask` starts one\n")
+    );
     assert_eq!(home.run(&["tail"]).code, Some(11));
     assert_eq!(home.run(&["stop"]).code, Some(0));
     assert!(!shell_kit::exists(home.data()), "nothing was started");

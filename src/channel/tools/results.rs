@@ -1,5 +1,5 @@
-//! Results of tool calls as structured content. Claude Code gives its model only that of a successful call; the text repeats it as
-//! JSON, for clients that know no structured content.
+//! Results of tool calls as structured content. Of a successful result Claude Code gives its model nothing else; the text repeats
+//! it as JSON, for clients that know no structured content.
 
 use serde_json::{Value, json};
 

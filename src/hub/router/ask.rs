@@ -33,8 +33,9 @@ pub(super) struct Ask {
     pub since: Ms,
     /// The delivery of the question, which exists until it is confirmed.
     pub delivery: DeliveryNo,
-    /// Why it will probably not be answered, and why the answer was declined or the turn failed.
+    /// Why it will probably not be answered.
     pub note: Option<Note>,
+    /// Why the answer was declined or the turn failed.
     pub reason: Option<String>,
     /// Whether the model was reminded, at the end of a turn or by a push: once is enough.
     pub reminded: bool,
@@ -46,7 +47,7 @@ impl Router {
     pub(super) fn ask(&mut self, conn: ConnId, question: AskRequest) -> Reply {
         let me = self.me(conn)?;
         check_question(&question.ask_id, &question.text, question.timeout_ms)?;
-        // What a message cannot show as it is would begin another conversation when it is passed back.
+        // A message would show such a thread in another form, which would name another conversation when it is passed back.
         if question.thread.as_ref().is_some_and(|t| t.is_empty() || t.len() > MAX_THREAD || label(t) != *t) {
             let why = format!(
                 "`thread_id` has 1 to {MAX_THREAD} bytes on one line, without quotes and brackets; pass that of a message"
@@ -54,7 +55,7 @@ impl Router {
             return refused(Code::BadArgs, why);
         }
         if let Some(known) = self.asked_before(me, &question.ask_id)? {
-            self.fail_lost_ask(me, &question.ask_id); // it may have ended while nobody was told
+            self.fail_lost_ask(me, &question.ask_id); // it may have ended without a notice to the asker
             return Ok(Some(known));
         }
         let target = self.find(me, &question.to)?;
@@ -262,7 +263,7 @@ impl Router {
             }
             _ => return,
         };
-        // Another end may have come.
+        // The client may have received another end before: see `again`.
         let parcel = self.parcel(Kind::Failed, id, me, LOST.to_owned(), &Record::default());
         self.post(me, Parcel { from, code, again: true, ..parcel }, None);
     }

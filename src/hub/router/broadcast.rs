@@ -18,8 +18,9 @@ pub(super) struct Broadcast {
     pub record: Record,
     /// The beginning of the question.
     about: String,
-    /// How many members have answered, and in words how the ask of each ended that has.
+    /// How many members have answered.
     answered: usize,
+    /// `NAME: answered` or `NAME: CODE` for each ask that has ended.
     ends: Vec<String>,
     /// When the collected answers are delivered; `None` if each is delivered when it arrives.
     collect_until: Option<Ms>,
@@ -41,7 +42,7 @@ impl Router {
         let all = Id::from(call.broadcast_id.as_str());
         if let Some(known) = self.asked_before(me, &all)? {
             self.answer(conn, call.id, Ok(known));
-            self.fail_lost_ask(me, &all); // it may have ended while nobody was told
+            self.fail_lost_ask(me, &all); // it may have ended without a notice to the asker
             let is_delivered = !self.deliveries_to(me).any(|delivery| delivery.parcel.ask_id == *all);
             if is_delivered && !self.broadcasts.contains_key(&all) {
                 self.notify_end(me, &all, Some(Path::Tool), None); // else it stays open for the asker

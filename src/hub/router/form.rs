@@ -1,5 +1,5 @@
 //! Forms: questions to the person in front of a session, and the consent of that person to questions of peers. A form takes
-//! the keyboard, so here is decided when one may be opened.
+//! the keyboard; this module decides when one may be opened.
 
 use super::ask::Ask;
 use super::delivery::Delivery;
@@ -23,7 +23,7 @@ const HOUR: Ms = 3_600_000;
 impl Router {
     /// Checks that a question can be put to the person behind `target`. Returns whether that takes a form, and counts it.
     pub(super) fn check_person(&mut self, asker: PeerNo, target: PeerNo, text: &str) -> Result<bool, Fault> {
-        // Cleaned, a text has more lines: some control characters end one.
+        // Cleaning can add lines, because some control characters end a line.
         if text.len() > MAX_TEXT || clean(text).lines().count() > MAX_LINES {
             let limit = format!(
                 "a question to a person has at most {MAX_TEXT} bytes and {MAX_LINES} lines; shorten it, or name a file to read"
@@ -101,7 +101,7 @@ impl Router {
         is_free.then_some(quiet.max(self.peer(form.to).form_after).max(form.put_off_until.unwrap_or(0)))
     }
 
-    /// A form was closed, or not opened since its user is typing: the session's next one may be opened in a while.
+    /// Delays the next form of a session in which a form was closed, or was not opened because the user is typing.
     pub(super) fn free_form(&mut self, peer: PeerNo) {
         let at = self.now + self.limits.form_quiet;
         for no in self.of_same_session(peer) {
@@ -110,7 +110,7 @@ impl Router {
         }
     }
 
-    /// Closes the forms of a peer that comes back which are not open any more.
+    /// Tells a peer that comes back which of the forms that it shows have ended meanwhile, so that it closes them.
     pub(super) fn close_stale_forms(&mut self, me: PeerNo, conn: ConnId, open: Vec<String>) {
         for ask_id in open.into_iter().take(MAX_LOST) {
             let is_it = |d: &Delivery| d.is_form() && d.is_under_way() && d.parcel.ask_id == ask_id;

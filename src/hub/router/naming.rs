@@ -18,9 +18,9 @@ pub(super) struct Names {
     pub by_key: BTreeMap<String, PeerNo>,
     /// The peers by the keys of their earlier names.
     pub old: BTreeMap<String, PeerNo>,
-    /// The names that conversations were given, by their ids in Claude Code, for the next process that continues one. Each has
-    /// beside it the name that the session's user or directory had given it: a session that wants another has been named by
-    /// its user since.
+    /// The names that conversations were given, by their ids in Claude Code, for the next process that continues one. Beside
+    /// each is the name that the session wanted then, by its user or directory: if it wants another one, its user has named it
+    /// since.
     sessions: BTreeMap<String, (String, String)>,
 }
 
@@ -84,8 +84,8 @@ impl Router {
         self.report(Event { event: What::Renamed, from: old, to, ..Event::default() });
     }
 
-    /// The peer's process goes on with another conversation: `/clear` begins one, `--continue` and `/resume` take one up. A
-    /// name that was given to it comes with it, and else stays with the process.
+    /// Handles that the peer's process goes on with another conversation: `/clear` begins one, `--continue` and `/resume` take one
+    /// up. A name that was given to that conversation is used again; without one the process keeps its name.
     pub(super) fn continue_session(&mut self, no: PeerNo, session: String) {
         let peer = self.peer_mut(no);
         let before = peer.who.session.replace(session.clone());

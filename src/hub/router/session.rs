@@ -13,8 +13,8 @@ use crate::wire::{
     refused,
 };
 
-/// The limit of processes. When it is reached, those without a peer and a waiter are forgotten: the others are as many as connections
-/// and peers at most.
+/// The limit of processes. When it is reached, those with neither a peer nor a waiter are forgotten; the limits of peers and
+/// connections bound the others.
 const MAX_SESSIONS: usize = 2048;
 /// The limit of text for one waiter, in bytes. Claude Code keeps about 100,000 characters of a hook's output
 /// (measured).
@@ -79,8 +79,8 @@ impl Router {
         session.hooked = true;
         session.last_hook = Some(now);
         session.ended = event == HookEvent::End;
-        // A prompt in the middle of a turn has the identifier of that turn, and other hooks may refuse it alone. It may be the
-        // first of a turn that a waiter began.
+        // A prompt in the middle of a turn has the identifier of that turn, and other hooks may refuse it alone. A prompt
+        // may also be the first of a turn that a waiter began.
         let is_busy = matches!(session.activity, Activity::Busy | Activity::Waiting);
         let is_new = hook.turn.is_some() && hook.turn != session.turn;
         let begins = event == HookEvent::Prompt && is_new && !is_busy && session.observed;
@@ -188,8 +188,8 @@ impl Router {
         self.close(waiter);
     }
 
-    /// The pushes that this waiter was sent and has not reported. With one it must not be dismissed: it may be printing the text,
-    /// and another path would deliver it twice.
+    /// The pushes that this waiter was sent and has not reported. A waiter that has one must not be dismissed: it may be printing
+    /// the text, and another path would deliver it twice.
     fn unreported(&self, waiter: ConnId, claude: &str) -> Vec<DeliveryNo> {
         self.pushes_to(&self.peers_of(claude), |a| a.conn == waiter && a.stage == Stage::Sent)
     }
@@ -272,8 +272,8 @@ impl Router {
         }
     }
 
-    /// Whether a peer stands for its session in the eyes of `me`. A session whose server is configured twice has a second channel:
-    /// for others its first one counts, for itself the one that asks.
+    /// Whether `me` is shown this peer for its session. A session whose server is configured twice has a second channel: other
+    /// sessions are shown the first one, and the session itself is shown the one that asks.
     pub(super) fn stands_for_session(&self, no: PeerNo, me: Option<PeerNo>) -> bool {
         let same = self.of_same_session(no);
         me.filter(|me| same.contains(me)).or(same.first().copied()) == Some(no)
