@@ -70,8 +70,13 @@ fn an_open_wait_brings_the_question_and_the_answer() {
     let [a, b] = sessions(&dir, ["a", "b"]);
     let waiting = b.begin_call("relay_wait", &json!({"timeout_s": 50}));
     let ask_id = a.ask("b", "all well?");
-    let got = b.end_call(waiting).expect("an answer").ok();
-    let got = messages(&got);
+    let result = b.end_call(waiting).expect("an answer");
+    assert!(
+        result.text.starts_with("{\"ok\":true}"),
+        "no text says that there are no messages: {}",
+        result.text
+    );
+    let got = messages(&result.ok());
     assert_eq!(
         (got.len(), field(&got[0], "kind").as_str(), field(&got[0], "ask_id")),
         (1, "ask", ask_id.clone())
