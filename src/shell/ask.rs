@@ -125,8 +125,9 @@ pub fn ask(dir: &DataDir, args: &Args) -> Outcome {
                 Event::Lost(_) => "reconnecting to the hub".to_owned(),
                 Event::Push(parcel) => {
                     let push = parcel.push.clone();
-                    let text =
-                        |json: &AnswerJson| terminal::peer_text(&json.answer).trim_end().to_owned() + "\n";
+                    let text = |json: &AnswerJson| {
+                        terminal::peer_text(&json.answer).trim_end_matches('\n').to_owned() + "\n"
+                    };
                     show(args, &parcel.into(), text)?;
                     waiter.guest.client.seen(&push); // only now: an answer that could not be printed was not received
                     return Ok(());
