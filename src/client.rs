@@ -189,9 +189,8 @@ impl Client {
         for request in self.requests.values_mut().filter(|r| r.sent) {
             (request.sent, request.deaths) = (false, request.deaths + 1);
         }
-        let is_too_often =
-            |r: &Request| r.deaths >= r.called.map_or(MAX_DEATHS_WITHOUT_LIMIT, |_| MAX_DEATHS);
-        self.give_up(is_too_often, &unreachable(DEATHS));
+        let most = |r: &Request| r.called.map_or(MAX_DEATHS_WITHOUT_LIMIT, |_| MAX_DEATHS);
+        self.give_up(|r| r.deaths >= most(r), &unreachable(DEATHS));
         if was_connected {
             self.events.push(Event::Lost(why));
         }

@@ -177,10 +177,6 @@ fn two_machines_that_share_a_directory_have_a_hub_each() {
     let status = on_another_machine(&dir, "\"$0\" status --json").expect("it could be made before");
     let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_else(|e| panic!("{e}: {status:?}"));
     assert_eq!((&status["pid"], &status["peers"]), (&json!(there), &json!(0)));
-    let doctor = on_another_machine(&dir, "\"$0\" doctor --json").expect("it could be made before");
-    let doctor: Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
-    let machine = doctor["findings"].as_array().expect("findings").iter().find(|f| f["check"] == "machine");
-    assert_eq!(machine.expect("the machine is told")["level"], "ok");
     // The machine that had the directory first goes on as before.
     for session in [a.pid(), b.pid()] {
         signal(session, "CONT");

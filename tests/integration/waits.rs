@@ -57,7 +57,7 @@ fn request_whose_hub_died_under_it_twice_is_not_sent_again() {
         ("peers", "relay_peers", json!({})),
     ] {
         let text = fails(&channel, tool, arguments);
-        assert!(text.contains("died twice") && text.contains(&format!("({kind})")), "{text}");
+        assert!(text.contains("hubs have died while they had this request"), "{text}");
         // Another request is served meanwhile, and comes after whatever was sent again.
         channel.call("relay_rename", json!({"name": "still here"})).ok();
         assert_eq!(hub.heard(kind).len(), 2, "{kind}");
@@ -90,7 +90,7 @@ fn relay_ask_is_not_sent_a_third_time_either() {
     let dir = DataDir::new();
     let hub = FakeHub::new(&dir, |message| (message["type"] == "ask").then_some(Reaction::Die));
     let text = command_fails(&dir, &["ask", "b", "?"]);
-    assert!(text.contains("died twice") && text.contains("(ask)"), "{text}");
+    assert!(text.contains("hubs have died while they had this request"), "{text}");
     assert_eq!(hub.heard("ask").len(), 2);
 }
 

@@ -1,9 +1,8 @@
 //! `relay linked`: the end of a link on the other machine. It tells where the data directory is; with `--take` it puts the
 //! socket that ssh has forwarded in the place of `hub.sock` and keeps it there while the connection lasts.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,8 +60,7 @@ pub fn linked(dir: &DataDir, args: &Args) -> Outcome {
 /// end. The hub that listened there sees it, hands over the answers that wait, and exits.
 fn take(dir: &DataDir) -> Outcome {
     let (from, socket) = (dir.path().join(FORWARDED), dir.socket_path());
-    fs::set_permissions(&from, Permissions::from_mode(0o600))
-        .and_then(|()| fs::rename(&from, &socket))
+    fs::rename(&from, &socket)
         .map_err(|e| format!("cannot use the forwarded socket {}: {e}", from.display()))?;
     let ours = dir.listener();
     let (send, beats) = bounded(1);
