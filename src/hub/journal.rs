@@ -11,7 +11,6 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, Write};
-use std::iter;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -89,7 +88,7 @@ pub fn read<R: BufRead>(
         return Err(io::Error::other("its snapshot was changed"));
     }
     let router = serde_json::from_slice(header.snapshot.get().as_bytes())?;
-    let records = iter::from_fn(move || whole_line(&mut lines).ok().flatten().map(|line| record(&line)));
+    let records = std::iter::from_fn(move || whole_line(&mut lines).ok().flatten().map(|line| record(&line)));
     Ok((header, router, records))
 }
 

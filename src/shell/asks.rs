@@ -1,6 +1,5 @@
 //! `relay asks` and `relay statusline`: who waits for whom.
 
-use std::iter;
 use std::os::unix::process::parent_id;
 
 use super::args::Args;
@@ -42,7 +41,7 @@ fn describe(AskList { open, ended }: &AskList) -> String {
 /// A hub that cannot be used is no error: the user's status line has no place for one.
 pub fn statusline(dir: &DataDir) -> Outcome {
     // Claude Code runs the command of a status line in a shell.
-    let ancestors = iter::successors(Some(parent_id()), |pid| process::parent_of(*pid)).take(4);
+    let ancestors = std::iter::successors(Some(parent_id()), |pid| process::parent_of(*pid)).take(4);
     let ancestors: Vec<u32> = ancestors.collect();
     let mut peers = roster(dir).unwrap_or_default().peers.into_iter();
     let session = peers.find(|peer| is_local(peer) && ancestors.contains(&peer.pid));

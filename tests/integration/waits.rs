@@ -101,8 +101,7 @@ fn hub_that_never_answers_is_waited_for_no_longer_than_promised() {
     let channel = dir.launch("a").start();
     channel.initialize();
     let text = fails(&channel, "relay_peers", json!({}));
-    let ours = std::process::id();
-    assert!(text.contains(&format!("process {ours}")) && text.contains(&format!("kill {ours}")), "{text}");
+    assert!(text.contains("the hub does not answer; see `relay doctor`"), "{text}");
 }
 
 #[test]

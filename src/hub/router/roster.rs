@@ -88,18 +88,17 @@ impl Router {
 
     /// The status of the hub.
     pub fn status(&self) -> Status {
-        let info = &self.info;
         Status {
-            pid: info.pid,
+            pid: self.info.pid,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: VERSION,
-            uptime_s: self.now.saturating_sub(info.started) / 1000,
-            epoch: info.epoch.clone(),
+            uptime_s: self.now.saturating_sub(self.info.started) / 1000,
+            epoch: self.info.epoch.clone(),
             peers: self.peers.len(),
             open_asks: self.asks.len(),
             undelivered: self.deliveries.len(),
             connections: self.open.len(),
-            journal: info.journal.clone(),
+            journal: self.info.journal.clone(),
         }
     }
 

@@ -60,8 +60,7 @@ pub fn linked(dir: &DataDir, args: &Args) -> Outcome {
 /// end. The hub that listened there sees it, hands over the answers that wait, and exits.
 fn take(dir: &DataDir) -> Outcome {
     let (from, socket) = (dir.path().join(FORWARDED), dir.socket_path());
-    fs::rename(&from, &socket)
-        .map_err(|e| format!("cannot use the forwarded socket {}: {e}", from.display()))?;
+    fs::rename(&from, &socket).map_err(|e| format!("cannot use the forwarded socket: {e}"))?;
     let ours = dir.listener();
     let (send, beats) = bounded(1);
     let is_alive = move || matches!(io::stdin().read(&mut [0; 64]), Ok(1..)) && send.send(()).is_ok();
