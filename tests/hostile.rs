@@ -98,6 +98,7 @@ fn every_claim_names_a_test() {
             "src/props.rs",
             "src/logging.rs",
             "src/hub/router/delivery.rs",
+            "src/hub/router/props.rs",
         ])
         .chain(["tests/containers.rs", "tests/ssh_link.rs"])
         .map(read)

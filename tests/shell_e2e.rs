@@ -76,7 +76,8 @@ fn a_person_who_asks_sees_what_the_session_does() {
         format!("{} --data-dir {} ask bob 'Q-refused?'", relay_path(), stage.home.plugin_data().display());
     let mut terminal = stage.home.command("script");
     let mut ask = Proc::start(terminal.env("TERM", "xterm").args(["-qefc", &line, "/dev/null"]));
-    ask.out.until("bob: pushed by inbox, not seen yet: the session is busy");
+    ask.out.until("bob: pushed by inbox, ");
+    ask.out.until("not seen yet: the session is busy");
     ask.out.until("the session is waiting for its user's permission");
     let dialog = "Do you want to proceed?";
     bob.session.wait_for_text(dialog);
