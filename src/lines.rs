@@ -20,12 +20,14 @@ struct Socket {
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            return Err(ErrorKind::WouldBlock.into()); // also if there is data: a sender that never pauses gets no more time
+        if let Some(until) = self.until {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::WouldBlock.into()); // also if there is data: a sender that never pauses gets no more time
+            }
+            // macOS refuses that if the other end has closed the connection. Reading does not block then.
+            let _ = self.stream.set_read_timeout(Some(left));
         }
-        // macOS refuses that if the other end has closed the connection. Reading does not block then.
-        let _ = self.stream.set_read_timeout(left);
         (&*self.stream).read(buffer)
     }
 }
@@ -50,7 +52,10 @@ impl Lines {
     /// `InvalidData` for a line that is too long, `TimedOut` when `until` passes before the line is whole, and errors
     /// of the socket.
     pub fn next(&mut self, until: Option<Instant>) -> io::Result<Option<Vec<u8>>> {
-        self.socket.get_mut().until = until;
+        let socket = self.socket.get_mut();
+        if std::mem::replace(&mut socket.until, until).is_some() && until.is_none() {
+            let _ = socket.stream.set_read_timeout(None); // see above
+        }
         loop {
             let room = MAX_LINE - self.line.len();
             match (&mut self.socket).take(room as u64).read_until(b'\n', &mut self.line) {
