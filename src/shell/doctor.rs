@@ -159,7 +159,9 @@ fn check_directory(report: &mut Report, dir: &DataDir) -> bool {
 
 /// The hub. Returns its roster, which is empty if no hub runs; `None` if the hub can't be used.
 fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
-    let is_elsewhere = dir.elsewhere().is_some();
+    let remedy = if dir.elsewhere().is_some() { START_ELSEWHERE } else { RESTART };
+    // First, so that a hub that hangs is waited for only once.
+    let roster = roster(dir).map_err(|fault| report.add("hub", Err(fault.message), remedy)).ok()?;
     let found = match request(dir, |id| ToHub::Status { id }) {
         Ok(Some(Answer::Status(Status { version, pid, uptime_s, peers, journal, .. }))) => {
             if let Some(why) = journal.off {
@@ -175,8 +177,8 @@ fn check_hub(report: &mut Report, dir: &DataDir) -> Option<Roster> {
         }
         Err(fault) => Err(fault.message),
     };
-    report.add("hub", found, if is_elsewhere { START_ELSEWHERE } else { RESTART });
-    roster(dir).ok()
+    report.add("hub", found, remedy);
+    Some(roster)
 }
 
 /// The sessions that are registered with the hub.
