@@ -173,7 +173,7 @@ impl DataDir {
 
     /// The other machine whose hub uses the unsuffixed file names, if any. This machine's files then have its host name
     /// as a suffix. A container has another name and the same kernel, after a reboot it is the other way round.
-    pub fn other_machine(&self) -> Option<String> {
+    fn other_machine(&self) -> Option<String> {
         let text = read(self.0.join(LOCK))?;
         let [_, host, boot, ..] = text.lines().collect::<Vec<_>>()[..] else { return None };
         (host != *HOST && boot != *BOOT).then(|| host.to_owned())

@@ -150,15 +150,9 @@ pub fn broadcast(dir: &DataDir, args: &Args) -> Outcome {
     let mut result = BroadcastJson { broadcast_id: broadcast_id.clone(), ..BroadcastJson::default() };
     let (include_self, collect_ms) = (false, None);
     waiter.guest.client.request(|id| {
-        ToHub::Broadcast(BroadcastRequest {
-            id,
-            broadcast_id,
-            text,
-            scope,
-            include_self,
-            collect_ms,
-            timeout_ms,
-        })
+        let request =
+            BroadcastRequest { id, broadcast_id, text, scope, include_self, collect_ms, timeout_ms };
+        ToHub::Broadcast(request)
     });
     let mut outcome = collect(&mut waiter, args, &mut result);
     if args.has("json") {

@@ -137,9 +137,8 @@ fn who(tokens: &mut Tokens, name: Option<&str>, joins: bool) -> io::Result<Who> 
     let cwd = repository::current_dir();
     let git = repository::git(&cwd);
     let is_person = stdin().is_terminal() && stderr().is_terminal();
-    let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
     Ok(Who {
-        name: name.map(str::to_owned).or(user).unwrap_or_else(|| "shell".to_owned()),
+        name: name.map(str::to_owned).or(repository::var("USER")).unwrap_or_else(|| "shell".to_owned()),
         exact: name.is_some(),
         kind: if is_person { PeerKind::Person } else { PeerKind::Script },
         peer: tokens.id("p")?,

@@ -83,9 +83,8 @@ fn check_host(host: &str) -> Result<(), Failure> {
 fn links(dir: &DataDir) -> BTreeMap<String, String> {
     let files = fs::read_dir(directory(dir)).into_iter().flatten().flatten();
     let links = files.filter(|file| is_locked(&file.path()));
-    links
-        .map(|file| (file.file_name().to_string_lossy().into_owned(), read(file.path()).unwrap_or_default()))
-        .collect()
+    let host = |file: &fs::DirEntry| file.file_name().to_string_lossy().into_owned();
+    links.map(|file| (host(&file), read(file.path()).unwrap_or_default())).collect()
 }
 
 /// Runs `relay unlink`: ends the process of a link.
